@@ -1,0 +1,75 @@
+"""Names in a workflow to paths on disk. Nothing a workflow says leaves the input, output and temp folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+from ..host import current_host
+
+_KINDS = ("input", "output", "temp")
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif"}
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """`relative` resolved inside `folder`. Raises ValueError when it would leave it."""
+    root = folder.resolve()
+    path = (root / relative.replace("\\", "/")).resolve()
+    if path != root and root not in path.parents:
+        raise ValueError(f"{relative!r} leads out of the folder {folder}; use a path inside it")
+    return path
+
+
+def annotated(name: str) -> Path:
+    """The file that `picture.png`, `picture.png [output]` and the like mean. Raises ValueError outside the folders."""
+    for kind in _KINDS:
+        if name.endswith(f" [{kind}]"):
+            return inside(current_host().folder(kind), name[: -len(kind) - 3])
+    return inside(current_host().folder("input"), name)
+
+
+def picture_problem(name: str) -> str | None:
+    """Why `name` is not a readable picture file, or None."""
+    try:
+        path = annotated(name)
+    except ValueError as error:
+        return str(error)
+    return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
+
+
+def input_pictures() -> list[str]:
+    """Names of the pictures directly in the input folder, sorted; empty when there is no such folder."""
+    folder = current_host().folder("input")
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_file() and Path(entry.name).suffix.lower() in _PICTURES
+    )
+
+
+def fill_prefix(prefix: str, width: int, height: int) -> str:
+    """The variables the editor's server fills in: %width% %height% %year% %month% %day% %hour% %minute% %second%."""
+    now = time.localtime()
+    values = {
+        "width": str(width),
+        "height": str(height),
+        "year": str(now.tm_year),
+        "month": f"{now.tm_mon:02}",
+        "day": f"{now.tm_mday:02}",
+        "hour": f"{now.tm_hour:02}",
+        "minute": f"{now.tm_min:02}",
+        "second": f"{now.tm_sec:02}",
+    }
+    return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
+
+
+def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
+    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter)."""
+    target = inside(root, fill_prefix(prefix, width, height))
+    folder, stem = target.parent, target.name
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")
+    counters = [int(match[1]) for name in os.listdir(folder) if (match := taken.match(os.path.normcase(name)))]
+    return folder, stem, max(counters, default=0) + 1

@@ -1,0 +1,90 @@
+"""LoadImage and LoadImageMask as the editor has them: EXIF turned, frames as a batch, mask 1 where transparent."""
+
+from .paths import annotated, input_pictures, picture_problem
+
+
+class LoadImage:
+    """A picture of the input folder as IMAGE (B, H, W, 3), and 1 - alpha as MASK (B, H, W)."""
+
+    TITLE = "Load Image"
+    CATEGORY = "image"
+    FUNCTION = "load_image"
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": (input_pictures(), {"image_upload": True})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image=None):
+        return True if image is None else picture_problem(image) or True
+
+    def load_image(self, image):
+        import torch
+        from PIL import Image, ImageSequence
+
+        images, masks, size = [], [], None
+        with Image.open(annotated(image)) as file:
+            for frame in ImageSequence.Iterator(file):
+                picture = _upright(frame)
+                size = size or picture.size
+                if picture.size != size:  # thumbnails and icon variants are not frames
+                    continue
+                images.append(_floats(picture.convert("RGB")))
+                masks.append(_transparency(picture))
+                if file.format == "MPO":  # its other frames are the same picture for other displays
+                    break
+        return torch.stack(images), torch.stack(masks)
+
+
+class LoadImageMask:
+    """One channel of a picture as MASK (1, H, W). Alpha is inverted: 1 where transparent."""
+
+    TITLE = "Load Image (as Mask)"
+    CATEGORY = "mask"
+    FUNCTION = "load_image"
+    RETURN_TYPES = ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        channels = (["alpha", "red", "green", "blue"],)
+        return {"required": {"image": (input_pictures(), {"image_upload": True}), "channel": channels}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image=None):
+        return True if image is None else picture_problem(image) or True
+
+    def load_image(self, image, channel):
+        from PIL import Image
+
+        with Image.open(annotated(image)) as file:
+            # A picture without alpha becomes opaque, so that its alpha mask is all 0.
+            values = _floats(_upright(file).convert("RGBA").getchannel(channel[0].upper()))[None]
+        return (1.0 - values if channel == "alpha" else values,)
+
+
+def _upright(frame):
+    """The frame turned as its EXIF says, 32-bit grey brought to 8 bit."""
+    from PIL import ImageOps
+
+    picture = ImageOps.exif_transpose(frame)
+    return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
+
+
+def _floats(picture):
+    """8-bit pixels as float32 in 0..1, (H, W) or (H, W, C)."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(picture).astype(np.float32) / 255.0)
+
+
+def _transparency(picture):
+    """1 - alpha (H, W); 64 x 64 zeros when there is no alpha, which is the editor's way of saying "no mask"."""
+    import torch
+
+    if "A" in picture.getbands():
+        return 1.0 - _floats(picture.getchannel("A"))
+    if picture.mode == "P" and "transparency" in picture.info:
+        return 1.0 - _floats(picture.convert("RGBA").getchannel("A"))
+    return torch.zeros((64, 64))

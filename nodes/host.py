@@ -1,0 +1,235 @@
+"""What a node may ask of the program it runs in: progress, preview, interrupt, folders, device.
+
+`current_host()` is what the executor set (LocalHost), else ComfyUI when it is the one that imported us (ComfyHost).
+This is the only module that imports ComfyUI's own, and only inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from ..unclip_core.diffusion.samplers import StepState
+
+Result = TypeVar("Result")
+MODEL_FOLDER = "unclip"
+_PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
+_PREVIEW_SIDE = 512
+
+
+class Report:
+    """Receives the steps of one sampler run. The base class only counts on being closed."""
+
+    def step(self, state: StepState) -> None:
+        """One more step is done."""
+
+    def close(self) -> None:
+        """The run ended, was interrupted or failed."""
+
+
+class Host:
+    """The protocol. Subclasses say how; nodes only call."""
+
+    def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
+        """Run a stage's generator to its end and return its result, reporting each step and honouring an interrupt
+        before each. `label` names the run in front of the user."""
+        report: Report | None = None
+        try:
+            while True:
+                self.check_interrupt()
+                try:
+                    state = next(steps)
+                except StopIteration as end:
+                    return end.value
+                report = report or self.report(label, state.total)
+                report.step(state)
+        finally:
+            steps.close()
+            if report is not None:
+                report.close()
+
+    def report(self, label: str, total: int) -> Report:
+        """Start to show a run of `total` steps."""
+        raise NotImplementedError
+
+    def check_interrupt(self) -> None:
+        """Raise if the user cancelled."""
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that does not stop the run."""
+        raise NotImplementedError
+
+    def device(self) -> torch.device | None:
+        """Where stages run; None leaves it to the core."""
+        return None
+
+    def dtype(self, setting: str) -> str:
+        """A loader's dtype setting after the program's own force flags."""
+        return setting
+
+    def model_folders(self) -> list[Path]:
+        """Folders that hold stacks, besides those the catalog knows itself."""
+        return []
+
+    def folder(self, kind: str) -> Path:
+        """The "input", "output" or "temp" folder."""
+        raise NotImplementedError
+
+
+class LocalHost(Host):
+    """A headless run: bars on stderr, folders given by the caller. Ctrl-C needs no help, a step is Python code."""
+
+    def __init__(self, output: str | os.PathLike = "out", input: str | os.PathLike = "input", quiet: bool = False):
+        self._folders = {"output": Path(output), "input": Path(input)}
+        self._quiet = quiet
+        self._temp: tempfile.TemporaryDirectory | None = None
+
+    def report(self, label: str, total: int) -> Report:
+        return _Bar(label, total, self._quiet)
+
+    def warn(self, message: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    def folder(self, kind: str) -> Path:
+        if kind == "temp":
+            if self._temp is None:
+                self._temp = tempfile.TemporaryDirectory(prefix="unclip-")
+            return Path(self._temp.name)
+        return self._folders[kind]
+
+    def close(self) -> None:
+        """Remove the temporary folder, previews included."""
+        if self._temp is not None:
+            self._temp.cleanup()
+            self._temp = None
+
+
+class ComfyHost(Host):
+    """Inside ComfyUI: its progress bar, preview, cancel button, folders and device."""
+
+    def report(self, label: str, total: int) -> Report:
+        return _EditorBar(total)
+
+    def check_interrupt(self) -> None:
+        from comfy import model_management
+
+        model_management.throw_exception_if_processing_interrupted()
+
+    def warn(self, message: str) -> None:
+        logging.getLogger("comfyui_unclip").warning(message)
+        with contextlib.suppress(ImportError, AttributeError):  # versions differ; the log line above is always there
+            from comfy_execution.utils import get_executing_context
+            from server import PromptServer
+
+            if context := get_executing_context():
+                PromptServer.instance.send_progress_text(message, context.node_id)
+
+    def device(self) -> torch.device:
+        from comfy import model_management
+
+        return model_management.get_torch_device()
+
+    def dtype(self, setting: str) -> str:
+        from comfy.cli_args import args
+
+        flags = {"fp32": ("force_fp32", "fp32_unet"), "fp16": ("force_fp16", "fp16_unet"), "bf16": ("bf16_unet",)}
+        for dtype, names in flags.items():
+            if setting == "auto" and any(getattr(args, name, False) for name in names):
+                return dtype
+        return setting
+
+    def model_folders(self) -> list[Path]:
+        import folder_paths
+
+        own = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+        # Appended, never assigned: extra_model_paths.yaml may have registered folders of the same name before.
+        registered = folder_paths.folder_names_and_paths
+        if MODEL_FOLDER not in registered or own not in folder_paths.get_folder_paths(MODEL_FOLDER):
+            folder_paths.add_model_folder_path(MODEL_FOLDER, own)
+            registered[MODEL_FOLDER][1].update({".safetensors"})
+        return [Path(path) for path in folder_paths.get_folder_paths(MODEL_FOLDER)]
+
+    def folder(self, kind: str) -> Path:
+        import folder_paths
+
+        return Path(getattr(folder_paths, f"get_{kind}_directory")())
+
+
+class _Bar(Report):
+    def __init__(self, label: str, total: int, quiet: bool):
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=label, unit="step", disable=quiet, dynamic_ncols=True)
+
+    def step(self, state: StepState) -> None:
+        self._bar.total = state.total
+        self._bar.update(state.index + 1 - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _EditorBar(Report):
+    def __init__(self, total: int):
+        from comfy.utils import ProgressBar
+
+        self._bar = ProgressBar(total)
+        self._last_preview = 0.0
+
+    def step(self, state: StepState) -> None:
+        self._bar.update_absolute(state.index + 1, state.total, self._preview(state))
+
+    def _preview(self, state: StepState) -> tuple[str, Image, int] | None:
+        from comfy.cli_args import LatentPreviewMethod, args
+
+        now = time.monotonic()
+        due = now - self._last_preview >= _PREVIEW_INTERVAL or state.index + 1 == state.total
+        # Read at every step: recent editors let the user change the setting while the server runs.
+        if not due or args.preview_method == LatentPreviewMethod.NoPreviews or state.x0.ndim != 4:
+            return None
+        self._last_preview = now
+        return ("JPEG", preview_picture(state.x0), getattr(args, "preview_size", _PREVIEW_SIDE))
+
+
+def preview_picture(x0: Any) -> Image:
+    """The first item of a predicted x_0 (B, 3, H, W) in -1..1 as a PIL picture of at most 512 px a side."""
+    from PIL import Image
+
+    stride = max(1, -(-max(x0.shape[-2:]) // _PREVIEW_SIDE))
+    small = x0[0, :, ::stride, ::stride].float()  # thinned on the device: a 1024 px picture need not travel
+    pixels = ((small + 1.0) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels)
+
+
+_host: contextvars.ContextVar[Host | None] = contextvars.ContextVar("unclip_host", default=None)
+
+
+def current_host() -> Host:
+    """The host that the executor set, else ComfyUI if it runs us, else a LocalHost with default folders."""
+    if host := _host.get():
+        return host
+    return ComfyHost() if "folder_paths" in sys.modules and "comfy" in sys.modules else LocalHost()
+
+
+@contextlib.contextmanager
+def use_host(host: Host) -> Iterator[Host]:
+    """Make `host` the current one inside a with block."""
+    token = _host.set(host)
+    try:
+        yield host
+    finally:
+        _host.reset(token)

@@ -1,0 +1,71 @@
+"""Load unCLIP: from a stack's name to the handles of its stages."""
+
+from ..unclip_core.checkpoints import catalog
+from ..unclip_core.config import STAGES
+from .host import current_host
+
+
+class UnCLIPLoader:
+    """Handles of every stage of one stack. Weights are read and moved when a sampler first needs them."""
+
+    TITLE = "Load unCLIP (unCLIP)"
+    DESCRIPTION = (
+        "Opens an unCLIP model: CLIP, priors, decoder and upsamplers that belong together. Nothing is loaded into "
+        "memory until a stage is used. Models live in models/unclip/<name>/; storybook comes with the pack."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "load"
+    RETURN_TYPES = (
+        "UNCLIP_CLIP",
+        "UNCLIP_PRIOR",
+        "UNCLIP_DECODER",
+        "UNCLIP_UPSAMPLER",
+        "UNCLIP_UPSAMPLER",
+        "UNCLIP_AR_PRIOR",
+    )
+    RETURN_NAMES = ("CLIP", "PRIOR", "DECODER", "UPSAMPLER 256", "UPSAMPLER 1024", "AR PRIOR")
+    OUTPUT_TOOLTIPS = (
+        "Reads captions and pictures.",
+        "Turns a caption into an image embedding, by diffusion.",
+        "Paints a 64 px picture from an image embedding.",
+        "Sharpens 64 px to 256 px.",
+        "Sharpens 256 px to 1024 px.",
+        "Turns a caption into an image embedding, one code after another.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model_name": (
+                    list(catalog.list_stacks(current_host().model_folders())),
+                    {"tooltip": "The model's folder name in models/unclip. storybook comes with the pack."},
+                ),
+                "dtype": (
+                    ["auto", "fp32", "bf16", "fp16"],
+                    {
+                        "default": "auto",
+                        "tooltip": "Precision of the weights. auto: what suits this processor. fp32: slowest, exact.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name=None):
+        # Not left to the editor's combo check: the catalog knows what is broken, and where it looked.
+        if model_name is None:
+            return True
+        try:
+            catalog.find(model_name, current_host().model_folders())
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def load(self, *, model_name, dtype):
+        from ..unclip_core.loading import load_stack
+
+        host = current_host()
+        entry = catalog.find(model_name, host.model_folders())
+        stack = load_stack(entry, host.dtype(dtype), device=host.device())
+        return tuple(stack[stage] for stage in STAGES)

@@ -1,0 +1,79 @@
+"""Diffusion Prior: from a caption to an image embedding."""
+
+from .host import current_host
+from .inputs import (
+    guidance_input,
+    or_own_guidance,
+    or_own_sampler,
+    or_own_steps,
+    sampler_input,
+    seed_input,
+    steps_input,
+)
+
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+
+
+class UnCLIPDiffusionPrior:
+    """Image embeddings that fit a caption; of several candidates the one closest to the caption is kept."""
+
+    TITLE = "Diffusion Prior (unCLIP)"
+    DESCRIPTION = (
+        "Imagines the CLIP embedding of a picture that fits the caption. It draws several candidates and keeps the one "
+        "closest to the caption. The decoder then paints it."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "sample"
+    RETURN_TYPES = ("UNCLIP_EMBED",)
+    RETURN_NAMES = ("EMBED",)
+    OUTPUT_TOOLTIPS = ("Image embeddings, `count` for each caption.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "prior": ("UNCLIP_PRIOR", {"tooltip": "PRIOR of Load unCLIP."}),
+                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."}),
+                "steps": steps_input(),
+                "guidance_scale": guidance_input("How strictly the embedding follows the caption."),
+                "candidates": (
+                    "INT",
+                    {
+                        "default": 2,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "Drawn for each embedding kept: the closest to the caption wins. The paper draws 2.",
+                    },
+                ),
+                "count": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 4096,
+                        "tooltip": "Embeddings made for each caption: a batch of pictures.",
+                    },
+                ),
+                "sampler": sampler_input(SAMPLERS),
+                "seed": seed_input("embedding"),
+            },
+            "optional": {
+                "negative_text": (
+                    "UNCLIP_TEXT",
+                    {"tooltip": "What guidance (above 1) steers away from. Not linked: no caption."},
+                ),
+            },
+        }
+
+    def sample(self, *, prior, text, steps, guidance_scale, candidates, count, sampler, seed, negative_text=None):
+        steps_of_sampler = prior.sample(
+            text,
+            steps=or_own_steps(steps),
+            guidance_scale=or_own_guidance(guidance_scale),
+            candidates=candidates,
+            count=count,
+            sampler=or_own_sampler(sampler),
+            seed=seed,
+            negative_text=negative_text,
+        )
+        return (current_host().drive(steps_of_sampler, "Diffusion Prior"),)

@@ -1,0 +1,60 @@
+"""CLIP Text Encode: from a caption to what the prior and the decoder read."""
+
+from .host import current_host
+
+_NAME = "CLIP Text Encode"
+_EMPTY = "the caption is empty; type one, or unlink the text input of the nodes after it to sample without a caption"
+
+
+class UnCLIPTextEncode:
+    """A caption as CLIP's token states and text embedding."""
+
+    TITLE = "CLIP Text Encode (unCLIP)"
+    DESCRIPTION = (
+        "Reads a caption with the model's CLIP. The result drives the Diffusion Prior and, if you like, the decoder. "
+        "Warns about words that the model does not know and about what it had to cut off."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "encode"
+    RETURN_TYPES = ("UNCLIP_TEXT",)
+    RETURN_NAMES = ("TEXT",)
+    OUTPUT_TOOLTIPS = ("The encoded caption.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "clip": (
+                    "UNCLIP_CLIP",
+                    {"tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model."},
+                ),
+                # No dynamicPrompts: the editor would pick {a|b} at random and cut off //; a headless run would differ.
+                "text": (
+                    "STRING",
+                    {
+                        "multiline": True,
+                        "default": "a red star on a night sky",
+                        "tooltip": "What the picture should show, in the words of the model's training captions.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, text=None):
+        return _EMPTY if text is not None and not text.strip() else True
+
+    def encode(self, *, clip, text):
+        if not text.strip():
+            raise ValueError(f"{_NAME}: {_EMPTY}")
+        host = current_host()
+        if dropped := clip.truncated(text):
+            host.warn(
+                f"{_NAME}: the caption is longer than the {clip.config.context_length} tokens of "
+                f'{clip.clip_id}; dropped "{dropped}"'
+            )
+        if unknown := clip.unknown_words(text):
+            known = clip.vocabulary_summary()
+            hint = f"; it knows {known}" if known else ""
+            host.warn(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
+        return (clip.encode_text([text]),)

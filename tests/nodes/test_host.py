@@ -1,0 +1,220 @@
+"""Progress, preview and interrupt through both hosts. ComfyUI itself is not installed here: small stand-ins have its
+modules' names and record what they are asked."""
+
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from comfyui_unclip.nodes.host import ComfyHost, LocalHost, current_host, preview_picture, use_host
+from comfyui_unclip.unclip_core.diffusion.samplers import StepState
+
+
+def states(total, x0=None, closed=None):
+    try:
+        for index in range(total):
+            x = torch.zeros(1, 3, 4, 4) if x0 is None else x0
+            yield StepState(index, total, total - index, x, x)
+        return "result"
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+def test_local_host_shows_one_bar_per_run_and_returns_the_result(capsys):
+    host = LocalHost()
+    assert host.drive(states(5), "Decoder Sample") == "result"
+    shown = capsys.readouterr().err
+    assert "Decoder Sample: 100%" in shown and "5/5" in shown
+    assert LocalHost(quiet=True).drive(states(5), "x") == "result"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_without_steps_returns_its_result():
+    assert LocalHost().drive(states(0), "x") == "result"
+
+
+def test_an_interrupt_stops_before_the_next_step_and_closes_the_generator():
+    class Stop(Exception):
+        pass
+
+    class Host(LocalHost):
+        asked = 0
+
+        def check_interrupt(self):
+            self.asked += 1
+            if self.asked == 3:
+                raise Stop
+
+    done, closed = [], []
+
+    def watched():
+        for state in states(10, closed=closed):
+            done.append(state.index)
+            yield state
+
+    with pytest.raises(Stop):
+        Host(quiet=True).drive(watched(), "x")
+    assert done == [0, 1] and closed == [True]
+
+
+def test_warnings_go_to_stderr(capsys):
+    LocalHost().warn("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
+
+
+def test_the_temporary_folder_is_made_on_demand_and_removed(tmp_path):
+    host = LocalHost(output=tmp_path / "out")
+    folder = host.folder("temp")
+    assert folder.is_dir() and host.folder("temp") == folder
+    host.close()
+    assert not folder.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_set_host_wins_and_is_reset():
+    host = LocalHost()
+    with use_host(host):
+        assert current_host() is host
+    assert type(current_host()) is LocalHost and current_host() is not host
+
+
+def test_a_preview_is_small_and_truncated_to_bytes():
+    x0 = torch.full((2, 3, 1024, 1024), -1.0)
+    x0[0, 0] = 5.0
+    picture = preview_picture(x0)
+    assert picture.size == (512, 512) and picture.getpixel((7, 7)) == (255, 0, 0)
+    assert preview_picture(torch.zeros(1, 3, 64, 64)).size == (64, 64)
+
+
+@dataclass
+class Editor:
+    """What the stand-in ComfyUI was told."""
+
+    bars: list = field(default_factory=list)
+    updates: list = field(default_factory=list)
+    cancelled: bool = False
+    args: types.SimpleNamespace = field(
+        default_factory=lambda: types.SimpleNamespace(preview_method="auto", preview_size=256)
+    )
+    folders: dict = field(default_factory=dict)
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.fixture
+def editor(monkeypatch, tmp_path):
+    told = Editor()
+
+    class ProgressBar:
+        def __init__(self, total):
+            told.bars.append(total)
+
+        def update_absolute(self, value, total, preview):
+            told.updates.append((value, total, preview))
+
+    def throw():
+        if told.cancelled:
+            raise Cancelled
+
+    def add(name, path):
+        told.folders.setdefault(name, ([], set()))[0].append(path)
+
+    modules = {
+        "comfy": {},
+        "comfy.utils": {"ProgressBar": ProgressBar},
+        "comfy.cli_args": {"args": told.args, "LatentPreviewMethod": types.SimpleNamespace(NoPreviews="none")},
+        "comfy.model_management": {
+            "throw_exception_if_processing_interrupted": throw,
+            "get_torch_device": lambda: torch.device("cpu"),
+        },
+        "folder_paths": {
+            "models_dir": str(tmp_path / "models"),
+            "folder_names_and_paths": told.folders,
+            "add_model_folder_path": add,
+            "get_folder_paths": lambda name: list(told.folders[name][0]),
+            "get_input_directory": lambda: str(tmp_path / "input"),
+        },
+    }
+    for name, content in modules.items():
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+        if "." in name:
+            setattr(sys.modules["comfy"], name.split(".")[1], module)
+    return told
+
+
+def test_inside_the_editor_the_host_is_comfyui(editor):
+    assert isinstance(current_host(), ComfyHost)
+    with use_host(LocalHost()):
+        assert isinstance(current_host(), LocalHost)
+
+
+def test_comfyui_gets_every_step_and_throttled_previews(editor):
+    assert ComfyHost().drive(states(40), "x") == "result"
+    assert editor.bars == [40] and [value for value, *_ in editor.updates] == list(range(1, 41))
+    previews = [(value, preview) for value, _, preview in editor.updates if preview]
+    assert [value for value, _ in previews] == [1, 40]  # forty steps here take no quarter of a second
+    kind, picture, size = previews[0][1]
+    assert (kind, picture.size, size) == ("JPEG", (4, 4), 256)
+
+
+def test_the_editors_preview_setting_is_obeyed_even_when_it_changes(editor):
+    editor.args.preview_method = "none"
+    ComfyHost().drive(states(3), "x")
+    assert not any(preview for *_, preview in editor.updates)
+
+
+def test_embeddings_have_no_preview(editor):
+    ComfyHost().drive(states(3, torch.zeros(2, 24)), "Diffusion Prior")
+    assert len(editor.updates) == 3 and not any(preview for *_, preview in editor.updates)
+
+
+def test_cancel_ends_the_run_with_the_editors_own_exception(editor):
+    run, closed = states(10, closed=[]), []
+
+    def cancelling():
+        try:
+            for state in run:
+                editor.cancelled = state.index == 2
+                yield state
+        finally:
+            closed.append(True)
+
+    with pytest.raises(Cancelled):
+        ComfyHost().drive(cancelling(), "x")
+    assert len(editor.updates) == 3 and closed == [True]
+
+
+def test_the_model_folder_is_added_to_those_of_the_users_yaml(editor, tmp_path):
+    yaml = str(tmp_path / "elsewhere")
+    editor.folders["unclip"] = ([yaml], set())
+    own = str(tmp_path / "models" / "unclip")
+    for _ in range(2):
+        assert ComfyHost().model_folders() == [Path(yaml), Path(own)]
+    assert editor.folders["unclip"] == ([yaml, own], {".safetensors"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "setting", "expected"),
+    [
+        ("force_fp32", "auto", "fp32"),
+        ("bf16_unet", "auto", "bf16"),
+        ("fp16_unet", "fp32", "fp32"),
+        (None, "auto", "auto"),
+    ],
+)
+def test_only_the_editors_force_flags_override_auto(editor, flag, setting, expected):
+    if flag:
+        setattr(editor.args, flag, True)
+    assert ComfyHost().dtype(setting) == expected
+
+
+def test_folders_and_device_are_the_editors(editor, tmp_path):
+    assert ComfyHost().folder("input") == tmp_path / "input"
+    assert ComfyHost().device() == torch.device("cpu")

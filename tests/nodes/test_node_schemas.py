@@ -1,0 +1,115 @@
+"""Names, order and texts of the nodes. The table is a promise to every saved graph: append to it, never change it."""
+
+import json
+import re
+
+import pytest
+
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
+from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
+from comfyui_unclip.workflows.schema import input_specs, widget_places
+
+FROZEN = {
+    "UnCLIPLoader": (
+        "model_name dtype",
+        "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER UNCLIP_UPSAMPLER UNCLIP_UPSAMPLER UNCLIP_AR_PRIOR",
+    ),
+    "UnCLIPTextEncode": ("clip text", "UNCLIP_TEXT"),
+    "UnCLIPDiffusionPrior": (
+        "prior text steps guidance_scale candidates count sampler seed negative_text",
+        "UNCLIP_EMBED",
+    ),
+    "UnCLIPDecoderSample": (
+        "decoder steps guidance_scale eta sampler seed noise_per_item embed text noise",
+        "IMAGE",
+    ),
+    "UnCLIPUpsample256": ("upsampler image steps seed", "IMAGE"),
+    "UnCLIPUpsample1024": ("upsampler image steps seed", "IMAGE"),
+}
+WIDGETS = {
+    "UnCLIPDiffusionPrior": {"steps": 0, "guidance_scale": 1, "candidates": 2, "count": 3, "sampler": 4, "seed": 5},
+    "UnCLIPDecoderSample": {"steps": 0, "guidance_scale": 1, "eta": 2, "sampler": 3, "seed": 4, "noise_per_item": 6},
+    "UnCLIPUpsample256": {"steps": 0, "seed": 1},
+}
+every_node = pytest.mark.parametrize("name", list(NODE_CLASS_MAPPINGS))
+
+
+def test_no_node_is_missing_from_the_promise():
+    assert set(FROZEN) == set(NODE_CLASS_MAPPINGS) == set(NODE_DISPLAY_NAME_MAPPINGS)
+
+
+@every_node
+def test_inputs_and_outputs_keep_their_names_and_order(name):
+    inputs, outputs = FROZEN[name]
+    assert list(input_specs(NODE_CLASS_MAPPINGS[name])) == inputs.split()
+    assert list(NODE_CLASS_MAPPINGS[name].RETURN_TYPES) == outputs.split()
+
+
+@pytest.mark.parametrize("name", list(WIDGETS))
+def test_widgets_keep_their_places_in_saved_graphs(name):
+    assert widget_places(NODE_CLASS_MAPPINGS[name]) == WIDGETS[name]
+
+
+@every_node
+def test_everything_has_a_title_and_a_tooltip(name):
+    node = NODE_CLASS_MAPPINGS[name]
+    assert node.TITLE.endswith(" (unCLIP)") and NODE_DISPLAY_NAME_MAPPINGS[name] == node.TITLE
+    assert len(node.DESCRIPTION) > 40 and node.CATEGORY == "unCLIP"
+    assert all(spec.options["tooltip"].endswith(".") for spec in input_specs(node).values())
+    assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
+
+
+@every_node
+def test_the_function_takes_exactly_the_declared_inputs(name):
+    import inspect
+
+    node = NODE_CLASS_MAPPINGS[name]
+    parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
+    declared = input_specs(node)
+    assert set(parameters) - {"self"} == set(declared)
+    # An optional input that is not linked is not passed.
+    assert all((parameters[n].default is None) != spec.required for n, spec in declared.items())
+
+
+@pytest.mark.parametrize("module", [prior, decoder])
+def test_offered_samplers_exist(module):
+    assert set(module.SAMPLERS) <= set(SAMPLERS)
+
+
+@every_node
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_translations_cover_every_name_and_tooltip(repository, name, language):
+    entry = json.loads((repository / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))[name]
+    node = NODE_CLASS_MAPPINGS[name]
+    specs = input_specs(node)
+    assert list(entry["inputs"]) == list(specs) and len(entry["outputs"]) == len(node.RETURN_TYPES)
+    texts = [entry["display_name"], entry["description"]]
+    texts += [text for part in ("inputs", "outputs") for item in entry[part].values() for text in item.values()]
+    assert all(texts)
+    # The editor's message format gives these a meaning of their own.
+    assert not [text for text in texts if re.search(r"[{}|@]", text)]
+    if language == "en":
+        assert entry["display_name"] == node.TITLE and entry["description"] == node.DESCRIPTION
+        assert [item["tooltip"] for item in entry["inputs"].values()] == [s.options["tooltip"] for s in specs.values()]
+        assert tuple(item["name"] for item in entry["outputs"].values()) == node.RETURN_NAMES
+    else:
+        assert all(re.search(r"[\u4e00-\u9fff]", item["tooltip"]) for item in entry["inputs"].values())
+
+
+@every_node
+@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
+def test_help_pages_speak_of_every_widget(repository, name, page):
+    text = (repository / "web" / "docs" / page.format(name)).read_text(encoding="utf-8")
+    if page == "{}.md":
+        assert text.startswith(f"# {NODE_CLASS_MAPPINGS[name].TITLE.removesuffix(' (unCLIP)')}\n")
+        widgets = [n for n, spec in input_specs(NODE_CLASS_MAPPINGS[name]).items() if spec.is_widget]
+        assert all(widget in text for widget in widgets)
+    else:
+        assert re.search(r"[\u4e00-\u9fff]", text)
+
+
+def test_socket_types_are_translated(repository):
+    types = {t for node in NODE_CLASS_MAPPINGS.values() for t in node.RETURN_TYPES if t.startswith("UNCLIP_")}
+    for language in ("en", "zh"):
+        main = json.loads((repository / "locales" / language / "main.json").read_text(encoding="utf-8"))
+        assert types <= set(main["dataTypes"]) and "unCLIP" in main["nodeCategories"]

@@ -1,0 +1,97 @@
+"""A complete stack with random weights, built and run in a second or two: every file and every stage is real."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
+from comfyui_unclip.unclip_core.clip import build_network
+from comfyui_unclip.unclip_core.config import STORYBOOK, ClipTextConfig, ClipVisionConfig, StackConfig
+from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
+from comfyui_unclip.unclip_core.models.prior import PriorNetwork
+from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+
+VOCABULARY = ("a", "red", "blue", "star", "boat", "on", "in", "the", "night", "sky", "sea", "above")
+CONTEXT = 12
+CLIP_ID = "tiny-1"
+
+
+def config() -> StackConfig:
+    """The storybook stack's shape at toy widths, two or three steps a stage."""
+    clip, prior, decoder = STORYBOOK.clip, STORYBOOK.prior, STORYBOOK.decoder
+    sizes = {"channels": 16, "channel_mult": (1,), "depth": 1, "norm_groups": 8}
+    unet = replace(decoder.unet, **sizes, patch_size=4, attention_resolutions=(16,), head_channels=8, context_width=16)
+    low, high = STORYBOOK.upsampler_256, STORYBOOK.upsampler_1024
+    return StackConfig(
+        name="tiny",
+        clip=replace(
+            clip,
+            clip_id=CLIP_ID,
+            embed_dim=24,
+            text_width=16,
+            context_length=CONTEXT,
+            vision=ClipVisionConfig(width=32, layers=1, head_width=16, patch_size=16, image_size=64),
+            text=ClipTextConfig(width=16, layers=1, heads=2),
+            vocabulary=VOCABULARY,
+        ),
+        prior=replace(
+            prior,
+            clip_id=CLIP_ID,
+            clip_dim=24,
+            text_width=16,
+            context_length=CONTEXT,
+            width=32,
+            depth=1,
+            heads=2,
+            embed_scale=2.6,
+            sampling=replace(prior.sampling, steps=3),
+        ),
+        decoder=replace(
+            decoder,
+            clip_id=CLIP_ID,
+            clip_dim=24,
+            text_width=16,
+            embed_scale=4.9,
+            unet=unet,
+            sampling=replace(decoder.sampling, steps=3),
+        ),
+        upsampler_256=replace(
+            low, unet=replace(low.unet, **sizes, patch_size=8), sampling=replace(low.sampling, steps=2)
+        ),
+        upsampler_1024=replace(
+            high, unet=replace(high.unet, **sizes, patch_size=16), sampling=replace(high.sampling, steps=2)
+        ),
+    )
+
+
+def build(folder: Path) -> Path:
+    """Write the stack into `folder`/tiny and return that folder."""
+    import torch
+
+    stack = config()
+    networks = {
+        "clip": (build_network, stack.clip),
+        "prior": (PriorNetwork, stack.prior),
+        "decoder": (DecoderNetwork, stack.decoder),
+        "upsampler_256": (UpsamplerNetwork, stack.upsampler_256),
+        "upsampler_1024": (UpsamplerNetwork, stack.upsampler_1024),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for stage, (make, stage_config) in networks.items():
+            save_stage(
+                folder / "tiny" / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config
+            )
+    return folder / "tiny"
+
+
+def _lively(network):
+    """Zero-initialised layers would make every stage ignore its inputs."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return network

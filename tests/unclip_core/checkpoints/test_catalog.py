@@ -1,0 +1,117 @@
+"""The catalog: finds stacks by folder name, in order, and says what is broken and where it looked."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints import catalog
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
+from comfyui_unclip.unclip_core.config import DecoderConfig, PriorConfig
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An otherwise empty search path: $UNCLIP_MODELS is this folder, and nothing is embedded."""
+    monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
+    monkeypatch.setenv(catalog.ENVIRONMENT, str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def write(folder, stage="prior", file=None, config=None):
+    config = config or {"prior": PriorConfig(), "decoder": DecoderConfig()}[stage]
+    path = folder / (file or f"{stage}.safetensors")
+    save_stage(path, {"weight": torch.ones(3)}, stage, config)
+    return path
+
+
+def test_lists_stacks_with_their_stages_and_configs(root):
+    write(root / "one")
+    write(root / "two", "decoder")
+    write(root / "two", "prior", file="my own name.safetensors")
+    (root / "notes").mkdir()
+    (root / "two" / "README.md").write_text("x")
+    stacks = catalog.list_stacks()
+    assert list(stacks) == ["one", "two"]
+    assert list(stacks["two"].stages) == ["prior", "decoder"]  # in the order of the pipeline
+    assert stacks["two"].stages["decoder"].config == DecoderConfig()
+    assert stacks["one"].folder == root / "one" and not stacks["one"].problems
+
+
+def test_search_order_and_equal_names(root, tmp_path, caplog):
+    for place in ("host", "models"):
+        write(tmp_path / place / "same")
+    write(tmp_path / "embedded" / "storybook")
+    stacks = catalog.list_stacks([tmp_path / "host"])
+    assert list(stacks) == ["storybook", "same"]
+    assert stacks["same"].folder == tmp_path / "host" / "same"
+    assert "two models are called 'same'" in caplog.text and str(tmp_path / "models" / "same") in caplog.text
+    caplog.clear()
+    catalog.list_stacks([tmp_path / "host"])
+    assert caplog.text == ""  # once is enough
+
+
+def test_environment_holds_several_folders(root, tmp_path, monkeypatch):
+    write(tmp_path / "a" / "one")
+    write(tmp_path / "b" / "two")
+    monkeypatch.setenv(catalog.ENVIRONMENT, os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b")]))
+    assert list(catalog.list_stacks()) == ["one", "two"]
+
+
+def test_find_says_what_there_is_and_where_it_looked(root, tmp_path):
+    write(root / "one")
+    assert catalog.find("one").name == "one"
+    with pytest.raises(ValueError) as error:
+        catalog.find("karlo", [tmp_path / "host"])
+    message = str(error.value)
+    assert "no model 'karlo'; installed: one" in message
+    assert all(str(folder) in message for folder in (tmp_path / "embedded", tmp_path / "host", root))
+    assert "$UNCLIP_MODELS" in message and "\n" not in message
+
+
+def test_broken_files_are_listed_and_refused(root):
+    write(root / "one")
+    broken = write(root / "one", "decoder")
+    broken.write_bytes(broken.read_bytes()[:-1])
+    (root / "one" / "upsampler_256.safetensors").write_text("not a checkpoint")
+    entry = catalog.list_stacks()["one"]
+    assert list(entry.stages) == ["prior"] and len(entry.problems) == 2
+    with pytest.raises(ValueError, match=r"'one' is broken: .*decoder.safetensors: truncated.*; .*upsampler_256"):
+        catalog.find("one")
+
+
+def test_two_files_of_one_stage_are_a_problem(root):
+    write(root / "one")
+    write(root / "one", file="copy.safetensors")
+    with pytest.raises(ValueError, match=r"copy.safetensors: a second prior beside prior.safetensors; remove one"):
+        catalog.find("one")
+
+
+def test_tables_and_foreign_files_are_no_stages(root):
+    write(root / "one")
+    for name in ("one.pca.safetensors", "one.analytic.safetensors", "someone_elses.safetensors"):
+        (root / "one" / name).write_text("x")
+    assert catalog.find("one").problems == ()
+    (root / "foreign").mkdir()
+    (root / "foreign" / "model.safetensors").write_text("x")
+    assert list(catalog.list_stacks()) == ["one"]
+
+
+def test_reads_a_large_catalog_fast_and_without_torch(root):
+    for index in range(20):
+        write(root / f"stack{index}")
+    code = (
+        "import sys, time, importlib.abc\n"
+        "class Refuse(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'numpy', 'safetensors'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from comfyui_unclip.unclip_core.checkpoints import catalog\n"
+        "start = time.perf_counter()\n"
+        "stacks = catalog.list_stacks()\n"
+        "assert sum(name.startswith('stack') for name in stacks) == 20, stacks\n"
+        "assert time.perf_counter() - start < 0.5\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, catalog.ENVIRONMENT: str(root)})

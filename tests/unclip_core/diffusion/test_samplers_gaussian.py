@@ -1,0 +1,203 @@
+"""Every sampler on Gaussian data x_0 ~ N(mu, s^2), where the exact denoiser is known: right mean and variance.
+
+With that denoiser each sampler is an affine map of its draws, so the result's mean and variance are computed exactly,
+without Monte Carlo: one row of the batch per draw, with that draw 1 and all others 0.
+"""
+
+import math
+
+import pytest
+import torch
+from comfyui_unclip.unclip_core.config import ScheduleConfig
+from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m
+from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
+
+MU, S = 0.7, 0.5
+
+
+def exact_denoiser(schedule, prediction, mu=MU, s=S):
+    """E[x_0 | x_t] for x_0 ~ N(mu, s^2), as eps, x0 or v."""
+    levels = [step.alpha**2 for step in reversed(list(schedule.respace(schedule.timesteps)))]
+    cumprod = torch.tensor(levels, dtype=torch.float64)
+
+    def model(x, t):
+        a = cumprod[t].to(x.dtype)
+        alpha, sigma = a.sqrt(), (1 - a).sqrt()
+        x_0 = mu + alpha * s**2 / (a * s**2 + 1 - a) * (x - alpha * mu)
+        eps = (x - alpha * x_0) / sigma
+        return {"x0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[prediction]
+
+    return model
+
+
+class BasisNoise:
+    """Draw k is 1 in row k and 0 elsewhere."""
+
+    def __init__(self, rows):
+        self.rows, self.k = rows, 0
+
+    def draw(self, shape):
+        draw = torch.zeros(self.rows, *shape, dtype=torch.float64)
+        draw[self.k] = 1.0
+        self.k += 1
+        return draw
+
+
+def true_start(schedule_steps, draw):
+    """x_T of the true marginal at the first timestep, from standard normal draws."""
+    first = schedule_steps.steps[0]
+    return first.alpha * MU + math.sqrt(first.alpha**2 * S**2 + first.sigma**2) * draw
+
+
+def run(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def exact_moments(sampler, steps, prediction, eta=0.0, name="cosine", variance="fixed_small"):
+    """(mean, standard deviation) of the sampler's result in float64."""
+    schedule = Schedule(ScheduleConfig(name=name, prediction=prediction, variance=variance))
+    rows = steps + 2  # x_T, a draw per step, and a last row without any
+    noise = BasisNoise(rows)
+    x_T = true_start(schedule.respace(steps), noise.draw((1,)))
+    model = exact_denoiser(schedule, prediction)
+    result = run(sampler(model, x_T, schedule.respace(steps), noise=noise, eta=eta, x0_clamp=None)).flatten()
+    mean = result[-1].item()
+    return mean, (result[:-1] - mean).square().sum().sqrt().item()
+
+
+CASES = [
+    (ddpm, 0.0, "fixed_small", 1000, 0.01),
+    (ddpm, 0.0, "fixed_large", 1000, 0.002),
+    (ddim, 0.0, "fixed_small", 100, 0.03),
+    (ddim, 0.0, "fixed_small", 1000, 0.004),
+    (ddim, 0.5, "fixed_small", 1000, 0.005),
+    (ddim, 1.0, "fixed_small", 1000, 0.01),
+    (dpmpp_2m, 0.0, "fixed_small", 50, 0.06),
+    (dpmpp_2m, 0.0, "fixed_small", 200, 0.004),
+]
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize(("sampler", "eta", "variance", "steps", "tolerance"), CASES)
+def test_mean_and_variance_at_the_end(sampler, eta, variance, steps, tolerance, name, prediction):
+    mean, std = exact_moments(sampler, steps, prediction, eta, name, variance)
+    assert mean == pytest.approx(MU, abs=1e-6)
+    assert std == pytest.approx(S, rel=tolerance)
+
+
+def test_ddpm_with_few_steps_has_the_variance_the_theory_says():
+    """Fixed-small variance of a strided chain, iterated by hand: v_s = A^2 v_t + posterior variance."""
+    schedule = Schedule(ScheduleConfig(prediction="x0"))
+    v = 1.0
+    for step in schedule.respace(10):
+        k = step.alpha * S**2 / (step.alpha**2 * S**2 + step.sigma**2)
+        gain = (
+            step.alpha_prev * step.beta / step.sigma**2 * k + math.sqrt(step.ratio) * step.sigma_prev**2 / step.sigma**2
+        )
+        v = gain**2 * v + step.posterior_variance
+    assert exact_moments(ddpm, 10, "x0")[1] == pytest.approx(math.sqrt(v), rel=1e-9)
+    assert math.sqrt(v) < 0.97 * S  # strided fixed-small chains are known to lose variance
+
+
+def test_ddim_at_eta_one_is_ddpm():
+    schedule = Schedule(ScheduleConfig(prediction="eps"))
+    model = exact_denoiser(schedule, "eps")
+    x_T = ItemNoise(0, 4, "start").draw((3,)).double()
+    results = [
+        run(sampler(model, x_T, schedule.respace(20), noise=ItemNoise(1, 4, "steps"), eta=1.0, x0_clamp=None))
+        for sampler in (ddpm, ddim)
+    ]
+    assert torch.allclose(*results, atol=1e-12)
+
+
+def test_dpmpp_2m_is_of_second_order():
+    errors = [abs(exact_moments(dpmpp_2m, steps, "x0", name="linear")[1] - S) for steps in (50, 100, 200)]
+    assert errors[0] / errors[1] > 3 and errors[1] / errors[2] > 3
+
+
+def test_learned_variance_reaches_the_optimal_one():
+    """A network that outputs the log-space share of the true Var(x_s | x_t) gets few-step DDPM exactly right."""
+    schedule = Schedule(ScheduleConfig(prediction="eps", variance="learned_range"))
+    steps = schedule.respace(12)
+    mean_model, by_t = exact_denoiser(schedule, "eps"), {step.t: step for step in steps}
+
+    def model(x, t):
+        step = by_t[t]
+        v_t, v_s = step.alpha**2 * S**2 + step.sigma**2, step.alpha_prev**2 * S**2 + step.sigma_prev**2
+        optimal = math.log(v_s - step.ratio * v_s**2 / v_t)
+        width = step.max_log_variance - step.min_log_variance
+        share = (optimal - step.min_log_variance) / width if width else 0.0
+        return torch.cat([mean_model(x, t), torch.full_like(x, 2 * share - 1)], dim=1)
+
+    noise = BasisNoise(14)
+    result = run(ddpm(model, true_start(steps, noise.draw((1,))), steps, noise=noise, eta=0.0, x0_clamp=None)).flatten()
+    # The last step has no noise, so what is missing is exactly Var(x_0 | x_t=0).
+    first = steps.steps[-1]
+    missing = S**2 * first.sigma**2 / (first.alpha**2 * S**2 + first.sigma**2)
+    variance = (result[:-1] - result[-1]).square().sum().item()
+    assert variance == pytest.approx(
+        S**2 - missing, rel=1e-4
+    )  # 1e-4: x_T is N(0, 1) rather than the true x_T's marginal
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_float32_run_with_real_noise(name):
+    """20,000 items in float32 with the noise the stages use."""
+    schedule = Schedule(ScheduleConfig(prediction="v"))
+    model = exact_denoiser(schedule, "v")
+
+    class OneGenerator:
+        generator = torch.Generator().manual_seed(5)
+
+        def draw(self, shape):
+            return torch.randn(20_000, *shape, generator=self.generator)
+
+    noise = OneGenerator()
+    x = run(SAMPLERS[name](model, noise.draw((1,)), schedule.respace(200), noise=noise, eta=0.3, x0_clamp=None))
+    assert x.dtype == torch.float32
+    assert x.mean().item() == pytest.approx(MU, abs=0.02)
+    assert x.std().item() == pytest.approx(S, rel=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("steps", [1, 2, 25])
+def test_states_and_clamping(name, steps):
+    schedule = Schedule(ScheduleConfig(prediction="eps"))
+    x_T = ItemNoise(0, 2, "start").draw((3, 4, 4))
+
+    def model(x, t):
+        assert type(t) is int
+        return x.to(torch.bfloat16) * 0.5
+
+    generator = SAMPLERS[name](model, x_T, schedule.respace(steps), noise=ItemNoise(0, 2, "n"), eta=0.5, x0_clamp=0.8)
+    states, result = [], None
+    while result is None:
+        try:
+            states.append(next(generator))
+        except StopIteration as stop:
+            result = stop.value
+    assert [state.index for state in states] == list(range(steps)) and {state.total for state in states} == {steps}
+    assert [state.t for state in states] == list(schedule.respace(steps).timesteps)
+    assert torch.equal(result, states[-1].x_t) and torch.equal(states[-1].x_t, states[-1].x0)
+    assert all(state.x0.abs().max() <= 0.8 and state.x0.dtype == torch.float32 for state in states)
+
+
+def test_noisy_samplers_need_noise_and_quiet_ones_do_not():
+    schedule = Schedule(ScheduleConfig(prediction="x0"))
+    for sampler, eta in ((ddim, 0.0), (dpmpp_2m, 0.0)):
+        run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
+    for sampler, eta in ((ddpm, 0.0), (ddim, 0.1)):
+        with pytest.raises(ValueError, match="pass noise=ItemNoise"):
+            run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
+
+
+def test_learned_variance_needs_its_channels():
+    schedule = Schedule(ScheduleConfig(variance="learned_range"))
+    with pytest.raises(ValueError, match="6 output channels for 3 input channels, got 3"):
+        run(ddim(lambda x, t: x, torch.ones(1, 3, 2, 2), schedule.respace(3), noise=None, eta=0.0, x0_clamp=None))

@@ -1,0 +1,157 @@
+"""Tiny random-weight stages of every kind of condition, and inputs that fit them."""
+
+import types
+
+import pytest
+import torch
+from comfyui_unclip.unclip_core import config as c
+from comfyui_unclip.unclip_core.device import Placed
+from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
+from comfyui_unclip.unclip_core.models.prior import PriorNetwork
+from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.stages import Decoder, Prior, Upsampler
+from comfyui_unclip.unclip_core.types import Embedding, TextEncoding
+
+CLIP_ID, DIM, WIDTH, LENGTH = "tiny/test", 12, 8, 6
+
+
+def random_weights(network, seed=0, std=0.15):
+    """Every parameter random: freshly built networks end in zeros and would ignore their inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return network
+
+
+def counting(network):
+    """Counts forwards and their batch sizes; a prior's step is its forward."""
+    network.calls = []
+    name = "step" if isinstance(network, PriorNetwork) else "forward"
+    original = getattr(network, name)
+
+    def call(x_t, *args, **kwargs):
+        network.calls.append((len(x_t), kwargs))
+        return original(x_t, *args, **kwargs)
+
+    setattr(network, name, call)
+    return network
+
+
+def placed(network, dtype=torch.float32):
+    return Placed(lambda: counting(random_weights(network)), torch.device("cpu"), dtype)
+
+
+def text(rows=1, norm=1.0, seed=0, clip_id=CLIP_ID, dim=DIM):
+    generator = torch.Generator().manual_seed(seed)
+    embed = torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator), dim=-1) * norm
+    lengths = 2 + torch.arange(rows)[:, None] % (LENGTH - 2)
+    return TextEncoding(
+        tokens=torch.randn(rows, LENGTH, WIDTH, generator=generator),
+        embed=embed,
+        mask=torch.arange(LENGTH)[None] < lengths,
+        ids=torch.randint(1, 20, (rows, LENGTH), generator=generator),
+        clip_id=clip_id,
+        captions=tuple(f"caption {i}" for i in range(rows)),
+    )
+
+
+def embed(rows=1, seed=5, clip_id=CLIP_ID, dim=DIM):
+    vector = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+    return Embedding(torch.nn.functional.normalize(vector, dim=-1), clip_id)
+
+
+def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_null=None, **schedule):
+    config = c.PriorConfig(
+        clip_id=CLIP_ID,
+        clip_dim=DIM,
+        text_width=WIDTH,
+        context_length=LENGTH,
+        width=16,
+        depth=2,
+        heads=2,
+        scaling=scaling,
+        embed_scale=2.0,
+        null_text=null_text,
+        schedule=c.ScheduleConfig(prediction="x0", x0_clamp=x0_clamp, **schedule),
+        sampling=c.SamplingConfig("ddpm", 4, 2.0),
+    )
+    return Prior(config, placed(PriorNetwork(config)), encode_null)
+
+
+def make_decoder(null_text="learned", null_embed="zero", learned_variance=False, encode_null=None, sampler="dpmpp_2m"):
+    config = c.DecoderConfig(
+        clip_id=CLIP_ID,
+        clip_dim=DIM,
+        text_width=WIDTH,
+        extra_tokens=2,
+        embed_scale=3.0,
+        null_embed=null_embed,
+        null_text=null_text,
+        unet=c.UNetConfig(
+            image_size=16,
+            out_channels=6 if learned_variance else 3,
+            channels=16,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(8,),
+            head_channels=8,
+            context_width=16,
+            norm_groups=4,
+        ),
+        schedule=c.ScheduleConfig(
+            prediction="eps" if learned_variance else "v",
+            variance="learned_range" if learned_variance else "fixed_small",
+        ),
+        sampling=c.SamplingConfig(sampler, 4, 2.0),
+    )
+    return Decoder(config, placed(DecoderNetwork(config)), encode_null)
+
+
+def make_upsampler(final_network=False, augmentation_level=True):
+    config = c.UpsamplerConfig(
+        low_size=8,
+        high_size=32,
+        augmentation_level=augmentation_level,
+        final_network=final_network,
+        unet=c.UNetConfig(
+            image_size=32,
+            in_channels=6,
+            out_channels=3,
+            channels=8,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(),
+            context_width=0,
+            norm_groups=4,
+            patch_size=2,
+        ),
+        schedule=c.ScheduleConfig(prediction="v"),
+        sampling=c.SamplingConfig("ddpm", 3),
+    )
+    return Upsampler(config, placed(UpsamplerNetwork(config)))
+
+
+@pytest.fixture
+def tiny():
+    """The builders above, by name."""
+    return types.SimpleNamespace(
+        text=text,
+        embed=embed,
+        prior=make_prior,
+        decoder=make_decoder,
+        upsampler=make_upsampler,
+        clip_id=CLIP_ID,
+        dim=DIM,
+    )
+
+
+@pytest.fixture
+def limit_rows(monkeypatch):
+    """Makes every stage split its batch into chunks of at most this many rows."""
+
+    def limit(rows):
+        for stage in ("prior", "decoder", "upsampler"):
+            monkeypatch.setattr(f"comfyui_unclip.unclip_core.stage_{stage}.rows_that_fit", lambda *_: rows)
+
+    return limit

@@ -1,0 +1,195 @@
+"""The decoder stage: seeds, broadcasting, nulls, guidance, noise."""
+
+import pytest
+import torch
+from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.types import Embedding, Noise, model_to_image
+
+
+def images(decoder, *inputs, **options):
+    return finish(decoder.sample(*inputs, **options))
+
+
+def rows_of(embed, rows):
+    return Embedding(embed.vector[rows], embed.clip_id)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_item_equals_a_batch_of_one(tiny, sampler, learned_variance):
+    decoder, embed, text = tiny.decoder(learned_variance=learned_variance), tiny.embed(3), tiny.text(3)
+    batch = images(decoder, embed, text, seed=5, sampler=sampler, eta=0.5)
+    assert batch.shape == (3, 16, 16, 3) and batch.dtype == torch.float32 and batch.device.type == "cpu"
+    assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
+    for i in range(3):
+        alone = images(decoder, rows_of(embed, [i]), text.take([i]), seed=5 + i, sampler=sampler, eta=0.5)
+        assert torch.allclose(batch[i : i + 1], alone, atol=2e-5), i
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_chunks_change_nothing(tiny, limit_rows, rows):
+    decoder, embed, text = tiny.decoder(), tiny.embed(5), tiny.text(1)
+    for options in ({}, {"noise_per_item": False}, {"noise": Noise(torch.randn(5, 3, 16, 16))}):
+        options = {"seed": 5, "sampler": "ddpm", **options}
+        limit_rows(5)
+        whole = images(decoder, embed, text, **options)
+        limit_rows(rows)
+        states = []
+        split = finish(decoder.sample(embed, text, **options), states.append)
+        assert torch.allclose(whole, split, atol=2e-5)
+        assert [state.index for state in states] == list(range(4 * -(-5 // rows)))
+        assert max(len(state.x_t) for state in states) <= rows
+
+
+@pytest.mark.parametrize(
+    ("embeds", "texts", "noises"), [(3, 1, 1), (1, 3, 0), (1, 1, 3), (3, 3, 3), (3, 0, 1), (0, 3, 1)]
+)
+def test_batches_of_one_broadcast(tiny, embeds, texts, noises):
+    decoder = tiny.decoder()
+    embed = tiny.embed(embeds) if embeds else None
+    text = tiny.text(texts) if texts else None
+    noise = Noise(torch.randn(noises, 3, 16, 16)) if noises else None
+    batch = images(decoder, embed, text, noise=noise, seed=5)
+    assert batch.shape[0] == 3
+    for i in range(3):
+        alone = images(
+            decoder,
+            rows_of(embed, [i if embeds > 1 else 0]) if embed else None,
+            text.take([i if texts > 1 else 0]) if text else None,
+            noise=Noise(noise.x_T[i if noises > 1 else 0][None]) if noise else None,
+            seed=5 + i,
+        )
+        assert torch.allclose(batch[i : i + 1], alone, atol=2e-5), i
+
+
+def test_shared_noise_gives_equal_items_for_equal_conditions(tiny):
+    decoder, embed = tiny.decoder(), rows_of(tiny.embed(1), [0, 0, 0])
+    shared = images(decoder, embed, seed=5, sampler="ddpm", noise_per_item=False)
+    assert torch.allclose(shared[1:], shared[:1].expand(2, -1, -1, -1), atol=2e-5)
+    assert torch.allclose(shared[:1], images(decoder, tiny.embed(1), seed=5, sampler="ddpm"), atol=2e-5)
+    own = images(decoder, embed, seed=5, sampler="ddpm")
+    assert (own[0] - own[1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("null_embed", ["zero", "learned"])
+@pytest.mark.parametrize("null_text", ["learned", "empty_caption"])
+@pytest.mark.parametrize("given", ["both", "embed", "text", "neither"])
+def test_guidance_equals_two_separate_conditions(tiny, null_embed, null_text, given):
+    """One batched forward of the pair, against each half conditioned alone."""
+    empty = tiny.text(1, seed=50) if null_text == "empty_caption" else None
+    decoder = tiny.decoder(null_text, null_embed, encode_null=lambda: empty)
+    embed = tiny.embed(2) if given in ("both", "embed") else None
+    text = tiny.text(2) if given in ("both", "text") else None
+    batch = 2 if given != "neither" else 1
+    network = decoder.network()
+
+    def condition(embed, text):
+        text = text or empty
+        fields = (text.tokens, text.mask, text.embed, text.ids) if text else ()
+        fields = [x.expand(batch, *x.shape[1:]) for x in fields]
+        return network.condition(embed.vector if embed else None, *fields, batch=batch)
+
+    with torch.no_grad():
+        conditional, unconditional = condition(embed, text), condition(None, None)
+        x_T = ItemNoise(5, batch, "decoder").draw((3, 16, 16))
+        t = torch.full((batch,), 999)
+        halves = [network(x_T, t, half) for half in (conditional, unconditional)]
+        expected = halves[1] + 3.0 * (halves[0] - halves[1])
+    x0 = (x_T * 4.928e-5 - expected * 1.0).clamp(-1, 1)  # v at t = 999: alpha 4.9e-5, sigma 1
+    network.calls.clear()
+    states = []
+    finish(decoder.sample(embed, text, guidance_scale=3.0, steps=2, seed=5), states.append)
+    assert [call[0] for call in network.calls] == [2 * batch] * 2
+    assert torch.allclose(states[0].x0, x0, atol=1e-4)
+    network.calls.clear()
+    finish(decoder.sample(embed, text, guidance_scale=1.0, steps=2, seed=5))
+    assert [call[0] for call in network.calls] == [batch] * 2
+
+
+def test_conditioning_is_computed_once_and_matters(tiny):
+    decoder, calls = tiny.decoder(), []
+    network = decoder.network()
+    original = network.condition
+    network.condition = lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs))[1]
+    base = images(decoder, tiny.embed(), tiny.text(), seed=1)
+    assert len(calls) == 1
+    others = [
+        images(decoder, tiny.embed(seed=9), tiny.text(), seed=1),
+        images(decoder, tiny.embed(), tiny.text(seed=9), seed=1),
+        images(decoder, None, tiny.text(), seed=1),
+        images(decoder, tiny.embed(), None, seed=1),
+        images(decoder, tiny.embed(), tiny.text(), seed=2),
+    ]
+    assert all((base - other).abs().max() > 1e-3 for other in others)
+
+
+def test_learned_variance_is_not_guided(tiny):
+    decoder = tiny.decoder(learned_variance=True, sampler="ddpm")
+    assert torch.isfinite(images(decoder, tiny.embed(2), tiny.text(2), guidance_scale=8.0, steps=10)).all()
+
+
+def test_given_noise_is_where_it_starts(tiny):
+    decoder, x_T = tiny.decoder(), torch.randn(2, 3, 16, 16)
+    states = []
+    finish(decoder.sample(tiny.embed(), noise=Noise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
+    with torch.no_grad():
+        network = decoder.network()
+        output = network(
+            x_T, torch.tensor([999]), network.condition(tiny.embed(2).vector[[0, 0]] * 0 + tiny.embed().vector)
+        )
+    assert torch.allclose(states[0].x0, (x_T * 4.928e-5 - output).clamp(-1, 1), atol=1e-4)
+
+
+def test_giving_the_seeds_own_noise_changes_nothing(tiny):
+    """Random Noise with the seed's start, then the same seed: the fresh noise of each step must not shift."""
+    decoder = tiny.decoder()
+    start = Noise(ItemNoise(5, 2, "decoder").draw((3, 16, 16)), seed=5)
+    given = images(decoder, tiny.embed(2), noise=start, seed=5, sampler="ddpm")
+    assert torch.equal(given, images(decoder, tiny.embed(2), seed=5, sampler="ddpm"))
+
+
+def test_deterministic_samplers_depend_on_the_start_alone(tiny):
+    decoder, noise = tiny.decoder(), Noise(torch.randn(1, 3, 16, 16))
+    for sampler, same in (("ddim", True), ("dpmpp_2m", True), ("ddpm", False)):
+        one, two = (images(decoder, tiny.embed(), noise=noise, seed=seed, sampler=sampler) for seed in (1, 2))
+        assert torch.equal(one, two) is same, sampler
+    noisy = images(decoder, tiny.embed(), noise=noise, seed=1, sampler="ddim", eta=1.0)
+    assert not torch.equal(noisy, images(decoder, tiny.embed(), noise=noise, seed=1, sampler="ddim"))
+
+
+def test_result_is_the_last_x0(tiny):
+    states = []
+    result = finish(tiny.decoder().sample(tiny.embed(2)), states.append)
+    assert torch.equal(result, model_to_image(states[-1].x0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "Decoder Sample: steps must be a whole number from 1 to 1000, got -1"),
+        ({"guidance_scale": float("inf")}, "Decoder Sample: guidance_scale must be"),
+        ({"eta": 1.5}, r"Decoder Sample: eta must be a number from 0 \(no fresh noise\) to 1, got 1.5"),
+        ({"eta": float("nan")}, "got nan"),
+        ({"sampler": ""}, "sampler '' is unknown"),
+        ({"noise": Noise(torch.zeros(1, 3, 64, 64))}, r"noise must be 16 x 16 for this decoder, got \(64, 64\)"),
+        ({"noise": Noise(torch.zeros(2, 3, 16, 16))}, r"batch sizes do not match \(embed 3, noise 2\)"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(tiny, options, message):
+    decoder = tiny.decoder()
+    with pytest.raises(ValueError, match=message):
+        decoder.sample(tiny.embed(3), **options)
+    assert not decoder.network.loaded
+
+
+def test_another_clips_inputs_are_refused(tiny):
+    decoder = tiny.decoder()
+    with pytest.raises(
+        ValueError, match=r"Decoder Sample: this model was trained on tiny/test \(12-d\).*1024-d from ViT-H"
+    ):
+        decoder.sample(tiny.embed(dim=1024, clip_id="ViT-H-14"))
+    with pytest.raises(ValueError, match="from other"):
+        decoder.sample(tiny.embed(), tiny.text(clip_id="other"))
+    with pytest.raises(ValueError, match="text must be a TextEncoding, got str"):
+        decoder.sample(tiny.embed(), "a star")

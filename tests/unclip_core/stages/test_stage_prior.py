@@ -1,0 +1,189 @@
+"""The prior stage: seeds, order, candidates, guidance, nulls, scale."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+from comfyui_unclip.unclip_core.diffusion.samplers import ddpm
+from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
+from comfyui_unclip.unclip_core.stages import finish
+
+
+def vectors(prior, text, **options):
+    return finish(prior.sample(text, **options)).vector
+
+
+def test_item_equals_a_batch_of_one_text_row_major(tiny):
+    prior, text = tiny.prior(), tiny.text(3)
+    batch = vectors(prior, text, count=2, seed=10)
+    assert batch.shape == (6, tiny.dim) and batch.dtype == torch.float32
+    for item in range(6):
+        alone = vectors(prior, text.take([item // 2]), seed=10 + item)
+        assert torch.allclose(batch[item : item + 1], alone, atol=1e-5), item
+    assert torch.cdist(batch, batch).fill_diagonal_(9).min() > 1e-3
+
+
+@pytest.mark.parametrize("negative", [0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_chunks_change_nothing(tiny, limit_rows, rows, negative):
+    prior, text = tiny.prior(), tiny.text(3)
+    options = {"count": 3, "candidates": 2, "seed": 4}
+    if negative:
+        options["negative_text"] = tiny.text(negative, seed=8)
+    whole = vectors(prior, text, **options)
+    limit_rows(rows)
+    states = []
+    split = finish(prior.sample(text, **options), states.append).vector
+    assert torch.allclose(whole, split, atol=1e-5)
+    chunks = -(-9 // rows)
+    assert [state.index for state in states] == list(range(4 * chunks))
+    assert {state.total for state in states} == {4 * chunks}
+
+
+def test_equals_sampling_by_hand(tiny):
+    """Scale, guidance, prefix cache and unscale, against the plain forward."""
+    prior, text = tiny.prior(scaling="mean_std"), tiny.text(2, norm=10.0)
+    network = prior.network()
+    network.mean.copy_(torch.linspace(-1, 1, tiny.dim))
+    network.std.copy_(torch.linspace(0.5, 2, tiny.dim))
+    null = [x.expand(2, *x.shape[1:]) for x in network.null_text(1)]
+
+    def model(x, t):
+        times = torch.full((2,), t)
+        conditional = network(x, times, text.tokens, text.embed, text.mask)
+        unconditional = network(x, times, *null)
+        return unconditional + 3.0 * (conditional - unconditional)
+
+    noise = ItemNoise(6, 2, "prior")
+    steps = ddpm(model, noise.draw((tiny.dim,)), Schedule(prior.config.schedule).respace(5), noise=noise)
+    with torch.no_grad():
+        for state in steps:
+            last = state.x_t
+    expected = network.unscale(last)
+    got = vectors(prior, text, steps=5, guidance_scale=3.0, candidates=1, seed=6)
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_candidates_keep_the_closest(tiny):
+    prior, text = tiny.prior(), tiny.text(2)
+    for item in range(2):
+        single = text.take([item])
+        # Candidate c alone cannot be asked for, so the best of the first n must be reached or beaten by n + 1.
+        scores = [
+            F.cosine_similarity(vectors(prior, single, candidates=n, seed=3 + item), single.embed).item()
+            for n in (1, 2, 3, 6)
+        ]
+        assert scores == sorted(scores)
+        assert scores[-1] > scores[0]
+        both = vectors(prior, text, candidates=6, seed=3)[item]
+        assert F.cosine_similarity(both, single.embed[0], dim=0).item() == pytest.approx(scores[-1], abs=1e-5)
+
+
+def test_choice_is_by_cosine_to_each_items_own_text(tiny):
+    prior = tiny.prior()
+    texts = torch.eye(3)[:2]
+    candidates = torch.tensor([[[5.0, 5.0, 0.0], [0.3, 0.1, 0.0]], [[0.0, 0.2, 0.0], [9.0, 9.0, 0.0]]])
+    chosen = prior._choose(candidates, texts).vector
+    assert torch.allclose(chosen, F.normalize(torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.0]]), dim=-1))
+
+
+def test_one_forward_without_guidance_a_pair_with_it(tiny):
+    prior = tiny.prior()
+    for scale, rows in ((1.0, 6), (3.0, 12), (0.0, 12)):
+        prior.network().calls.clear()
+        vectors(prior, tiny.text(3), guidance_scale=scale, candidates=2, steps=4)
+        assert [call[0] for call in prior.network().calls] == [rows] * 4
+    prior.network().calls.clear()
+    vectors(prior, tiny.text(1), candidates=1)
+    assert [call[0] for call in prior.network().calls] == [2] * 4  # the stack's own steps and scale
+
+
+def test_prefix_is_computed_once(tiny):
+    prior, text, calls = tiny.prior(), tiny.text(3), []
+    network = prior.network()
+    original = network.prefix
+    network.prefix = lambda tokens, *rest: (calls.append(len(tokens)), original(tokens, *rest))[1]
+    vectors(prior, text, count=4, candidates=3, guidance_scale=2.0)
+    assert calls == [4]  # three captions and one null, whatever count and candidates
+
+
+def test_guidance_zero_ignores_the_caption_and_one_ignores_the_negative(tiny):
+    prior, other = tiny.prior(), tiny.text(1, seed=77)
+    options = {"candidates": 1, "seed": 2}
+    zero = [vectors(prior, text, guidance_scale=0.0, **options) for text in (tiny.text(), other)]
+    assert torch.allclose(*zero, atol=1e-6)
+    one = [vectors(prior, tiny.text(), guidance_scale=1.0, negative_text=n, **options) for n in (None, other)]
+    assert torch.equal(*one)
+    two = [vectors(prior, tiny.text(), guidance_scale=2.0, negative_text=n, **options) for n in (None, other)]
+    assert not torch.allclose(*two, atol=1e-3)
+
+
+def test_empty_caption_is_the_null_of_such_stacks_and_is_encoded_once(tiny):
+    encoded = []
+
+    def encode():
+        encoded.append(1)
+        return tiny.text(1, seed=50)
+
+    prior = tiny.prior(null_text="empty_caption", encode_null=encode)
+    options = {"guidance_scale": 2.0, "candidates": 1}
+    by_null = vectors(prior, tiny.text(2), **options)
+    assert torch.equal(by_null, vectors(prior, tiny.text(2), negative_text=tiny.text(1, seed=50), **options))
+    vectors(prior, tiny.text(2), **options)
+    assert len(encoded) == 1
+    with pytest.raises(ValueError, match="without its CLIP"):
+        vectors(tiny.prior(null_text="empty_caption"), tiny.text(), guidance_scale=2.0)
+    vectors(tiny.prior(null_text="empty_caption"), tiny.text(), guidance_scale=1.0)
+
+
+def test_scale_on_the_wire_is_the_texts_own(tiny):
+    prior = tiny.prior()
+    assert torch.allclose(vectors(prior, tiny.text(2, norm=1.0)).norm(dim=-1), torch.ones(2), atol=1e-5)
+    assert (vectors(prior, tiny.text(2, norm=10.0)).norm(dim=-1) - 1).abs().min() > 1e-3
+
+
+def test_embedding_says_which_clip(tiny):
+    result = finish(tiny.prior().sample(tiny.text()))
+    assert (result.clip_id, result.modality) == (tiny.clip_id, "image")
+
+
+def test_negative_texts_broadcast(tiny):
+    prior, one, three = tiny.prior(), tiny.text(1), tiny.text(3, seed=9)
+    options = {"candidates": 1, "guidance_scale": 2.0, "count": 2}
+    got = vectors(prior, one, negative_text=three, seed=1, **options)
+    assert got.shape[0] == 6
+    for row in range(3):
+        alone = vectors(prior, one, negative_text=three.take([row]), seed=1 + 2 * row, **options)
+        assert torch.allclose(got[2 * row : 2 * row + 2], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "Diffusion Prior: steps must be a whole number from 1 to 1000, got 0"),
+        ({"steps": 1001}, "from 1 to 1000, got 1001"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number from 0 up .* got nan"),
+        ({"guidance_scale": -1.0}, "got -1.0"),
+        ({"candidates": 0}, "Diffusion Prior: candidates must be a whole number from 1 up, got 0"),
+        ({"count": 1.5}, "count must be a whole number from 1 up, got 1.5"),
+        ({"sampler": "euler"}, "sampler 'euler' is unknown; choose one of ddpm, ddim, dpmpp_2m"),
+        ({"seed": "7"}, "seed must be a whole number, got '7'"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(tiny, options, message):
+    prior = tiny.prior()
+    with pytest.raises(ValueError, match=message):
+        prior.sample(tiny.text(), **options)
+    assert not prior.network.loaded
+
+
+def test_wrong_inputs_are_refused(tiny):
+    prior = tiny.prior()
+    with pytest.raises(ValueError, match=r"Diffusion Prior: this model was trained on tiny/test \(12-d\)"):
+        prior.sample(tiny.text(clip_id="ViT-L-14/openai"))
+    with pytest.raises(ValueError, match="16-d"):
+        prior.sample(tiny.text(), negative_text=tiny.text(dim=16))
+    with pytest.raises(ValueError, match="text must be a TextEncoding, got NoneType"):
+        prior.sample(None)
+    with pytest.raises(ValueError, match=r"batch sizes do not match \(text 3, negative_text 2\)"):
+        prior.sample(tiny.text(3), negative_text=tiny.text(2))

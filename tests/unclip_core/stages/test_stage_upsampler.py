@@ -1,0 +1,93 @@
+"""The upsampler stage: seeds, sizes, channels, the final network."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_unclip.unclip_core.resize import resize_bicubic
+from comfyui_unclip.unclip_core.stages import finish
+
+
+def pictures(rows=1, height=8, width=8, channels=3, seed=0):
+    return torch.rand(rows, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_item_equals_a_batch_of_one_in_any_chunking(tiny, limit_rows):
+    upsampler, image = tiny.upsampler(), pictures(3)
+    limit_rows(3)
+    batch = finish(upsampler.sample(image, seed=5))
+    assert batch.shape == (3, 32, 32, 3) and batch.dtype == torch.float32
+    assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
+    for i in range(3):
+        assert torch.allclose(batch[i : i + 1], finish(upsampler.sample(image[i : i + 1], seed=5 + i)), atol=2e-5)
+    limit_rows(2)
+    assert torch.allclose(batch, finish(upsampler.sample(image, seed=5)), atol=2e-5)
+    assert (batch[0] - finish(upsampler.sample(image[:1], seed=6))[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (20, 12), (5, 7)])
+def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
+    upsampler, image = tiny.upsampler(), pictures(2, height, width, channels)
+    result = finish(upsampler.sample(image, seed=1))
+    assert result.shape == (2, 32, 32, 3)
+    flat = image
+    if channels == 4:
+        flat = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
+    elif channels == 1:
+        flat = image.expand(-1, -1, -1, 3)
+    small = resize_bicubic(flat.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
+    assert torch.allclose(result, finish(upsampler.sample(small, seed=1)), atol=1e-4)
+
+
+def test_network_sees_the_bicubic_enlargement(tiny):
+    upsampler, image, seen = tiny.upsampler(), pictures(2), []
+    network = upsampler.network()
+    original = network.forward
+    network.forward = lambda x, t, low, **kwargs: (seen.append(low), original(x, t, low, **kwargs))[1]
+    finish(upsampler.sample(image, steps=2))
+    expected = F.interpolate(
+        image.movedim(-1, 1) * 2 - 1, (32, 32), mode="bicubic", align_corners=False, antialias=True
+    )
+    assert len(seen) == 2 and all(torch.allclose(low, expected, atol=1e-6) for low in seen)
+
+
+def test_final_network_makes_the_last_step_only(tiny):
+    for steps in (1, 3):
+        upsampler = tiny.upsampler(final_network=True)
+        finish(upsampler.sample(pictures(), steps=steps))
+        assert [call[1]["final"] for call in upsampler.network().calls] == [False] * (steps - 1) + [True]
+    plain = tiny.upsampler()
+    finish(plain.sample(pictures()))
+    assert [call[1]["final"] for call in plain.network().calls] == [False] * 3
+
+
+def test_final_network_uses_its_own_time_features(tiny):
+    upsampler = tiny.upsampler(final_network=True)
+    states = []
+    finish(upsampler.sample(pictures(), steps=1, seed=3), states.append)
+    from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+
+    network = upsampler.network()
+    x_T = ItemNoise(3, 1, "upsampler_32").draw((3, 32, 32))
+    low = resize_bicubic(pictures().movedim(-1, 1) * 2 - 1, 32)
+    with torch.no_grad():
+        v = network(x_T, torch.tensor([999]), low, final=True)
+    assert torch.allclose(states[0].x0, (x_T * 4.928e-5 - v).clamp(-1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(8, 8, 3), r"Upsample 32: image must be \(B, H, W, C\)"),
+        (torch.zeros(1, 8, 8, 2), "1, 3 or 4 channels"),
+        (torch.zeros(0, 8, 8, 3), "Upsample 32: image is empty"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tiny, image, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.upsampler().sample(image)
+
+
+def test_bad_steps_are_refused(tiny):
+    with pytest.raises(ValueError, match="Upsample 32: steps must be a whole number from 1 to 1000, got 0"):
+        tiny.upsampler().sample(pictures(), steps=0)

@@ -1,0 +1,145 @@
+"""From files to handles: lazy, strict, in the asked dtype, and the same pictures as the networks they came from."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints import catalog
+from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
+from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.clip import build_network as build_clip
+from comfyui_unclip.unclip_core.config import (
+    ClipConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    DecoderConfig,
+    PriorConfig,
+    SamplingConfig,
+    UNetConfig,
+    UpsamplerConfig,
+)
+from comfyui_unclip.unclip_core.device import Placed
+from comfyui_unclip.unclip_core.loading import build_network, load_network, load_stack
+from comfyui_unclip.unclip_core.stages import finish
+
+CLIP = ClipConfig(
+    "tiny",
+    16,
+    16,
+    8,
+    architecture=None,
+    pretrained=None,
+    vision=ClipVisionConfig(16, 1, 16, 8, 16),
+    text=ClipTextConfig(16, 1, 2),
+    vocabulary=("red", "star"),
+)
+UNET = UNetConfig(16, 3, 6, 16, (1, 2), 1, (8,), 8, 16, norm_groups=8)
+SR_UNET = replace(UNET, image_size=32, in_channels=6, out_channels=3, attention_resolutions=(), context_width=0)
+SAMPLING = SamplingConfig("ddpm", 2, 2.0)
+CONFIGS = {
+    "clip": CLIP,
+    "prior": PriorConfig("tiny", "tiny/prior", 16, 16, 8, 16, 1, 2, sampling=SAMPLING),
+    "decoder": DecoderConfig("tiny", "tiny/decoder", 16, 16, unet=UNET, sampling=SAMPLING),
+    "upsampler_256": UpsamplerConfig(16, 32, unet=SR_UNET, sampling=SAMPLING),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, randomise):
+    """A tiny stack with a CLIP, a prior, a decoder and one upsampler, all with random weights."""
+    for stage, config in CONFIGS.items():
+        network = build_clip(config) if stage == "clip" else randomise(build_network(stage, config))
+        save_stage(tmp_path / "tiny" / f"{stage}.safetensors", network.state_dict(), stage, config)
+    return tmp_path / "tiny"
+
+
+def run(stack):
+    """Caption to upsampled picture."""
+    text = stack["clip"].encode_text(["red star"])
+    embed = finish(stack["prior"].sample(text, seed=1))
+    image = finish(stack["decoder"].sample(embed, text, seed=2))
+    return embed.vector, image, finish(stack["upsampler_256"].sample(image, seed=3))
+
+
+def test_a_whole_stack_runs(folder):
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
+    embed, image, large = run(stack)
+    assert embed.shape == (1, 16) and image.shape == (1, 16, 16, 3) and large.shape == (1, 32, 32, 3)
+    assert all(result.isfinite().all() and result.std() > 0 for result in (embed, image, large))
+    assert all(torch.equal(a, b) for a, b in zip(run(stack), (embed, image, large), strict=True))
+
+
+def test_weights_are_the_files(folder):
+    network = load_network(folder / "decoder.safetensors")
+    state = load_stage(folder / "decoder.safetensors")[2]
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert not any(value.is_meta for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_low_precision_stays_close(folder, dtype):
+    entry = catalog.read_stack(folder)
+    exact, stack = load_stack(entry, "fp32", "cpu"), load_stack(entry, dtype, "cpu")
+    text = exact["clip"].encode_text(["red star"])
+    expected = finish(exact["decoder"].sample(None, text, seed=2))
+    got = finish(stack["decoder"].sample(None, text, seed=2))
+    assert next(stack["decoder"].network().parameters()).dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    assert (got - expected).abs().mean() < 0.02
+
+
+def test_nothing_is_read_before_use(folder):
+    entry = catalog.read_stack(folder)
+    (folder / "decoder.safetensors").unlink()
+    stack = load_stack(entry, "fp32", "cpu")
+    assert not stack["prior"].network.loaded
+    text = stack["clip"].encode_text(["star"])
+    finish(stack["prior"].sample(text))
+    assert stack["prior"].network.loaded and not stack["upsampler_256"].network.loaded
+    with pytest.raises(CheckpointError, match=r"decoder.safetensors: cannot be read"):
+        finish(stack["decoder"].sample(None, text))
+
+
+def test_a_missing_stage_says_so_when_used(folder):
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
+    for stage in ("upsampler_1024", "ar_prior"):
+        expected = rf"model 'tiny' has no {stage} stage \(it has clip, prior, decoder, upsampler_256\); load a model"
+        with pytest.raises(ValueError, match=expected):
+            stack[stage].sample(torch.zeros(1, 32, 32, 3))
+        copy.copy(stack[stage])  # the editor may copy and compare what its cache holds
+
+
+def test_the_null_text_needs_the_stacks_clip(folder):
+    (folder / "clip.safetensors").unlink()
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
+    with pytest.raises(ValueError, match="model 'tiny' has no clip stage"):
+        stack["decoder"].null_text()
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    path = folder / "prior.safetensors"
+    save_stage(path, load_stage(path)[2], "prior", replace(CONFIGS["prior"], width=32))
+    with pytest.raises(CheckpointError, match=r"prior.safetensors: the weights do not fit PriorNetwork \(of the wrong"):
+        load_network(path)
+
+
+def test_matrices_stay_in_the_mapped_file(folder):
+    """On a CPU nothing is copied when the file's dtype is the one to run in, except kernels, which change layout."""
+    path = folder / "prior.safetensors"
+    save_stage(path, load_stage(path)[2], "prior", CONFIGS["prior"], dtype=torch.bfloat16)
+    network = load_network(path)
+    before = network.text_in.weight.data_ptr()
+    assert Placed(lambda: network, torch.device("cpu"), torch.bfloat16)().text_in.weight.data_ptr() == before
+
+
+def test_unknown_stage():
+    with pytest.raises(ValueError, match="no network for stage 'painter'; choose one of prior, decoder"):
+        build_network("painter", None)
+
+
+def test_the_managers_hook_places_every_network(folder):
+    placed = []
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", on_place=placed.append)
+    run(stack)
+    assert [type(module).__name__ for module in placed] == ["PriorNetwork", "DecoderNetwork", "UpsamplerNetwork"]

@@ -1,0 +1,139 @@
+import pytest
+
+from comfyui_unclip.workflows.preflight import check
+
+GOOD = {"seed": 1, "mode": "soft", "scale": 1.0}
+
+
+def kinds(prompt, classes):
+    return [(problem.kind, problem.input) for problem in check(prompt, classes)[1]]
+
+
+def noise(api, **changes):
+    given = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    return api(n1=("Noise", given, "my noise"), n2=("Show", {"value": ["1", 0]}))
+
+
+def test_a_good_graph_has_no_problem_and_values_get_their_types(api, classes):
+    prompt, problems = check(noise(api, seed=5.7, scale=1, on="false"), classes)
+    assert not problems
+    # As the editor's server has it: int() cuts, and any text but the empty one is true.
+    assert prompt["1"]["inputs"] == {"seed": 5, "mode": "soft", "scale": 1.0, "on": True}
+    assert isinstance(prompt["1"]["inputs"]["scale"], float)
+
+
+def test_the_given_prompt_is_left_alone(api, classes):
+    prompt = noise(api, seed=5.7)
+    check(prompt, classes)
+    assert prompt["1"]["inputs"]["seed"] == 5.7
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "name", "said"),
+    [
+        ({"seed": None}, "required_input_missing", "seed", "has no value"),
+        ({"seed": "many"}, "invalid_input_type", "seed", "'many' is not of type INT"),
+        ({"seed": -1}, "value_smaller_than_min", "seed", "-1 is below the minimum 0"),
+        ({"scale": 2.5}, "value_bigger_than_max", "scale", "2.5 is above the maximum 2.0"),
+        ({"scale": float("nan")}, "value_bigger_than_max", "scale", "0.0 to 2.0"),
+        ({"mode": "loud"}, "value_not_in_list", "mode", "choose one of soft, hard"),
+        ({"mode": ["9", 0]}, "bad_linked_input", "mode", "node 9, which is not in the graph"),
+        ({"extra": "a thing"}, "invalid_input_type", "extra", "wants a link of type THING"),
+        ({"extra": ["3", 4]}, "bad_linked_input", "extra", "output 4 of node 3 (Number), which has 1"),
+        ({"scale": ["3", 0]}, "return_type_mismatch", "scale", "wants FLOAT"),
+    ],
+)
+def test_each_problem_names_node_input_value_and_fix(api, classes, changes, kind, name, said):
+    prompt = noise(api, **changes) | api(n3=("Number", {"value": 1}))
+    (problem,) = check(prompt, classes)[1]
+    assert (problem.kind, problem.input) == (kind, name)
+    assert said in problem.message and str(problem).startswith(f'node 1 "my noise" (Noise), {name}: ')
+    assert "\n" not in str(problem)
+
+
+def test_all_problems_come_at_once(api, classes):
+    prompt = noise(api, seed=-1, mode="loud", scale="x") | api(n4=("Shwo", {}), n5=("Show", {}))
+    assert kinds(prompt, classes) == [
+        ("invalid_prompt", ""),
+        ("value_smaller_than_min", "seed"),
+        ("value_not_in_list", "mode"),
+        ("invalid_input_type", "scale"),
+        ("required_input_missing", "value"),
+    ]
+    assert "did you mean Show?" in str(check(prompt, classes)[1][0])
+
+
+def test_only_what_an_output_needs_is_checked_but_every_class_must_exist(api, classes):
+    assert not kinds(noise(api) | api(n7=("Noise", {"seed": -5})), classes)
+    assert kinds(noise(api) | api(n7=("Missing", {})), classes) == [("invalid_prompt", "")]
+
+
+def test_a_graph_without_outputs_is_refused(api, classes):
+    assert kinds(api(n1=("Number", {"value": 1})), classes) == [("prompt_no_outputs", "")]
+
+
+def test_a_cycle_is_drawn(api, classes):
+    prompt = api(
+        n1=("Add", {"a": ["2", 0], "b": 1}), n2=("Add", {"a": ["1", 0], "b": 1}), n3=("Show", {"value": ["2", 0]})
+    )
+    (problem,) = check(prompt, classes)[1]
+    assert problem.kind == "cycle" and ("1 -> 2 -> 1" in problem.message or "2 -> 1 -> 2" in problem.message)
+
+
+def test_a_node_checks_its_own_constants_but_not_its_links(api, classes):
+    empty = api(n1=("Words", {"text": "  "}), n2=("Show", {"value": ["1", 0]}))
+    (problem,) = check(empty, classes)[1]
+    assert (problem.kind, problem.input) == ("custom_validation_failed", "text")
+    assert str(problem) == "node 1 (Words), text: is empty; write something"
+    linked = api(n0=("Words", {"text": "hi"}), n1=("Words", {"text": ["0", 0]}), n2=("Show", {"value": ["1", 0]}))
+    assert not kinds(linked, classes)
+
+
+def test_naming_an_input_switches_its_range_off_and_kwargs_all_of_them(api, classes):
+    def own(cls, value=None):
+        return True if value == 99 else "not 99"
+
+    classes["Number"].VALIDATE_INPUTS = classmethod(own)
+    prompt = api(n1=("Number", {"value": 99}), n2=("Show", {"value": ["1", 0]}))
+    assert not kinds(prompt, classes)
+    classes["Noise"].VALIDATE_INPUTS = classmethod(lambda cls, **values: True)
+    assert not kinds(noise(api, seed=-1, mode="loud"), classes)
+
+
+def test_naming_input_types_switches_link_checks_off_and_receives_them(api, classes):
+    seen = {}
+
+    def own(cls, input_types):
+        seen.update(input_types)
+        return True
+
+    classes["Noise"].VALIDATE_INPUTS = classmethod(own)
+    prompt = noise(api, scale=["3", 0]) | api(n3=("Number", {"value": 1}))
+    assert not kinds(prompt, classes)
+    assert seen == {"scale": "INT"}
+
+
+def test_an_exception_in_a_nodes_own_check_is_a_problem_not_a_crash(api, classes):
+    def own(cls, value):
+        raise KeyError("lost")
+
+    classes["Number"].VALIDATE_INPUTS = classmethod(own)
+    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}))
+    assert kinds(prompt, classes) == [("exception_during_validation", "value")]
+
+
+def test_wrapped_lists_and_windows_separators(api, classes):
+    classes["Noise"].INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"file": (["a/b.png"],), "any": ("COMBO", {"options": [[1, 2]]})}}
+    )
+    prompt = api(n1=("Noise", {"file": "a\\b.png", "any": {"__value__": [1, 2]}}), n2=("Show", {"value": ["1", 0]}))
+    checked, problems = check(prompt, classes)
+    assert not problems and checked["1"]["inputs"] == {"file": "a/b.png", "any": [1, 2]}
+
+
+def test_broken_entries_are_named(classes):
+    found = [str(problem) for problem in check({"1": {"inputs": {}}, "2": {"class_type": "Show"}}, classes)[1]]
+    assert found == [
+        "node 1: has no class_type; export the graph again",
+        "node 2 (Show): has no inputs; export the graph again",
+    ]

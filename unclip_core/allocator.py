@@ -1,0 +1,25 @@
+"""Keeps glibc from giving every large tensor's pages back to the system.
+
+By default each big activation is mapped and unmapped anew, and the page faults cost a fifth of a CPU sampling step.
+Peak memory grows by what the largest moment leaves behind, a few per cent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_LARGE = 2**31 - 1
+_TOP_PAD = 64 * 2**20
+
+
+def keep_pages() -> bool:
+    """Tell the C library to reuse memory. Returns whether it could: only glibc has the knobs; elsewhere a no-op."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(*knob) for knob in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGE), (_M_TOP_PAD, _TOP_PAD)))

@@ -1,0 +1,1 @@
+"""Files of weights: our own layout, foreign ones, and the catalog of what is installed."""

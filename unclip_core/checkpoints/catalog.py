@@ -1,0 +1,113 @@
+"""What is installed: stacks by name, found on the search path, without torch.
+
+A stack is a folder with one safetensors file per stage. It goes by its folder's name. Searched in this order: the
+embedded stack, the host's model folders, and those of $UNCLIP_MODELS (separated as in $PATH).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import STAGES
+from .header import CheckpointError, StageFile, read_stage
+
+ENVIRONMENT = "UNCLIP_MODELS"
+EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
+# Fitted tables lie beside the stages under these endings; they are no stages.
+TABLES = (".pca.safetensors", ".analytic.safetensors")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StackEntry:
+    """An installed stack. stages: by stage name, those it has. problems: one line for each file that cannot be used."""
+
+    name: str
+    folder: Path
+    stages: dict[str, StageFile] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
+    """The folders that hold stacks, in order, without repetitions. folders: the host's."""
+    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra)))
+
+
+def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEntry]:
+    """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
+    stacks: dict[str, StackEntry] = {}
+    for root in search_path(folders):
+        for folder in _subfolders(root):
+            entry = read_stack(folder)
+            if entry is None:
+                continue
+            if entry.name in stacks:
+                _warn_shadowed(entry.name, stacks[entry.name].folder, folder)
+            else:
+                stacks[entry.name] = entry
+    return stacks
+
+
+def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
+    """The stack called `name`. Raises ValueError if there is none (listing those there are and where it looked) or if
+    one of its files cannot be used.
+    """
+    folders = list(folders)
+    stacks = list_stacks(folders)
+    if name not in stacks:
+        known = ", ".join(stacks) or "none"
+        looked = ", ".join(str(folder) for folder in search_path(folders))
+        raise ValueError(
+            f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; put a folder {name!r} with one "
+            f".safetensors per stage there, or set ${ENVIRONMENT}"
+        )
+    if problems := stacks[name].problems:
+        raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}")
+    return stacks[name]
+
+
+def read_stack(folder: Path) -> StackEntry | None:
+    """The stack in `folder`, or None if it holds no stage files."""
+    stages: dict[str, StageFile] = {}
+    problems = []
+    files = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(TABLES))
+    # A stage's own name first: copies under other names are the ones to complain about.
+    for path in sorted(files, key=lambda path: path.stem not in STAGES):
+        try:
+            found = read_stage(path)
+        except CheckpointError as error:
+            if path.stem in STAGES:
+                problems.append(str(error))
+            continue
+        if found.stage in stages:
+            problems.append(f"{path}: a second {found.stage} beside {stages[found.stage].path.name}; remove one")
+        else:
+            stages[found.stage] = found
+    if not stages and not problems:
+        return None
+    return StackEntry(
+        folder.name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems)
+    )
+
+
+def _subfolders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir())
+    except OSError:  # a search folder need not exist
+        return []
+
+
+_warned: set[tuple[str, Path]] = set()
+
+
+def _warn_shadowed(name: str, used: Path, hidden: Path) -> None:
+    """Once per folder: the catalog is read again for every listing of the nodes."""
+    if (name, hidden) not in _warned:
+        _warned.add((name, hidden))
+        log.warning("two models are called %r: using %s, not %s; rename one folder", name, used, hidden)

@@ -1,0 +1,220 @@
+"""CLIP, through open_clip: text -> TextEncoding, image -> Embedding.
+
+The only module that imports open_clip, and only when a model is first used: importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ClipConfig
+from .types import Embedding, TextEncoding, image_to_model
+from .words import WordTokenizer
+
+CROPS = ("center", "squash")
+
+StateDict = dict[str, Tensor]
+
+
+def build_network(config: ClipConfig) -> nn.Module:
+    """The open_clip model that `config` describes, with fresh weights; named architectures without their pretrained ones."""
+    import open_clip
+
+    if config.architecture:
+        return open_clip.create_model(config.architecture, pretrained=None)
+    if config.vision is None or config.text is None:
+        raise ValueError(f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers")
+    vision, text = config.vision, config.text
+    return open_clip.CLIP(
+        config.embed_dim,
+        {
+            "layers": vision.layers,
+            "width": vision.width,
+            "head_width": vision.head_width,
+            "patch_size": vision.patch_size,
+            "image_size": vision.image_size,
+        },
+        {
+            "context_length": config.context_length,
+            "vocab_size": WordTokenizer(config.vocabulary, config.context_length).size,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.layers,
+        },
+    )
+
+
+def preprocess(image: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: str = "center") -> Tensor:
+    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, size, size) normalised, as CLIP was trained.
+
+    crop: "center" scales the short side to `size` and cuts the middle out; "squash" scales both sides. Bicubic,
+    antialiased. Raises ValueError for another crop.
+    """
+    if crop not in CROPS:
+        raise ValueError(f"CLIP Image Encode: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
+    pixels = (image_to_model(image) + 1.0) * 0.5
+    height, width = pixels.shape[-2:]
+    if crop == "center":
+        scale = size / min(height, width)
+        target = (max(size, round(height * scale)), max(size, round(width * scale)))
+    else:
+        target = (size, size)
+    if target != (height, width):
+        pixels = F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    pixels = pixels[..., top : top + size, left : left + size]
+    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+
+
+class Clip:
+    """A CLIP handle. The network is built and its weights are read on first use.
+
+    weights: a state dict, or a function returning one; None fetches what `config.pretrained` names through open_clip.
+    """
+
+    def __init__(
+        self,
+        config: ClipConfig,
+        weights: StateDict | Callable[[], StateDict] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._weights = weights
+        self._network: nn.Module | None = None
+        self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
+
+    @classmethod
+    def from_config(cls, config: ClipConfig, weights: StateDict | Callable[[], StateDict] | None = None, **options) -> Clip:
+        """A handle over given weights."""
+        return cls(config, weights, **options)
+
+    @classmethod
+    def open(cls, architecture: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> Clip:
+        """Any open_clip model, by name; pretrained: a tag of open_clip's or the path of a local file.
+
+        Raises ValueError if open_clip does not know the name.
+        """
+        import open_clip
+
+        described = open_clip.get_model_config(architecture)
+        if described is None:
+            raise ValueError(f"CLIP {architecture!r} is unknown to open_clip; see open_clip.list_models()")
+        text = described.get("text_cfg", {})
+        config = ClipConfig(
+            clip_id=f"{architecture.removesuffix('-quickgelu')}/{pretrained or 'random'}",
+            embed_dim=described["embed_dim"],
+            text_width=text.get("width", 512),
+            context_length=text.get("context_length", 77),
+            architecture=architecture,
+            pretrained=pretrained,
+        )
+        return cls(config, device=device)
+
+    @property
+    def clip_id(self) -> str:
+        """The name of the embedding space."""
+        return self.config.clip_id
+
+    @property
+    def network(self) -> nn.Module:
+        """The open_clip model, on its device, in evaluation mode."""
+        if self._network is None:
+            self._network = self._load().eval().requires_grad_(False).to(self.device)
+            self._weights = None
+        return self._network
+
+    def _load(self) -> nn.Module:
+        import open_clip
+
+        if self._weights is None and self.config.architecture:
+            return open_clip.create_model(self.config.architecture, pretrained=self.config.pretrained)
+        network = build_network(self.config)
+        if self._weights is not None:
+            state = self._weights() if callable(self._weights) else self._weights
+            network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
+        return network
+
+    def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
+        if self._tokenizer:
+            ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
+            return ids, ids != 0
+        ids = self._open_clip_tokenizer()(captions, context_length=self.config.context_length).long()
+        ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
+        return ids, torch.arange(ids.shape[1])[None, :] <= ends
+
+    def _open_clip_tokenizer(self):
+        import open_clip
+
+        return open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[str] | str) -> TextEncoding:
+        """Encode captions. Raises ValueError for an empty list."""
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        if not captions:
+            raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
+        ids, mask = self.tokenize(captions)
+        tokens, embed = text_states(self.network, ids.to(self.device))
+        return TextEncoding(
+            tokens=tokens.float().cpu(),
+            embed=self._scale(embed).cpu(),
+            mask=mask,
+            ids=ids,
+            clip_id=self.clip_id,
+            captions=tuple(captions),
+        )
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
+        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
+        size = self.network.visual.image_size
+        size = size[0] if isinstance(size, tuple | list) else size
+        pixels = preprocess(image, size, self.config.image_mean, self.config.image_std, crop)
+        return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+
+    def _scale(self, vector: Tensor) -> Tensor:
+        return F.normalize(vector.float(), dim=-1) if self.config.normalised else vector.float()
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """Words of `caption` outside a small vocabulary; always [] for CLIPs that spell by sub-words."""
+        return self._tokenizer.unknown(caption) if self._tokenizer else []
+
+    def vocabulary_summary(self) -> str:
+        """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
+        return self.config.knows
+
+    def truncated(self, caption: str) -> str:
+        """The end of `caption` that does not fit the context, "" if all of it does."""
+        if self._tokenizer:
+            return self._tokenizer.dropped(caption)
+        tokenizer = self._open_clip_tokenizer()
+        if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
+            return ""
+        rest = tokenizer.encode(caption)[self.config.context_length - 2 :]
+        return tokenizer.decode(rest).strip() if rest else ""
+
+
+def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
+
+    Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
+    """
+    tower = getattr(network, "text", network)
+    norm = getattr(tower, "ln_final", None)
+    if norm is None:
+        raise ValueError(f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model")
+    caught: list[Tensor] = []
+    handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    try:
+        embed = network.encode_text(ids)
+    finally:
+        handle.remove()
+    if caught[0].ndim != 3:
+        raise ValueError(f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give")
+    return caught[0], embed

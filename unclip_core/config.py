@@ -1,0 +1,465 @@
+"""Every network's configuration, and the presets PAPER, KARLO and STORYBOOK.
+
+Frozen dataclasses that travel as JSON inside a checkpoint's metadata. This module imports neither torch nor numpy:
+the catalog and the node schemas read it while the editor starts. Sizes are in channels, tokens or pixels; section
+numbers are those of Ramesh et al. 2022 (arXiv 2204.06125).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+
+FORMAT_VERSION = 1
+
+# Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
+# values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
+EMBED_STD = 0.5375
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A discrete noise schedule and what the network predicts on it."""
+
+    name: str = "cosine"  # "cosine" (Nichol & Dhariwal 2021) or "linear" (Ho et al. 2020)
+    timesteps: int = 1000  # training steps T
+    prediction: str = "eps"  # "eps", "x0" or "v"
+    variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
+    x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
+
+    def __post_init__(self) -> None:
+        _one_of("ScheduleConfig.name", self.name, ("cosine", "linear"))
+        _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
+        _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The stack's own way of sampling a stage; a caller's explicit value wins."""
+
+    sampler: str = "ddpm"  # "ddpm", "ddim", "dpmpp_2m" or "analytic_ddpm"
+    steps: int = 25
+    guidance_scale: float = 1.0  # 1.0: conditional forward only
+    eta: float = 0.0  # DDIM's noise share; 1.0 is ancestral
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """A plain ViT image tower (storybook only; named open_clip models bring their own)."""
+
+    width: int = 192
+    layers: int = 6
+    head_width: int = 64
+    patch_size: int = 8
+    image_size: int = 64
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """A causal text tower (storybook only; named open_clip models bring their own)."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 2
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Which CLIP a stack speaks. Either `architecture` names an open_clip model, or `vision`/`text` describe one."""
+
+    clip_id: str = "ViT-L-14/openai"
+    embed_dim: int = 768  # D of the shared space
+    text_width: int = 768  # W of the token states
+    context_length: int = 77  # T
+    normalised: bool = False  # embeddings on the wire have unit norm
+    architecture: str | None = "ViT-L-14-quickgelu"
+    pretrained: str | None = "openai"
+    vision: ClipVisionConfig | None = None
+    text: ClipTextConfig | None = None
+    vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
+    knows: str = ""  # for people: what a small vocabulary can talk about
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """The caption transformer of the paper's decoder and AR prior (Table 3)."""
+
+    vocabulary_size: int = 49408
+    context_length: int = 256
+    width: int = 2048
+    depth: int = 24
+    heads: int = 32
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The diffusion prior: a causal transformer over [text tokens, text embed, time, noisy embed, query] (§2.2)."""
+
+    clip_id: str = "ViT-L-14/openai"
+    prior_id: str = "karlo-v1-alpha/prior"
+    clip_dim: int = 768  # D
+    text_width: int = 768  # width of the incoming token states
+    context_length: int = 77  # number of text tokens
+    width: int = 2048
+    depth: int = 20
+    heads: int = 32
+    final_norm: bool = True
+    dropout: float = 0.0
+    scaling: str = "mean_std"  # "constant": z * embed_scale; "mean_std": (z - mean) / std, held in the checkpoint
+    embed_scale: float = 1.0  # only for "constant"; EMBED_STD * sqrt(D) for unit-norm embeddings (App. C)
+    mask_value: float | None = None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
+    null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
+    )
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 4.0))
+
+    def __post_init__(self) -> None:
+        _one_of("PriorConfig.scaling", self.scaling, ("constant", "mean_std"))
+        _one_of("PriorConfig.null_text", self.null_text, ("empty_caption", "learned"))
+
+
+@dataclass(frozen=True)
+class ARPriorConfig:
+    """The autoregressive prior: a text encoder and a causal decoder over quantised PCA codes (§2.2, App. C)."""
+
+    clip_id: str = "ViT-H-16/paper"
+    clip_dim: int = 1024
+    components: int = 319  # PCA dimensions kept
+    buckets: int = 1024  # quantisation levels per dimension
+    context_length: int = 384  # of the latent decoder
+    width: int = 1664
+    depth: int = 24
+    heads: int = 26
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """An ADM-style UNet (Dhariwal & Nichol 2021), attention over [conditioning tokens; pixels]."""
+
+    image_size: int = 64  # pixels of the side it was trained at
+    in_channels: int = 3  # x_t, plus the low-resolution picture for upsamplers
+    out_channels: int = 6  # 3, or 6 with learned variance
+    channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    depth: int = 3  # residual blocks per level
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)  # side lengths of feature maps that attend; () for none
+    head_channels: int = 64
+    context_width: int = 1536  # width of the conditioning tokens; 0: attention sees pixels alone
+    time_conditioning: str = "scale_shift"  # or "add"
+    resblock_updown: bool = True  # resample inside residual blocks (ADM); False: one strided convolution
+    patch_size: int = 1  # pixel-unshuffle before the first, pixel-shuffle after the last convolution
+    dropout: float = 0.0
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _one_of("UNetConfig.time_conditioning", self.time_conditioning, ("scale_shift", "add"))
+        grid = self.patch_size * 2 ** (len(self.channel_mult) - 1)
+        if self.image_size % grid:
+            raise ValueError(
+                f"UNetConfig.image_size {self.image_size} must be a multiple of {grid} "
+                f"(patch_size {self.patch_size}, {len(self.channel_mult)} levels)"
+            )
+
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding: 4 x channels, as in ADM."""
+        return 4 * self.channels
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The 64 px decoder: a UNet conditioned on an image embedding and, optionally, a caption (§2.1)."""
+
+    clip_id: str = "ViT-L-14/openai"
+    decoder_id: str = "karlo-v1-alpha/decoder"
+    clip_dim: int = 768
+    text_width: int = 768  # width of CLIP's token states
+    extra_tokens: int = 4  # image-embedding tokens put before the text tokens
+    embed_scale: float = 1.0  # multiplies the embedding before its projections; sqrt(D) for unit-norm embeddings
+    text_embed_in_time: bool = True  # Karlo adds the projected text embedding to the time embedding as well
+    text_encoder: TextEncoderConfig | None = None  # None: CLIP's states through Linear + LayerNorm (Karlo)
+    null_embed: str = "learned"  # unconditional image embedding: "learned" (Karlo) or "zero"
+    null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 8.0))
+
+    def __post_init__(self) -> None:
+        _one_of("DecoderConfig.null_embed", self.null_embed, ("learned", "zero"))
+        _one_of("DecoderConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        _check_channels("DecoderConfig", self.unet, self.schedule)
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig:
+    """A super-resolution UNet: the low-resolution picture joins x_t as extra channels; no text, no guidance (§2.1)."""
+
+    low_size: int = 64
+    high_size: int = 256
+    augmentation: str = "blur"  # how the training input is degraded: "blur" (64 -> 256), "bsr" (256 -> 1024), "none"
+    augmentation_level: bool = False  # the network is told the degradation's strength, 0..1
+    sampling_level: float = 0.0  # the level it is told when sampling
+    final_network: bool = False  # a second network makes the last step (Karlo's improved super-resolution)
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            image_size=256,
+            in_channels=6,
+            out_channels=3,
+            attention_resolutions=(),
+            context_width=0,
+            time_conditioning="add",
+        )
+    )
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 7))
+
+    def __post_init__(self) -> None:
+        _one_of("UpsamplerConfig.augmentation", self.augmentation, ("none", "blur", "bsr"))
+        _check_channels("UpsamplerConfig", self.unet, self.schedule)
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """A whole unCLIP. A stage that a stack lacks is None."""
+
+    name: str
+    clip: ClipConfig | None = None
+    prior: PriorConfig | None = None
+    decoder: DecoderConfig | None = None
+    upsampler_256: UpsamplerConfig | None = None
+    upsampler_1024: UpsamplerConfig | None = None
+    ar_prior: ARPriorConfig | None = None
+
+
+STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
+STAGE_CONFIGS: dict[str, type] = {
+    "clip": ClipConfig,
+    "prior": PriorConfig,
+    "decoder": DecoderConfig,
+    "upsampler_256": UpsamplerConfig,
+    "upsampler_1024": UpsamplerConfig,
+    "ar_prior": ARPriorConfig,
+}
+
+
+def to_json(config: object) -> str:
+    """A config as JSON; `from_json` gives an equal object back."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, ensure_ascii=False)  # type: ignore[call-overload]
+
+
+def from_json(cls: type, text: str):
+    """Read `text` into the config class `cls`. Raises ValueError naming an unknown field or a wrong type."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{cls.__name__}: not JSON ({error})") from None
+    return _from_plain(cls, data, cls.__name__)
+
+
+def _from_plain(kind, data, where: str):
+    """Rebuild dataclasses and tuples from JSON's dicts and lists, checking each value against its annotation."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        if data is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: expected an object, got {data!r}")
+        hints = typing.get_type_hints(kind)
+        if unknown := sorted(set(data) - set(hints)):
+            raise ValueError(f"{where}: unknown fields {unknown}; this checkpoint needs a newer comfyui-unclip")
+        return kind(**{name: _from_plain(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"{where}: expected a list, got {data!r}")
+        return tuple(_from_plain(typing.get_args(kind)[0], item, where) for item in data)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
+    return data
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _check_channels(owner: str, unet: UNetConfig, schedule: ScheduleConfig) -> None:
+    expected = 6 if schedule.variance == "learned_range" else 3
+    if unet.out_channels != expected:
+        raise ValueError(f"{owner}: variance {schedule.variance!r} needs unet.out_channels {expected}, got {unet.out_channels}")
+
+
+PAPER = StackConfig(
+    name="paper",
+    clip=ClipConfig("ViT-H-16/paper", 1024, 1024, 77, True, None, None),
+    prior=PriorConfig(
+        clip_id="ViT-H-16/paper",
+        prior_id="paper/prior",
+        clip_dim=1024,
+        text_width=1024,
+        context_length=256,
+        depth=24,
+        scaling="constant",
+        embed_scale=17.2,
+        null_text="learned",
+        schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+        sampling=SamplingConfig("analytic_ddpm", 64, 1.0),
+    ),
+    decoder=DecoderConfig(
+        clip_id="ViT-H-16/paper",
+        decoder_id="paper/decoder",
+        clip_dim=1024,
+        text_width=1024,
+        embed_scale=32.0,
+        text_embed_in_time=False,
+        text_encoder=TextEncoderConfig(),
+        null_embed="zero",
+        null_text="learned",
+        unet=UNetConfig(channels=512, context_width=2048, dropout=0.1),
+        sampling=SamplingConfig("ddpm", 250, 1.25),
+    ),
+    upsampler_256=UpsamplerConfig(
+        unet=UNetConfig(
+            image_size=256,
+            in_channels=6,
+            out_channels=3,
+            attention_resolutions=(),
+            context_width=0,
+            dropout=0.1,
+        ),
+        sampling=SamplingConfig("ddim", 27),
+    ),
+    upsampler_1024=UpsamplerConfig(
+        low_size=256,
+        high_size=1024,
+        augmentation="bsr",
+        unet=UNetConfig(
+            image_size=1024,
+            in_channels=6,
+            out_channels=3,
+            channels=192,
+            channel_mult=(1, 1, 2, 2, 4, 4),
+            depth=2,
+            attention_resolutions=(),
+            context_width=0,
+        ),
+        schedule=ScheduleConfig(name="linear"),
+        sampling=SamplingConfig("ddim", 15),
+    ),
+    ar_prior=ARPriorConfig(),
+)
+
+KARLO = StackConfig(
+    name="karlo-v1-alpha",
+    clip=ClipConfig(),
+    prior=PriorConfig(),
+    decoder=DecoderConfig(),
+    upsampler_256=UpsamplerConfig(final_network=True),
+)
+
+STORYBOOK = StackConfig(
+    name="storybook",
+    clip=ClipConfig(
+        clip_id="storybook-1",
+        embed_dim=192,
+        text_width=128,
+        context_length=32,
+        normalised=True,
+        architecture=None,
+        pretrained=None,
+        vision=ClipVisionConfig(),
+        text=ClipTextConfig(),
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+    ),
+    prior=PriorConfig(
+        clip_id="storybook-1",
+        prior_id="storybook-1/prior",
+        clip_dim=192,
+        text_width=128,
+        context_length=32,
+        width=256,
+        depth=4,
+        heads=8,
+        scaling="constant",
+        embed_scale=7.45,  # EMBED_STD * sqrt(192)
+        null_text="learned",
+        schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+        sampling=SamplingConfig("ddpm", 25, 1.0),
+    ),
+    decoder=DecoderConfig(
+        clip_id="storybook-1",
+        decoder_id="storybook-1/decoder",
+        clip_dim=192,
+        text_width=128,
+        embed_scale=13.86,  # sqrt(192): unit variance per dimension
+        text_embed_in_time=False,
+        null_text="learned",
+        unet=UNetConfig(
+            out_channels=3,
+            channels=64,
+            channel_mult=(1, 2, 3),
+            depth=1,
+            attention_resolutions=(8,),
+            head_channels=32,
+            context_width=192,
+            resblock_updown=False,
+            patch_size=2,
+        ),
+        schedule=ScheduleConfig(prediction="v"),
+        sampling=SamplingConfig("dpmpp_2m", 25, 3.0),
+    ),
+    upsampler_256=UpsamplerConfig(
+        unet=UNetConfig(
+            image_size=256,
+            in_channels=6,
+            out_channels=3,
+            channels=48,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(),
+            context_width=0,
+            resblock_updown=False,
+            patch_size=4,
+            norm_groups=16,
+        ),
+        augmentation_level=True,
+        sampling_level=0.2,
+        schedule=ScheduleConfig(prediction="v"),
+        sampling=SamplingConfig("ddim", 6),
+    ),
+    upsampler_1024=UpsamplerConfig(
+        low_size=256,
+        high_size=1024,
+        augmentation="bsr",
+        augmentation_level=True,
+        sampling_level=0.2,
+        unet=UNetConfig(
+            image_size=1024,
+            in_channels=6,
+            out_channels=3,
+            channels=48,
+            channel_mult=(1, 1),
+            depth=1,
+            attention_resolutions=(),
+            context_width=0,
+            resblock_updown=False,
+            patch_size=8,
+            norm_groups=16,
+        ),
+        schedule=ScheduleConfig(name="linear", prediction="v"),
+        sampling=SamplingConfig("ddim", 4),
+    ),
+)
+
+PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}

@@ -1,0 +1,138 @@
+"""Where and in what precision stages run: device, dtype, memory format, and moving weights stage by stage."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """`device` if given, else the best there is: CUDA (ROCm too), Intel XPU, Apple's MPS, CPU."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return torch.device("xpu")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
+    """The weights' dtype for a loader's setting "auto", "fp32", "bf16" or "fp16" on `device`.
+
+    auto: bfloat16 where the processor computes in it, else float16 on a GPU, else float32. Raises ValueError for
+    another setting.
+    """
+    if isinstance(setting, torch.dtype):
+        return setting
+    if setting in DTYPES:
+        return DTYPES[setting]
+    if setting != "auto":
+        raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return torch.bfloat16 if cpu_has_bf16() else torch.float32
+    if kind == "cuda":
+        return (
+            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip else torch.float16
+        )
+    return torch.bfloat16 if kind == "xpu" else torch.float16
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def memory_format(device: torch.device | str) -> torch.memory_format:
+    """The layout of feature maps that convolutions like best: channels-last, but on MPS, which has no such kernels."""
+    return torch.contiguous_format if torch.device(device).type == "mps" else torch.channels_last
+
+
+def place(module: Module, device: torch.device | str, dtype: torch.dtype) -> Module:
+    """Move a network to where and how it runs. Four-dimensional weights take the device's memory format."""
+    return module.to(device=device, dtype=dtype, memory_format=memory_format(device))
+
+
+class Placed(Generic[Module]):
+    """A network that is built on first use and lives on its device only while it is the one in use.
+
+    `build()` returns the module on the CPU. Calling the object returns it in place; on a device other than the CPU
+    every other Placed network of that device leaves for the CPU first, so that the largest stage sets the memory
+    needed, not the sum. `on_place` replaces that rule: it is called with the module and must bring it to the device
+    (an editor's memory manager).
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        on_place: Callable[[Module], None] | None = None,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._build = build
+        self._on_place = on_place
+        self._module: Module | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Module:
+        """The module, on its device, in evaluation mode, without gradients."""
+        with self._lock:
+            if self._module is None:
+                module = self._build().eval().requires_grad_(False)
+                # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
+                self._module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+        if self._on_place is not None:
+            self._on_place(self._module)
+        elif self.device.type != "cpu":
+            _take_device(self)
+        return self._module
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights have been read."""
+        return self._module is not None
+
+    def offload(self) -> None:
+        """Bring the weights back to the CPU."""
+        if self._module is not None:
+            self._module.to("cpu")
+        if _current(self.device) is self:
+            del _on_device[self.device]
+
+    def unload(self) -> None:
+        """Forget the weights; the next use reads them again."""
+        self.offload()
+        self._module = None
+
+
+_on_device: dict[torch.device, weakref.ref[Placed]] = {}  # weak: a stack that is dropped must free its memory
+
+
+def _current(device: torch.device) -> Placed | None:
+    reference = _on_device.get(device)
+    return reference() if reference is not None else None
+
+
+def _take_device(placed: Placed) -> None:
+    """Make `placed` the only network on its device."""
+    current = _current(placed.device)
+    if current is placed:
+        return
+    if current is not None:
+        current.offload()
+    placed._module.to(placed.device)
+    _on_device[placed.device] = weakref.ref(placed)

@@ -1,0 +1,1 @@
+"""Noise schedules, samplers and guidance: arithmetic on tensors, without any network."""

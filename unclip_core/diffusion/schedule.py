@@ -1,0 +1,251 @@
+"""The discrete noise schedule: x_t = sqrt(alphas_cumprod[t]) x_0 + sqrt(1 - alphas_cumprod[t]) noise.
+
+Built in float64 on the CPU and stored as float32 tables (MPS has no float64). Training indexes the tables by a (B,)
+int64 t; samplers take `respace(n)`, whose coefficients are plain Python floats, so that no step reads from the device.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a respaced schedule, from x_t to x_s with s < t. All numbers are floats of float64 accuracy.
+
+    t: training timestep 0..T-1; t_prev: s, or -1 when the step ends at the clean x_0.
+    alpha, sigma: sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at t; alpha_prev, sigma_prev: at s (1, 0 for x_0).
+    ratio: alphas_cumprod[t] / alphas_cumprod[s]; beta: 1 - ratio, the noise the forward process adds from s to t.
+    posterior_variance: of q(x_s | x_t, x_0), 0 at the last step.
+    min_log_variance, max_log_variance: ends of the learned range; equal to each other's finite value at the last step.
+    """
+
+    t: int
+    t_prev: int
+    alpha: float
+    sigma: float
+    alpha_prev: float
+    sigma_prev: float
+    ratio: float
+    beta: float
+    posterior_variance: float
+    min_log_variance: float
+    max_log_variance: float
+
+
+@dataclass(frozen=True)
+class ScheduleSteps:
+    """What a sampler needs to know: the steps from noise to picture, and how to read the network's output."""
+
+    steps: tuple[Step, ...]
+    prediction: str
+    variance: str
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self):
+        return iter(self.steps)
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """Training timesteps, descending."""
+        return tuple(step.t for step in self.steps)
+
+
+class Schedule:
+    """A ScheduleConfig worked out. Tables are float32, shape (T,), on `device` (CPU until `.to`).
+
+    betas, alphas_cumprod, sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod: the forward process;
+    posterior_variance, posterior_log_variance: of q(x_{t-1} | x_t, x_0), the log's entry 0 replaced by entry 1 because
+    the variance there is 0; log_betas: the upper end of the learned range.
+    """
+
+    _TABLES = (
+        "betas",
+        "alphas_cumprod",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance",
+        "log_betas",
+        "posterior_x0_weight",
+        "posterior_xt_weight",
+    )
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        self.config = config
+        self.timesteps = config.timesteps
+        betas = make_betas(config.name, config.timesteps)
+        cumprod = torch.cumprod(1.0 - betas, 0)
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), cumprod[:-1]])
+        posterior = betas * (1.0 - previous) / (1.0 - cumprod)
+        self._cumprod64: list[float] = cumprod.tolist()
+        tables = {
+            "betas": betas,
+            "alphas_cumprod": cumprod,
+            "sqrt_alphas_cumprod": cumprod.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1.0 - cumprod).sqrt(),
+            "posterior_variance": posterior,
+            "posterior_log_variance": torch.cat([posterior[1:2], posterior[1:]]).log(),
+            "log_betas": betas.log(),
+            "posterior_x0_weight": betas * previous.sqrt() / (1.0 - cumprod),
+            "posterior_xt_weight": (1.0 - previous) * (1.0 - betas).sqrt() / (1.0 - cumprod),
+        }
+        for name in self._TABLES:
+            setattr(self, name, tables[name].to(torch.float32))
+
+    def to(self, device: torch.device | str) -> Schedule:
+        """This schedule with its tables on `device`: where a training step's t lives."""
+        moved = copy.copy(self)
+        for name in self._TABLES:
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
+
+    # -- training: t is (B,) int64 in 0..T-1, x is (B, ...); results are float32 (float64 for float64 inputs) --
+
+    def add_noise(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t of the forward process."""
+        alpha, sigma = self._alpha_sigma(t, x_0)
+        return alpha * x_0 + sigma * noise
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should output: the noise, x_0, or v = alpha noise - sigma x_0."""
+        if self.config.prediction == "eps":
+            return noise
+        if self.config.prediction == "x0":
+            return x_0
+        alpha, sigma = self._alpha_sigma(t, x_0)
+        return alpha * noise - sigma * x_0
+
+    def to_x0_eps(self, output: Tensor, x_t: Tensor, t: Tensor, clamp: float | None = None) -> tuple[Tensor, Tensor]:
+        """(x_0, noise) that the network's output (variance channels removed) stands for."""
+        alpha, sigma = self._alpha_sigma(t, x_t)
+        return to_x0_eps(self.config.prediction, output, x_t, alpha, sigma, clamp)
+
+    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, log variance) of q(x_{t-1} | x_t, x_0), which L_vlb compares with; log variance (B, 1, ..., 1)."""
+        mean = self.at(self.posterior_x0_weight, t, x_t) * x_0 + self.at(self.posterior_xt_weight, t, x_t) * x_t
+        return mean, self.at(self.posterior_log_variance, t, x_t)
+
+    def learned_log_variance(self, output: Tensor, t: Tensor) -> Tensor:
+        """Log variance from the network's variance channels, -1..1 between the posterior's and beta's (log space)."""
+        low, high = self.at(self.posterior_log_variance, t, output), self.at(self.log_betas, t, output)
+        return interpolate_log_variance(output, low, high)
+
+    @staticmethod
+    def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        """table[t] shaped (B, 1, ..., 1) to broadcast over `like`."""
+        return table.to(t.device)[t].reshape(-1, *[1] * (like.ndim - 1))
+
+    def _alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        return self.at(self.sqrt_alphas_cumprod, t, like), self.at(self.sqrt_one_minus_alphas_cumprod, t, like)
+
+    # -- sampling --
+
+    def respace(self, steps: int) -> ScheduleSteps:
+        """`steps` steps over round(linspace(0, T-1, steps)), descending; a single step starts at T-1.
+
+        Raises ValueError when steps is not an integer in 1..T.
+        """
+        return self.steps_through(respaced_timesteps(self.timesteps, steps))
+
+    def steps_through(self, timesteps: tuple[int, ...]) -> ScheduleSteps:
+        """The steps that visit these strictly descending timesteps and end at the clean x_0."""
+        follows = (*timesteps[1:], -1)
+        if (
+            not timesteps
+            or timesteps[0] >= self.timesteps
+            or any(s >= t for t, s in zip(timesteps, follows, strict=True))
+        ):
+            raise ValueError(f"timesteps must descend within 0..{self.timesteps - 1}, got {list(timesteps)}")
+        pairs = zip(timesteps, follows, strict=True)
+        return ScheduleSteps(tuple(self._step(t, s) for t, s in pairs), self.config.prediction, self.config.variance)
+
+    def _step(self, t: int, s: int) -> Step:
+        cumprod = self._cumprod64[t]
+        previous = self._cumprod64[s] if s >= 0 else 1.0
+        ratio = cumprod / previous
+        beta = 1.0 - ratio
+        variance = beta * (1.0 - previous) / (1.0 - cumprod)
+        max_log = math.log(beta)
+        return Step(
+            t=t,
+            t_prev=s,
+            alpha=math.sqrt(cumprod),
+            sigma=math.sqrt(1.0 - cumprod),
+            alpha_prev=math.sqrt(previous),
+            sigma_prev=math.sqrt(1.0 - previous),
+            ratio=ratio,
+            beta=beta,
+            posterior_variance=variance,
+            min_log_variance=math.log(variance) if variance > 0.0 else max_log,
+            max_log_variance=max_log,
+        )
+
+
+def make_betas(name: str, timesteps: int) -> Tensor:
+    """Betas (T,) float64. "cosine": Nichol & Dhariwal 2021 eq. 17, capped at 0.999; "linear": Ho et al. 2020, 1e-4 to
+    0.02 at T = 1000, scaled so that other T end at the same noise."""
+    if timesteps < 2:
+        raise ValueError(f"ScheduleConfig.timesteps {timesteps} is too small; a schedule needs at least 2")
+    if name == "linear":
+        scale = 1000.0 / timesteps
+        return torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64).clamp(max=0.999)
+    if name == "cosine":
+        points = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        level = torch.cos((points + 0.008) / 1.008 * (math.pi / 2)) ** 2
+        return (1.0 - level[1:] / level[:-1]).clamp(max=0.999)
+    raise ValueError(f"schedule {name!r} is unknown; choose 'cosine' or 'linear'")
+
+
+def respaced_timesteps(timesteps: int, steps: int) -> tuple[int, ...]:
+    """round(linspace(0, timesteps-1, steps)), descending (facts C.4)."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
+        raise ValueError(f"steps must be a whole number from 1 to {timesteps}, got {steps!r}")
+    if steps == 1:
+        return (timesteps - 1,)
+    stride = (timesteps - 1) / (steps - 1)
+    return tuple(round(i * stride) for i in reversed(range(steps)))
+
+
+def to_x0_eps(
+    prediction: str,
+    output: Tensor,
+    x_t: Tensor,
+    alpha: Tensor | float,
+    sigma: Tensor | float,
+    clamp: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(x_0, eps) that `output` stands for at noise level (alpha, sigma).
+
+    A clamped x_0 brings its own eps, so that x_t = alpha x_0 + sigma eps holds for what is returned.
+    """
+    if prediction == "x0":
+        x_0 = output
+    elif prediction == "eps":
+        x_0 = (x_t - sigma * output) / alpha
+    elif prediction == "v":
+        x_0 = alpha * x_t - sigma * output
+    else:
+        raise ValueError(f"prediction {prediction!r} is unknown; choose 'eps', 'x0' or 'v'")
+    if clamp is None and prediction == "eps":
+        return x_0, output
+    if clamp is None and prediction == "v":
+        return x_0, sigma * x_t + alpha * output
+    if clamp is not None:
+        x_0 = x_0.clamp(-clamp, clamp)
+    return x_0, (x_t - alpha * x_0) / sigma
+
+
+def interpolate_log_variance(output: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Log variance between `low` (output -1) and `high` (output 1): Nichol & Dhariwal 2021 eq. 15."""
+    share = (output + 1.0) * 0.5
+    return share * high + (1.0 - share) * low

@@ -1,0 +1,187 @@
+"""The judge: a classifier of a storybook picture's object, colour and background, trained on renders alone.
+
+It never sees CLIP, nor a held-out triple. Each head has one more class, "none of these", taught on noise, blur,
+half-erased and blended renders, so that a smudge does not count as its nearest object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..training.data import StorybookData, to_model
+from ..training.loop import Progress, train
+from ..training.recipes import Recipe
+from ..training.sheets import grid, save_png
+from ..training.storybook.draw import render
+from ..training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
+from ..types import model_to_image
+
+HEADS = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS}
+IGNORED = -100  # cross_entropy's own: this head learns nothing from this row
+SPOILT_SHARE = 0.25
+
+JUDGE_RECIPE = Recipe(steps=2500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
+
+
+class Judge(nn.Module):
+    """(B, 3, 64, 64) in -1..1 -> logits per head, the last class being "none of these"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 128)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
+        self.hidden = nn.Linear(128 * 16, 256)
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes) + 1) for name, classes in HEADS.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (B, classes + 1) by head."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.silu(norm(conv(x)))
+        x = F.dropout(F.silu(self.hidden(x.flatten(1))), 0.2, self.training)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+class JudgeTask:
+    """Trains the judge on one-object renders, shifted and zoomed, a quarter of them spoilt."""
+
+    stage = "judge"
+
+    def __init__(self, data: StorybookData) -> None:
+        self.data = data
+        self.rows = [i for i, s in enumerate(data.scenes) if len(s.things) == 1 and s.word is None]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def build(self) -> nn.Module:
+        """Fresh weights."""
+        torch.manual_seed(0)
+        return Judge()
+
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
+        """Pictures and their classes by head."""
+        rows = [self.rows[row] for row in rows]
+        scenes = [self.data.scenes[row] for row in rows]
+        pictures = self.data.pictures(rows)
+        labels = {name: torch.tensor([classes_of(s)[name] for s in scenes]) for name in HEADS}
+        for index in range(len(rows)):
+            if rng.random() < SPOILT_SHARE:
+                self._spoil(index, pictures, labels, scenes, rng, generator)
+            elif rng.random() < 0.4:
+                pictures[index] = zoom(scenes[index], rng)
+        return {"pictures": pictures + 0.03 * torch.randn(pictures.shape, generator=generator), "labels": labels}
+
+    def _spoil(self, index, pictures, labels, scenes, rng, generator) -> None:
+        """Turn one row into an example of "none of these"."""
+        kind = rng.choice(("noise", "blur", "erased", "blended"))
+        if kind == "noise":
+            size = rng.choice((4, 8, 16, 64))
+            noise = torch.randn(1, 3, size, size, generator=generator)
+            noise = F.interpolate(noise, 64, mode="bicubic", align_corners=False)[0].clamp(-1, 1)
+            pictures[index] = torch.lerp(pictures[index], noise, rng.uniform(0.75, 1.0))
+        elif kind == "blur":
+            small = F.adaptive_avg_pool2d(pictures[index][None], rng.choice((2, 4, 6)))
+            pictures[index] = F.interpolate(small, 64, mode="bilinear", align_corners=False)[0]
+        elif kind == "erased":
+            pictures[index] = half_erased(scenes[index], rng)
+            labels["object"][index] = len(OBJECTS)
+            labels["colour"][index] = IGNORED
+            return
+        else:
+            other = rng.randrange(len(scenes))
+            if scenes[other].triples() == scenes[index].triples():
+                return
+            pictures[index] = torch.lerp(pictures[index], self.data.pictures([self.rows[other]])[0], rng.uniform(0.4, 0.6))
+        for name, classes in HEADS.items():
+            labels[name][index] = len(classes)
+
+    def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
+        """Sum of the heads' cross-entropies; logs the share of rows right in every head."""
+        logits, labels = network(batch["pictures"]), batch["labels"]
+        loss = sum(F.cross_entropy(logits[name].float(), labels[name]) for name in HEADS)
+        right = torch.stack([(logits[n].argmax(1) == labels[n]) | (labels[n] == IGNORED) for n in HEADS]).all(0)
+        return loss, {"right": round(right.float().mean().item(), 3)}
+
+    def sheet(self, network: nn.Module, path: Path) -> None:
+        """What a batch looks like, spoilt rows included."""
+        batch = self.batch(list(range(64)), random.Random(0), torch.Generator().manual_seed(0))
+        save_png(grid(model_to_image(batch["pictures"])), path)
+
+    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+        """The weights."""
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+
+
+def classes_of(scene: Scene) -> dict[str, int]:
+    """Class indices of a scene's first thing and background."""
+    thing = scene.things[0]
+    return {
+        "object": OBJECTS.index(thing.kind),
+        "colour": COLOURS.index(thing.colour),
+        "background": BACKGROUNDS.index(scene.background),
+    }
+
+
+def zoom(scene: Scene, rng: random.Random) -> Tensor:
+    """The scene seen through a smaller window that holds its object whole: (3, 64, 64)."""
+    thing = scene.things[0]
+    side = rng.uniform(max(0.5, thing.width * 1.15), 1.0)
+    left, top = (
+        rng.uniform(max(0.0, min(at + thing.width / 2 - side, 1 - side)), min(1 - side, max(0.0, at - thing.width / 2)))
+        for at in (thing.x, thing.y)
+    )
+    return to_model(render(scene, 64, (left, top, side))[None])[0]
+
+
+def half_erased(scene: Scene, rng: random.Random) -> Tensor:
+    """The scene with half of its object painted over by its own background: (3, 64, 64)."""
+    whole = render(scene, 64).astype(np.float32)
+    bare = render(dataclasses.replace(scene, things=()), 64).astype(np.float32)
+    thing = scene.things[0]
+    ys, xs = np.mgrid[0:64, 0:64] / 64.0
+    turn = rng.uniform(0, 2 * np.pi)
+    side = np.cos(turn) * (xs - thing.x) + np.sin(turn) * (ys - thing.y) > rng.uniform(-0.1, 0.05) * thing.width
+    return to_model(np.where(side[..., None], bare, whole).astype(np.uint8)[None])[0]
+
+
+def trained_judge(folder: Path, data: StorybookData, on_progress=None, recipe: Recipe = JUDGE_RECIPE) -> Judge:
+    """The judge in `folder`, trained there first if it is not yet. on_progress gets the loop's Progress."""
+    weights = folder / "judge.safetensors"
+    if not weights.exists():
+        task = JudgeTask(data)
+        progress: Progress
+        for progress in train(task, recipe, folder, len(task)):
+            if on_progress:
+                on_progress(progress)
+    judge = Judge()
+    judge.load_state_dict(load_file(weights))
+    return judge.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def verdicts(judge: Judge, pictures: Tensor) -> list[dict[str, str]]:
+    """What the judge sees in IMAGE (B, 64, 64, 3): a name per head, "none" for none of these."""
+    logits = judge(pictures.movedim(-1, 1) * 2 - 1)
+    names = {head: (*classes, "none") for head, classes in HEADS.items()}
+    picks = {head: values.argmax(1).tolist() for head, values in logits.items()}
+    return [{head: names[head][picks[head][i]] for head in HEADS} for i in range(len(pictures))]
+
+
+def two_halves(pictures: Tensor, relation: str) -> tuple[Tensor, Tensor]:
+    """The windows of a two-object picture (B, 64, 64, 3) around its first and second object, enlarged to 64 px."""
+    low, high, mid = slice(0, 35), slice(29, 64), slice(14, 50)
+    rows = {"above": (low, high), "below": (high, low)}.get(relation, (mid, mid))
+    columns = {"left of": (low, high), "right of": (high, low)}.get(relation, (mid, mid))
+    halves = [pictures[:, r, c].movedim(-1, 1) for r, c in zip(rows, columns, strict=True)]
+    first, second = (F.interpolate(h, (64, 64), mode="bicubic", align_corners=False).clamp(0, 1) for h in halves)
+    return first.movedim(1, -1), second.movedim(1, -1)

@@ -1,0 +1,54 @@
+"""How many rows of a batch fit at once: estimates, deliberately on the high side, of what a forward needs per row."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import PriorConfig, UNetConfig
+
+GIB = 2**30
+# Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
+CPU_LIMIT = 1 * GIB
+UNKNOWN_FREE = 2 * GIB
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a forward on `device` may take, memory cached by PyTorch's allocator included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    if device.type == "cpu":
+        return min(_available_ram(), 2 * CPU_LIMIT)
+    return UNKNOWN_FREE
+
+
+def rows_that_fit(device: torch.device, row_bytes: int) -> int:
+    """At least 1. Half of what is free: estimates err, and others use the device too."""
+    return max(1, free_bytes(device) // 2 // max(1, row_bytes))
+
+
+def unet_row_bytes(config: UNetConfig, side: int, itemsize: int) -> int:
+    """One row of a UNet forward at `side` pixels without gradients: the skips, and the widest level's working set."""
+    pixels = (side // config.patch_size) ** 2
+    maps = [config.channels * mult * (pixels >> (2 * level)) for level, mult in enumerate(config.channel_mult)]
+    skips = sum(size * (config.depth + 1) for size in maps)
+    working = 8 * max(maps)  # in and out of a block on the way up: concatenation, two norms, two convolutions
+    samples = 12 * config.out_channels * side**2 * 4  # x_t, x_0, their likes and a copy or two, float32
+    return (skips + working) * itemsize + samples
+
+
+def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:
+    """One row of the prior: its cached keys and values, and the forward that makes them."""
+    tokens = config.context_length + 4
+    return tokens * config.width * (2 * config.depth + 16) * itemsize + config.heads * tokens**2 * 4
+
+
+def _available_ram() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return UNKNOWN_FREE

@@ -1,0 +1,1 @@
+"""The networks: torch modules built from the dataclasses of `config.py`. No sampling, no files, no editor."""

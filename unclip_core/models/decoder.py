@@ -1,0 +1,171 @@
+"""The 64 px decoder: a UNet conditioned on a CLIP image embedding and, optionally, a caption (§2.1).
+
+The image embedding is projected and added to the time embedding, and projected to extra tokens that stand before the
+text tokens. The text tokens are CLIP's own states through a projection (Karlo), or a text transformer's (the paper).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DecoderConfig
+from .layers import KeyValue
+from .text_encoder import TextEncoder
+from .unet import UNet
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What every step of one sampling call shares, computed once.
+
+    addition: (B, time_width), added to the time embedding. context: keys and values (B, heads, L, c) of the tokens for
+    every attention. mask: (B, L) bool, the tokens to attend to.
+    """
+
+    addition: Tensor
+    context: tuple[KeyValue, ...]
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return self.addition.shape[0]
+
+    def take(self, rows: slice) -> Conditioning:
+        """The given rows, for batches split to fit memory."""
+        return Conditioning(self.addition[rows], tuple((k[rows], v[rows]) for k, v in self.context), self.mask[rows])
+
+
+class DecoderNetwork(nn.Module):
+    """`condition` once, then `forward` per step."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        time_width, width = config.unet.time_width, config.unet.context_width
+        encoder = config.text_encoder
+        if width == 0 or (encoder is not None and encoder.width != width):
+            raise ValueError(
+                f"DecoderNetwork: unet.context_width {width} must be "
+                + (f"the text encoder's width {encoder.width}" if encoder else "positive")
+            )
+        self.unet = UNet(config.unet)
+        self.embed_to_time = nn.Linear(config.clip_dim, time_width)
+        self.embed_to_tokens = nn.Linear(config.clip_dim, width * config.extra_tokens)
+        if encoder is None:
+            self.text_encoder = None
+            self.text_proj = nn.Linear(config.text_width, width)
+            self.text_norm = nn.LayerNorm(width)
+        else:
+            self.text_encoder = TextEncoder(encoder)
+        pooled_width = config.clip_dim if encoder is None else encoder.width
+        self.text_to_time = nn.Linear(pooled_width, time_width) if config.text_embed_in_time else None
+        if config.null_embed == "learned":
+            self.null_embed = nn.Parameter(torch.zeros(config.clip_dim))
+        if config.null_text == "learned":
+            self.null_token = nn.Parameter(torch.randn(width))
+            if self.text_to_time is not None:
+                self.null_pooled = nn.Parameter(torch.zeros(pooled_width))
+
+    def condition(
+        self,
+        embed: Tensor | None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        text_embed: Tensor | None = None,
+        ids: Tensor | None = None,
+        *,
+        drop_embed: Tensor | None = None,
+        drop_text: Tensor | None = None,
+        batch: int | None = None,
+    ) -> Conditioning:
+        """Everything that does not depend on the step. Gradients flow, so training calls it too.
+
+        embed: (B, D) native image embeddings; None is the null embedding in every row. tokens (B, T, W), mask (B, T)
+        bool, text_embed (B, D): a TextEncoding's; ids (B, T) instead of tokens for a decoder with its own text
+        encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
+        that take the null instead. batch: B, needed only when both embed and text are None.
+        Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption.
+        """
+        batch = next((len(x) for x in (embed, mask) if x is not None), batch)
+        if batch is None:
+            raise ValueError("DecoderNetwork.condition: neither embed nor text given; say the batch size")
+        self._check_text(mask, drop_text)
+        image = self._image(embed, drop_embed, batch)  # (B, D)
+        addition = self.embed_to_time(image)
+        # Feature-major, as published weights have it: (B, width * n) -> (B, width, n) -> (B, n, width).
+        extra = self.embed_to_tokens(image).view(batch, -1, self.config.extra_tokens).transpose(1, 2)
+        text, mask, pooled = self._text(tokens, mask, text_embed, ids, drop_text, batch)
+        if self.text_to_time is not None:
+            addition = addition + self.text_to_time(pooled)
+        context = self.unet.project_context(torch.cat([extra, text.to(extra.dtype)], dim=1))
+        return Conditioning(addition, context, F.pad(mask, (self.config.extra_tokens, 0), value=True))
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
+        return self.unet.time_features(t)
+
+    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, time: Tensor | None = None) -> Tensor:
+        """x_t (B, 3, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
+        if time is None:
+            time = self.time_features(t)
+        return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask)
+
+    def _check_text(self, mask: Tensor | None, drop_text: Tensor | None) -> None:
+        if self.config.null_text != "learned" and (mask is None or drop_text is not None):
+            raise ValueError(
+                f"DecoderNetwork: {self.config.decoder_id} has no learned null text; pass the encoded empty caption "
+                "in the rows without one"
+            )
+
+    def _image(self, embed: Tensor | None, drop: Tensor | None, batch: int) -> Tensor:
+        """Image embeddings on the network's scale with nulls in place: (B, D), weights' dtype."""
+        weight = self.embed_to_time.weight
+        if self.config.null_embed == "learned":
+            null = self.null_embed.expand(batch, -1)
+        else:
+            null = weight.new_zeros(batch, self.config.clip_dim)
+        if embed is None:
+            return null
+        if embed.shape[1] != self.config.clip_dim:
+            raise ValueError(
+                f"DecoderNetwork: {self.config.decoder_id} was trained on {self.config.clip_dim}-d embeddings of "
+                f"{self.config.clip_id}, but got {embed.shape[1]}-d; encode with the CLIP of the same stack"
+            )
+        image = (embed * self.config.embed_scale).to(weight.dtype)
+        return image if drop is None else torch.where(drop[:, None], null, image)
+
+    def _text(
+        self,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        text_embed: Tensor | None,
+        ids: Tensor | None,
+        drop: Tensor | None,
+        batch: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Context tokens (B, T, width), their mask (B, T), and what text_to_time reads (B, .), nulls in place."""
+        pools = self.text_to_time is not None
+        if mask is None:
+            null_pooled = self.null_pooled.expand(batch, -1) if pools else None
+            null_mask = torch.ones(batch, 1, dtype=torch.bool, device=self.null_token.device)
+            return self.null_token.expand(batch, 1, -1), null_mask, null_pooled
+        pooled = None
+        if self.text_encoder is None:
+            dtype = self.text_proj.weight.dtype
+            text = self.text_norm(self.text_proj(tokens.to(dtype)))
+            pooled = text_embed.to(dtype) if pools else None
+        else:
+            text = self.text_encoder(ids, mask)
+            pooled = self.text_encoder.pooled(text, mask) if pools else None
+        if drop is None:
+            return text, mask, pooled
+        # One learned token stands for "no caption"; the rest of the row is masked.
+        first = torch.arange(mask.shape[1], device=mask.device) == 0  # (T,)
+        text = torch.where(drop[:, None, None], self.null_token.to(text.dtype), text)
+        mask = torch.where(drop[:, None], first, mask)
+        if pools:
+            pooled = torch.where(drop[:, None], self.null_pooled.to(pooled.dtype), pooled)
+        return text, mask, pooled

@@ -1,0 +1,166 @@
+"""The UNet of decoder and upsamplers: ADM's residual UNet (Dhariwal & Nichol 2021) with attention over
+[conditioning tokens; pixels] as in GLIDE. Blocks, skips and heads are ordered as in ADM, so that published weights map
+onto it one to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import UNetConfig
+from .layers import GroupNorm, KeyValue, Resample, ResBlock, SpatialAttention, TimeEmbedding, silu, zero_init
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention if the level attends, then maybe a resampling."""
+
+    def __init__(
+        self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None, *, first: int = 0
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions)
+        self.resample = resample
+        self.first_context = first  # index of the first attention's keys and values in the conditioning
+
+
+class UNet(nn.Module):
+    """(B, in, H, W) and a time embedding -> (B, out, H, W). H and W: multiples of patch_size * 2^(levels - 1)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.channels * mult for mult in config.channel_mult]
+        side = config.image_size // config.patch_size
+        attends = [side >> level in config.attention_resolutions for level in range(len(widths))]
+        self._attention_count = 0
+        patch_area = config.patch_size**2
+        self.conv_in = nn.Conv2d(config.in_channels * patch_area, config.channels, 3, padding=1)
+        self.time_embed = TimeEmbedding(config.channels, config.time_width)
+
+        skips = [config.channels]
+        channels = config.channels
+        down = []
+        for level, width in enumerate(widths):
+            blocks = [self._block(channels if i == 0 else width, width) for i in range(config.depth)]
+            is_last = level == len(widths) - 1
+            down.append(self._level(blocks, width, attends[level], None if is_last else "down"))
+            skips += [width] * (config.depth + (not is_last))
+            channels = width
+        self.down = nn.ModuleList(down)
+
+        self.mid = self._level([self._block(channels, channels)], channels, any(attends), None)
+        self.mid_out = self._block(channels, channels)
+
+        up = []
+        for level, width in reversed(list(enumerate(widths))):
+            blocks = []
+            for _ in range(config.depth + 1):
+                blocks.append(self._block(channels + skips.pop(), width))
+                channels = width
+            up.append(self._level(blocks, width, attends[level], "up" if level else None))
+        self.up = nn.ModuleList(up)
+
+        self.norm_out = GroupNorm(config.norm_groups, channels, config.norm_eps)
+        self.conv_out = zero_init(nn.Conv2d(channels, config.out_channels * patch_area, 3, padding=1))
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
+        return self.time_embed(t)
+
+    def project_context(self, tokens: Tensor) -> tuple[KeyValue, ...]:
+        """Keys and values of conditioning tokens (B, L, context_width) for every attention, in running order."""
+        levels = [*self.down, self.mid, *self.up]
+        return tuple(attention.project_context(tokens) for level in levels for attention in level.attentions)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        context: Sequence[KeyValue] = (),
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, in, H, W); time (B, time_width), conditioning already added; returns (B, out, H, W) float32.
+
+        context: from `project_context`; context_mask (B, L) bool, True = attend to that token.
+        """
+        x = x.to(self.conv_in.weight.dtype)
+        if self.config.patch_size > 1:
+            x = F.pixel_unshuffle(x, self.config.patch_size)
+        time = F.silu(time)
+        masks: dict[int, Tensor] = {}  # key mask per number of pixels
+
+        x = self.conv_in(x)
+        skips = [x]
+        for level in self.down:
+            for index, block in enumerate(level.blocks):
+                x = _attend(level, index, block(x, time), context, context_mask, masks)
+                skips.append(x)
+            if level.resample is not None:
+                x = level.resample(x, time)
+                skips.append(x)
+        x = _attend(self.mid, 0, self.mid.blocks[0](x, time), context, context_mask, masks)
+        x = self.mid_out(x, time)
+        for level in self.up:
+            for index, block in enumerate(level.blocks):
+                x = block(torch.cat([x, skips.pop()], dim=1), time)
+                x = _attend(level, index, x, context, context_mask, masks)
+            if level.resample is not None:
+                x = level.resample(x, time)
+
+        x = self.conv_out(silu(self.norm_out(x)))
+        if self.config.patch_size > 1:
+            x = F.pixel_shuffle(x, self.config.patch_size)
+        return x.float()
+
+    def _block(self, in_channels: int, out_channels: int, resample: str = "none") -> ResBlock:
+        config = self.config
+        return ResBlock(
+            in_channels,
+            out_channels,
+            config.time_width,
+            scale_shift=config.time_conditioning == "scale_shift",
+            groups=config.norm_groups,
+            eps=config.norm_eps,
+            dropout=config.dropout,
+            resample=resample,
+        )
+
+    def _level(self, blocks: list[nn.Module], width: int, attends: bool, direction: str | None) -> Level:
+        config = self.config
+        attentions = [
+            SpatialAttention(width, config.head_channels, config.context_width, config.norm_groups, config.norm_eps)
+            for _ in (blocks if attends else ())
+        ]
+        first = self._attention_count
+        self._attention_count += len(attentions)
+        resampler = None
+        if direction is not None:
+            resampler = self._block(width, width, direction) if config.resblock_updown else Resample(width, direction)
+        return Level(blocks, attentions, resampler, first=first)
+
+
+def _attend(
+    level: Level,
+    index: int,
+    x: Tensor,
+    context: Sequence[KeyValue],
+    context_mask: Tensor | None,
+    masks: dict[int, Tensor],
+) -> Tensor:
+    """Run the level's attention number `index`, if it has any, over [context; pixels of x]."""
+    if not level.attentions:
+        return x
+    if not context:
+        return level.attentions[index](x)
+    mask = None
+    if context_mask is not None:
+        pixels = x.shape[-2] * x.shape[-1]
+        if pixels not in masks:
+            masks[pixels] = F.pad(context_mask, (0, pixels), value=True)[:, None, None, :]
+        mask = masks[pixels]
+    return level.attentions[index](x, context[level.first_context + index], mask)

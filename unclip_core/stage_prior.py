@@ -1,0 +1,132 @@
+"""The prior stage: captions -> image embeddings (§2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import PriorConfig
+from .device import Placed
+from .diffusion.guidance import guide, needs_pair
+from .diffusion.noise import ItemNoise
+from .diffusion.samplers import StepState
+from .memory import prior_row_bytes, rows_that_fit
+from .models.prior import PriorNetwork
+from .stage_run import Chunk, Settings, check_count, run_chunks, settle, time_features_of
+from .stage_text import TextRows, TextStage, stack_texts
+from .types import Embedding, TextEncoding, broadcast_batch, expand_rows
+
+EmbeddingSteps = Generator[StepState, None, Embedding]
+
+
+class Prior(TextStage):
+    """The diffusion prior: captions -> image embeddings (§2.2)."""
+
+    WHO = "Diffusion Prior"
+    config: PriorConfig
+    network: Placed[PriorNetwork]
+
+    def sample(
+        self,
+        text: TextEncoding,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        candidates: int = 2,
+        count: int = 1,
+        sampler: str | None = None,
+        seed: int = 0,
+        negative_text: TextEncoding | None = None,
+    ) -> EmbeddingSteps:
+        """`count` embeddings per caption, text-row-major: item = row * count + k.
+
+        Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
+        (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
+        of unit norm if the text's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
+        """
+        config = self.config
+        settings = settle(
+            self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps, guidance_scale=guidance_scale
+        )
+        check_count(self.WHO, "candidates", candidates)
+        check_count(self.WHO, "count", count)
+        self._check_text(text)
+        negative_rows = 1
+        if negative_text is not None:
+            negative_rows = len(self._check_text(negative_text))
+        texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
+        noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
+        return self._run(settings, text, negative_text, texts, count, noises)
+
+    @torch.no_grad()
+    def _run(
+        self,
+        settings: Settings,
+        text: TextEncoding,
+        negative: TextEncoding | None,
+        texts: int,
+        count: int,
+        noises: list[ItemNoise],
+    ) -> EmbeddingSteps:
+        network, placed, candidates = self.network(), self.network, len(noises)
+        prompt = TextRows.of(text, placed.device)
+        unconditional = self._unconditional(network, negative) if needs_pair(settings.guidance_scale) else None
+        features = time_features_of(network.time_features, settings.steps, placed.device)
+
+        def prepare(items: slice) -> Chunk:
+            first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
+            rows = torch.arange(first, last, device=placed.device)
+            prefixed = prompt.take(rows)
+            # Which prefix row each of the chunk's (item, candidate) pairs continues.
+            wanted = torch.arange(items.start, items.stop, device=placed.device) // count - first
+            wanted = wanted.repeat_interleave(candidates)
+            if unconditional is not None:
+                nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
+                prefixed = stack_texts(prefixed, unconditional.take(nulls))
+                wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
+            cache = network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
+
+            def model(x_t: Tensor, t: int) -> Tensor:
+                return network.step(x_t, None, cache, time=features[t])
+
+            noise = _Candidates([noise.rows(items) for noise in noises])
+            x_T = noise.draw((self.config.clip_dim,)).to(placed.device)
+            return guide(model, settings.guidance_scale), x_T, noise
+
+        rows = rows_that_fit(placed.device, self._row_bytes(settings, candidates))
+        x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
+        vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
+        return self._choose(vectors, expand_rows(text.embed, texts).repeat_interleave(count, 0))
+
+    def _unconditional(self, network: PriorNetwork, negative: TextEncoding | None) -> TextRows:
+        text = negative if negative is not None else self.null_text()
+        if text is not None:
+            return TextRows.of(text, self.network.device)
+        return TextRows(*network.null_text(1))
+
+    def _row_bytes(self, settings: Settings, candidates: int) -> int:
+        pair = 2 if needs_pair(settings.guidance_scale) else 1
+        return prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
+
+    def _choose(self, vectors: Tensor, texts: Tensor) -> Embedding:
+        """Of vectors (B, candidates, D) the one closest to texts (B, D)."""
+        closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
+        chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
+        norms = texts.float().norm(dim=-1)
+        # The wire carries the stack's native scale; the prior's own samples only come close to norm 1.
+        if torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+            chosen = F.normalize(chosen, dim=-1)
+        return Embedding(chosen, self.config.clip_id, "image")
+
+
+class _Candidates:
+    """Several candidates' noise as one batch, item-major: row = item * candidates + candidate."""
+
+    def __init__(self, noises: list[ItemNoise]) -> None:
+        self.noises = noises
+
+    def draw(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
+        return torch.stack([noise.draw(shape) for noise in self.noises], dim=1).flatten(0, 1)

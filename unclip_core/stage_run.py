@@ -1,0 +1,166 @@
+"""What every stage's run shares: settings, the loop over chunks of a batch, the NaN watch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .config import SamplingConfig, ScheduleConfig
+from .diffusion.guidance import check_guidance_scale
+from .diffusion.samplers import SAMPLERS, Model, NoiseSource, StepState
+from .diffusion.schedule import Schedule, ScheduleSteps
+
+Result = TypeVar("Result")
+ImageSteps = Generator[StepState, None, Tensor]
+
+
+def finish(steps: Generator[StepState, None, Result], on_step: Callable[[StepState], None] | None = None) -> Result:
+    """Run a stage's generator to its end and return its result; `on_step` sees every StepState.
+
+    An exception of `on_step` ends the run at once.
+    """
+    try:
+        while True:
+            state = next(steps)
+            if on_step is not None:
+                on_step(state)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one run samples: the stack's defaults with the caller's values over them, all checked."""
+
+    who: str
+    sampler: str
+    steps: ScheduleSteps
+    guidance_scale: float
+    eta: float
+    x0_clamp: float | None
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network's second half of channels is a variance."""
+        return self.steps.variance == "learned_range"
+
+
+def settle(
+    who: str,
+    schedule: ScheduleConfig,
+    defaults: SamplingConfig,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float | None = None,
+) -> Settings:
+    """None means the default. Raises ValueError naming stage, value and range."""
+    sampler = defaults.sampler if sampler is None else sampler
+    if sampler not in SAMPLERS:
+        raise ValueError(f"{who}: sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+    eta = defaults.eta if eta is None else eta
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
+        raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")
+    try:
+        schedule_steps = Schedule(schedule).respace(defaults.steps if steps is None else steps)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from None
+    scale = check_guidance_scale(who, defaults.guidance_scale if guidance_scale is None else guidance_scale)
+    return Settings(who, sampler, schedule_steps, scale, float(eta), schedule.x0_clamp)
+
+
+def check_count(who: str, name: str, value: int) -> int:
+    """A whole number from 1 up, or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{who}: {name} must be a whole number from 1 up, got {value!r}")
+    return value
+
+
+def split_rows(batch: int, rows: int) -> Iterator[slice]:
+    """Slices of at most `rows` rows, of nearly equal size, that cover `batch`."""
+    chunks = math.ceil(batch / rows)
+    for chunk in range(chunks):
+        yield slice(batch * chunk // chunks, batch * (chunk + 1) // chunks)
+
+
+Chunk = tuple[Model, Tensor, NoiseSource]
+
+
+def run_chunks(
+    settings: Settings,
+    batch: int,
+    rows: int,
+    prepare: Callable[[slice], Chunk],
+    dtype: torch.dtype,
+) -> Generator[StepState, None, Tensor]:
+    """Sample `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model, x_T and noise.
+
+    Yields every chunk's steps, numbered through; returns the samples (batch, ...) float32 on the CPU. How it is split
+    changes no draw, because items own their noise. Raises FloatingPointError at a NaN.
+    """
+    slices = list(split_rows(batch, rows))
+    total = len(slices) * len(settings.steps)
+    results = []
+    for number, chunk in enumerate(slices):
+        model, x_T, noise = prepare(chunk)
+        watch = NanWatch(settings.who, len(settings.steps), dtype, x_T.device)
+        sampler = SAMPLERS[settings.sampler]
+        states = sampler(model, x_T, settings.steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp)
+        for state in states:
+            watch.see(state)
+            yield replace(state, index=number * len(settings.steps) + state.index, total=total)
+            x = state.x_t
+        results.append(x.cpu())
+    return torch.cat(results)
+
+
+class NanWatch:
+    """Finds the step at which a run turned into NaN or infinity.
+
+    On a CPU at that very step. Elsewhere each step leaves a flag on the device, and the flags are read together every
+    quarter of a second and after the last step: reading one makes the host wait for the device.
+    """
+
+    INTERVAL = 0.25
+
+    def __init__(self, who: str, total: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.who, self.total, self.dtype = who, total, dtype
+        self._at_once = device.type == "cpu"
+        self._pending: list[tuple[int, int, Tensor]] = []  # (index, t, flag)
+        self._last_read = time.monotonic()
+
+    def see(self, state: StepState) -> None:
+        """Look at a step. Raises FloatingPointError naming stage, step and dtype."""
+        self._pending.append((state.index, state.t, torch.isfinite(state.x_t).all()))
+        now = time.monotonic()
+        if self._at_once or now - self._last_read >= self.INTERVAL or state.index + 1 == self.total:
+            self._last_read = now
+            self._read()
+
+    def _read(self) -> None:
+        finite = torch.stack([flag for _, _, flag in self._pending]).tolist()
+        for (index, t, _), good in zip(self._pending, finite, strict=True):
+            if not good:
+                name = str(self.dtype).removeprefix("torch.")
+                fix = "load the model with dtype fp32" if self.dtype != torch.float32 else "the weights may be damaged"
+                raise FloatingPointError(
+                    f"{self.who}: NaN or infinity at step {index + 1} of {self.total} (t={t}) in {name}; {fix}"
+                )
+        self._pending.clear()
+
+
+def time_features_of(
+    compute: Callable[[Tensor], Tensor], steps: ScheduleSteps, device: torch.device
+) -> dict[int, Tensor]:
+    """Time features (1, width) of every timestep, in one batch before the loop."""
+    table = compute(torch.tensor(steps.timesteps, device=device))
+    return dict(zip(steps.timesteps, table.split(1), strict=True))

@@ -1,0 +1,13 @@
+"""The stages of unCLIP as objects: a network, its schedule, its defaults, and `.sample()`.
+
+`sample` checks its arguments, then returns a generator: it yields a StepState per step and returns the result
+(`finish(generator)` runs it to the end). None means the stack's own value. Weights are read and moved on first use.
+Item i of a run with seed s equals a run of one with seed s + i; a batch is split to fit memory without changing that.
+"""
+
+from .stage_decoder import Decoder
+from .stage_prior import Prior
+from .stage_run import finish
+from .stage_upsampler import Upsampler
+
+__all__ = ["Decoder", "Prior", "Upsampler", "finish"]

@@ -1,0 +1,79 @@
+"""Training data behind one small interface: rows of pictures with captions, and high-resolution crops.
+
+A row's content depends on its index and the given random generator only, never on what was asked before, so that
+training resumes exactly. Pictures are (N, 3, H, W) float32 in -1..1.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .storybook.captions import caption
+from .storybook.draw import render
+from .storybook.scenes import Scene
+from .storybook.shards import prepare
+
+
+class Data(Protocol):
+    """What a task asks of its data."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def pictures(self, rows: list[int]) -> Tensor:
+        """(N, 3, 64, 64): the whole picture at the decoder's size."""
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """A caption for each row."""
+
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
+        """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
+
+
+def to_model(pixels: np.ndarray) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in -1..1, channels last."""
+    return torch.from_numpy(np.array(pixels, copy=True)).movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+class StorybookData:
+    """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for."""
+
+    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1) -> None:
+        self.shard, self.scenes = prepare(folder, count, seed, workers)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def pictures(self, rows: list[int]) -> Tensor:
+        """See Data."""
+        return to_model(self.shard[rows])
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """See Data."""
+        return [caption(self.scenes[row], rng)[0] for row in rows]
+
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
+        """See Data."""
+        return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
+
+
+def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:
+    """A (crop, crop, 3) uint8 window of the scene drawn at `picture` px, its corner on a multiple of 4 pixels.
+
+    Two thirds of the windows touch an object: empty sky teaches little.
+    """
+    room = (picture - crop) // 4
+    if rng.random() < 2 / 3:
+        thing = rng.choice(scene.things)
+        reach = thing.width * 0.4
+        centre = (thing.x + rng.uniform(-reach, reach), thing.y + rng.uniform(-reach, reach))
+        left, top = (min(room, max(0, round((at * picture - crop / 2) / 4))) for at in centre)
+    else:
+        left, top = rng.randint(0, room), rng.randint(0, room)
+    return render(scene, crop, (left * 4 / picture, top * 4 / picture, crop / picture), oversample=2)

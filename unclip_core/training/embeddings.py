@@ -1,0 +1,39 @@
+"""Image embeddings of a whole training set, computed once and kept beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clip import Clip
+from ..types import model_to_image
+from .data import Data
+
+
+def clip_fingerprint(clip: Clip) -> str:
+    """Short hash of the image tower's weights: another CLIP, another cache."""
+    digest = hashlib.sha256()
+    for name, value in sorted(clip.network.visual.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def image_embeddings(clip: Clip, data: Data, folder: Path, batch: int = 256) -> Tensor:
+    """(N, D) float32 on the native scale, for every row of `data`; cached in `folder`."""
+    path = folder / f"embeddings-{len(data)}-{clip_fingerprint(clip)}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = [
+            clip.encode_image(model_to_image(data.pictures(list(range(start, min(start + batch, len(data))))))).vector
+            for start in range(0, len(data), batch)
+        ]
+        partial = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, torch.cat(found).numpy())
+        os.replace(partial, path)
+    return torch.from_numpy(np.load(path))

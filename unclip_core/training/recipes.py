@@ -1,0 +1,42 @@
+"""How each stage is trained: the optimiser's numbers and the condition dropout, as frozen data.
+
+Paper values are in Table 3 (App. C); the storybook's are those its shipped weights were made with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage's training run. Batches are a function of (seed, step) alone, so a killed run resumes exactly."""
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 200  # steps of linear warm-up
+    decay: bool = True  # cosine decay to a tenth of lr over the run
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    embed_drop: float = 0.1  # §2.1: image embedding dropped 10 %
+    text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
+    prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
+    vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
+    timesteps: str = "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
+    pictures: int = 60_000  # scenes drawn for training
+    seed: int = 1
+
+
+STORYBOOK_RECIPES: dict[str, Recipe] = {
+    "clip": Recipe(steps=2000, batch=128, lr=8e-4, warmup=100, weight_decay=0.1, betas=(0.9, 0.98), ema=0.99),
+    "prior": Recipe(steps=4000, batch=192, lr=8e-4, weight_decay=6e-2, betas=(0.9, 0.96), adam_eps=1e-6, ema=0.998),
+    "decoder": Recipe(
+        steps=6000, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
+    ),
+    "upsampler_256": Recipe(steps=3000, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_1024": Recipe(steps=2500, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+}

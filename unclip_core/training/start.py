@@ -1,0 +1,111 @@
+"""Puts a training run together: preset, stage, data, frozen CLIP, recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..checkpoints.catalog import EMBEDDED
+from ..checkpoints.native import load_stage
+from ..clip import Clip
+from ..config import PRESETS, ClipConfig, StackConfig
+from .data import Data, StorybookData
+from .embeddings import image_embeddings
+from .files import open_files
+from .loop import Progress, Task, train
+from .recipes import STORYBOOK_RECIPES, Recipe
+from .storybook.captions import knows, vocabulary
+from .task_clip import ClipTask
+from .task_decoder import DecoderTask
+from .task_prior import PriorTask
+from .task_upsampler import UpsamplerTask
+
+STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What `unclip train` is told. Paths; None means the default said beside it."""
+
+    stage: str
+    preset: str = "storybook"
+    run: Path | None = None  # runs/<stage>
+    data: str = "storybook"  # or a folder, or WebDataset shards
+    cache: Path = Path("data")  # drawn shards and embeddings
+    clip: Path | None = None  # the frozen CLIP: the embedded stack's
+    init: Path | None = None  # weights to start from: fresh ones
+    device: str = "cpu"
+    bf16: bool = True
+
+
+def preset_stack(name: str) -> StackConfig:
+    """The preset, its small CLIP's vocabulary filled in. Raises ValueError for an unknown or untrainable preset."""
+    if name not in PRESETS:
+        raise ValueError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    stack = PRESETS[name]
+    if name == "storybook":
+        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), knows=knows())
+        return dataclasses.replace(stack, clip=clip)
+    return stack
+
+
+def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
+    """Begin or resume a run. Raises ValueError for what cannot be trained, before any work."""
+    if options.stage not in STAGES:
+        raise ValueError(f"stage {options.stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    stack = preset_stack(options.preset)
+    config = getattr(stack, options.stage)
+    if config is None:
+        raise ValueError(f"preset {options.preset} has no {options.stage}")
+    data = open_data(options, recipe)
+    task = make_task(options, stack, data, recipe)
+    init = None
+    if options.init:
+        stage, _, init = load_stage(options.init)
+        if stage != options.stage:
+            raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}")
+    run = options.run or Path("runs") / options.stage
+    return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
+
+
+def open_data(options: RunOptions, recipe: Recipe) -> Data:
+    """The training data that was asked for."""
+    if options.data == "storybook":
+        return StorybookData(options.cache / "storybook", recipe.pictures, recipe.seed, workers=os.cpu_count() or 1)
+    return open_files(options.data)
+
+
+def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:
+    """The frozen CLIP of a run. Raises ValueError if it is another one than the preset's stages speak."""
+    path = path or EMBEDDED / "storybook" / "clip.safetensors"
+    stage, config, state = load_stage(path)
+    if stage != "clip" or config.clip_id != expected.clip_id:
+        raise ValueError(
+            f"--clip {path} holds {stage} {getattr(config, 'clip_id', '')}; this preset needs the CLIP {expected.clip_id}"
+        )
+    return Clip.from_config(config, state)
+
+
+def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recipe) -> Task:
+    """The stage's task; prior and decoder bring the frozen CLIP and the data's embeddings."""
+    stage = options.stage
+    if stage == "clip":
+        if stack.clip.architecture or stack.clip.vision is None:
+            raise ValueError(f"preset {stack.name}: CLIP {stack.clip.clip_id} is loaded, not trained here; use open_clip")
+        return ClipTask(stack.clip, data)
+    if stage in ("prior", "decoder"):
+        clip = open_clip_file(options.clip, stack.clip)
+        embeddings = image_embeddings(clip, data, options.cache / "embeddings")
+        made = PriorTask if stage == "prior" else DecoderTask
+        return made(getattr(stack, stage), data, clip, embeddings, recipe)
+    return UpsamplerTask(stage, getattr(stack, stage), data, recipe)
+
+
+def recipe_for(preset: str, stage: str, **changes: object) -> Recipe:
+    """The storybook's recipe for a stage, with the given fields changed (None: kept)."""
+    if stage not in STORYBOOK_RECIPES:
+        raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STORYBOOK_RECIPES)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(STORYBOOK_RECIPES[stage], **given)

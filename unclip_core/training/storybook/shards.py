@@ -1,0 +1,69 @@
+"""Scenes pre-drawn at 64 px: one uint8 file of pictures, one JSON-lines file of scenes, drawn once and memory-mapped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from .draw import render
+from .scenes import Scene, Thing, sample_scene
+
+SIZE = 64
+
+
+def scene_to_json(scene: Scene) -> str:
+    """One line of JSON; `scene_from_json` gives an equal scene back."""
+    return json.dumps(dataclasses.asdict(scene))
+
+
+def scene_from_json(line: str) -> Scene:
+    """Read a scene written by `scene_to_json`."""
+    data = json.loads(line)
+    return Scene(**{**data, "things": tuple(Thing(**thing) for thing in data["things"])})
+
+
+def make_scenes(count: int, seed: int, split: str = "train", kind: str | None = None) -> list[Scene]:
+    """`count` scenes; the same for the same seed, split and kind."""
+    rng = random.Random(f"{seed}/{split}/{kind}")
+    return [sample_scene(rng, split, kind) for _ in range(count)]
+
+
+def _draw(scene: Scene) -> np.ndarray:
+    return render(scene, SIZE)
+
+
+def draw_many(scenes: list[Scene], workers: int = 1) -> np.ndarray:
+    """(N, 64, 64, 3) uint8."""
+    if workers <= 1:
+        return np.stack([_draw(scene) for scene in scenes])
+    with get_context("fork").Pool(workers) as pool:
+        return np.stack(pool.map(_draw, scenes, chunksize=64))
+
+
+def prepare(folder: Path, count: int, seed: int, workers: int = 1) -> tuple[np.ndarray, list[Scene]]:
+    """Open the training shards in `folder`, drawing them first if they are not there for this count and seed.
+
+    Returns pictures (N, 64, 64, 3) uint8, memory-mapped, and their scenes.
+    """
+    stem = folder / f"storybook-{count}-{seed}"
+    pictures, scenes_file = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
+    if not scenes_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scenes = make_scenes(count, seed)
+        partial = stem.with_suffix(f".{os.getpid()}.npy")
+        out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, SIZE, SIZE, 3))
+        for start in range(0, count, 8192):
+            out[start : start + 8192] = draw_many(scenes[start : start + 8192], workers)
+        out.flush()
+        os.replace(partial, pictures)
+        text = scenes_file.with_suffix(f".{os.getpid()}")
+        text.write_text("\n".join(map(scene_to_json, scenes)))
+        os.replace(text, scenes_file)  # last: its presence says that the shard is whole
+    scenes = [scene_from_json(line) for line in scenes_file.read_text().splitlines()]
+    return np.load(pictures, mmap_mode="r"), scenes

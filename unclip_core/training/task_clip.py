@@ -1,0 +1,68 @@
+"""Training the small CLIP: the symmetric contrastive loss of Radford et al. 2021 on captioned pictures."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints.native import save_stage
+from ..clip import build_network
+from ..config import ClipConfig
+from ..words import WordTokenizer
+from .data import Data
+from .sheets import grid, save_png
+
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+class ClipTask:
+    """Contrastive pre-training on `data` with the towers and vocabulary of `config`."""
+
+    stage = "clip"
+
+    def __init__(self, config: ClipConfig, data: Data) -> None:
+        self.config, self.data = config, data
+        self.tokenizer = WordTokenizer(config.vocabulary, config.context_length)
+
+    def build(self) -> nn.Module:
+        """The open_clip model with fresh weights."""
+        torch.manual_seed(0)
+        return build_network(self.config)
+
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T)."""
+        ids = torch.tensor([self.tokenizer.encode(caption) for caption in self.data.captions(rows, rng)])
+        return self.normalise(self.data.pictures(rows)), ids
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """-1..1 -> CLIP's mean and standard deviation."""
+        mean, std = (pictures.new_tensor(v)[:, None, None] for v in (self.config.image_mean, self.config.image_std))
+        return ((pictures + 1) / 2 - mean) / std
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Symmetric cross-entropy over the batch's pairs; logs the share of pictures matched to their own caption."""
+        pictures, ids = batch
+        image = F.normalize(network.encode_image(pictures).float(), dim=-1)
+        text = F.normalize(network.encode_text(ids).float(), dim=-1)
+        logits = network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T
+        own = torch.arange(len(ids))
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        return loss, {"top1": round((logits.argmax(1) == own).float().mean().item(), 3)}
+
+    def sheet(self, network: nn.Module, path: Path) -> None:
+        """The similarity matrix of 64 pairs: a bright diagonal is a good CLIP."""
+        pictures, ids = self.batch(list(range(64)), random.Random(0), torch.Generator())
+        image = F.normalize(network.encode_image(pictures), dim=-1)
+        text = F.normalize(network.encode_text(ids), dim=-1)
+        similarity = (image @ text.T).clamp(0, 1)[None, :, :, None].expand(1, 64, 64, 3)
+        save_png(grid(similarity.repeat_interleave(6, 1).repeat_interleave(6, 2)), path)
+
+    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+        """clip.safetensors with open_clip's own names."""
+        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe})

@@ -1,0 +1,124 @@
+"""What travels on the wires between stages (and on the editor's sockets).
+
+Pictures are the editor's IMAGE: (B, H, W, C) float32 in 0..1 on the CPU. Masks are (B, H, W) float32, 1 = repaint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """Captions as CLIP encoded them.
+
+    tokens: (B, T, W) float32, last hidden states after the final LayerNorm.
+    embed: (B, D) float32, the projected text embedding on its stack's native scale.
+    mask: (B, T) bool, True for real tokens (start and end included), False for padding.
+    ids: (B, T) int64, the tokenizer's output: what a decoder with a text encoder of its own reads.
+    """
+
+    tokens: Tensor
+    embed: Tensor
+    mask: Tensor
+    ids: Tensor
+    clip_id: str
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.embed.shape[0]
+
+    def take(self, rows: slice | list[int]) -> TextEncoding:
+        """The given rows as a TextEncoding of their own."""
+        captions = self.captions[rows] if isinstance(rows, slice) else tuple(self.captions[i] for i in rows)
+        return replace(
+            self, tokens=self.tokens[rows], embed=self.embed[rows], mask=self.mask[rows], ids=self.ids[rows], captions=captions
+        )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """CLIP embeddings: vector (B, D) float32 on the stack's native scale; modality "image" or "text"."""
+
+    vector: Tensor
+    clip_id: str
+    modality: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 2:
+            raise ValueError(f"Embedding: vector must be (B, D), got shape {tuple(self.vector.shape)}")
+        if self.modality not in ("image", "text"):
+            raise ValueError(f"Embedding: modality must be 'image' or 'text', got {self.modality!r}")
+
+    def __len__(self) -> int:
+        return self.vector.shape[0]
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error."""
+
+    timesteps: tuple[int, ...]
+    decoder_id: str
+    guidance_scale: float
+    embed_hash: str
+    text_hash: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A start x_T (B, 3, 64, 64) float32 and where it came from: a seed, or an inversion."""
+
+    x_T: Tensor
+    seed: int | None = None
+    inversion: Inversion | None = None
+
+    def __post_init__(self) -> None:
+        if self.x_T.ndim != 4 or self.x_T.shape[1] != 3:
+            raise ValueError(f"Noise: x_T must be (B, 3, H, W), got shape {tuple(self.x_T.shape)}")
+
+    def __len__(self) -> int:
+        return self.x_T.shape[0]
+
+
+def check_same_clip(who: str, expected_id: str, expected_dim: int, got_id: str, got_dim: int) -> None:
+    """Refuse an embedding or text of another CLIP. Raises ValueError naming both and the fix."""
+    if (expected_id, expected_dim) != (got_id, got_dim):
+        raise ValueError(
+            f"{who}: this model was trained on {expected_id} ({expected_dim}-d) embeddings, but got {got_dim}-d from "
+            f"{got_id}; encode with the CLIP from the same Load unCLIP"
+        )
+
+
+def broadcast_batch(who: str, **sizes: int) -> int:
+    """The common batch of named inputs: sizes of 1 broadcast, other unequal sizes raise ValueError."""
+    batch = max(sizes.values(), default=1)
+    if wrong := {name: size for name, size in sizes.items() if size not in (1, batch)}:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{who}: batch sizes do not match ({listed}); {', '.join(wrong)} must be 1 or {batch}")
+    return batch
+
+
+def expand_rows(tensor: Tensor, batch: int) -> Tensor:
+    """Repeat a batch of one to `batch` rows (a view); other sizes pass unchanged."""
+    return tensor.expand(batch, *tensor.shape[1:]) if tensor.shape[0] == 1 and batch != 1 else tensor
+
+
+def image_to_model(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, H, W) in -1..1. Alpha is flattened on white, grey repeated to RGB."""
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"image must be (B, H, W, C) with 1, 3 or 4 channels, got shape {tuple(image.shape)}")
+    if image.shape[-1] == 4:
+        alpha = image[..., 3:]
+        image = image[..., :3] * alpha + (1.0 - alpha)
+    elif image.shape[-1] == 1:
+        image = image.expand(*image.shape[:-1], 3)
+    return image.movedim(-1, 1).to(torch.float32) * 2.0 - 1.0
+
+
+def model_to_image(x: Tensor) -> Tensor:
+    """(B, 3, H, W) in -1..1 -> IMAGE (B, H, W, 3) float32 in 0..1 on the CPU."""
+    return ((x.detach().float() + 1.0) * 0.5).clamp(0.0, 1.0).movedim(1, -1).contiguous().cpu()

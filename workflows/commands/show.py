@@ -1,0 +1,35 @@
+"""`unclip show`: what can be set in a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..graph import load_workflow
+from ..overrides import Setting, settings
+from ..schema import node_classes
+
+
+@click.command(short_help="List what can be set in a graph.")
+@click.argument("file", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id."""
+    available = settings(load_workflow(file), node_classes())
+    if not available:
+        click.echo("nothing in this graph can be set")
+        return
+    rows = [("NAME", "VALUE", "TAKES", "NODE"), *(_row(setting) for setting in available)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[3]]))
+
+
+def _row(setting: Setting) -> tuple[str, str, str, str]:
+    value = "(linked)" if setting.linked else _short(repr(setting.value), 44)
+    return setting.name, value, _short(setting.spec.range_text(), 44), setting.node_id
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,46 @@
+"""`unclip validate`: would these graphs run?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..graph import Problem, WorkflowError, load_workflow
+from ..schema import node_classes
+from .run import to_prompt
+
+
+@click.command(short_help="Check graphs without running them.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-i",
+    "--input",
+    "input_folder",
+    default="input",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder that Load Image reads from.",
+)
+def command(files: tuple[Path, ...], input_folder: Path) -> int:
+    """List everything that keeps FILES from running; exit code 2 when there is anything. Loads no model."""
+    from ...nodes.host import LocalHost, use_host
+
+    wrong = 0
+    with use_host(LocalHost(input=input_folder)):
+        for file in files:
+            problems = problems_of(file)
+            wrong += bool(problems)
+            for problem in problems:
+                click.echo(f"{file}: {problem}" if problem.node else str(problem), err=True)
+            if not problems:
+                click.echo(f"{file}: ok")
+    return 2 if wrong else 0
+
+
+def problems_of(file: Path) -> list[Problem]:
+    """Every problem of one workflow file."""
+    try:
+        return to_prompt(load_workflow(file), node_classes())[1]
+    except WorkflowError as error:
+        return error.problems

@@ -1,0 +1,198 @@
+"""Values from the command line, `-s NAME=VALUE`, set in a workflow of either form.
+
+NAME is `title.input` or `id.input`. A bare NAME is first a node's title (sets its first widget), then a node's id
+(likewise), then an input name, set on every node that has it as an unlinked widget.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import Problem, Workflow, is_link, node_title, saved_title
+from .schema import InputSpec, input_specs, widget_places
+from .ui_to_api import PRIMITIVE, widget_value
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One widget of one node that a user may set."""
+
+    node_id: str
+    node: dict  # the node inside the workflow's data
+    title: str
+    saved_title: str | None
+    spec: InputSpec
+    value: Any
+    linked: bool  # another node feeds it, so its own value is not used
+
+    @property
+    def name(self) -> str:
+        """`title.input`, as `-s` takes it."""
+        return f"{self.title}.{self.spec.name}"
+
+
+def settings(workflow: Workflow, classes: dict[str, type]) -> list[Setting]:
+    """Every widget of every node of a known class, in the file's order."""
+    nodes = workflow.data["nodes"] if workflow.is_ui else workflow.data.items()
+    found: list[Setting] = []
+    for entry in nodes:
+        node_id, node = (str(entry["id"]), entry) if workflow.is_ui else entry
+        class_type = node.get("type") if workflow.is_ui else node.get("class_type")
+        if class_type == PRIMITIVE and workflow.is_ui:
+            found += _primitive(workflow, node, classes)
+        elif class_type in classes:
+            read = _read_ui if workflow.is_ui else _read_api
+            for spec in input_specs(classes[class_type]).values():
+                if spec.is_widget:
+                    value, linked = read(node, spec, classes)
+                    found.append(
+                        Setting(node_id, node, node_title(node, classes), saved_title(node), spec, value, linked)
+                    )
+    return found
+
+
+def _read_ui(node: dict, spec: InputSpec, classes: dict[str, type]) -> tuple[Any, bool]:
+    sockets = [entry for entry in node.get("inputs") or [] if entry.get("link") is not None]
+    linked = any(((entry.get("widget") or {}).get("name") or entry["name"]) == spec.name for entry in sockets)
+    return widget_value(node, spec.name, classes), linked
+
+
+def _read_api(node: dict, spec: InputSpec, classes: dict[str, type]) -> tuple[Any, bool]:
+    inputs = node.get("inputs")
+    value = inputs.get(spec.name, spec.default) if isinstance(inputs, dict) else spec.default
+    return value, is_link(value)
+
+
+def _primitive(workflow: Workflow, node: dict, classes: dict[str, type]) -> list[Setting]:
+    """A PrimitiveNode's one widget, typed like the first input that it feeds."""
+    links = {link for output in node.get("outputs") or [] for link in output.get("links") or []}
+    for consumer in workflow.data["nodes"]:
+        specs = input_specs(classes[consumer["type"]]) if consumer["type"] in classes else {}
+        for entry in consumer.get("inputs") or []:
+            spec = specs.get((entry.get("widget") or {}).get("name") or entry["name"])
+            if entry.get("link") in links and spec is not None:
+                value = (node.get("widgets_values") or [spec.default])[0]
+                own = InputSpec("value", spec.type, True, spec.options, spec.choices)
+                return [Setting(str(node["id"]), node, node_title(node, classes), saved_title(node), own, value, False)]
+    return []
+
+
+def apply(workflow: Workflow, assignments: list[str], classes: dict[str, type]) -> tuple[list[str], list[Problem]]:
+    """Set `NAME=VALUE` strings in the workflow itself. Returns a line for each value set, and every problem."""
+    lines: list[str] = []
+    problems: list[Problem] = []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        try:
+            if not equals:
+                raise ValueError("has no '='; write NAME=VALUE")
+            for setting in _matching(name.strip(), settings(workflow, classes)):
+                value = parse(text, setting.spec)
+                _write(workflow, setting, value, classes)
+                lines.append(f"set {setting.name} = {value!r}  (node {setting.node_id})")
+        except ValueError as error:
+            problems.append(Problem("invalid_override", f"-s {assignment}: {error}"))
+    return lines, problems
+
+
+def _matching(name: str, available: list[Setting]) -> list[Setting]:
+    """The settings that NAME means. Raises ValueError when nothing, or more than one node, answers to it."""
+    for group in (_titled(available, name), [s for s in available if s.node_id == name]):
+        if group:
+            return [_unlinked(_one_node(group, name)[0])]
+    if everywhere := [s for s in available if s.spec.name == name]:
+        if free := [s for s in everywhere if not s.linked]:
+            return free
+        raise ValueError(f"{name} is linked on every node that has it; set the node that feeds it")
+    owner, _, field = name.rpartition(".")
+    if group := _titled(available, owner) or [s for s in available if s.node_id == owner]:
+        group = _one_node(group, owner)
+        if chosen := [s for s in group if s.spec.name == field]:
+            return [_unlinked(chosen[0])]
+        raise ValueError(
+            f"node {group[0].node_id} has no input {field!r}; it has {', '.join(s.spec.name for s in group)}"
+        )
+    raise ValueError(_unknown(name, available))
+
+
+def _titled(available: list[Setting], title: str) -> list[Setting]:
+    saved = [s for s in available if s.saved_title == title]
+    return saved or [s for s in available if s.title == title]
+
+
+def _one_node(group: list[Setting], name: str) -> list[Setting]:
+    ids = list(dict.fromkeys(s.node_id for s in group))
+    if len(ids) > 1:
+        raise ValueError(f"{len(ids)} nodes are titled {name!r}; use an id: {', '.join(ids)}")
+    return group
+
+
+def _unlinked(setting: Setting) -> Setting:
+    if setting.linked:
+        raise ValueError(f"{setting.name} is linked; set the node that feeds it")
+    return setting
+
+
+def _unknown(name: str, available: list[Setting]) -> str:
+    if not available:
+        return f"nothing in this graph is called {name!r}; it has no widgets to set"
+    names = list(dict.fromkeys([s.saved_title for s in available if s.saved_title] + [s.spec.name for s in available]))
+    dotted = list(dict.fromkeys(s.name for s in available))
+    close = difflib.get_close_matches(name, names + dotted, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"nothing in this graph is called {name!r}; {hint}it has {', '.join(dotted)}"
+
+
+def parse(text: str, spec: InputSpec) -> Any:
+    """A command-line value as the input's type. Raises ValueError naming value and what is allowed."""
+    if spec.choices is not None:
+        # What is not in the list is left to preflight: some nodes take more than they list (`picture.png [output]`).
+        return {str(choice): choice for choice in spec.choices}.get(text, text)
+    try:
+        if spec.type == "INT":
+            return int(text)
+        if spec.type == "FLOAT":
+            return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number; {spec.name} takes {spec.range_text()}") from None
+    if spec.type == "BOOLEAN":
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() in _TRUE
+    return text
+
+
+def _write(workflow: Workflow, setting: Setting, value: Any, classes: dict[str, type]) -> None:
+    name, node = setting.spec.name, setting.node
+    if not workflow.is_ui:
+        node.setdefault("inputs", {})[name] = value
+        return
+    named = node.get("widgets_values_named")  # written by recent editors beside the list
+    if isinstance(named, dict):
+        named[name] = value
+    values = node.get("widgets_values")
+    if isinstance(values, dict):
+        values[name] = value
+        return
+    place = 0 if node["type"] == PRIMITIVE else widget_places(classes[node["type"]])[name]
+    values = list(values or [])
+    if len(values) <= place:
+        values += _fresh_widgets(node, classes)[len(values) :]
+    values[place] = value
+    node["widgets_values"] = values
+
+
+def _fresh_widgets(node: dict, classes: dict[str, type]) -> list[Any]:
+    """What the editor saves for a node nobody touched, so that a short list can be filled up to a place."""
+    if node["type"] == PRIMITIVE:
+        return [None]
+    values: list[Any] = []
+    for spec in input_specs(classes[node["type"]]).values():
+        if spec.is_widget:
+            extras = ["image"] if spec.options.get("image_upload") else ["fixed", ""][: spec.extra_widgets]
+            values += [spec.default, *extras]
+    return values
