@@ -45,7 +45,7 @@ class Host:
     def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
         """Run a stage's generator to its end and return its result, reporting each step and honouring an interrupt
         before each. `label` names the run in front of the user."""
-        report: Report | None = None
+        report = self.report(label)  # before the first step, which may be a slow one
         try:
             while True:
                 self.check_interrupt()
@@ -53,15 +53,13 @@ class Host:
                     state = next(steps)
                 except StopIteration as end:
                     return end.value
-                report = report or self.report(label, state.total)
                 report.step(state)
         finally:
             steps.close()
-            if report is not None:
-                report.close()
+            report.close()
 
-    def report(self, label: str, total: int) -> Report:
-        """Start to show a run of `total` steps."""
+    def report(self, label: str) -> Report:
+        """Start to show a run; its steps say how many they are."""
         raise NotImplementedError
 
     def check_interrupt(self) -> None:
@@ -96,8 +94,8 @@ class LocalHost(Host):
         self._quiet = quiet
         self._temp: tempfile.TemporaryDirectory | None = None
 
-    def report(self, label: str, total: int) -> Report:
-        return _Bar(label, total, self._quiet)
+    def report(self, label: str) -> Report:
+        return _Bar(label, self._quiet)
 
     def warn(self, message: str) -> None:
         from tqdm import tqdm
@@ -121,8 +119,8 @@ class LocalHost(Host):
 class ComfyHost(Host):
     """Inside ComfyUI: its progress bar, preview, cancel button, folders and device."""
 
-    def report(self, label: str, total: int) -> Report:
-        return _EditorBar(total)
+    def report(self, label: str) -> Report:
+        return _EditorBar()
 
     def check_interrupt(self) -> None:
         from comfy import model_management
@@ -170,10 +168,10 @@ class ComfyHost(Host):
 
 
 class _Bar(Report):
-    def __init__(self, label: str, total: int, quiet: bool):
+    def __init__(self, label: str, quiet: bool):
         from tqdm import tqdm
 
-        self._bar = tqdm(total=total, desc=label, unit="step", disable=quiet, dynamic_ncols=True)
+        self._bar = tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True)
 
     def step(self, state: StepState) -> None:
         self._bar.total = state.total
@@ -184,13 +182,15 @@ class _Bar(Report):
 
 
 class _EditorBar(Report):
-    def __init__(self, total: int):
-        from comfy.utils import ProgressBar
-
-        self._bar = ProgressBar(total)
+    def __init__(self):
+        self._bar: Any = None
         self._last_preview = 0.0
 
     def step(self, state: StepState) -> None:
+        if self._bar is None:
+            from comfy.utils import ProgressBar
+
+            self._bar = ProgressBar(state.total)
         self._bar.update_absolute(state.index + 1, state.total, self._preview(state))
 
     def _preview(self, state: StepState) -> tuple[str, Image, int] | None:

@@ -1,6 +1,7 @@
 """Fixtures of every room: a complete small stack on disk, built once per session."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,12 +12,15 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """A model folder that holds the stack `tiny` (tests/tiny_stack.py)."""
+    """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and once more as `storybook`, so that shipped
+    graphs find their model even in a checkout without weights."""
     specification = importlib.util.spec_from_file_location("tiny_stack", TESTS / "tiny_stack.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules["tiny_stack"] = module
     specification.loader.exec_module(module)
-    return module.build(tmp_path_factory.mktemp("models")).parent
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(module.build(folder / "tiny"), folder / "storybook")
+    return folder
 
 
 @pytest.fixture

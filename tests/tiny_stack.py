@@ -66,7 +66,7 @@ def config() -> StackConfig:
 
 
 def build(folder: Path) -> Path:
-    """Write the stack into `folder`/tiny and return that folder."""
+    """Write the stack's files into `folder` and return it."""
     import torch
 
     stack = config()
@@ -80,10 +80,8 @@ def build(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for stage, (make, stage_config) in networks.items():
-            save_stage(
-                folder / "tiny" / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config
-            )
-    return folder / "tiny"
+            save_stage(folder / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config)
+    return folder
 
 
 def _lively(network):

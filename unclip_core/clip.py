@@ -6,6 +6,7 @@ The only module that imports open_clip, and only when a model is first used: imp
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,15 @@ StateDict = dict[str, Tensor]
 
 
 def build_network(config: ClipConfig) -> nn.Module:
-    """The open_clip model that `config` describes, with fresh weights; named architectures without their pretrained ones."""
+    """The open_clip model that `config` describes, with fresh weights, also where it names an architecture."""
     import open_clip
 
     if config.architecture:
-        return open_clip.create_model(config.architecture, pretrained=None)
+        return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False)
     if config.vision is None or config.text is None:
-        raise ValueError(f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers")
+        raise ValueError(
+            f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
+        )
     vision, text = config.vision, config.text
     return open_clip.CLIP(
         config.embed_dim,
@@ -48,7 +51,9 @@ def build_network(config: ClipConfig) -> nn.Module:
     )
 
 
-def preprocess(image: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: str = "center") -> Tensor:
+def preprocess(
+    image: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: str = "center"
+) -> Tensor:
     """IMAGE (B, H, W, C) in 0..1 -> (B, 3, size, size) normalised, as CLIP was trained.
 
     crop: "center" scales the short side to `size` and cuts the middle out; "squash" scales both sides. Bicubic,
@@ -59,13 +64,13 @@ def preprocess(image: Tensor, size: int, mean: tuple[float, ...], std: tuple[flo
     pixels = (image_to_model(image) + 1.0) * 0.5
     height, width = pixels.shape[-2:]
     if crop == "center":
-        scale = size / min(height, width)
-        target = (max(size, round(height * scale)), max(size, round(width * scale)))
+        short = min(height, width)
+        target = (int(size * height / short), int(size * width / short))  # rounded as torchvision does
     else:
         target = (size, size)
     if target != (height, width):
         pixels = F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    top, left = (round((side - size) / 2) for side in target)
     pixels = pixels[..., top : top + size, left : left + size]
     return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
 
@@ -86,10 +91,13 @@ class Clip:
         self.device = torch.device(device)
         self._weights = weights
         self._network: nn.Module | None = None
+        self._byte_pairs = None
         self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
 
     @classmethod
-    def from_config(cls, config: ClipConfig, weights: StateDict | Callable[[], StateDict] | None = None, **options) -> Clip:
+    def from_config(
+        cls, config: ClipConfig, weights: StateDict | Callable[[], StateDict] | None = None, **options
+    ) -> Clip:
         """A handle over given weights."""
         return cls(config, weights, **options)
 
@@ -97,21 +105,32 @@ class Clip:
     def open(cls, architecture: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> Clip:
         """Any open_clip model, by name; pretrained: a tag of open_clip's or the path of a local file.
 
-        Raises ValueError if open_clip does not know the name.
+        Raises ValueError if open_clip does not know the name, or for a Hugging Face text tower.
         """
         import open_clip
+        from open_clip.pretrained import get_pretrained_cfg
 
         described = open_clip.get_model_config(architecture)
         if described is None:
             raise ValueError(f"CLIP {architecture!r} is unknown to open_clip; see open_clip.list_models()")
         text = described.get("text_cfg", {})
+        if "hf_model_name" in text:
+            raise ValueError(
+                f"CLIP {architecture!r} has the Hugging Face text tower {text['hf_model_name']}, which gives no token "
+                "states after a final LayerNorm; use an open_clip model with a text tower of its own, such as ViT-L-14"
+            )
+        # A path is no name: files go by what they are called.
+        weights = Path(pretrained).stem if pretrained and Path(pretrained).is_file() else pretrained or "random"
+        found = get_pretrained_cfg(architecture, pretrained) if pretrained else {}
         config = ClipConfig(
-            clip_id=f"{architecture.removesuffix('-quickgelu')}/{pretrained or 'random'}",
+            clip_id=f"{architecture.removesuffix('-quickgelu')}/{weights}",
             embed_dim=described["embed_dim"],
             text_width=text.get("width", 512),
             context_length=text.get("context_length", 77),
             architecture=architecture,
             pretrained=pretrained,
+            image_mean=tuple(found.get("mean") or ClipConfig.image_mean),
+            image_std=tuple(found.get("std") or ClipConfig.image_std),
         )
         return cls(config, device=device)
 
@@ -144,21 +163,29 @@ class Clip:
         if self._tokenizer:
             ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
             return ids, ids != 0
-        ids = self._open_clip_tokenizer()(captions, context_length=self.config.context_length).long()
+        tokenizer = self._open_clip_tokenizer()
+        ids = tokenizer(captions, context_length=self.config.context_length).long()
+        padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
+        if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
+            return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
         ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
         return ids, torch.arange(ids.shape[1])[None, :] <= ends
 
     def _open_clip_tokenizer(self):
         import open_clip
 
-        return open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
+        if self._byte_pairs is None:  # reading the merges takes a good part of a second
+            self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
+        return self._byte_pairs
 
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
         """Encode captions. Raises ValueError for an empty list."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
-            raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
+            raise ValueError(
+                "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
+            )
         ids, mask = self.tokenize(captions)
         tokens, embed = text_states(self.network, ids.to(self.device))
         return TextEncoding(
@@ -208,7 +235,9 @@ def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     tower = getattr(network, "text", network)
     norm = getattr(tower, "ln_final", None)
     if norm is None:
-        raise ValueError(f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model")
+        raise ValueError(
+            f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
+        )
     caught: list[Tensor] = []
     handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
     try:
@@ -216,5 +245,7 @@ def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         handle.remove()
     if caught[0].ndim != 3:
-        raise ValueError(f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give")
+        raise ValueError(
+            f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"
+        )
     return caught[0], embed

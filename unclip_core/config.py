@@ -112,7 +112,9 @@ class PriorConfig:
     dropout: float = 0.0
     scaling: str = "mean_std"  # "constant": z * embed_scale; "mean_std": (z - mean) / std, held in the checkpoint
     embed_scale: float = 1.0  # only for "constant"; EMBED_STD * sqrt(D) for unit-norm embeddings (App. C)
-    mask_value: float | None = None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
+    mask_value: float | None = (
+        None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
+    )
     null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
@@ -280,7 +282,11 @@ def _from_plain(kind, data, where: str):
     if typing.get_origin(kind) is tuple:
         if not isinstance(data, list | tuple):
             raise ValueError(f"{where}: expected a list, got {data!r}")
-        return tuple(_from_plain(typing.get_args(kind)[0], item, where) for item in data)
+        kinds = typing.get_args(kind)
+        kinds = kinds[:1] * len(data) if kinds[-1] is Ellipsis else kinds
+        if len(kinds) != len(data):
+            raise ValueError(f"{where}: expected {len(kinds)} values, got {data!r}")
+        return tuple(map(_from_plain, kinds, data, [where] * len(data)))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
@@ -296,7 +302,9 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _check_channels(owner: str, unet: UNetConfig, schedule: ScheduleConfig) -> None:
     expected = 6 if schedule.variance == "learned_range" else 3
     if unet.out_channels != expected:
-        raise ValueError(f"{owner}: variance {schedule.variance!r} needs unet.out_channels {expected}, got {unet.out_channels}")
+        raise ValueError(
+            f"{owner}: variance {schedule.variance!r} needs unet.out_channels {expected}, got {unet.out_channels}"
+        )
 
 
 PAPER = StackConfig(

@@ -10,7 +10,7 @@ from .diffusion.guidance import guide, needs_pair
 from .diffusion.noise import ItemNoise
 from .memory import rows_that_fit, unet_row_bytes
 from .models.decoder import Conditioning, DecoderNetwork
-from .stage_run import Chunk, ImageSteps, Settings, run_chunks, settle, time_features_of
+from .stage_run import Chunk, ImageSteps, Settings, TimeTable, run_chunks, settle
 from .stage_text import TextRows, TextStage, stack_texts
 from .types import Embedding, Noise, TextEncoding, broadcast_batch, check_same_clip, expand_rows, model_to_image
 
@@ -82,13 +82,13 @@ class Decoder(TextStage):
         network, layout = placed(), memory_format(placed.device)
         pair = needs_pair(settings.guidance_scale)
         shape = (3, config.unet.image_size, config.unet.image_size)
-        features = time_features_of(network.time_features, settings.steps, placed.device)
+        times = TimeTable(network.time_features, settings.steps, placed.device)
 
         def prepare(rows: slice) -> Chunk:
             conditioning = self._condition(network, embed, text, rows, pair)
 
-            def model(x_t: torch.Tensor, t: int) -> torch.Tensor:
-                return network(x_t, None, conditioning, time=features[t])
+            def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+                return network(x_t, None, conditioning, time=times[t])
 
             noise = items.rows(rows)
             x_T = noise.draw(shape)

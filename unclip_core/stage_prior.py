@@ -15,7 +15,7 @@ from .diffusion.noise import ItemNoise
 from .diffusion.samplers import StepState
 from .memory import prior_row_bytes, rows_that_fit
 from .models.prior import PriorNetwork
-from .stage_run import Chunk, Settings, check_count, run_chunks, settle, time_features_of
+from .stage_run import Chunk, Settings, TimeTable, check_count, run_chunks, settle
 from .stage_text import TextRows, TextStage, stack_texts
 from .types import Embedding, TextEncoding, broadcast_batch, expand_rows
 
@@ -74,7 +74,7 @@ class Prior(TextStage):
         network, placed, candidates = self.network(), self.network, len(noises)
         prompt = TextRows.of(text, placed.device)
         unconditional = self._unconditional(network, negative) if needs_pair(settings.guidance_scale) else None
-        features = time_features_of(network.time_features, settings.steps, placed.device)
+        times = TimeTable(network.time_features, settings.steps, placed.device)
 
         def prepare(items: slice) -> Chunk:
             first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
@@ -89,8 +89,8 @@ class Prior(TextStage):
                 wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
             cache = network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
 
-            def model(x_t: Tensor, t: int) -> Tensor:
-                return network.step(x_t, None, cache, time=features[t])
+            def model(x_t: Tensor, t: Tensor) -> Tensor:
+                return network.step(x_t, None, cache, time=times[t])
 
             noise = _Candidates([noise.rows(items) for noise in noises])
             x_T = noise.draw((self.config.clip_dim,)).to(placed.device)

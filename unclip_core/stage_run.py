@@ -158,9 +158,16 @@ class NanWatch:
         self._pending.clear()
 
 
-def time_features_of(
-    compute: Callable[[Tensor], Tensor], steps: ScheduleSteps, device: torch.device
-) -> dict[int, Tensor]:
-    """Time features (1, width) of every timestep, in one batch before the loop."""
-    table = compute(torch.tensor(steps.timesteps, device=device))
-    return dict(zip(steps.timesteps, table.split(1), strict=True))
+class TimeTable:
+    """Time features of every timestep of a run, computed in one batch before the loop."""
+
+    def __init__(self, compute: Callable[[Tensor], Tensor], steps: ScheduleSteps, device: torch.device) -> None:
+        timesteps = torch.tensor(steps.timesteps)
+        rows = torch.zeros(steps.timesteps[0] + 1, dtype=torch.int64)
+        rows[timesteps] = torch.arange(len(timesteps))
+        self._rows = rows.to(device)  # timestep -> row: looked up on the device, so that nobody waits for it
+        self._features = compute(timesteps.to(device))
+
+    def __getitem__(self, t: Tensor) -> Tensor:
+        """Features (B, width) of t (B,)."""
+        return self._features[self._rows[t]]

@@ -11,7 +11,7 @@ from .diffusion.noise import ItemNoise
 from .memory import rows_that_fit, unet_row_bytes
 from .models.upsampler import UpsamplerNetwork
 from .resize import resize_bicubic
-from .stage_run import Chunk, ImageSteps, Settings, run_chunks, settle, time_features_of
+from .stage_run import Chunk, ImageSteps, Settings, TimeTable, run_chunks, settle
 from .types import image_to_model, model_to_image
 
 
@@ -48,17 +48,22 @@ class Upsampler:
         config, placed = self.config, self.network
         network, layout = placed(), memory_format(placed.device)
         shape = (3, config.high_size, config.high_size)
-        last = settings.steps.timesteps[-1]
-        features = time_features_of(network.time_features, settings.steps, placed.device)
-        if config.final_network:
-            features[last] = network.time_features(torch.tensor([last], device=placed.device), final=True)
+        times = TimeTable(network.time_features, settings.steps, placed.device)
+        last = torch.tensor([settings.steps.timesteps[-1]], device=placed.device)
+        final_time = network.time_features(last, final=True) if config.final_network else None
 
         def prepare(rows: slice) -> Chunk:
             large = resize_bicubic(low[rows].to(placed.device), config.high_size)
             large = large.to(placed.dtype).contiguous(memory_format=layout)
 
-            def model(x_t: Tensor, t: int) -> Tensor:
-                return network(x_t, None, large, final=config.final_network and t == last, time=features[t])
+            left = len(settings.steps)
+
+            def model(x_t: Tensor, t: Tensor) -> Tensor:
+                nonlocal left
+                left -= 1  # counted here, because reading t would wait for the device
+                if left == 0 and config.final_network:
+                    return network(x_t, None, large, final=True, time=final_time)
+                return network(x_t, None, large, time=times[t])
 
             noise = items.rows(rows)
             return model, noise.draw(shape).to(placed.device).contiguous(memory_format=layout), noise

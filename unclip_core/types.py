@@ -35,7 +35,12 @@ class TextEncoding:
         """The given rows as a TextEncoding of their own."""
         captions = self.captions[rows] if isinstance(rows, slice) else tuple(self.captions[i] for i in rows)
         return replace(
-            self, tokens=self.tokens[rows], embed=self.embed[rows], mask=self.mask[rows], ids=self.ids[rows], captions=captions
+            self,
+            tokens=self.tokens[rows],
+            embed=self.embed[rows],
+            mask=self.mask[rows],
+            ids=self.ids[rows],
+            captions=captions,
         )
 
 

@@ -30,13 +30,14 @@ def execute(
     """
     import torch
 
-    wanted = ancestors(prompt, output_nodes(prompt, classes))
+    outputs = output_nodes(prompt, classes)
+    wanted = ancestors(prompt, outputs)
     # A result is dropped once its last user ran: pictures and embeddings need not outlive the graph's middle.
     users = Counter(origin for node_id in wanted for origin in {o for o, _ in links_of(prompt[node_id]).values()})
     results: dict[str, tuple] = {}
     shown: dict[str, dict[str, list]] = {}
     with use_host(host), torch.inference_mode():
-        for node_id in topological_order(prompt, wanted):
+        for node_id in topological_order(prompt, wanted, early=outputs):  # what is done is saved before slow work
             host.check_interrupt()
             results[node_id], ui = _run_node(node_id, prompt, classes, results, extra_pnginfo)
             if ui:

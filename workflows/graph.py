@@ -70,17 +70,15 @@ def load_workflow(path: str | Path) -> Workflow:
         raise _file_error(path, f"is not valid JSON at {where}: {error.msg}; export it again from the editor") from None
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         links = data.get("links") or []
-        bad = [node for node in data["nodes"] if not _is_ui_node(node)] + [
-            link for link in links if not _is_ui_link(link)
-        ]
-        if bad:
-            raise _file_error(
-                path, f"has a malformed node or link: {json.dumps(bad[0])[:80]}; export it again from the editor"
-            )
+        malformed = [node for node in data["nodes"] if not _is_ui_node(node)]
+        malformed += [link for link in (links if isinstance(links, list) else [links]) if not _is_ui_link(link)]
+        if malformed:
+            shown = json.dumps(malformed[0])[:80]
+            raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
         return Workflow(path, data, is_ui=True)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
-    if isinstance(data, dict) and data and all(isinstance(node, dict) for node in data.values()):
+    if isinstance(data, dict) and data and all(map(_is_api_node, data.values())):
         return Workflow(path, data, is_ui=False)
     raise _file_error(path, "is JSON but not a workflow: no list of nodes, no API prompt; export it from the editor")
 
@@ -93,17 +91,36 @@ def _is_ui_node(node: Any) -> bool:
     if not (isinstance(node, dict) and isinstance(node.get("id"), int | str) and isinstance(node.get("type"), str)):
         return False
     inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
-    sockets = isinstance(inputs, list) and isinstance(outputs, list)
-    named = sockets and all(
-        isinstance(entry, dict) and "name" in entry and "type" in entry for entry in inputs + outputs
-    )
-    return named and isinstance(node.get("widgets_values") or [], list | dict)
+    if not (isinstance(inputs, list) and isinstance(outputs, list)):
+        return False
+    titled = isinstance(node.get("title") or "", str) and isinstance(node.get("widgets_values") or [], list | dict)
+    return titled and all(map(_is_socket, inputs)) and all(map(_is_socket, outputs))
+
+
+def _is_socket(entry: Any) -> bool:
+    if not (isinstance(entry, dict) and isinstance(entry.get("name"), str) and "type" in entry):
+        return False
+    widget, links = entry.get("widget") or {}, entry.get("links") or []
+    named = isinstance(widget, dict) and isinstance(widget.get("name", ""), str)
+    ids = [entry.get("link"), *links] if isinstance(links, list) else [links]
+    return named and all(isinstance(link, int | str | None) for link in ids)
 
 
 def _is_ui_link(link: Any) -> bool:
     if isinstance(link, dict):
-        return {"id", "origin_id", "origin_slot"} <= link.keys()
-    return link is None or (isinstance(link, list) and len(link) >= 5 and isinstance(link[2], int))
+        fields = [link.get("id"), link.get("origin_id"), link.get("origin_slot")]
+    elif isinstance(link, list) and len(link) >= 5:
+        fields = link[:3]
+    else:
+        return link is None
+    return all(isinstance(value, int | str) for value in fields) and isinstance(fields[2], int)
+
+
+def _is_api_node(node: Any) -> bool:
+    if not (isinstance(node, dict) and isinstance(node.get("class_type", ""), str)):
+        return False
+    meta = node.get("_meta") or {}
+    return not isinstance(meta, dict) or isinstance(meta.get("title") or "", str)
 
 
 def is_link(value: Any) -> bool:
@@ -155,17 +172,20 @@ def ancestors(prompt: Prompt, targets: Iterable[str]) -> set[str]:
     return found
 
 
-def topological_order(prompt: Prompt, wanted: set[str]) -> list[str]:
-    """`wanted` with every origin before its users. Raises ValueError on a cycle, which preflight names."""
+def topological_order(prompt: Prompt, wanted: set[str], early: Iterable[str] = ()) -> list[str]:
+    """`wanted` with every origin before its users, in the prompt's order where it is free; those in `early` as soon as
+    they can. Raises ValueError on a cycle, which preflight names."""
     order: list[str] = []
-    needs = {n: {origin for origin, _ in links_of(prompt[n]).values()} & wanted for n in wanted}
+    early = set(early)
+    needs = {n: {origin for origin, _ in links_of(prompt[n]).values()} & wanted for n in prompt if n in wanted}
     users: dict[str, list[str]] = {n: [] for n in wanted}
     for node_id, origins in needs.items():
         for origin in origins:
             users[origin].append(node_id)
     ready = [n for n in prompt if n in wanted and not needs[n]]
     while ready:
-        node_id = ready.pop(0)
+        node_id = next((n for n in ready if n in early), ready[0])
+        ready.remove(node_id)
         order.append(node_id)
         for user in users[node_id]:
             needs[user].discard(node_id)

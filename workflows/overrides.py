@@ -44,7 +44,7 @@ def settings(workflow: Workflow, classes: dict[str, type]) -> list[Setting]:
         class_type = node.get("type") if workflow.is_ui else node.get("class_type")
         if class_type == PRIMITIVE and workflow.is_ui:
             found += _primitive(workflow, node, classes)
-        elif class_type in classes:
+        elif class_type in classes and (workflow.is_ui or isinstance(node.get("inputs", {}), dict)):
             read = _read_ui if workflow.is_ui else _read_api
             for spec in input_specs(classes[class_type]).values():
                 if spec.is_widget:

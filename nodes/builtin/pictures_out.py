@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 from ..host import current_host
-from .paths import save_place
+from .paths import inside, save_place
 
 
 class SaveImage:
@@ -27,6 +27,14 @@ class SaveImage:
             "required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {"default": "ComfyUI"})},
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix=""):
+        try:
+            inside(current_host().folder("output"), filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
 
     def save_images(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
         root = current_host().folder(self.FOLDER)

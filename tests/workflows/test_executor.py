@@ -51,7 +51,7 @@ def test_nodes_run_under_inference_mode_with_the_host_set(api, classes):
 
 
 def test_outputs_are_announced_as_they_come(api, classes):
-    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}), n3=("Fails", {"value": ["1", 0]}))
+    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}), n3=("Fails", {"value": 13}))
     prompt |= api(n4=("Show", {"value": ["3", 0]}))
     heard = []
     with pytest.raises(NodeError):

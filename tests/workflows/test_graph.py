@@ -67,6 +67,17 @@ def test_order_puts_origins_first_and_leaves_out_what_nobody_needs(api):
     assert topological_order(prompt, wanted) == ["1", "7", "2", "9"]
 
 
+def test_outputs_come_as_soon_as_they_can(api):
+    prompt = api(
+        n1=("Number", {}),
+        n2=("Add", {"a": ["1", 0]}),
+        n3=("Show", {"value": ["1", 0]}),
+        n4=("Show", {"value": ["2", 0]}),
+    )
+    assert topological_order(prompt, set(prompt)) == ["1", "2", "3", "4"]
+    assert topological_order(prompt, set(prompt), early=["3", "4"]) == ["1", "3", "2", "4"]
+
+
 def test_a_cycle_is_found_in_flow_direction_however_deep(api):
     prompt = {str(i): {"class_type": "Add", "inputs": {"a": [str(i + 1), 0]}} for i in range(3000)}
     prompt["3000"] = {"class_type": "Add", "inputs": {}}

@@ -32,8 +32,8 @@ def guide(model: Model, scale: float, *, learned_variance: bool = False) -> Mode
     if not needs_pair(scale):
         return model
 
-    def guided(x_t: Tensor, t: int) -> Tensor:
-        conditional, unconditional = model(torch.cat([x_t, x_t]), t).to(x_t.dtype).chunk(2)
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        conditional, unconditional = model(torch.cat([x_t, x_t]), torch.cat([t, t])).to(x_t.dtype).chunk(2)
         if not learned_variance:
             return torch.lerp(unconditional, conditional, scale)
         conditional, variance = conditional.chunk(2, dim=1)

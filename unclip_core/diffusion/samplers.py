@@ -2,9 +2,9 @@
 
     sampler(model, x_T, schedule_steps, *, noise, eta, x0_clamp)
 
-model(x_t, t) -> the network's raw output for x_t (B, C, ...) and the training timestep t, an int (a tensor could not
-look up precomputed time features without waiting for the device): eps, x_0 or v as `schedule_steps` says, with C more
-channels when its variance is learned. noise: an `ItemNoise`, or anything with `draw(item_shape)`.
+model(x_t, t) -> the network's raw output for x_t (B, C, ...) and t (B,) int64 on x_t's device: eps, x_0 or v as
+`schedule_steps` says, with C more channels when its variance is learned; called once per step.
+noise: an `ItemNoise`, or anything with `draw(item_shape)`.
 eta: DDIM's share of fresh noise (others ignore it). x0_clamp: bound of the predicted x_0, None for no clamping.
 Each yields a StepState per step and returns the last x. Arithmetic is in x_T's dtype, on its device.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .schedule import ScheduleSteps, Step, interpolate_log_variance, to_x0_eps
 
-Model = Callable[[Tensor, int], Tensor]
+Model = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def _predict(
     model: Model, x: Tensor, step: Step, schedule_steps: ScheduleSteps, x0_clamp: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x_0, eps, variance channels or None) at this step."""
-    output, variance_output = model(x, step.t).to(x.dtype), None
+    t = torch.full((x.shape[0],), step.t, dtype=torch.int64, device=x.device)
+    output, variance_output = model(x, t).to(x.dtype), None
     if schedule_steps.variance == "learned_range":
         if output.shape[1] != 2 * x.shape[1]:
             raise ValueError(

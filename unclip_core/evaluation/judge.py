@@ -7,7 +7,9 @@ half-erased and blended renders, so that a smudge does not count as its nearest 
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ HEADS = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS}
 IGNORED = -100  # cross_entropy's own: this head learns nothing from this row
 SPOILT_SHARE = 0.25
 
-JUDGE_RECIPE = Recipe(steps=2500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
+JUDGE_RECIPE = Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
 
 
 class Judge(nn.Module):
@@ -38,7 +40,7 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 32, 64, 128, 128)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.hidden = nn.Linear(128 * 16, 256)
         self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes) + 1) for name, classes in HEADS.items()})
@@ -76,13 +78,14 @@ class JudgeTask:
         labels = {name: torch.tensor([classes_of(s)[name] for s in scenes]) for name in HEADS}
         for index in range(len(rows)):
             if rng.random() < SPOILT_SHARE:
-                self._spoil(index, pictures, labels, scenes, rng, generator)
+                self._spoil(index, rows, pictures, labels, rng, generator)
             elif rng.random() < 0.4:
                 pictures[index] = zoom(scenes[index], rng)
         return {"pictures": pictures + 0.03 * torch.randn(pictures.shape, generator=generator), "labels": labels}
 
-    def _spoil(self, index, pictures, labels, scenes, rng, generator) -> None:
-        """Turn one row into an example of "none of these"."""
+    def _spoil(self, index, rows, pictures, labels, rng, generator) -> None:
+        """Turn one row of a batch into an example of "none of these"; rows: the data rows of the batch."""
+        scene = self.data.scenes[rows[index]]
         kind = rng.choice(("noise", "blur", "erased", "blended"))
         if kind == "noise":
             size = rng.choice((4, 8, 16, 64))
@@ -93,15 +96,15 @@ class JudgeTask:
             small = F.adaptive_avg_pool2d(pictures[index][None], rng.choice((2, 4, 6)))
             pictures[index] = F.interpolate(small, 64, mode="bilinear", align_corners=False)[0]
         elif kind == "erased":
-            pictures[index] = half_erased(scenes[index], rng)
+            pictures[index] = half_erased(scene, rng)
             labels["object"][index] = len(OBJECTS)
             labels["colour"][index] = IGNORED
             return
         else:
-            other = rng.randrange(len(scenes))
-            if scenes[other].triples() == scenes[index].triples():
+            other = rng.choice(rows)
+            if self.data.scenes[other].triples() == scene.triples():
                 return
-            pictures[index] = torch.lerp(pictures[index], self.data.pictures([self.rows[other]])[0], rng.uniform(0.4, 0.6))
+            pictures[index] = torch.lerp(pictures[index], self.data.pictures([other])[0], rng.uniform(0.4, 0.6))
         for name, classes in HEADS.items():
             labels[name][index] = len(classes)
 
@@ -114,12 +117,15 @@ class JudgeTask:
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """What a batch looks like, spoilt rows included."""
-        batch = self.batch(list(range(64)), random.Random(0), torch.Generator().manual_seed(0))
+        rows = [row % len(self) for row in range(64)]
+        batch = self.batch(rows, random.Random(0), torch.Generator().manual_seed(0))
         save_png(grid(model_to_image(batch["pictures"])), path)
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
-        """The weights."""
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+        """The weights, whole or not at all: the file's presence says that the judge is trained."""
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
+        os.replace(partial, path)
 
 
 def classes_of(scene: Scene) -> dict[str, int]:

@@ -6,9 +6,10 @@ training resumes exactly. Pictures are (N, 3, H, W) float32 in -1..1.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ class Data(Protocol):
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """A caption for each row."""
 
+    def alike(self, row: int) -> list[int]:
+        """Rows that are hard to tell from this one, itself included."""
+
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
 
@@ -41,11 +45,34 @@ def to_model(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels, copy=True)).movedim(-1, 1).to(torch.float32).div_(127.5).sub_(1.0)
 
 
+def move(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor in it on `device`: dicts, lists, tuples and dataclasses are looked into."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {name: move(value, device) for name, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(move(value, device) for value in batch)
+    if dataclasses.is_dataclass(batch):
+        return dataclasses.replace(
+            batch, **{field.name: move(getattr(batch, field.name), device) for field in dataclasses.fields(batch)}
+        )
+    return batch
+
+
+def first_rows(data: Data, count: int) -> list[int]:
+    """`count` rows for a sample sheet: the first, again and again where there are fewer."""
+    return [row % len(data) for row in range(count)]
+
+
 class StorybookData:
     """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for."""
 
     def __init__(self, folder: Path, count: int, seed: int, workers: int = 1) -> None:
         self.shard, self.scenes = prepare(folder, count, seed, workers)
+        self._alike: dict[tuple[str, str, str], list[int]] = {}
+        for row, scene in enumerate(self.scenes):
+            self._alike.setdefault(scene.triples()[0], []).append(row)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -57,6 +84,10 @@ class StorybookData:
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """See Data."""
         return [caption(self.scenes[row], rng)[0] for row in rows]
+
+    def alike(self, row: int) -> list[int]:
+        """See Data: the scenes whose first object, its colour and the background are the same."""
+        return self._alike[self.scenes[row].triples()[0]]
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""

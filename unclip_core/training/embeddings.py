@@ -14,6 +14,8 @@ from ..clip import Clip
 from ..types import model_to_image
 from .data import Data
 
+FINGERPRINT_ROWS = 64
+
 
 def clip_fingerprint(clip: Clip) -> str:
     """Short hash of the image tower's weights: another CLIP, another cache."""
@@ -24,15 +26,22 @@ def clip_fingerprint(clip: Clip) -> str:
     return digest.hexdigest()[:16]
 
 
+def data_fingerprint(data: Data) -> str:
+    """Short hash of rows spread over the data: other pictures, another cache."""
+    rows = range(0, len(data), max(1, len(data) // FINGERPRINT_ROWS))
+    return hashlib.sha256(data.pictures(list(rows)).contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
 def image_embeddings(clip: Clip, data: Data, folder: Path, batch: int = 256) -> Tensor:
     """(N, D) float32 on the native scale, for every row of `data`; cached in `folder`."""
-    path = folder / f"embeddings-{len(data)}-{clip_fingerprint(clip)}.npy"
+    path = folder / f"embeddings-{len(data)}-{data_fingerprint(data)}-{clip_fingerprint(clip)}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found = [
-            clip.encode_image(model_to_image(data.pictures(list(range(start, min(start + batch, len(data))))))).vector
-            for start in range(0, len(data), batch)
-        ]
+        with torch.autocast(clip.device.type, torch.bfloat16):  # twice as fast; 1e-3 of noise does not hurt training
+            found = [
+                clip.encode_image(model_to_image(data.pictures(list(range(start, min(start + batch, len(data))))))).vector
+                for start in range(0, len(data), batch)
+            ]
         partial = path.with_suffix(f".{os.getpid()}.npy")
         np.save(partial, torch.cat(found).numpy())
         os.replace(partial, path)

@@ -32,6 +32,9 @@ class Span:
     offset: int = 0
     size: int | None = None
 
+    def __str__(self) -> str:
+        return str(self.path) if self.size is None else f"{self.path}, {self.size} bytes at {self.offset}"
+
     def read(self) -> bytes:
         """The bytes."""
         with self.path.open("rb") as file:
@@ -52,11 +55,12 @@ def index_shards(paths: list[Path]) -> list[tuple[Span, Span | None]]:
     for path in paths:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
-                if member.isfile():
-                    key, _, suffix = member.name.partition(".")
-                    part = "picture" if f".{suffix.lower()}" in PICTURES else "caption" if suffix == "txt" else None
-                    if part:
-                        samples.setdefault((path, key), {})[part] = Span(path, member.offset_data, member.size)
+                folder, _, name = member.name.rpartition("/")  # a sample's key ends at the first dot of the file's name
+                key, _, suffix = name.partition(".")
+                part = "picture" if f".{suffix.lower()}" in PICTURES else "caption" if suffix == "txt" else None
+                if part and member.isfile():
+                    span = Span(path, member.offset_data, member.size)
+                    samples.setdefault((path, f"{folder}/{key}"), {})[part] = span
     return [(parts["picture"], parts.get("caption")) for parts in samples.values() if "picture" in parts]
 
 
@@ -72,7 +76,9 @@ def open_files(where: str) -> FilesData:
         except tarfile.TarError as error:
             raise ValueError(f"--data {where}: not an uncompressed .tar shard ({error})") from None
     if not rows:
-        raise ValueError(f"--data {where}: no pictures found; give a folder of pictures with .txt captions, or .tar shards")
+        raise ValueError(
+            f"--data {where}: no pictures found; give a folder of pictures with .txt captions, or .tar shards"
+        )
     return FilesData(rows)
 
 
@@ -87,7 +93,11 @@ class FilesData:
 
     def picture(self, row: int, side: int) -> Image.Image:
         """The middle square of a row's picture, `side` px, upright, alpha flattened on white."""
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(self.rows[row][0].read()))).convert("RGBA")
+        span = self.rows[row][0]
+        try:
+            image = ImageOps.exif_transpose(Image.open(io.BytesIO(span.read()))).convert("RGBA")
+        except OSError as error:
+            raise ValueError(f"{span}: not a picture that can be read ({error}); remove or replace it") from None
         flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return ImageOps.fit(flat, (side, side), Image.Resampling.BICUBIC)
 
@@ -101,8 +111,17 @@ class FilesData:
 
     def _caption(self, row: int, rng: random.Random) -> str:
         text = self.rows[row][1]
-        lines = [line.strip() for line in text.read().decode("utf-8").splitlines() if line.strip()] if text else []
+        if text is None:
+            return ""
+        try:
+            lines = [line.strip() for line in text.read().decode("utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text}: not UTF-8 text ({error.reason}); save the caption as UTF-8") from None
         return rng.choice(lines) if lines else ""
+
+    def alike(self, row: int) -> list[int]:
+        """See Data: files say nothing about each other."""
+        return [row]
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""

@@ -1,7 +1,7 @@
 """The training loop that every stage shares.
 
-    unclip train decoder --preset storybook --run runs/decoder          # one machine
-    torchrun --nproc-per-node 8 -m comfyui_unclip train decoder ...     # one process per device
+    unclip train decoder --preset storybook --run runs/decoder
+    unclip train decoder --preset storybook --run runs/decoder --device cuda
 
 A run folder holds `checkpoint.pt` (weights, EMA, optimiser, step), `log.jsonl`, sample sheets, and at the end the
 stage's safetensors. Killing the process loses at most the steps since the last checkpoint; starting it again with the
@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..checkpoints.native import load_strict
+from .data import move
 from .ema import Ema
 from .recipes import Recipe
 
@@ -145,73 +147,110 @@ def train(
 ) -> Iterator[Progress]:
     """Train `task` by `recipe` in the folder `run`, yielding progress; `rows` is the number of training rows.
 
-    init: weights to start a new run from. A run folder made with another recipe raises ValueError.
+    init: weights to start a new run from. Raises ValueError for weights that do not fit or a run folder made with
+    another recipe, FloatingPointError when the loss is not finite any more.
     """
-    device = torch.device(device)
     run.mkdir(parents=True, exist_ok=True)
-    network = task.build().to(device)
-    if device.type in ("cpu", "cuda"):
-        network = network.to(memory_format=torch.channels_last)
-    if init is not None:
-        network.load_state_dict({k: v.float() for k, v in init.items()})
-    ema = Ema(network, recipe.ema)
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(network, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps
-    )
-    start = _resume(run / "checkpoint.pt", recipe, network, ema, optimiser, device)
+    state = _Run(task, recipe, rows, torch.device(device), bf16, init)
+    start = state.resume(run / "checkpoint.pt")
     clock, since = time.perf_counter(), start
     with (run / "log.jsonl").open("a") as log:
         for step in range(start, recipe.steps):
-            loss, numbers = _step(task, recipe, network, ema, optimiser, step, rows, device, bf16)
-            done = step + 1
-            if done % log_every == 0 or done == recipe.steps:
-                value = float(loss)
-                if not math.isfinite(value):
-                    raise FloatingPointError(f"train {task.stage}: loss is {value} at step {done}; lower lr {recipe.lr}")
+            loss, numbers = state.step(step)
+            done, last = step + 1, step + 1 == recipe.steps
+            logs, saves = done % log_every == 0 or last, done % save_every == 0 or last
+            if (logs or saves) and not math.isfinite(value := float(loss)):
+                raise FloatingPointError(f"train {task.stage}: loss is {value} at step {done}; lower lr {recipe.lr}")
+            if logs:
                 speed = (done - since) * recipe.batch / (time.perf_counter() - clock)
                 clock, since = time.perf_counter(), done
-                log.write(json.dumps({"step": done, "loss": value, "pictures_per_second": round(speed, 1), **numbers}) + "\n")
+                line = {"step": done, "loss": value, "pictures_per_second": round(speed, 1), **numbers}
+                log.write(json.dumps(line) + "\n")
                 log.flush()
                 yield Progress(done, recipe.steps, value, speed, numbers)
-            if done % save_every == 0 or done == recipe.steps:
-                state = {"step": done, "network": network.state_dict(), "ema": ema.state, "optimiser": optimiser.state_dict()}
-                save_checkpoint(run / "checkpoint.pt", {**state, "recipe": json.dumps(asdict(recipe))})
-            if done % sheet_every == 0 or done == recipe.steps:
-                with ema.applied(network), torch.no_grad():
-                    task.sheet(network.eval(), run / f"sheet-{done:07d}.png")
-                network.train()
-    with ema.applied(network):
-        task.export(network.eval(), run / f"{task.stage}.safetensors", asdict(recipe))
+            if saves:
+                state.save(run / "checkpoint.pt", done)
+            if done % sheet_every == 0 or last:
+                with state.averaged() as network, torch.no_grad():
+                    task.sheet(network, run / f"sheet-{done:07d}.png")
+    with state.averaged() as network:
+        task.export(network, run / f"{task.stage}.safetensors", asdict(recipe))
 
 
-def _step(task, recipe, network, ema, optimiser, step, rows, device, bf16) -> tuple[Tensor, dict[str, float]]:
-    """One optimiser step; every random number comes from (seed, step)."""
-    network.train()
-    rng = random.Random(step_seed(recipe.seed, step, "python"))
-    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, "torch"))
-    torch.manual_seed(step_seed(recipe.seed, step, "dropout"))
-    batch = task.batch(rows_of_step(step, recipe.batch, rows, recipe.seed), rng, generator)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(recipe, step)
-    with _fast(device, bf16):
-        loss, numbers = task.loss(network, batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_clip)
-    optimiser.step()
-    ema.update(network, step)
-    return loss.detach(), numbers
+class _Run:
+    """What a run changes: network, average and optimiser."""
 
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        rows: int,
+        device: torch.device,
+        bf16: bool,
+        init: dict[str, Tensor] | None,
+    ) -> None:
+        self.task, self.recipe, self.rows, self.device, self.bf16 = task, recipe, rows, device, bf16
+        network = task.build().to(device)
+        if device.type in ("cpu", "cuda"):
+            network = network.to(memory_format=torch.channels_last)
+        if init is not None:
+            load_strict(network, {name: value.float() for name, value in init.items()}, "initial weights")
+        self.network = network
+        self.ema = Ema(network, recipe.ema)
+        self.optimiser = torch.optim.AdamW(
+            _parameter_groups(network, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps
+        )
 
-def _resume(path: Path, recipe: Recipe, network: nn.Module, ema: Ema, optimiser, device: torch.device) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    before, now = json.loads(state["recipe"]), json.loads(json.dumps(asdict(recipe)))
-    if changed := sorted(name for name in now if before.get(name) != now[name]):
-        listed = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
-        raise ValueError(f"{path}: this run was started with another recipe ({listed}); resume it unchanged or use a new --run")
-    network.load_state_dict(state["network"])
-    ema.load(state["ema"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"]
+    def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """One optimiser step; every random number comes from (seed, step)."""
+        recipe, network = self.recipe, self.network
+        network.train()
+        rng = random.Random(step_seed(recipe.seed, step, "python"))
+        generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, "torch"))
+        torch.manual_seed(step_seed(recipe.seed, step, "dropout"))
+        batch = self.task.batch(rows_of_step(step, recipe.batch, self.rows, recipe.seed), rng, generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        with _fast(self.device, self.bf16):
+            loss, numbers = self.task.loss(network, move(batch, self.device))
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_clip)
+        self.optimiser.step()
+        self.ema.update(network, step)
+        return loss.detach(), numbers
+
+    def save(self, path: Path, done: int) -> None:
+        """Write everything that the next step needs."""
+        state = {
+            "step": done,
+            "rows": self.rows,
+            "network": self.network.state_dict(),
+            "ema": self.ema.state,
+            "optimiser": self.optimiser.state_dict(),
+            "recipe": json.dumps(asdict(self.recipe)),
+        }
+        save_checkpoint(path, state)
+
+    def resume(self, path: Path) -> int:
+        """Take up the checkpoint, if there is one; returns the number of steps done."""
+        if not path.exists():
+            return 0
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before, now = json.loads(state["recipe"]), json.loads(json.dumps(asdict(self.recipe)))
+        before["rows"], now["rows"] = state.get("rows", self.rows), self.rows
+        if changed := sorted(name for name in now if before.get(name) != now[name]):
+            listed = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
+            raise ValueError(
+                f"{path}: this run was started with another recipe ({listed}); resume it unchanged or use a new --run"
+            )
+        load_strict(self.network, state["network"], str(path))
+        self.ema.load(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        return state["step"]
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The network with its averaged weights, in evaluation mode."""
+        with self.ema.applied(self.network):
+            yield self.network.eval()

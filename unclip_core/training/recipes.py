@@ -26,17 +26,20 @@ class Recipe:
     text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
     prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
-    timesteps: str = "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
+    timesteps: str = (
+        "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
+    )
+    siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1
 
 
 STORYBOOK_RECIPES: dict[str, Recipe] = {
     "clip": Recipe(steps=2000, batch=128, lr=8e-4, warmup=100, weight_decay=0.1, betas=(0.9, 0.98), ema=0.99),
-    "prior": Recipe(steps=4000, batch=192, lr=8e-4, weight_decay=6e-2, betas=(0.9, 0.96), adam_eps=1e-6, ema=0.998),
+    "prior": Recipe(steps=2000, batch=128, lr=8e-4, weight_decay=6e-2, betas=(0.9, 0.96), adam_eps=1e-6, ema=0.998),
     "decoder": Recipe(
-        steps=6000, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
+        steps=4400, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
     ),
-    "upsampler_256": Recipe(steps=3000, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
-    "upsampler_1024": Recipe(steps=2500, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_256": Recipe(steps=2000, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_1024": Recipe(steps=1600, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
 }

@@ -59,13 +59,14 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
     config = getattr(stack, options.stage)
     if config is None:
         raise ValueError(f"preset {options.preset} has no {options.stage}")
-    data = open_data(options, recipe)
-    task = make_task(options, stack, data, recipe)
     init = None
     if options.init:
         stage, _, init = load_stage(options.init)
         if stage != options.stage:
-            raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}")
+            raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
+    clip = open_clip_file(options.clip, stack.clip) if options.stage in ("prior", "decoder") else None
+    data = open_data(options, recipe)
+    task = make_task(options, stack, data, recipe, clip)
     run = options.run or Path("runs") / options.stage
     return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
 
@@ -78,25 +79,33 @@ def open_data(options: RunOptions, recipe: Recipe) -> Data:
 
 
 def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:
-    """The frozen CLIP of a run. Raises ValueError if it is another one than the preset's stages speak."""
+    """The frozen CLIP of a run: a file's, else the one the preset names, else the embedded stack's.
+
+    Raises ValueError if it is another one than the preset's stages speak.
+    """
+    if path is None and expected.architecture:
+        return Clip.from_config(expected)
     path = path or EMBEDDED / "storybook" / "clip.safetensors"
     stage, config, state = load_stage(path)
     if stage != "clip" or config.clip_id != expected.clip_id:
         raise ValueError(
-            f"--clip {path} holds {stage} {getattr(config, 'clip_id', '')}; this preset needs the CLIP {expected.clip_id}"
+            f"--clip {path} holds {stage} {getattr(config, 'clip_id', '')}; "
+            f"this preset needs the CLIP {expected.clip_id}, as trained by `unclip train clip`"
         )
     return Clip.from_config(config, state)
 
 
-def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recipe) -> Task:
-    """The stage's task; prior and decoder bring the frozen CLIP and the data's embeddings."""
+def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recipe, clip: Clip | None = None) -> Task:
+    """The stage's task; prior and decoder bring the frozen CLIP (None: as the options say) and its embeddings."""
     stage = options.stage
     if stage == "clip":
-        if stack.clip.architecture or stack.clip.vision is None:
-            raise ValueError(f"preset {stack.name}: CLIP {stack.clip.clip_id} is loaded, not trained here; use open_clip")
-        return ClipTask(stack.clip, data)
+        if stack.clip.vision is None:
+            raise ValueError(
+                f"preset {stack.name}: CLIP {stack.clip.clip_id} is loaded, not trained here; use open_clip"
+            )
+        return ClipTask(stack.clip, data, recipe)
     if stage in ("prior", "decoder"):
-        clip = open_clip_file(options.clip, stack.clip)
+        clip = clip or open_clip_file(options.clip, stack.clip)
         embeddings = image_embeddings(clip, data, options.cache / "embeddings")
         made = PriorTask if stage == "prior" else DecoderTask
         return made(getattr(stack, stage), data, clip, embeddings, recipe)

@@ -15,7 +15,7 @@ from ..checkpoints.native import save_stage
 from ..clip import build_network
 from ..config import ClipConfig
 from ..words import WordTokenizer
-from .data import Data
+from .data import Data, first_rows, move
 from .sheets import grid, save_png
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -26,8 +26,8 @@ class ClipTask:
 
     stage = "clip"
 
-    def __init__(self, config: ClipConfig, data: Data) -> None:
-        self.config, self.data = config, data
+    def __init__(self, config: ClipConfig, data: Data, recipe: Recipe) -> None:
+        self.config, self.data, self.recipe = config, data, recipe
         self.tokenizer = WordTokenizer(config.vocabulary, config.context_length)
 
     def build(self) -> nn.Module:
@@ -37,8 +37,17 @@ class ClipTask:
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pictures normalised for CLIP (B, 3, H, W), ids (B, T)."""
+        rows = self.with_siblings(rows, rng)
         ids = torch.tensor([self.tokenizer.encode(caption) for caption in self.data.captions(rows, rng)])
         return self.normalise(self.data.pictures(rows)), ids
+
+    def with_siblings(self, rows: list[int], rng: random.Random) -> list[int]:
+        """As many rows, in groups of `recipe.siblings` that are alike: negatives that only details tell apart."""
+        if self.recipe.siblings == 1:
+            return rows
+        leaders = rows[: -(-len(rows) // self.recipe.siblings)]
+        grouped = [pick for row in leaders for pick in (row, *rng.choices(self.data.alike(row), k=self.recipe.siblings - 1))]
+        return grouped[: len(rows)]
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """-1..1 -> CLIP's mean and standard deviation."""
@@ -51,18 +60,19 @@ class ClipTask:
         image = F.normalize(network.encode_image(pictures).float(), dim=-1)
         text = F.normalize(network.encode_text(ids).float(), dim=-1)
         logits = network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T
-        own = torch.arange(len(ids))
+        own = torch.arange(len(ids), device=ids.device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return loss, {"top1": round((logits.argmax(1) == own).float().mean().item(), 3)}
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """The similarity matrix of 64 pairs: a bright diagonal is a good CLIP."""
-        pictures, ids = self.batch(list(range(64)), random.Random(0), torch.Generator())
+        batch = self.batch(first_rows(self.data, 64), random.Random(0), torch.Generator())
+        pictures, ids = move(batch, network.logit_scale.device)
         image = F.normalize(network.encode_image(pictures), dim=-1)
         text = F.normalize(network.encode_text(ids), dim=-1)
         similarity = (image @ text.T).clamp(0, 1)[None, :, :, None].expand(1, 64, 64, 3)
         save_png(grid(similarity.repeat_interleave(6, 1).repeat_interleave(6, 2)), path)
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
-        """clip.safetensors with open_clip's own names."""
-        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe})
+        """clip.safetensors with open_clip's own names, stored as bf16: the rounded weights are every stage's CLIP."""
+        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe}, dtype=torch.bfloat16)

@@ -17,7 +17,7 @@ from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import Schedule
 from ..models.decoder import DecoderNetwork
 from ..types import model_to_image
-from .data import Data
+from .data import Data, first_rows, move
 from .losses import diffusion_loss, draw_timesteps
 from .recipes import Recipe
 from .sheets import grid, save_png
@@ -77,20 +77,17 @@ class DecoderTask:
         return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
 
     def sheet(self, network: nn.Module, path: Path) -> None:
-        """Pictures (odd rows) beside what their embeddings and captions decode to (even rows), 20 DDIM steps."""
-        rows = list(range(SHEET_ROWS))
+        """Pictures (odd lines) over what their embeddings and captions decode to (even lines), 20 DDIM steps."""
+        device = next(network.parameters()).device
         generator = torch.Generator().manual_seed(0)
-        batch = self.batch(rows, random.Random(0), generator)
-        text = batch["text"]
-        pair = [torch.cat([x, x]) for x in (batch["z"], text.tokens, text.mask, text.embed, text.ids)]
-        if self.config.null_text == "learned":
-            null = torch.arange(2 * SHEET_ROWS) >= SHEET_ROWS
-            condition = network.condition(*pair, drop_embed=null, drop_text=null)
-        else:
-            empty = self.clip.encode_text([""] * SHEET_ROWS)
-            halves = zip((text.tokens, text.mask, text.embed, text.ids), (empty.tokens, empty.mask, empty.embed, empty.ids))  # noqa: B905
-            null = torch.arange(2 * SHEET_ROWS) >= SHEET_ROWS
-            condition = network.condition(pair[0], *(torch.cat(half) for half in halves), drop_embed=null)
+        batch = move(self.batch(first_rows(self.data, SHEET_ROWS), random.Random(0), generator), device)
+        learned = self.config.null_text == "learned"
+        texts = (batch["text"], batch["text"] if learned else move(self.clip.encode_text([""] * SHEET_ROWS), device))
+        text = [torch.cat([getattr(half, name) for half in texts]) for name in ("tokens", "mask", "embed", "ids")]
+        null = torch.arange(2 * SHEET_ROWS, device=device) >= SHEET_ROWS
+        condition = network.condition(
+            torch.cat([batch["z"]] * 2), *text, drop_embed=null, drop_text=null if learned else None
+        )
         model = guide(
             lambda x, t: network(x.contiguous(memory_format=torch.channels_last), t, condition),
             2.0,

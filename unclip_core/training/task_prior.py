@@ -14,7 +14,7 @@ from ..clip import Clip
 from ..config import PriorConfig
 from ..diffusion.schedule import Schedule
 from ..models.prior import PriorNetwork
-from .data import Data
+from .data import Data, first_rows, move
 from .losses import draw_timesteps, simple_loss
 from .recipes import Recipe
 from .sheets import grid, save_png
@@ -35,7 +35,7 @@ class PriorTask:
         network = PriorNetwork(self.config)
         if self.config.scaling == "mean_std":
             network.mean.copy_(self.embeddings.mean(0))
-            network.std.copy_(self.embeddings.std(0))
+            network.std.copy_(self.embeddings.std(0, correction=0).clamp(min=1e-6))
         return network
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class PriorTask:
         if self.config.null_text == "learned":
             null_tokens, null_embed, null_mask = network.null_text(len(x_0))
         else:
-            null = self.clip.encode_text([""])
+            null = move(self.clip.encode_text([""]), x_0.device)
             null_tokens, null_embed, null_mask = null.tokens, null.embed, null.mask
         drop = batch["drop"]
         tokens = torch.where(drop[:, None, None], null_tokens, tokens)
@@ -70,11 +70,12 @@ class PriorTask:
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """Cosines of 64 one-step predictions (rows: captions) against 64 true embeddings."""
-        rows = list(range(64))
-        text = self.clip.encode_text(self.data.captions(rows, random.Random(0)))
-        t = torch.full((64,), self.schedule.timesteps - 1)
-        noise = torch.randn(64, self.config.clip_dim, generator=torch.Generator().manual_seed(0))
-        guess = network.unscale(network(noise, t, text.tokens, text.embed, text.mask))
+        device = network.query.device
+        rows = first_rows(self.data, 64)
+        text = move(self.clip.encode_text(self.data.captions(rows, random.Random(0))), device)
+        t = torch.full((64,), self.schedule.timesteps - 1, device=device)
+        noise = torch.randn(64, self.config.clip_dim, generator=torch.Generator().manual_seed(0)).to(device)
+        guess = network.unscale(network(noise, t, text.tokens, text.embed, text.mask)).cpu()
         cosines = torch.cosine_similarity(guess[:, None], self.embeddings[rows][None], dim=-1).clamp(0, 1)
         picture = cosines[None, :, :, None].expand(1, 64, 64, 3)
         save_png(grid(picture.repeat_interleave(6, 1).repeat_interleave(6, 2)), path)

@@ -15,8 +15,10 @@ from ..config import UpsamplerConfig
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import Schedule
 from ..models.upsampler import UpsamplerNetwork
+from ..resize import resize_bicubic
+from ..resize import resize_bicubic
 from ..types import model_to_image
-from .data import Data
+from .data import Data, first_rows, move
 from .degrade import degrade
 from .losses import diffusion_loss, draw_timesteps
 from .recipes import Recipe
@@ -48,7 +50,7 @@ class UpsamplerTask:
         low = degrade(F.avg_pool2d(high, self.factor), self.config.augmentation, level, rng, generator)
         return {
             "x_0": high,
-            "low": F.interpolate(low, (crop, crop), mode="bicubic", align_corners=False),
+            "low": resize_bicubic(low, crop),
             "level": level,
             "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
             "noise": torch.randn(high.shape, generator=generator),
@@ -63,7 +65,8 @@ class UpsamplerTask:
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """Six crops: the enlarged input, the upsampler's answer, the original."""
-        batch = self.batch(list(range(6)), random.Random(0), torch.Generator().manual_seed(0))
+        batch = self.batch(first_rows(self.data, 6), random.Random(0), torch.Generator().manual_seed(0))
+        batch = move(batch, next(network.parameters()).device)
         level = batch["level"] if self.config.augmentation_level else None
         steps = self.schedule.respace(self.config.sampling.steps)
         x_0 = batch["noise"]

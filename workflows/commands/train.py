@@ -31,6 +31,7 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--batch", type=click.IntRange(1))
 @click.option("--lr", type=click.FloatRange(0, min_open=True))
 @click.option("--seed", type=int)
+@click.option("--siblings", type=click.IntRange(1), help="CLIP: alike rows per group of a batch.")
 @click.option("--pictures", type=click.IntRange(1), help="Scenes to draw for training.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")

@@ -32,7 +32,8 @@ def command(files: tuple[Path, ...], input_folder: Path) -> int:
             problems = problems_of(file)
             wrong += bool(problems)
             for problem in problems:
-                click.echo(f"{file}: {problem}" if problem.node else str(problem), err=True)
+                named = str(problem).startswith(f"{file}: ")  # what is wrong with the file itself says so
+                click.echo(problem if named else f"{file}: {problem}", err=True)
             if not problems:
                 click.echo(f"{file}: ok")
     return 2 if wrong else 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 
 

@@ -6,10 +6,11 @@ Samples are float32. Their tables come as shipped, or worked out in float64: as 
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler
+
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion import samplers
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, make_betas
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler
 
 SHAPE = (2, 3, 8, 8)
 NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -35,7 +36,7 @@ def network(channels=3):
 
     def model(x, t):
         mixed = torch.einsum("oc,bchw->bohw", weight, x.float())
-        return torch.tanh(mixed + t / 700.0 - 0.5)
+        return torch.tanh(mixed + t.reshape(-1, 1, 1, 1) / 700.0 - 0.5)
 
     return model
 
@@ -53,7 +54,8 @@ def compare(sampler, reference_step, schedule_steps, model, *, eta=0.0, clamp=No
     x_T = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     x = x_T
     for state in sampler(model, x_T, schedule_steps, noise=noise, eta=eta, x0_clamp=clamp):
-        expected, expected_x0 = reference_step(model(x, state.t), state.t, x, noise.draws[-1] if noise.draws else None)
+        t = torch.full((SHAPE[0],), state.t)
+        expected, expected_x0 = reference_step(model(x, t), state.t, x, noise.draws[-1] if noise.draws else None)
         scale = max(1.0, expected.abs().max().item())
         assert (state.x_t - expected).abs().max() <= tolerance * scale, state.t
         if expected_x0 is not None:

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m
@@ -22,7 +23,7 @@ def exact_denoiser(schedule, prediction, mu=MU, s=S):
     cumprod = torch.tensor(levels, dtype=torch.float64)
 
     def model(x, t):
-        a = cumprod[t].to(x.dtype)
+        a = cumprod[t].reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
         x_0 = mu + alpha * s**2 / (a * s**2 + 1 - a) * (x - alpha * mu)
         eps = (x - alpha * x_0) / sigma
@@ -128,7 +129,7 @@ def test_learned_variance_reaches_the_optimal_one():
     mean_model, by_t = exact_denoiser(schedule, "eps"), {step.t: step for step in steps}
 
     def model(x, t):
-        step = by_t[t]
+        step = by_t[int(t[0])]
         v_t, v_s = step.alpha**2 * S**2 + step.sigma**2, step.alpha_prev**2 * S**2 + step.sigma_prev**2
         optimal = math.log(v_s - step.ratio * v_s**2 / v_t)
         width = step.max_log_variance - step.min_log_variance
@@ -172,7 +173,7 @@ def test_states_and_clamping(name, steps):
     x_T = ItemNoise(0, 2, "start").draw((3, 4, 4))
 
     def model(x, t):
-        assert type(t) is int
+        assert t.shape == (2,) and t.dtype == torch.int64
         return x.to(torch.bfloat16) * 0.5
 
     generator = SAMPLERS[name](model, x_T, schedule.respace(steps), noise=ItemNoise(0, 2, "n"), eta=0.5, x0_clamp=0.8)

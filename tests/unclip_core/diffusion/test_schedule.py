@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, UnCLIPScheduler
+
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion.schedule import (
     Schedule,
@@ -13,7 +15,6 @@ from comfyui_unclip.unclip_core.diffusion.schedule import (
     respaced_timesteps,
     to_x0_eps,
 )
-from diffusers import DDPMScheduler, UnCLIPScheduler
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("cosine", "squaredcos_cap_v2"), ("linear", "linear")])

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+
 from comfyui_unclip.unclip_core import config as c
 from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
@@ -21,6 +22,12 @@ def random_weights(network, seed=0, std=0.15):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        if isinstance(network, PriorNetwork):  # else x_t hardly shows in the output, and seeds could not be told apart
+            network.noisy_in.weight.mul_(4.0)
+            for block in network.blocks:
+                for name, parameter in block.named_parameters():
+                    if name.endswith("weight") and parameter.ndim == 2:
+                        parameter.mul_(2.0)
     return network
 
 
@@ -38,8 +45,8 @@ def counting(network):
     return network
 
 
-def placed(network, dtype=torch.float32):
-    return Placed(lambda: counting(random_weights(network)), torch.device("cpu"), dtype)
+def placed(network, dtype=torch.float32, std=0.15):
+    return Placed(lambda: counting(random_weights(network, std=std)), torch.device("cpu"), dtype)
 
 
 def text(rows=1, norm=1.0, seed=0, clip_id=CLIP_ID, dim=DIM):
@@ -76,7 +83,7 @@ def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_nu
         schedule=c.ScheduleConfig(prediction="x0", x0_clamp=x0_clamp, **schedule),
         sampling=c.SamplingConfig("ddpm", 4, 2.0),
     )
-    return Prior(config, placed(PriorNetwork(config)), encode_null)
+    return Prior(config, placed(PriorNetwork(config), std=0.5), encode_null)
 
 
 def make_decoder(null_text="learned", null_embed="zero", learned_variance=False, encode_null=None, sampler="dpmpp_2m"):

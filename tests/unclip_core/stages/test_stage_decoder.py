@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.types import Embedding, Noise, model_to_image

@@ -1,8 +1,11 @@
 """The prior stage: seeds, order, candidates, guidance, nulls, scale."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
+
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.samplers import ddpm
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
@@ -49,9 +52,8 @@ def test_equals_sampling_by_hand(tiny):
     null = [x.expand(2, *x.shape[1:]) for x in network.null_text(1)]
 
     def model(x, t):
-        times = torch.full((2,), t)
-        conditional = network(x, times, text.tokens, text.embed, text.mask)
-        unconditional = network(x, times, *null)
+        conditional = network(x, t, text.tokens, text.embed, text.mask)
+        unconditional = network(x, t, *null)
         return unconditional + 3.0 * (conditional - unconditional)
 
     noise = ItemNoise(6, 2, "prior")
@@ -73,8 +75,8 @@ def test_candidates_keep_the_closest(tiny):
             F.cosine_similarity(vectors(prior, single, candidates=n, seed=3 + item), single.embed).item()
             for n in (1, 2, 3, 6)
         ]
-        assert scores == sorted(scores)
-        assert scores[-1] > scores[0]
+        assert all(more >= fewer - 1e-6 for fewer, more in pairwise(scores))
+        assert scores[-1] > scores[0] + 1e-4
         both = vectors(prior, text, candidates=6, seed=3)[item]
         assert F.cosine_similarity(both, single.embed[0], dim=0).item() == pytest.approx(scores[-1], abs=1e-5)
 

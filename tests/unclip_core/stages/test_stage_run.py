@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comfyui_unclip.unclip_core import memory
 from comfyui_unclip.unclip_core.config import KARLO, STORYBOOK
 from comfyui_unclip.unclip_core.device import Placed

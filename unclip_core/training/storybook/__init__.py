@@ -1,1 +1,1 @@
-"""The storybook: captioned pictures drawn from vector scenes, endless and free of licences, to train a small unCLIP on."""
+"""The storybook: captioned pictures drawn from vector scenes, to train a small unCLIP on."""

@@ -44,7 +44,17 @@ POSITION_PHRASES = {
     "bottom": ("at the bottom", "low down"),
     "middle": ("in the middle", "in the center"),
 }
-OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "a painting of ", "a storybook page with ")
+OPENINGS = (
+    "",
+    "",
+    "",
+    "",
+    "a picture of ",
+    "a drawing of ",
+    "an image of ",
+    "a painting of ",
+    "a storybook page with ",
+)
 WORD_PHRASES = (
     'with the word "{}" on it',
     'that says "{}"',
@@ -102,7 +112,22 @@ ZH_POSITIONS = {"left": "左边", "right": "右边", "top": "上方", "bottom": 
 ZH_RELATIONS = {"above": "上面", "below": "下面", "left of": "左边", "right of": "右边"}
 
 # Asked of a picture nobody described in full: words people will type although no template uses them.
-EXTRA_WORDS = ("is", "are", "there", "one", "two", "photo", "this", "and", "it", "its", "photograph", "nothing", "一幅", "画")
+EXTRA_WORDS = (
+    "is",
+    "are",
+    "there",
+    "one",
+    "two",
+    "photo",
+    "this",
+    "and",
+    "it",
+    "its",
+    "photograph",
+    "nothing",
+    "一幅",
+    "画",
+)
 
 
 def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> tuple[str, Stated]:
@@ -132,7 +157,7 @@ def matches(stated: Stated, scene: Scene) -> bool:
     """Whether `scene` has every attribute a caption stated."""
     if len(stated["things"]) != len(scene.things) or stated["background"] not in (None, scene.background):
         return False
-    if stated["word"] not in (None, scene.word) or stated["position"] not in (None, scene.position):
+    if stated["word"] not in (None, scene.word) or not _is_at(scene, stated["position"]):
         return False
     if stated["relation"] and stated["relation"] != scene.relation:
         swapped = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
@@ -142,6 +167,17 @@ def matches(stated: Stated, scene: Scene) -> bool:
     if all(map(_fits, stated["things"], scene.things)):
         return True
     return not stated["relation"] and all(map(_fits, reversed(stated["things"]), scene.things))
+
+
+def _is_at(scene: Scene, position: object) -> bool:
+    """Whether the (first) object stands there: placed so, or free to stand anywhere and happening to."""
+    if position is None or position == scene.position:
+        return True
+    thing = scene.things[0]
+    free = 0.5 - thing.width / 2 - 0.04  # how far the centre can leave the middle
+    x, y = (thing.x - 0.5) / free, (thing.y - 0.5) / free
+    along, across = {"left": (-x, y), "right": (x, y), "top": (-y, x), "bottom": (y, x)}.get(position, (1 - abs(x), y))
+    return scene.position == "anywhere" and along >= 0.5 and abs(across) <= 0.5
 
 
 def _fits(said: dict, thing: Thing) -> bool:
@@ -196,7 +232,7 @@ def _chinese(stated: Stated, rng: random.Random) -> str:
     else:
         text = f"{nouns[0]}和{nouns[1]}"
     if stated["word"]:
-        text += rng.choice(('，上面写着“{}”', '，牌子上写着“{}”')).format(stated["word"])
+        text += rng.choice(("，上面写着“{}”", "，牌子上写着“{}”")).format(stated["word"])
     if stated["position"]:
         text += f"，在{ZH_POSITIONS[stated['position']]}"
     if place and len(nouns) == 1 and rng.random() < 0.5:
@@ -211,11 +247,13 @@ def vocabulary() -> tuple[str, ...]:
 
     English by words, Chinese by characters, quotes as '"'; other punctuation is not spoken.
     """
-    groups = (SIZE_WORDS, OBJECT_WORDS, COLOUR_WORDS, BACKGROUND_PHRASES)
+    groups = (
+        *(SIZE_WORDS, OBJECT_WORDS, COLOUR_WORDS, BACKGROUND_PHRASES, POSITION_PHRASES),
+        *(ZH_OBJECTS, ZH_BACKGROUNDS, ZH_OBJECT_WORDS, ZH_COLOUR_WORDS),
+    )
     sources = [
         *OBJECTS, *COLOURS, *BACKGROUNDS, *SIZES, *RELATIONS, *WORDS, *OPENINGS, *WORD_PHRASES, *EXTRA_WORDS,
-        *(w for group in (*groups, POSITION_PHRASES, ZH_BACKGROUNDS, ZH_OBJECT_WORDS, ZH_COLOUR_WORDS) for ws in group.values() for w in ws),
-        *(w for pair in ZH_OBJECTS.values() for w in pair),
+        *(word for group in groups for words in group.values() for word in words),
         *ZH_COLOURS.values(), *ZH_SIZES.values(), *ZH_POSITIONS.values(), *ZH_RELATIONS.values(),
         "一在的和有上面写着牌子", "an there is to the of and a",
     ]  # fmt: skip

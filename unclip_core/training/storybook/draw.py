@@ -65,7 +65,9 @@ class Canvas:
         self.image.paste(strip.resize((self.pixels, inside.size), Image.Resampling.NEAREST), (0, int(inside[0])))
 
 
-def render(scene: Scene, size: int, window: tuple[float, float, float] = (0.0, 0.0, 1.0), oversample: int = 4) -> np.ndarray:
+def render(
+    scene: Scene, size: int, window: tuple[float, float, float] = (0.0, 0.0, 1.0), oversample: int = 4
+) -> np.ndarray:
     """Draw `scene` as (size, size, 3) uint8. window: (left, top, side) of the part wanted, in 0..1."""
     canvas = Canvas(size * oversample, window)
     BACKGROUND_PAINTERS[scene.background](canvas, random.Random(scene.seed))
@@ -82,7 +84,11 @@ def _mix(colour: RGB, other: RGB, share: float) -> RGB:
 
 def _draw_thing(canvas: Canvas, thing: Thing) -> None:
     main = COLOUR_RGB[thing.colour]
-    main = _mix(main, (255, 255, 255), 0.08 * thing.shade) if thing.shade > 0 else _mix(main, (0, 0, 0), -0.08 * thing.shade)
+    main = (
+        _mix(main, (255, 255, 255), 0.08 * thing.shade)
+        if thing.shade > 0
+        else _mix(main, (0, 0, 0), -0.08 * thing.shade)
+    )
     roles = {"main": main, "dark": _mix(main, (20, 10, 30), 0.28), "light": _mix(main, (255, 255, 255), 0.45)}
     turn, half = radians(thing.angle), thing.width / 2
     placed = [
@@ -138,13 +144,23 @@ def _hills(canvas: Canvas, rng: random.Random, level: float, height: float, fill
 def _night_sky(canvas: Canvas, rng: random.Random) -> None:
     canvas.gradient((10, 12, 44), (44, 44, 104))
     for _ in range(34):
-        _disc(canvas, rng.random(), rng.random(), rng.uniform(0.006, 0.015), rng.choice([(255, 250, 220), (220, 226, 255)]))
+        _disc(
+            canvas,
+            rng.random(),
+            rng.random(),
+            rng.uniform(0.006, 0.015),
+            rng.choice([(255, 250, 220), (220, 226, 255)]),
+        )
 
 
 def _blue_sky(canvas: Canvas, rng: random.Random) -> None:
     canvas.gradient((86, 170, 238), (176, 220, 250))
     for _ in range(4):
-        x, y, size = rng.random(), rng.choice([rng.uniform(0.06, 0.3), rng.uniform(0.7, 0.94)]), rng.uniform(0.05, 0.085)
+        x, y, size = (
+            rng.random(),
+            rng.choice([rng.uniform(0.06, 0.3), rng.uniform(0.7, 0.94)]),
+            rng.uniform(0.05, 0.085),
+        )
         for dx, dy, part in ((-1.2, 0.2, 0.8), (0.0, -0.2, 1.1), (1.2, 0.15, 0.9), (2.1, 0.35, 0.6)):
             _disc(canvas, x + dx * size, y + dy * size, part * size, (250, 252, 255), 0.8)
 

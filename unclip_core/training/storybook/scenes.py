@@ -65,7 +65,7 @@ def held_out() -> frozenset[tuple[str, str, str]]:
 
 
 def sample_scene(rng: random.Random, split: str = "train", kind: str | None = None) -> Scene:
-    """Draw a scene. split: "train", "heldout" or "any". kind: "one", "two", "word", or None for the training mixture."""
+    """Draw a scene. split: "train", "heldout" or "any". kind: "one", "two", "word"; None: the training mixture."""
     if split not in ("train", "heldout", "any"):
         raise ValueError(f"storybook split {split!r} is unknown; choose train, heldout or any")
     if kind is None:

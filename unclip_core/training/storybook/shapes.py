@@ -5,7 +5,7 @@ Roles: "main" (the object's colour), "dark" and "light" (shades of it), or a fix
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from math import cos, pi, sin
 
 Point = tuple[float, float]
@@ -18,7 +18,9 @@ INK = (38, 32, 44)
 GLASS = (200, 228, 240)
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, points: int = 40) -> list[Point]:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, points: int = 40
+) -> list[Point]:
     """An elliptic arc as a polygon; angles in degrees, clockwise from three o'clock."""
     turns = [(start + (stop - start) * i / points) * pi / 180 for i in range(points + (stop - start != 360.0))]
     return [(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns]
@@ -87,7 +89,9 @@ def _boat() -> list[Part]:
 
 def _apple() -> list[Part]:
     turns = [2 * pi * i / 48 for i in range(48)]
-    body = [(0.86 * sin(t) * (1 - 0.08 * cos(2 * t)), 0.16 - 0.78 * cos(t) + 0.2 * max(0.0, cos(t)) ** 8) for t in turns]
+    body = [
+        (0.86 * sin(t) * (1 - 0.08 * cos(2 * t)), 0.16 - 0.78 * cos(t) + 0.2 * max(0.0, cos(t)) ** 8) for t in turns
+    ]
     return [
         ([(-0.05, -0.35), (0.02, -0.95), (0.14, -0.92), (0.06, -0.35)], BROWN),
         ([(0.1, -0.6), (0.35, -0.95), (0.72, -0.86), (0.45, -0.58)], LEAF),
@@ -97,7 +101,9 @@ def _apple() -> list[Part]:
 
 
 def _flower() -> list[Part]:
-    petals = [(ellipse(0.46 * cos(i * pi / 3), -0.32 + 0.46 * sin(i * pi / 3), 0.3, 0.3, points=24), "main") for i in range(6)]
+    petals = [
+        (ellipse(0.46 * cos(i * pi / 3), -0.32 + 0.46 * sin(i * pi / 3), 0.3, 0.3, points=24), "main") for i in range(6)
+    ]
     return [
         (box(-0.06, 0.1, 0.06, 1.0), LEAF),
         ([(0.0, 0.8), (0.2, 0.42), (0.6, 0.4), (0.34, 0.72)], LEAF),
@@ -154,7 +160,7 @@ _MAKERS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def parts(kind: str) -> list[Part]:
     """The polygons of an object, back to front."""
     return _MAKERS[kind]()

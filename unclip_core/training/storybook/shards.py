@@ -1,4 +1,4 @@
-"""Scenes pre-drawn at 64 px: one uint8 file of pictures, one JSON-lines file of scenes, drawn once and memory-mapped."""
+"""Scenes pre-drawn at 64 px: a uint8 file of pictures and a JSON-lines file of scenes, drawn once, memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import random
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,8 @@ def draw_many(scenes: list[Scene], workers: int = 1) -> np.ndarray:
     """(N, 64, 64, 3) uint8."""
     if workers <= 1:
         return np.stack([_draw(scene) for scene in scenes])
-    with get_context("fork").Pool(workers) as pool:
+    # Forked workers start at once; where there is no fork (Windows), new processes do.
+    with get_context("fork" if "fork" in get_all_start_methods() else None).Pool(workers) as pool:
         return np.stack(pool.map(_draw, scenes, chunksize=64))
 
 
@@ -53,7 +54,7 @@ def prepare(folder: Path, count: int, seed: int, workers: int = 1) -> tuple[np.n
     """
     stem = folder / f"storybook-{count}-{seed}"
     pictures, scenes_file = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
-    if not scenes_file.exists():
+    if not (scenes_file.exists() and pictures.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         scenes = make_scenes(count, seed)
         partial = stem.with_suffix(f".{os.getpid()}.npy")

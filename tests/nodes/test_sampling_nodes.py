@@ -1,0 +1,183 @@
+"""The nodes themselves, on the tiny stack: every input does something, and what is left to the model is the model's."""
+
+import pytest
+import torch
+
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.types import Noise
+from comfyui_unclip.workflows.schema import input_specs
+
+
+class CountingHost(LocalHost):
+    """Remembers how many steps each run had."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.runs = []
+
+    def report(self, label):
+        report = super().report(label)
+        self.runs.append((label, 0))
+        step = report.step
+
+        def counting(state):
+            self.runs[-1] = (label, self.runs[-1][1] + 1)
+            step(state)
+
+        report.step = counting
+        return report
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_models):
+    """Outputs of Load unCLIP by socket name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_MODELS", str(tiny_models))
+        loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
+        handles = loader().load(model_name="tiny", dtype="fp32")
+    return dict(zip(loader.RETURN_NAMES, handles, strict=True))
+
+
+@pytest.fixture
+def host():
+    with use_host(CountingHost()) as host:
+        yield host
+
+
+@pytest.fixture
+def node(stack, host):
+    """node(class, **inputs) -> its first output, widgets at their defaults; `stack` handles by socket."""
+    sources = {"clip": "CLIP", "prior": "PRIOR", "decoder": "DECODER"}
+
+    def call(name, **inputs):
+        cls = NODE_CLASS_MAPPINGS[name]
+        specs = input_specs(cls)
+        given = {n: spec.default for n, spec in specs.items() if spec.is_widget}
+        given |= {n: stack[sources[n]] for n in specs if n in sources}
+        if "upsampler" in specs:
+            given["upsampler"] = stack["UPSAMPLER " + name.removeprefix("UnCLIPUpsample")]
+        with torch.inference_mode():
+            return getattr(cls(), cls.FUNCTION)(**given | inputs)[0]
+
+    return call
+
+
+@pytest.fixture
+def text(node):
+    return node("UnCLIPTextEncode", text="a red star")
+
+
+@pytest.fixture
+def embed(node, text):
+    return node("UnCLIPDiffusionPrior", text=text, count=2)
+
+
+def test_defaults_are_the_models_own_settings(node, host, text, embed):
+    node("UnCLIPDecoderSample", embed=embed)
+    assert host.runs == [("Diffusion Prior", 3), ("Decoder Sample", 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 4},
+        {"guidance_scale": 3.0},
+        {"candidates": 64},
+        {"sampler": "ddim"},
+        {"sampler": "dpmpp_2m"},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_each_widget_of_the_prior_matters(node, text, changes):
+    plain = node("UnCLIPDiffusionPrior", text=text).vector
+    assert plain.shape == (1, 24) and plain.norm().item() == pytest.approx(1.0, abs=1e-5)
+    assert (node("UnCLIPDiffusionPrior", text=text).vector == plain).all()
+    assert (node("UnCLIPDiffusionPrior", text=text, **changes).vector - plain).abs().max() > 1e-3
+
+
+def test_negative_text_matters_under_guidance(node, text):
+    other = node("UnCLIPTextEncode", text="a blue boat")
+    options = {"text": text, "guidance_scale": 3.0}
+    difference = node("UnCLIPDiffusionPrior", **options).vector
+    difference = difference - node("UnCLIPDiffusionPrior", **options, negative_text=other).vector
+    assert difference.abs().max() > 1e-3
+
+
+def test_count_makes_a_batch_whose_items_equal_single_runs(node, text, embed):
+    assert len(embed) == 2
+    second = node("UnCLIPDiffusionPrior", text=text, seed=1).vector
+    assert torch.allclose(embed.vector[1:], second, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 4},
+        {"guidance_scale": 1.0},
+        {"sampler": "ddim"},
+        {"sampler": "ddpm"},
+        {"seed": 1},
+        {"noise_per_item": False},
+    ],
+    ids=str,
+)
+def test_each_widget_of_the_decoder_matters(node, embed, changes):
+    plain = node("UnCLIPDecoderSample", embed=embed)
+    assert plain.shape == (2, 64, 64, 3) and plain.dtype == torch.float32 and plain.min() >= 0 and plain.max() <= 1
+    assert (node("UnCLIPDecoderSample", embed=embed, **changes) - plain).abs().max() > 1e-3
+
+
+def test_eta_matters_to_ddim(node, embed):
+    options = {"embed": embed, "sampler": "ddim"}
+    plain = node("UnCLIPDecoderSample", **options)
+    assert (node("UnCLIPDecoderSample", **options, eta=1.0) - plain).abs().max() > 1e-3
+
+
+def test_each_socket_of_the_decoder_matters_and_none_is_needed(node, text, embed):
+    free = node("UnCLIPDecoderSample")
+    assert free.shape == (1, 64, 64, 3)
+    noise = Noise(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
+    for linked in ({"embed": embed}, {"text": text}, {"noise": noise}):
+        assert (node("UnCLIPDecoderSample", **linked)[:1] - free).abs().max() > 1e-3, linked
+
+
+@pytest.mark.parametrize(("name", "side", "given"), [("UnCLIPUpsample256", 256, 64), ("UnCLIPUpsample1024", 1024, 256)])
+def test_the_upsamplers_keep_the_picture_and_heed_steps_and_seed(node, host, name, side, given):
+    image = torch.rand(1, given, given, 3, generator=torch.Generator().manual_seed(1))
+    plain = node(name, image=image)
+    assert plain.shape == (1, side, side, 3) and host.runs[-1][1] == 2
+    assert (node(name, image=image, steps=3) - plain).abs().max() > 1e-3 and host.runs[-1][1] == 3
+    assert (node(name, image=image, seed=1) - plain).abs().max() > 1e-3
+
+
+def test_inputs_are_not_changed_in_place(node, text, embed):
+    before = embed.vector.clone(), text.tokens.clone()
+    image = node("UnCLIPDecoderSample", embed=embed, text=text)
+    kept = image.clone()
+    node("UnCLIPUpsample256", image=image)
+    assert (embed.vector == before[0]).all() and (text.tokens == before[1]).all() and (image == kept).all()
+
+
+def test_an_empty_caption_is_refused_with_the_fix(node):
+    with pytest.raises(ValueError, match="CLIP Text Encode: the caption is empty; type one, or unlink"):
+        node("UnCLIPTextEncode", text=" \n")
+
+
+def test_dtype_reaches_the_networks_and_another_one_is_refused(tiny_stack, host):
+    load = NODE_CLASS_MAPPINGS["UnCLIPLoader"]().load
+    assert load(model_name=tiny_stack, dtype="bf16")[2].network.dtype == torch.bfloat16
+    assert load(model_name=tiny_stack, dtype="fp32")[2].network.dtype == torch.float32
+
+
+def test_the_ar_prior_of_a_stack_without_one_says_so_when_used(stack):
+    with pytest.raises(ValueError, match="model 'tiny' has no ar_prior stage"):
+        stack["AR PRIOR"].sample()
+
+
+def test_the_loader_lists_what_is_installed_and_checks_it(tiny_stack, host):
+    loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
+    assert "tiny" in loader.INPUT_TYPES()["required"]["model_name"][0]
+    assert loader.VALIDATE_INPUTS(model_name="tiny") is True
+    assert "no model 'gone'" in loader.VALIDATE_INPUTS(model_name="gone")

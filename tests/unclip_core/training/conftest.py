@@ -1,0 +1,42 @@
+"""A small training set, and the tiny stack's configs and CLIP."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.clip import Clip
+from comfyui_unclip.unclip_core.training.data import StorybookData
+from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
+
+
+@pytest.fixture(scope="session")
+def story_folder(tmp_path_factory):
+    """Where the shards of 64 scenes lie, once `story` has drawn them."""
+    return tmp_path_factory.mktemp("data") / "storybook"
+
+
+@pytest.fixture(scope="session")
+def story(story_folder):
+    """64 rendered scenes."""
+    return StorybookData(story_folder, 64, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_configs(tiny_models):
+    """The configs of the stack `tiny`."""
+    return sys.modules["tiny_stack"].config()
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_models):
+    """The CLIP of the stack `tiny`, frozen, with random weights."""
+    _, config, state = load_stage(tiny_models / "tiny" / "clip.safetensors")
+    return Clip.from_config(config, state)
+
+
+@pytest.fixture(scope="session")
+def story_clip_config(tiny_configs):
+    """The tiny CLIP's config with the storybook's own vocabulary."""
+    return dataclasses.replace(tiny_configs.clip, vocabulary=vocabulary(), context_length=32)

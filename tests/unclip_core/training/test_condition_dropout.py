@@ -1,0 +1,116 @@
+"""Which conditions rows lose in training, how often, and that what is dropped is really gone."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.recipes import STORYBOOK_RECIPES, Recipe
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask
+from comfyui_unclip.unclip_core.training.task_decoder import DecoderTask
+from comfyui_unclip.unclip_core.training.task_prior import PriorTask
+from comfyui_unclip.unclip_core.training.task_upsampler import UpsamplerTask
+
+RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
+
+
+@pytest.fixture
+def vectors():
+    generator = torch.Generator().manual_seed(3)
+    return torch.nn.functional.normalize(torch.randn(64, 24, generator=generator), dim=-1)
+
+
+def batches(task, count=8, rows=128):
+    picked = [row % 64 for row in range(rows)]
+    return [task.batch(picked, random.Random(i), torch.Generator().manual_seed(i)) for i in range(count)]
+
+
+def test_the_papers_shares_are_the_defaults():
+    for recipe in (RECIPE, *STORYBOOK_RECIPES.values()):
+        assert (recipe.embed_drop, recipe.text_drop, recipe.prior_drop, recipe.vlb_weight) == (0.1, 0.5, 0.1, 0.001)
+
+
+def test_the_decoder_loses_embedding_and_text_independently(tiny_configs, tiny_clip, story, vectors):
+    made = batches(DecoderTask(tiny_configs.decoder, story, tiny_clip, vectors, RECIPE))
+    embed, text = (torch.cat([batch[name] for batch in made]) for name in ("drop_embed", "drop_text"))
+    assert abs(embed.float().mean() - 0.1) < 0.03 and abs(text.float().mean() - 0.5) < 0.05
+    assert abs((embed & text).float().mean() - 0.05) < 0.025
+
+
+def test_a_null_that_is_the_empty_caption_is_encoded_as_such(tiny_configs, tiny_clip, story, vectors):
+    config = dataclasses.replace(tiny_configs.decoder, null_text="empty_caption")
+    task = DecoderTask(config, story, tiny_clip, vectors, RECIPE)
+    made = batches(task, 4)
+    assert all(batch["drop_text"] is None for batch in made)
+    captions = [caption for batch in made for caption in batch["text"].captions]
+    assert abs(captions.count("") / len(captions) - 0.5) < 0.08
+    loss, _ = task.loss(task.build(), task.batch([0, 1], random.Random(0), torch.Generator()))
+    assert loss.isfinite()
+
+
+def test_the_prior_loses_its_text(tiny_configs, tiny_clip, story, vectors):
+    made = batches(PriorTask(tiny_configs.prior, story, tiny_clip, vectors, RECIPE))
+    assert abs(torch.cat([batch["drop"] for batch in made]).float().mean() - 0.1) < 0.03
+
+
+@pytest.mark.parametrize("stage", ["prior", "decoder"])
+@pytest.mark.parametrize("null_text", ["learned", "empty_caption"])
+def test_a_dropped_condition_has_no_influence(
+    stage, null_text, tiny_configs, tiny_clip, story, vectors, randomise
+):
+    config = dataclasses.replace(getattr(tiny_configs, stage), null_text=null_text)
+    losses = {}
+    for share in (0.0, 1.0):
+        recipe = dataclasses.replace(RECIPE, embed_drop=share, text_drop=share, prior_drop=share)
+        made = PriorTask if stage == "prior" else DecoderTask
+        task = made(config, story, tiny_clip, vectors, recipe)
+        network = randomise(task.build())
+        for words in ("a red star", "the blue boat above"):
+            task.data = Captioned(story, words)
+            batch = task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0))
+            if stage == "decoder" and words != "a red star":
+                batch["z"] = batch["z"].flip(0)
+            losses[share, words] = task.loss(network, batch)[0].item()
+    assert losses[1.0, "a red star"] == pytest.approx(losses[1.0, "the blue boat above"], rel=1e-6)
+    assert abs(losses[0.0, "a red star"] - losses[0.0, "the blue boat above"]) > 1e-4
+
+
+class Captioned:
+    """Data whose captions are all the same."""
+
+    def __init__(self, data, words):
+        self.data, self.words = data, words
+        self.pictures = data.pictures
+
+    def captions(self, rows, rng):
+        return [self.words] * len(rows)
+
+
+def test_mean_and_std_scaling_come_from_the_data(tiny_configs, tiny_clip, story, vectors):
+    config = dataclasses.replace(tiny_configs.prior, scaling="mean_std")
+    network = PriorTask(config, story, tiny_clip, vectors * 7 + 2, RECIPE).build()
+    scaled = network.scale(vectors * 7 + 2)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(24), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(24), atol=1e-4, rtol=0)
+
+
+def test_an_upsampler_sees_a_spoilt_enlarged_quarter_of_the_picture(tiny_configs, story):
+    task = UpsamplerTask("upsampler_256", tiny_configs.upsampler_256, story, RECIPE)
+    batch = task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0))
+    assert batch["x_0"].shape == batch["low"].shape == batch["noise"].shape == (3, 3, 64, 64)
+    assert batch["level"].shape == (3,) and 0 <= batch["level"].min() and batch["level"].max() <= 1
+    error = (batch["low"] - batch["x_0"]).square().mean()
+    assert 1e-4 < error < 0.1 * batch["x_0"].var()
+    plain = dataclasses.replace(tiny_configs.upsampler_256, augmentation_level=False)
+    task = UpsamplerTask("upsampler_256", plain, story, RECIPE)
+    batch = task.batch([0], random.Random(0), torch.Generator())
+    assert batch["level"].item() == 0.5 and task.loss(task.build(), batch)[0].isfinite()
+
+
+def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
+    recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
+    task = ClipTask(story_clip_config, story)
+    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])

@@ -1,0 +1,82 @@
+"""`unclip evaluate storybook`: scores of the embedded stack on held-out scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+GRAPH = Path(__file__).resolve().parent.parent / "text_to_image.json"
+
+
+@click.group()
+def command() -> None:
+    """Measure a stack."""
+
+
+@command.command("storybook")
+@click.option("--stack", default="storybook", show_default=True, help="Installed stack to measure.")
+@click.option("--samples", default=500, show_default=True, type=click.IntRange(1), help="One-object samples.")
+@click.option("--pairs", default=100, show_default=True, type=click.IntRange(0), help="Two-object samples.")
+@click.option("--renders", default=16, show_default=True, type=click.IntRange(0), help="Renders per upsampler.")
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True)
+def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
+    """Judge samples of held-out captions, made with the settings saved in workflows/text_to_image.json."""
+    from tqdm import tqdm
+
+    from ...unclip_core.allocator import keep_pages
+    from ...unclip_core.checkpoints.catalog import find
+    from ...unclip_core.evaluation import report, storybook
+    from ...unclip_core.evaluation.judge import JUDGE_RECIPE, trained_judge
+    from ...unclip_core.loading import load_stack
+    from ...unclip_core.training.data import StorybookData
+
+    keep_pages()
+    settings = storybook.SampleSettings(**saved_settings(GRAPH))
+    output.mkdir(parents=True, exist_ok=True)
+    with tqdm(dynamic_ncols=True) as bar:
+
+        def tick(what: str, done: int, total: int) -> None:
+            bar.set_description(what)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        data = StorybookData(cache / "storybook", JUDGE_RECIPE.pictures, 1, workers=os.cpu_count() or 1)
+        judge = trained_judge(cache / "judge", data, lambda p: tick("train judge", p.step, p.steps))
+        handles = load_stack(find(stack), "auto")
+        scores, sheet = report.score_stack(handles, judge, settings, samples, pairs, renders, seed, tick)
+    sheet.save(output / "samples.png")
+    (output / "scores.json").write_text(json.dumps(scores, indent=2))
+    click.echo(report.table(scores))
+    click.echo(f"wrote {output}/scores.json and {output}/samples.png")
+
+
+def saved_settings(graph: Path) -> dict[str, dict]:
+    """The prior's and decoder's settings as the saved graph has them: {"prior": {...}, "decoder": {...}}.
+
+    Arguments of the stages' `sample`: what the graph leaves to the model is None. Raises WorkflowError for what is no
+    sound graph.
+    """
+    from ...nodes.inputs import or_own_guidance, or_own_sampler, or_own_steps
+    from ..graph import WorkflowError, load_workflow
+    from ..schema import node_classes
+    from .run import to_prompt
+
+    own = {"steps": or_own_steps, "guidance_scale": or_own_guidance, "sampler": or_own_sampler}
+    wanted = {
+        "UnCLIPDiffusionPrior": ("prior", ("steps", "guidance_scale", "candidates", "sampler")),
+        "UnCLIPDecoderSample": ("decoder", ("steps", "guidance_scale", "eta", "sampler")),
+    }
+    prompt, problems = to_prompt(load_workflow(graph), node_classes())
+    if problems:
+        raise WorkflowError(problems)
+    found: dict[str, dict] = {}
+    for node in prompt.values():
+        if node["class_type"] in wanted:
+            stage, names = wanted[node["class_type"]]
+            found[stage] = {name: own.get(name, lambda value: value)(node["inputs"][name]) for name in names}
+    return found
