@@ -20,10 +20,7 @@ from comfyui_unclip.unclip_core.config import (
 )
 
 STAGES = [
-    (preset, stage)
-    for preset, stack in PRESETS.items()
-    for stage in STAGE_CONFIGS
-    if getattr(stack, stage) is not None
+    (preset, stage) for preset, stack in PRESETS.items() for stage in STAGE_CONFIGS if getattr(stack, stage) is not None
 ]
 
 
@@ -47,7 +44,9 @@ def test_presets_are_the_three_stacks_and_their_stages_fit_together():
 
 
 def test_a_whole_number_may_stand_for_a_float_and_text_keeps_its_characters():
-    config = from_json(UpsamplerConfig, to_json(UpsamplerConfig()).replace('"sampling_level": 0.0', '"sampling_level": 1'))
+    config = from_json(
+        UpsamplerConfig, to_json(UpsamplerConfig()).replace('"sampling_level": 0.0', '"sampling_level": 1')
+    )
     assert config.sampling_level == 1.0 and isinstance(config.sampling_level, float)
     clip = dataclasses.replace(STORYBOOK.clip, vocabulary=("星", "star"))
     assert "星" in to_json(clip) and from_json(ClipConfig, to_json(clip)) == clip
@@ -65,10 +64,10 @@ def changed(config, **values):
     ("cls", "text", "named"),
     [
         (PriorConfig, changed(PriorConfig(), colour=1), r"PriorConfig: unknown fields \['colour'\].*newer"),
-        (PriorConfig, changed(PriorConfig(), depth="4"), "PriorConfig.depth: expected int, got '4'"),
-        (PriorConfig, changed(PriorConfig(), depth=True), "PriorConfig.depth: expected int, got True"),
-        (PriorConfig, changed(PriorConfig(), final_norm=1), "PriorConfig.final_norm: expected bool, got 1"),
-        (PriorConfig, changed(PriorConfig(), depth=4.5), "PriorConfig.depth: expected int"),
+        (PriorConfig, changed(PriorConfig(), depth="4"), r"PriorConfig.depth: expected int, got '4'"),
+        (PriorConfig, changed(PriorConfig(), depth=True), r"PriorConfig.depth: expected int, got True"),
+        (PriorConfig, changed(PriorConfig(), final_norm=1), r"PriorConfig.final_norm: expected bool, got 1"),
+        (PriorConfig, changed(PriorConfig(), depth=4.5), r"PriorConfig.depth: expected int"),
         (PriorConfig, changed(PriorConfig(), schedule=3), "PriorConfig.schedule: expected an object"),
         (PriorConfig, changed(PriorConfig(), schedule={"name": "sigmoid"}), "ScheduleConfig.name 'sigmoid'.*cosine"),
         (UNetConfig, changed(UNetConfig(), channel_mult=2), "UNetConfig.channel_mult: expected a list, got 2"),
@@ -84,13 +83,13 @@ def test_json_that_is_not_the_config_is_refused_with_its_place(cls, text, named)
 
 
 def test_impossible_values_are_refused_when_made():
-    with pytest.raises(ValueError, match="variance 'learned_range' needs unet.out_channels 6, got 3"):
+    with pytest.raises(ValueError, match=r"variance 'learned_range' needs unet.out_channels 6, got 3"):
         DecoderConfig(unet=UNetConfig(out_channels=3), schedule=ScheduleConfig(variance="learned_range"))
     with pytest.raises(ValueError, match="image_size 60 must be a multiple of 16"):
         UNetConfig(image_size=60, patch_size=2)
-    with pytest.raises(ValueError, match="UpsamplerConfig.augmentation 'fog' is unknown"):
+    with pytest.raises(ValueError, match=r"UpsamplerConfig.augmentation 'fog' is unknown"):
         UpsamplerConfig(augmentation="fog")
-    with pytest.raises(ValueError, match="PriorConfig.scaling"):
+    with pytest.raises(ValueError, match=r"PriorConfig.scaling"):
         PriorConfig(scaling="none")
-    with pytest.raises(ValueError, match="DecoderConfig.null_embed"):
+    with pytest.raises(ValueError, match=r"DecoderConfig.null_embed"):
         DecoderConfig(null_embed="none")

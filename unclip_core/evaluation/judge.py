@@ -150,14 +150,14 @@ def zoom(scene: Scene, rng: random.Random) -> Tensor:
 
 
 def half_erased(scene: Scene, rng: random.Random) -> Tensor:
-    """The scene with half of its object painted over by its own background: (3, 64, 64)."""
-    whole = render(scene, 64).astype(np.float32)
-    bare = render(dataclasses.replace(scene, things=()), 64).astype(np.float32)
-    thing = scene.things[0]
-    ys, xs = np.mgrid[0:64, 0:64] / 64.0
+    """The scene with half of its object (40 to 60 % of its pixels) painted over by its background: (3, 64, 64)."""
+    whole, bare = render(scene, 64), render(dataclasses.replace(scene, things=()), 64)
+    ys, xs = np.mgrid[0:64, 0:64]
     turn = rng.uniform(0, 2 * np.pi)
-    side = np.cos(turn) * (xs - thing.x) + np.sin(turn) * (ys - thing.y) > rng.uniform(-0.1, 0.05) * thing.width
-    return to_model(np.where(side[..., None], bare, whole).astype(np.uint8)[None])[0]
+    across = np.cos(turn) * xs + np.sin(turn) * ys
+    # Cut by pixels, not through the middle of its box: a crescent lies beside the middle.
+    cut = np.quantile(across[(whole != bare).any(-1)], rng.uniform(0.4, 0.6))
+    return to_model(np.where((across > cut)[..., None], bare, whole)[None])[0]
 
 
 def trained_judge(folder: Path, data: StorybookData, on_progress=None, recipe: Recipe = JUDGE_RECIPE) -> Judge:

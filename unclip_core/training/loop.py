@@ -18,7 +18,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -237,8 +237,10 @@ class _Run:
         if not path.exists():
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = json.loads(state["recipe"]), json.loads(json.dumps(asdict(self.recipe)))
-        before["rows"], now["rows"] = state.get("rows", self.rows), self.rows
+        # A checkpoint older than a field was made with that field's default.
+        known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+        known, now = json.loads(json.dumps([{**known, "rows": self.rows}, {**asdict(self.recipe), "rows": self.rows}]))
+        before = {**known, **json.loads(state["recipe"]), "rows": state.get("rows", self.rows)}
         if changed := sorted(name for name in now if before.get(name) != now[name]):
             listed = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
             raise ValueError(

@@ -16,6 +16,7 @@ from ..clip import build_network
 from ..config import ClipConfig
 from ..words import WordTokenizer
 from .data import Data, first_rows, move
+from .recipes import Recipe
 from .sheets import grid, save_png
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -46,7 +47,9 @@ class ClipTask:
         if self.recipe.siblings == 1:
             return rows
         leaders = rows[: -(-len(rows) // self.recipe.siblings)]
-        grouped = [pick for row in leaders for pick in (row, *rng.choices(self.data.alike(row), k=self.recipe.siblings - 1))]
+        grouped = [
+            pick for row in leaders for pick in (row, *rng.choices(self.data.alike(row), k=self.recipe.siblings - 1))
+        ]
         return grouped[: len(rows)]
 
     def normalise(self, pictures: Tensor) -> Tensor:

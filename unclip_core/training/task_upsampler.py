@@ -16,7 +16,6 @@ from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import Schedule
 from ..models.upsampler import UpsamplerNetwork
 from ..resize import resize_bicubic
-from ..resize import resize_bicubic
 from ..types import model_to_image
 from .data import Data, first_rows, move
 from .degrade import degrade

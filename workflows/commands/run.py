@@ -98,7 +98,10 @@ def folder_problem(folder: Path) -> Problem | None:
 
 
 def _execute(workflow: Workflow, prompt: Prompt, host: LocalHost) -> None:
+    from ...unclip_core.allocator import keep_pages
     from ..executor import execute
+
+    keep_pages()
 
     def announce(node_id: str, ui: dict[str, list]) -> None:
         for picture in ui.get("images", []):

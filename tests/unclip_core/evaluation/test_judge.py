@@ -33,9 +33,9 @@ def model_pixels(scene):
     return torch.from_numpy(render(scene, 64).copy()).movedim(-1, 0) / 127.5 - 1
 
 
-def object_mask(scene):
+def object_mask(scene, threshold=30):
     bare = dataclasses.replace(scene, things=())
-    return np.abs(render(scene, 64).astype(int) - render(bare, 64)).sum(2) > 30
+    return np.abs(render(scene, 64).astype(int) - render(bare, 64)).sum(2) > threshold
 
 
 def test_the_judge_is_taught_one_object_pictures_without_words_and_no_held_out_triple(renders):
@@ -88,8 +88,8 @@ def test_half_erased_loses_a_good_part_of_the_object_and_nothing_else():
         whole, mask = model_pixels(scene), object_mask(scene)
         for _ in range(3):
             changed = ((half_erased(scene, rng) - whole).abs().sum(0) > 0.1).numpy()
-            assert not (changed & ~mask).sum() > 0.1 * mask.sum()
-            assert 0.25 < (changed & mask).sum() / mask.sum() < 0.8
+            assert not (changed & ~object_mask(scene, 0)).any()
+            assert 0.3 < (changed & mask).sum() / mask.sum() < 0.7
 
 
 def test_zoom_keeps_the_object_whole():
@@ -119,7 +119,7 @@ def render_window_like(scene, rng):
 
 
 def test_a_few_steps_teach_it_something_and_the_file_is_read_again(renders, tmp_path, monkeypatch):
-    recipe = dataclasses.replace(JUDGE_RECIPE, steps=60, batch=32, warmup=5, ema=0.9)
+    recipe = dataclasses.replace(JUDGE_RECIPE, steps=50, batch=16, warmup=5, ema=0.9)
     task = JudgeTask(renders)
     losses = [p.loss for p in train(task, recipe, tmp_path / "loss", len(task), log_every=1)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])

@@ -57,9 +57,7 @@ def test_the_prior_loses_its_text(tiny_configs, tiny_clip, story, vectors):
 
 @pytest.mark.parametrize("stage", ["prior", "decoder"])
 @pytest.mark.parametrize("null_text", ["learned", "empty_caption"])
-def test_a_dropped_condition_has_no_influence(
-    stage, null_text, tiny_configs, tiny_clip, story, vectors, randomise
-):
+def test_a_dropped_condition_has_no_influence(stage, null_text, tiny_configs, tiny_clip, story, vectors, randomise):
     config = dataclasses.replace(getattr(tiny_configs, stage), null_text=null_text)
     losses = {}
     for share in (0.0, 1.0):
@@ -100,17 +98,29 @@ def test_an_upsampler_sees_a_spoilt_enlarged_quarter_of_the_picture(tiny_configs
     task = UpsamplerTask("upsampler_256", tiny_configs.upsampler_256, story, RECIPE)
     batch = task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0))
     assert batch["x_0"].shape == batch["low"].shape == batch["noise"].shape == (3, 3, 64, 64)
-    assert batch["level"].shape == (3,) and 0 <= batch["level"].min() and batch["level"].max() <= 1
+    assert batch["level"].shape == (3,) and batch["level"].min() >= 0 and batch["level"].max() <= 1
     error = (batch["low"] - batch["x_0"]).square().mean()
-    assert 1e-4 < error < 0.1 * batch["x_0"].var()
+    assert 1e-4 < error < 0.2 * batch["x_0"].var()
     plain = dataclasses.replace(tiny_configs.upsampler_256, augmentation_level=False)
     task = UpsamplerTask("upsampler_256", plain, story, RECIPE)
     batch = task.batch([0], random.Random(0), torch.Generator())
     assert batch["level"].item() == 0.5 and task.loss(task.build(), batch)[0].isfinite()
 
 
+def test_siblings_put_pictures_that_only_details_tell_apart_into_a_batch(story_clip_config, story):
+    task = ClipTask(story_clip_config, story, dataclasses.replace(RECIPE, siblings=3))
+    rows = task.with_siblings([5, 9, 40, 2, 7, 11, 12, 1], random.Random(0))
+    assert len(rows) == 8 and [rows[0], rows[3], rows[6]] == [5, 9, 40]
+    for leader in (0, 3, 6):
+        assert len({story.scenes[row].triples()[0] for row in rows[leader : leader + 3]}) == 1
+    pictures, ids = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
+    assert pictures.shape == (4, 3, 64, 64) and ids.shape == (4, 32)
+    plain = ClipTask(story_clip_config, story, RECIPE)
+    assert plain.with_siblings([5, 9], random.Random(0)) == [5, 9]
+
+
 def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
     recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
-    task = ClipTask(story_clip_config, story)
+    task = ClipTask(story_clip_config, story, recipe)
     losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])

@@ -86,6 +86,10 @@ def test_rows_are_read_in_any_order_and_crops_by_the_generator(data):
     assert torch.equal(whole, data.pictures([0]))
 
 
+def test_files_do_not_say_what_is_alike(data):
+    assert data.alike(1) == [1]
+
+
 def test_extra_parts_of_a_sample_are_left_alone(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name in ("7.PNG", "7.seg.png", "7.cls", "8.txt"):

@@ -128,9 +128,20 @@ def test_another_recipe_or_other_data_in_the_same_folder_is_refused(tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_checkpoint_older_than_a_field_of_the_recipe_is_still_taken_up(tmp_path):
+    run(tmp_path, stop_after=3)
+    state = saved(tmp_path)
+    recipe = json.loads(state["recipe"])
+    del recipe["timesteps"], recipe["betas"], state["rows"]
+    torch.save({**state, "recipe": json.dumps(recipe)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"\(timesteps uniform -> logit_normal\)"):
+        run(tmp_path, recipe=dataclasses.replace(RECIPE, timesteps="logit_normal"))
+    assert run(tmp_path)[0].step == 3
+
+
 @pytest.mark.parametrize("every", [{"log_every": 1}, {"log_every": 100, "save_every": 3}])
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path, every):
-    with pytest.raises(FloatingPointError, match="train toy: loss is nan at step 3; lower lr 0.05"):
+    with pytest.raises(FloatingPointError, match=r"train toy: loss is nan at step 3; lower lr 0.05"):
         run(tmp_path, Toy(broken_at=3), **every)
     if (tmp_path / "checkpoint.pt").exists():
         assert all(value.isfinite().all() for value in saved(tmp_path)["network"].values())

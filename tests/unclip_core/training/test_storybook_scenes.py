@@ -55,8 +55,8 @@ def test_kinds_are_what_they_say():
         }[two.relation]
         assert len(word.things) == 1 and word.word in scenes.WORDS
         for thing in (*one.things, *two.things, *word.things):
-            assert 0 < thing.x - thing.width * 0.45 and thing.x + thing.width * 0.45 < 1
-            assert 0 < thing.y - thing.width * 0.45 and thing.y + thing.width * 0.45 < 1
+            assert thing.x - thing.width * 0.45 > 0 and thing.x + thing.width * 0.45 < 1
+            assert thing.y - thing.width * 0.45 > 0 and thing.y + thing.width * 0.45 < 1
 
 
 def test_the_mixture_has_all_kinds_in_its_shares():

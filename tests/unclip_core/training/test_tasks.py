@@ -79,7 +79,7 @@ def test_a_killed_stage_resumes_bit_for_bit(stage, tiny_configs, tiny_clip, stor
 
     def trained(folder, kill=None):
         if stage == "clip":
-            task = ClipTask(story_clip_config, story)
+            task = ClipTask(story_clip_config, story, plan)
         elif stage == "prior":
             task = starting.PriorTask(tiny_configs.prior, story, tiny_clip, vectors, plan)
         else:
