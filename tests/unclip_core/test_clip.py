@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from comfyui_unclip.unclip_core.clip import Clip, build_network, preprocess, text_states
-from comfyui_unclip.unclip_core.config import STORYBOOK, ClipConfig, ClipTextConfig, ClipVisionConfig
+from comfyui_unclip.unclip_core.config import ClipConfig, ClipTextConfig, ClipVisionConfig
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 NAMED = "ViT-tiny-test"
 CONFIG = dataclasses.replace(

@@ -6,9 +6,7 @@ import json
 import pytest
 
 from comfyui_unclip.unclip_core.config import (
-    PRESETS,
     STAGE_CONFIGS,
-    STORYBOOK,
     ClipConfig,
     DecoderConfig,
     PriorConfig,
@@ -18,6 +16,7 @@ from comfyui_unclip.unclip_core.config import (
     from_json,
     to_json,
 )
+from comfyui_unclip.unclip_core.presets import PRESETS, STORYBOOK
 
 STAGES = [
     (preset, stage) for preset, stack in PRESETS.items() for stage in STAGE_CONFIGS if getattr(stack, stage) is not None

@@ -31,7 +31,7 @@ HEADS = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS}
 IGNORED = -100  # cross_entropy's own: this head learns nothing from this row
 SPOILT_SHARE = 0.25
 
-JUDGE_RECIPE = Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
+JUDGE_RECIPE = Recipe(steps=1200, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
 
 
 class Judge(nn.Module):

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..checkpoints.catalog import EMBEDDED
 from ..checkpoints.native import load_stage
 from ..clip import Clip
-from ..config import PRESETS, ClipConfig, StackConfig
+from ..config import ClipConfig, StackConfig
+from ..presets import PRESETS
 from .data import Data, StorybookData
 from .embeddings import image_embeddings
 from .files import open_files

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.config import KARLO, PAPER
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.presets import KARLO, PAPER
 
 
 def build(network, config):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.config import STORYBOOK, PriorConfig
+from comfyui_unclip.unclip_core.config import PriorConfig
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 TINY = PriorConfig(clip_dim=24, text_width=20, context_length=10, width=32, depth=3, heads=4)
 CONSTANT = replace(TINY, scaling="constant", embed_scale=3.0, null_text="learned")

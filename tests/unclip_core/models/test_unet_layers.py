@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.config import STORYBOOK, UNetConfig, UpsamplerConfig
+from comfyui_unclip.unclip_core.config import UNetConfig, UpsamplerConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.layers import ResBlock, SpatialAttention, time_features
 from comfyui_unclip.unclip_core.models.unet import UNet
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 TINY = UNetConfig(16, 3, 3, 16, (1, 2), 1, (8,), 8, 0, norm_groups=8)
 

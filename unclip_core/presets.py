@@ -1,0 +1,186 @@
+"""The stacks we have configurations for: the paper's, Karlo's and the embedded storybook.
+
+Imports neither torch nor numpy, as config.py. Section numbers are those of Ramesh et al. 2022.
+"""
+
+from __future__ import annotations
+
+from .config import (
+    ARPriorConfig,
+    ClipConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    DecoderConfig,
+    PriorConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    StackConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    UpsamplerConfig,
+)
+
+PAPER = StackConfig(
+    name="paper",
+    clip=ClipConfig("ViT-H-16/paper", 1024, 1024, 77, True, None, None),
+    prior=PriorConfig(
+        clip_id="ViT-H-16/paper",
+        prior_id="paper/prior",
+        clip_dim=1024,
+        text_width=1024,
+        context_length=256,
+        depth=24,
+        scaling="constant",
+        embed_scale=17.2,
+        null_text="learned",
+        schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+        sampling=SamplingConfig("analytic_ddpm", 64, 1.0),
+    ),
+    decoder=DecoderConfig(
+        clip_id="ViT-H-16/paper",
+        decoder_id="paper/decoder",
+        clip_dim=1024,
+        text_width=1024,
+        embed_scale=32.0,
+        text_embed_in_time=False,
+        text_encoder=TextEncoderConfig(),
+        null_embed="zero",
+        null_text="learned",
+        unet=UNetConfig(channels=512, context_width=2048, dropout=0.1),
+        sampling=SamplingConfig("ddpm", 250, 1.25),
+    ),
+    upsampler_256=UpsamplerConfig(
+        unet=UNetConfig(
+            image_size=256,
+            in_channels=6,
+            out_channels=3,
+            attention_resolutions=(),
+            context_width=0,
+            dropout=0.1,
+        ),
+        sampling=SamplingConfig("ddim", 27),
+    ),
+    upsampler_1024=UpsamplerConfig(
+        low_size=256,
+        high_size=1024,
+        augmentation="bsr",
+        unet=UNetConfig(
+            image_size=1024,
+            in_channels=6,
+            out_channels=3,
+            channels=192,
+            channel_mult=(1, 1, 2, 2, 4, 4),
+            depth=2,
+            attention_resolutions=(),
+            context_width=0,
+        ),
+        schedule=ScheduleConfig(name="linear"),
+        sampling=SamplingConfig("ddim", 15),
+    ),
+    ar_prior=ARPriorConfig(),
+)
+
+KARLO = StackConfig(
+    name="karlo-v1-alpha",
+    clip=ClipConfig(),
+    prior=PriorConfig(),
+    decoder=DecoderConfig(),
+    upsampler_256=UpsamplerConfig(final_network=True),
+)
+
+STORYBOOK = StackConfig(
+    name="storybook",
+    clip=ClipConfig(
+        clip_id="storybook-1",
+        embed_dim=192,
+        text_width=128,
+        context_length=32,
+        normalised=True,
+        architecture=None,
+        pretrained=None,
+        vision=ClipVisionConfig(),
+        text=ClipTextConfig(),
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+    ),
+    prior=PriorConfig(
+        clip_id="storybook-1",
+        prior_id="storybook-1/prior",
+        clip_dim=192,
+        text_width=128,
+        context_length=32,
+        width=256,
+        depth=4,
+        heads=8,
+        scaling="constant",
+        embed_scale=7.45,  # EMBED_STD * sqrt(192)
+        null_text="learned",
+        schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+        sampling=SamplingConfig("ddpm", 25, 1.0),
+    ),
+    decoder=DecoderConfig(
+        clip_id="storybook-1",
+        decoder_id="storybook-1/decoder",
+        clip_dim=192,
+        text_width=128,
+        embed_scale=13.86,  # sqrt(192): unit variance per dimension
+        text_embed_in_time=False,
+        null_text="learned",
+        unet=UNetConfig(
+            out_channels=3,
+            channels=64,
+            channel_mult=(1, 2, 3),
+            depth=1,
+            attention_resolutions=(8,),
+            head_channels=32,
+            context_width=192,
+            resblock_updown=False,
+            patch_size=2,
+        ),
+        schedule=ScheduleConfig(prediction="v"),
+        sampling=SamplingConfig("dpmpp_2m", 25, 3.0),
+    ),
+    upsampler_256=UpsamplerConfig(
+        unet=UNetConfig(
+            image_size=256,
+            in_channels=6,
+            out_channels=3,
+            channels=48,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(),
+            context_width=0,
+            resblock_updown=False,
+            patch_size=4,
+            norm_groups=16,
+        ),
+        augmentation_level=True,
+        sampling_level=0.2,
+        schedule=ScheduleConfig(prediction="v"),
+        sampling=SamplingConfig("ddim", 6),
+    ),
+    upsampler_1024=UpsamplerConfig(
+        low_size=256,
+        high_size=1024,
+        augmentation="bsr",
+        augmentation_level=True,
+        sampling_level=0.2,
+        unet=UNetConfig(
+            image_size=1024,
+            in_channels=6,
+            out_channels=3,
+            channels=48,
+            channel_mult=(1, 1),
+            depth=1,
+            attention_resolutions=(),
+            context_width=0,
+            resblock_updown=False,
+            patch_size=8,
+            norm_groups=16,
+        ),
+        schedule=ScheduleConfig(name="linear", prediction="v"),
+        sampling=SamplingConfig("ddim", 4),
+    ),
+)
+
+PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}
