@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("unclip_core", "nodes", "workflows")
 EDITOR = {
@@ -143,8 +148,6 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_every_package_is_listed_for_the_wheel():
-    tomllib = pytest.importorskip("tomllib")
-
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     found = {".".join(("comfyui_unclip", *path.parent.relative_to(ROOT).parts)) for path in FILES}
     assert set(listed) >= found, found - set(listed)
