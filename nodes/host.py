@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 MODEL_FOLDER = "unclip"
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
+_warned_nodes: set[str] = set()  # in the editor: ids of nodes under which a text was put
 
 
 class Report:
@@ -65,8 +66,9 @@ class Host:
     def check_interrupt(self) -> None:
         """Raise if the user cancelled."""
 
-    def warn(self, message: str) -> None:
-        """Tell the user something that does not stop the run."""
+    def warn(self, *messages: str) -> None:
+        """Tell the user all that the running node has found and that does not stop it. Without a message, what it said
+        in an earlier run is taken back."""
         raise NotImplementedError
 
     def device(self) -> torch.device | None:
@@ -97,10 +99,11 @@ class LocalHost(Host):
     def report(self, label: str) -> Report:
         return _Bar(label, self._quiet)
 
-    def warn(self, message: str) -> None:
+    def warn(self, *messages: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"warning: {message}", file=sys.stderr)
+        for message in messages:
+            tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def folder(self, kind: str) -> Path:
         if kind == "temp":
@@ -127,14 +130,18 @@ class ComfyHost(Host):
 
         model_management.throw_exception_if_processing_interrupted()
 
-    def warn(self, message: str) -> None:
-        logging.getLogger("comfyui_unclip").warning(message)
-        with contextlib.suppress(ImportError, AttributeError):  # versions differ; the log line above is always there
+    def warn(self, *messages: str) -> None:
+        for message in messages:
+            logging.getLogger("comfyui_unclip").warning(message)
+        with contextlib.suppress(ImportError, AttributeError):  # versions differ; the log lines above are always there
             from comfy_execution.utils import get_executing_context
             from server import PromptServer
 
-            if context := get_executing_context():
-                PromptServer.instance.send_progress_text(message, context.node_id)
+            context = get_executing_context()
+            # A node has one text, which stays until another replaces it; the editor ignores an empty one.
+            if context and (messages or context.node_id in _warned_nodes):
+                PromptServer.instance.send_progress_text("\n".join(messages) or " ", context.node_id)
+                _warned_nodes.add(context.node_id)
 
     def device(self) -> torch.device:
         from comfy import model_management

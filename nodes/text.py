@@ -47,14 +47,15 @@ class UnCLIPTextEncode:
     def encode(self, *, clip, text):
         if not text.strip():
             raise ValueError(f"{_NAME}: {_EMPTY}")
-        host = current_host()
+        warnings = []
         if dropped := clip.truncated(text):
-            host.warn(
+            warnings.append(
                 f"{_NAME}: the caption is longer than the {clip.config.context_length} tokens of "
                 f'{clip.clip_id}; dropped "{dropped}"'
             )
         if unknown := clip.unknown_words(text):
             known = clip.vocabulary_summary()
             hint = f"; it knows {known}" if known else ""
-            host.warn(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
+            warnings.append(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
+        current_host().warn(*warnings)
         return (clip.encode_text([text]),)

@@ -140,6 +140,8 @@ STORYBOOK = StackConfig(
         schedule=ScheduleConfig(prediction="v"),
         sampling=SamplingConfig("dpmpp_2m", 25, 3.0),
     ),
+    # x_0 prediction: with 4x and 8x pixel-unshuffle a patch's noise has more numbers than these narrow networks have
+    # channels, so one that must pass it through (eps, v) leaves noise in the picture.
     upsampler_256=UpsamplerConfig(
         unet=UNetConfig(
             image_size=256,
@@ -156,7 +158,7 @@ STORYBOOK = StackConfig(
         ),
         augmentation_level=True,
         sampling_level=0.2,
-        schedule=ScheduleConfig(prediction="v"),
+        schedule=ScheduleConfig(prediction="x0"),
         sampling=SamplingConfig("ddim", 6),
     ),
     upsampler_1024=UpsamplerConfig(
@@ -178,7 +180,7 @@ STORYBOOK = StackConfig(
             patch_size=8,
             norm_groups=16,
         ),
-        schedule=ScheduleConfig(name="linear", prediction="v"),
+        schedule=ScheduleConfig(name="linear", prediction="x0"),
         sampling=SamplingConfig("ddim", 4),
     ),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from comfyui_unclip.nodes import host
 from comfyui_unclip.nodes.host import ComfyHost, LocalHost, current_host, preview_picture, use_host
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
 
@@ -62,8 +63,10 @@ def test_an_interrupt_stops_before_the_next_step_and_closes_the_generator():
 
 
 def test_warnings_go_to_stderr(capsys):
-    LocalHost().warn("careful")
-    assert capsys.readouterr().err == "warning: careful\n"
+    LocalHost().warn("careful", "very")
+    assert capsys.readouterr().err == "warning: careful\nwarning: very\n"
+    LocalHost().warn()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_temporary_folder_is_made_on_demand_and_removed(tmp_path):
@@ -100,6 +103,8 @@ class Editor:
         default_factory=lambda: types.SimpleNamespace(preview_method="auto", preview_size=256)
     )
     folders: dict = field(default_factory=dict)
+    node: str = "3"
+    texts: list = field(default_factory=list)
 
 
 class Cancelled(Exception):
@@ -132,6 +137,13 @@ def editor(monkeypatch, tmp_path):
             "throw_exception_if_processing_interrupted": throw,
             "get_torch_device": lambda: torch.device("cpu"),
         },
+        "comfy_execution": {},
+        "comfy_execution.utils": {"get_executing_context": lambda: types.SimpleNamespace(node_id=told.node)},
+        "server": {
+            "PromptServer": types.SimpleNamespace(
+                instance=types.SimpleNamespace(send_progress_text=lambda text, node: told.texts.append((node, text)))
+            )
+        },
         "folder_paths": {
             "models_dir": str(tmp_path / "models"),
             "folder_names_and_paths": told.folders,
@@ -145,7 +157,9 @@ def editor(monkeypatch, tmp_path):
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
         if "." in name:
-            setattr(sys.modules["comfy"], name.split(".")[1], module)
+            package, child = name.split(".")
+            setattr(sys.modules[package], child, module)
+    monkeypatch.setattr(host, "_warned_nodes", set())
     return told
 
 
@@ -189,6 +203,17 @@ def test_cancel_ends_the_run_with_the_editors_own_exception(editor):
     with pytest.raises(Cancelled):
         ComfyHost().drive(cancelling(), "x")
     assert len(editor.updates) == 3 and closed == [True]
+
+
+def test_a_nodes_warnings_are_shown_together_and_taken_back(editor, caplog):
+    """The editor keeps one text for each node, until the next one."""
+    ComfyHost().warn("too long", "unknown words")
+    assert editor.texts == [("3", "too long\nunknown words")]
+    assert [record.message for record in caplog.records] == ["too long", "unknown words"]
+    ComfyHost().warn()
+    editor.node = "8"
+    ComfyHost().warn()  # never warned: nothing to take back
+    assert editor.texts[1:] == [("3", " ")]
 
 
 def test_the_model_folder_is_added_to_those_of_the_users_yaml(editor, tmp_path):

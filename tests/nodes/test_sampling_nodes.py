@@ -15,6 +15,10 @@ class CountingHost(LocalHost):
     def __init__(self):
         super().__init__(quiet=True)
         self.runs = []
+        self.warnings = []
+
+    def warn(self, *messages):
+        self.warnings.append(messages)
 
     def report(self, label):
         report = super().report(label)
@@ -71,6 +75,14 @@ def text(node):
 @pytest.fixture
 def embed(node, text):
     return node("UnCLIPDiffusionPrior", text=text, count=2)
+
+
+def test_a_captions_warnings_come_in_one_call_and_a_good_caption_says_so_too(node, host):
+    node("UnCLIPTextEncode", text="a purple star " * 5)
+    node("UnCLIPTextEncode", text="a red star")
+    (too_long, unknown), nothing = host.warnings
+    assert "longer than the 12 tokens" in too_long and "does not know purple" in unknown
+    assert nothing == ()
 
 
 def test_defaults_are_the_models_own_settings(node, host, text, embed):

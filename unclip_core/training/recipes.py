@@ -40,6 +40,6 @@ STORYBOOK_RECIPES: dict[str, Recipe] = {
     "decoder": Recipe(
         steps=4400, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
     ),
-    "upsampler_256": Recipe(steps=1500, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
-    "upsampler_1024": Recipe(steps=1200, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_256": Recipe(steps=1200, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_1024": Recipe(steps=1000, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
 }
