@@ -138,7 +138,7 @@ STORYBOOK = StackConfig(
             patch_size=2,
         ),
         schedule=ScheduleConfig(prediction="v"),
-        sampling=SamplingConfig("dpmpp_2m", 25, 3.0),
+        sampling=SamplingConfig("ddpm", 50, 3.0),
     ),
     # x_0 prediction: with 4x and 8x pixel-unshuffle a patch's noise has more numbers than these narrow networks have
     # channels, so one that must pass it through (eps, v) leaves noise in the picture.
