@@ -129,7 +129,7 @@ def test_count_makes_a_batch_whose_items_equal_single_runs(node, text, embed):
         {"steps": 4},
         {"guidance_scale": 1.0},
         {"sampler": "ddim"},
-        {"sampler": "ddpm"},
+        {"sampler": "dpmpp_2m"},
         {"seed": 1},
         {"noise_per_item": False},
     ],

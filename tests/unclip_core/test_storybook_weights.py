@@ -1,0 +1,65 @@
+"""The weights that ship: complete, of the presets' shapes, small enough, and they paint what the caption says."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
+from comfyui_unclip.unclip_core.loading import load_stack
+from comfyui_unclip.unclip_core.presets import STORYBOOK
+from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.training.start import preset_stack
+from comfyui_unclip.unclip_core.training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
+
+TRAINED = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu")
+
+
+def decode(stack, caption, count=4):
+    """(count, 64, 64, 3): what the stack paints of a caption in 20 steps."""
+    text = stack["clip"].encode_text([caption])
+    embed = finish(stack["prior"].sample(text, steps=10, count=count))
+    return finish(stack["decoder"].sample(embed, text, steps=20, sampler="ddim"))
+
+
+def test_every_stage_has_the_preset_config_and_a_recipe():
+    entry = read_stack(EMBEDDED / "storybook")
+    assert set(TRAINED) <= set(entry.stages) and not entry.problems
+    expected = dataclasses.asdict(preset_stack("storybook"))
+    for stage in TRAINED:
+        assert dataclasses.asdict(entry.stages[stage].config) == expected[stage], stage
+        assert "steps" in entry.stages[stage].metadata["recipe"]
+    assert STORYBOOK.name == entry.name
+
+
+def test_the_embedded_stack_stays_under_40_megabytes():
+    assert sum(path.stat().st_size for path in (EMBEDDED / "storybook").iterdir()) < 40e6
+
+
+def test_the_vocabulary_knows_every_word_it_promises(stack):
+    promised = " ".join((*OBJECTS, *COLOURS, *BACKGROUNDS)) + " 夜空中的一颗红色的星星"
+    assert stack["clip"].unknown_words(promised) == []
+    assert stack["clip"].unknown_words("an astronaut riding a horse") == ["astronaut", "riding", "horse"]
+
+
+def test_the_background_and_the_colour_are_the_captions(stack):
+    night = decode(stack, "a big red apple on a night sky")
+    snow = decode(stack, "a big blue apple in the snow")
+    border = torch.ones(64, 64, dtype=torch.bool)
+    border[6:-6, 6:-6] = False
+    assert night[:, border].mean() < 0.35 < 0.55 < snow[:, border].mean()
+    for picture, channel in ((night, 0), (snow, 2)):  # somewhere in each picture the said colour rules
+        others = picture[..., [c for c in range(3) if c != channel]].amax(-1)
+        ruled = (picture[..., channel] - others > 0.2).flatten(1).float().mean(1)
+        assert (ruled > 0.05).float().mean() >= 0.75, ruled
+
+
+def test_upsampling_beats_bicubic_on_a_render(stack):
+    from comfyui_unclip.unclip_core.evaluation.storybook import upsampler_scores
+
+    assert upsampler_scores(stack["upsampler_256"], 2, lambda *progress: None)["gain"] > 2.0
