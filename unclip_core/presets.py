@@ -159,7 +159,7 @@ STORYBOOK = StackConfig(
         augmentation_level=True,
         sampling_level=0.2,
         schedule=ScheduleConfig(prediction="x0"),
-        sampling=SamplingConfig("ddim", 6),
+        sampling=SamplingConfig("ddim", 3),
     ),
     upsampler_1024=UpsamplerConfig(
         low_size=256,
