@@ -49,9 +49,10 @@ def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
         judge = trained_judge(cache / "judge", data, lambda p: tick("train judge", p.step, p.steps))
         handles = load_stack(find(stack), "auto")
         scores, sheet = report.score_stack(handles, judge, settings, samples, pairs, renders, seed, tick)
+    click.echo(report.table(scores))  # first: minutes of work must not hang on a folder
+    output.mkdir(parents=True, exist_ok=True)
     sheet.save(output / "samples.png")
     (output / "scores.json").write_text(json.dumps(scores, indent=2))
-    click.echo(report.table(scores))
     click.echo(f"wrote {output}/scores.json and {output}/samples.png")
 
 
