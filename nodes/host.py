@@ -6,6 +6,7 @@ This is the only module that imports ComfyUI's own, and only inside functions.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import contextvars
 import logging
@@ -40,7 +41,7 @@ class Report:
         """The run ended, was interrupted or failed."""
 
 
-class Host:
+class Host(abc.ABC):
     """The protocol. Subclasses say how; nodes only call."""
 
     def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
@@ -59,17 +60,17 @@ class Host:
             steps.close()
             report.close()
 
+    @abc.abstractmethod
     def report(self, label: str) -> Report:
         """Start to show a run; its steps say how many they are."""
-        raise NotImplementedError
 
-    def check_interrupt(self) -> None:
+    def check_interrupt(self) -> None:  # noqa: B027 - a host without a cancel button has nothing to do
         """Raise if the user cancelled."""
 
+    @abc.abstractmethod
     def warn(self, *messages: str) -> None:
         """Tell the user all that the running node has found and that does not stop it. Without a message, what it said
         in an earlier run is taken back."""
-        raise NotImplementedError
 
     def device(self) -> torch.device | None:
         """Where stages run; None leaves it to the core."""
@@ -83,9 +84,9 @@ class Host:
         """Folders that hold stacks, besides those the catalog knows itself."""
         return []
 
+    @abc.abstractmethod
     def folder(self, kind: str) -> Path:
         """The "input", "output" or "temp" folder."""
-        raise NotImplementedError
 
 
 class LocalHost(Host):
