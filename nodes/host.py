@@ -44,6 +44,8 @@ class Report:
 class Host(abc.ABC):
     """The protocol. Subclasses say how; nodes only call."""
 
+    file_tag = ""  # what saved files carry after their prefix: a batch run puts the row's number there
+
     def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
         """Run a stage's generator to its end and return its result, reporting each step and honouring an interrupt
         before each. `label` names the run in front of the user."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import time
 from pathlib import Path
 
@@ -66,10 +67,45 @@ def fill_prefix(prefix: str, width: int, height: int) -> str:
 
 
 def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
-    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter)."""
+    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`."""
     target = inside(root, fill_prefix(prefix, width, height))
-    folder, stem = target.parent, target.name
+    folder, stem = target.parent, target.name + current_host().file_tag
     folder.mkdir(parents=True, exist_ok=True)
     taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")
     counters = [int(match[1]) for name in os.listdir(folder) if (match := taken.match(os.path.normcase(name)))]
     return folder, stem, max(counters, default=0) + 1
+
+
+def temporary_beside(folder: Path, name: str) -> Path:
+    """A hidden name of its own for a file that is being written; `publish` gives it its real one."""
+    return folder / f".{name}.{secrets.token_hex(4)}.part"
+
+
+def publish(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> int:
+    """Move a finished file to the first free `<stem>_<counter><ending>` and return the counter it got.
+
+    A name that exists is never taken, also when another process makes it at the same moment.
+    """
+    while True:
+        path = folder / f"{stem}_{counter:05}{ending}"
+        try:
+            move_new(temporary, path)
+        except FileExistsError:
+            counter += 1
+        else:
+            return counter
+
+
+def move_new(temporary: Path, path: Path) -> None:
+    """Move a finished file to a name that is free. Raises FileExistsError when it is not."""
+    try:
+        os.link(temporary, path)  # unlike a rename, refuses a name that exists
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError):  # a file system without links: hold the name, then fill it
+        if not temporary.exists():
+            raise
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()

@@ -1,13 +1,12 @@
 """SaveImage and PreviewImage as the editor has them: same names, same metadata, values truncated to 8 bit."""
 
 import json
-import os
 import secrets
 import string
 from pathlib import Path
 
 from ..host import current_host
-from .paths import inside, save_place
+from .paths import inside, publish, save_place, temporary_beside
 
 
 class SaveImage:
@@ -41,8 +40,9 @@ class SaveImage:
         folder, stem, counter = save_place(filename_prefix, root, images[0].shape[1], images[0].shape[0])
         results = []
         for number, image in enumerate(images):
-            name = f"{stem.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
-            _write_png(folder / name, image, prompt, extra_pnginfo, self.COMPRESS_LEVEL)
+            own = stem.replace("%batch_num%", str(number))
+            counter = _write_png(folder, own, counter, image, prompt, extra_pnginfo, self.COMPRESS_LEVEL) + 1
+            name = f"{own}_{counter - 1:05}_.png"
             subfolder = folder.relative_to(root.resolve()).as_posix()
             results.append({"filename": name, "subfolder": "" if subfolder == "." else subfolder, "type": self.FOLDER})
         return {"ui": {"images": results}}
@@ -66,7 +66,10 @@ class PreviewImage(SaveImage):
         return super().save_images(images, "ComfyUI" + self._suffix, prompt, extra_pnginfo)
 
 
-def _write_png(path: Path, image, prompt: dict | None, extra_pnginfo: dict | None, compress_level: int) -> None:
+def _write_png(
+    folder: Path, stem: str, counter: int, image, prompt: dict | None, extra_pnginfo: dict | None, compress_level: int
+) -> int:
+    """Write one picture under the first free number from `counter` on, and return that number."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -78,9 +81,9 @@ def _write_png(path: Path, image, prompt: dict | None, extra_pnginfo: dict | Non
         info.add_text(key, json.dumps(value))
     # Truncated, not rounded: the editor does, and the two must write the same file.
     pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = temporary_beside(folder, stem)
     try:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)
-        os.replace(temporary, path)
+        return publish(temporary, folder, stem, counter)
     finally:
         temporary.unlink(missing_ok=True)
