@@ -48,7 +48,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """A plain ViT image tower (storybook only; named open_clip models bring their own)."""
+    """A plain ViT image tower; named open_clip models bring their own."""
 
     width: int = 192
     layers: int = 6
@@ -59,11 +59,12 @@ class ClipVisionConfig:
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """A causal text tower (storybook only; named open_clip models bring their own)."""
+    """A causal text tower; named open_clip models bring their own."""
 
     width: int = 128
     layers: int = 4
     heads: int = 2
+    vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer; a word list brings its own
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class ClipConfig:
     pretrained: str | None = "openai"
     vision: ClipVisionConfig | None = None
     text: ClipTextConfig | None = None
+    quick_gelu: bool = False  # of `vision` and `text`: OpenAI's activation
+    towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
+    pad_id: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -127,18 +131,45 @@ class PriorConfig:
 
 
 @dataclass(frozen=True)
+class ARSamplingConfig:
+    """The stack's own way of sampling the autoregressive prior; a caller's explicit value wins."""
+
+    guidance_scale: float = 1.0  # 1.0: conditional forward only
+    temperature: float = 1.0  # divides the logits; 0.0 always takes the likeliest code
+    dot_percentile: float = 50.0  # z_i . z_t is drawn above this percentile of its distribution (§2.2, footnote 2)
+
+
+@dataclass(frozen=True)
 class ARPriorConfig:
-    """The autoregressive prior: a text encoder and a causal decoder over quantised PCA codes (§2.2, App. C)."""
+    """The autoregressive prior: a causal transformer over [text tokens, text embed, z_i . z_t, codes] (§2.2, App. C).
+
+    The codes are the image embedding's principal components, largest first, each quantised.
+    """
 
     clip_id: str = "ViT-H-16/paper"
-    clip_dim: int = 1024
-    components: int = 319  # PCA dimensions kept
-    buckets: int = 1024  # quantisation levels per dimension
-    context_length: int = 384  # of the latent decoder
+    ar_prior_id: str = "paper/ar_prior"
+    clip_dim: int = 1024  # D
+    text_width: int = 1024  # width of CLIP's token states; unused with a text encoder
+    components: int = 319  # principal components kept: those that explain 99 % of the variance (App. C)
+    buckets: int = 1024  # quantisation levels of each component, and of z_i . z_t
+    bucket_features: int = 0  # 0: a free row for each bucket; n: rows are mixtures of n smooth functions of the bucket
+    context_length: int = 384  # of text embed, z_i . z_t and codes; text tokens bring positions of their own
     width: int = 1664
     depth: int = 24
     heads: int = 26
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    dropout: float = 0.0
+    embed_scale: float = 32.0  # multiplies the text embedding; sqrt(D) for unit-norm embeddings
+    text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)  # None: CLIP's token states
+    sampling: ARSamplingConfig = field(default_factory=ARSamplingConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.components <= self.clip_dim:
+            raise ValueError(f"ARPriorConfig.components {self.components} must be 1 to clip_dim {self.clip_dim}")
+        if self.components + 1 > self.context_length:
+            raise ValueError(
+                f"ARPriorConfig.context_length {self.context_length} is too short for text embed, z_i . z_t and all but "
+                f"the last of {self.components} components; it needs {self.components + 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -210,6 +241,7 @@ class UpsamplerConfig:
     augmentation_level: bool = False  # the network is told the degradation's strength, 0..1
     sampling_level: float = 0.0  # the level it is told when sampling
     final_network: bool = False  # a second network makes the last step (Karlo's improved super-resolution)
+    residual: bool = False  # the network corrects the enlarged picture: x_0 = low + output (x0 prediction only)
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(
             image_size=256,
@@ -226,6 +258,11 @@ class UpsamplerConfig:
     def __post_init__(self) -> None:
         _one_of("UpsamplerConfig.augmentation", self.augmentation, ("none", "blur", "bsr"))
         _check_channels("UpsamplerConfig", self.unet, self.schedule)
+        if self.residual and (self.schedule.prediction != "x0" or self.schedule.variance == "learned_range"):
+            raise ValueError(
+                "UpsamplerConfig.residual adds the output to the enlarged picture, which needs prediction 'x0' and a "
+                f"fixed variance, got {self.schedule.prediction!r} and {self.schedule.variance!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .checkpoints.header import StageFile
 from .checkpoints.native import load_stage, load_strict
 from .config import STAGES
 from .device import Placed, pick_device, pick_dtype
+from .models.ar_prior import ARPriorNetwork
 from .models.decoder import DecoderNetwork
 from .models.prior import PriorNetwork
 from .models.upsampler import UpsamplerNetwork
@@ -24,6 +25,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "decoder": DecoderNetwork,
     "upsampler_256": UpsamplerNetwork,
     "upsampler_1024": UpsamplerNetwork,
+    "ar_prior": ARPriorNetwork,
 }
 
 
@@ -73,7 +75,7 @@ def load_stack(
     dtype: see `pick_dtype`. device: None picks the best. on_place: see `Placed`. CLIP stays in float32.
     """
     from .clip import Clip
-    from .stages import Decoder, Prior, Upsampler
+    from .stages import ARPrior, Decoder, Prior, Upsampler
 
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
@@ -94,4 +96,6 @@ def load_stack(
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
             handles[stage] = Upsampler(found.config, placed(found))
+    if found := entry.stages.get("ar_prior"):
+        handles["ar_prior"] = ARPrior(found.config, placed(found))
     return handles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .config import PriorConfig, UNetConfig
+from .config import ARPriorConfig, PriorConfig, UNetConfig
 
 GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
@@ -43,6 +43,16 @@ def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:
     """One row of the prior: its cached keys and values, and the forward that makes them."""
     tokens = config.context_length + 4
     return tokens * config.width * (2 * config.depth + 16) * itemsize + config.heads * tokens**2 * 4
+
+
+def ar_prior_row_bytes(config: ARPriorConfig, itemsize: int) -> int:
+    """One row of the autoregressive prior: keys and values twice (a step joins old and new), and its prefix."""
+    encoder = config.text_encoder
+    text = encoder.context_length if encoder else 77
+    wide = text * encoder.width * 16 if encoder else 0
+    tokens = text + config.components + 1
+    work = config.width * tokens * (4 * config.depth + 16) + wide
+    return work * itemsize + (config.heads * text**2 + 8 * config.buckets) * 4
 
 
 def _available_ram() -> int:

@@ -183,6 +183,20 @@ STORYBOOK = StackConfig(
         schedule=ScheduleConfig(name="linear", prediction="x0"),
         sampling=SamplingConfig("ddim", 4),
     ),
+    ar_prior=ARPriorConfig(
+        clip_id="storybook-1",
+        ar_prior_id="storybook-1/ar_prior",
+        clip_dim=192,
+        text_width=128,
+        components=28,  # 99.5 % of the variance of the training embeddings
+        bucket_features=64,
+        context_length=32,
+        width=160,
+        depth=4,
+        heads=5,
+        embed_scale=13.86,  # sqrt(192): unit variance per dimension
+        text_encoder=None,
+    ),
 )
 
 PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}

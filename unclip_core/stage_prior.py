@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .config import PriorConfig
@@ -16,7 +15,7 @@ from .diffusion.samplers import StepState
 from .memory import prior_row_bytes, rows_that_fit
 from .models.prior import PriorNetwork
 from .stage_run import Chunk, Settings, TimeTable, check_count, run_chunks, settle
-from .stage_text import TextRows, TextStage, stack_texts
+from .stage_text import TextRows, TextStage, choose_closest, stack_texts
 from .types import Embedding, TextEncoding, broadcast_batch, expand_rows
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -99,7 +98,8 @@ class Prior(TextStage):
         rows = rows_that_fit(placed.device, self._row_bytes(settings, candidates))
         x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
-        return self._choose(vectors, expand_rows(text.embed, texts).repeat_interleave(count, 0))
+        texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
+        return choose_closest(vectors, texts_of_items, self.config.clip_id)
 
     def _unconditional(self, network: PriorNetwork, negative: TextEncoding | None) -> TextRows:
         text = negative if negative is not None else self.null_text()
@@ -110,16 +110,6 @@ class Prior(TextStage):
     def _row_bytes(self, settings: Settings, candidates: int) -> int:
         pair = 2 if needs_pair(settings.guidance_scale) else 1
         return prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
-
-    def _choose(self, vectors: Tensor, texts: Tensor) -> Embedding:
-        """Of vectors (B, candidates, D) the one closest to texts (B, D)."""
-        closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
-        chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
-        norms = texts.float().norm(dim=-1)
-        # The wire carries the stack's native scale; the prior's own samples only come close to norm 1.
-        if torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-            chosen = F.normalize(chosen, dim=-1)
-        return Embedding(chosen, self.config.clip_id, "image")
 
 
 class _Candidates:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .config import DecoderConfig, PriorConfig
+from .config import ARPriorConfig, DecoderConfig, PriorConfig
 from .device import Placed
-from .types import TextEncoding, check_same_clip
+from .types import Embedding, TextEncoding, check_same_clip
 
 
 class TextStage:
@@ -20,7 +21,7 @@ class TextStage:
 
     def __init__(
         self,
-        config: PriorConfig | DecoderConfig,
+        config: PriorConfig | ARPriorConfig | DecoderConfig,
         network: Placed,
         null_text: Callable[[], TextEncoding] | None = None,
     ) -> None:
@@ -52,6 +53,17 @@ class TextStage:
             )
         check_same_clip(self.WHO, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
         return text
+
+
+def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str) -> Embedding:
+    """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D)."""
+    closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
+    chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
+    norms = texts.float().norm(dim=-1)
+    # The wire carries the stack's native scale; a prior's own samples only come close to norm 1.
+    if torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        chosen = F.normalize(chosen, dim=-1)
+    return Embedding(chosen, clip_id, "image")
 
 
 def stack_texts(first: TextRows, second: TextRows) -> TextRows:

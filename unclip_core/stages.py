@@ -5,9 +5,10 @@
 Item i of a run with seed s equals a run of one with seed s + i; a batch is split to fit memory without changing that.
 """
 
+from .stage_ar_prior import ARPrior
 from .stage_decoder import Decoder
 from .stage_prior import Prior
 from .stage_run import finish
 from .stage_upsampler import Upsampler
 
-__all__ = ["Decoder", "Prior", "Upsampler", "finish"]
+__all__ = ["ARPrior", "Decoder", "Prior", "Upsampler", "finish"]
