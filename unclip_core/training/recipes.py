@@ -29,6 +29,8 @@ class Recipe:
     timesteps: str = (
         "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
     )
+    crop_fraction: int = 4  # upsamplers: crops are the target's side over this (Table 3: 0.25)
+    level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1
@@ -41,5 +43,8 @@ STORYBOOK_RECIPES: dict[str, Recipe] = {
         steps=4400, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
     ),
     "upsampler_256": Recipe(steps=1200, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
-    "upsampler_1024": Recipe(steps=1000, batch=8, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    "upsampler_1024": Recipe(
+        steps=3000, batch=32, lr=2e-3, betas=(0.9, 0.99), ema=0.998, crop_fraction=8, level_power=2.0
+    ),
+    "ar_prior": Recipe(steps=3000, batch=128, lr=1e-3, weight_decay=4e-2, betas=(0.9, 0.95), ema=0.998),
 }

@@ -1,4 +1,4 @@
-"""Training an upsampler on crops of a quarter of its size, its low-resolution input spoilt (§2.1, App. C)."""
+"""Training an upsampler on crops of the pictures it is to make, its low-resolution input spoilt (§2.1, App. C)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from .losses import diffusion_loss, draw_timesteps
 from .recipes import Recipe
 from .sheets import grid, save_png
 
-CROP_FRACTION = 4  # of the target's side: Table 3's 0.25
-
 
 class UpsamplerTask:
     """stage: "upsampler_256" or "upsampler_1024"."""
@@ -41,9 +39,9 @@ class UpsamplerTask:
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor]:
         """High-resolution crops, their spoilt and enlarged low-resolution selves, levels, noise and timesteps."""
-        size, crop = len(rows), self.config.high_size // CROP_FRACTION
+        size, crop = len(rows), self.config.high_size // self.recipe.crop_fraction
         high = self.data.crops(rows, rng, self.config.high_size, crop)
-        level = torch.rand(size, generator=generator)
+        level = torch.rand(size, generator=generator) ** self.recipe.level_power
         if not self.config.augmentation_level:
             level = torch.full((size,), 0.5)
         low = degrade(F.avg_pool2d(high, self.factor), self.config.augmentation, level, rng, generator)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.config import UNetConfig, UpsamplerConfig
+from comfyui_unclip.unclip_core.config import ScheduleConfig, UNetConfig, UpsamplerConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.layers import ResBlock, SpatialAttention, time_features
 from comfyui_unclip.unclip_core.models.unet import UNet
@@ -123,6 +123,20 @@ def test_upsampler_final_network_and_level(randomise):
     assert not torch.allclose(default, upsampler(x, t, low, final=True), atol=1e-3)
     table = upsampler.time_features(t, final=True)
     torch.testing.assert_close(upsampler(x, t, low, final=True), upsampler(x, t * 0, low, final=True, time=table))
+
+
+def test_a_fresh_residual_upsampler_answers_with_the_enlarged_picture(randomise):
+    """Its output layer starts at zero, so training starts from bicubic enlargement."""
+    unet = replace(TINY, in_channels=6, attention_resolutions=())
+    config = UpsamplerConfig(unet=unet, residual=True, schedule=ScheduleConfig(prediction="x0"))
+    x, low, t = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    torch.testing.assert_close(UpsamplerNetwork(config)(x, t, low), low)
+    upsampler = randomise(UpsamplerNetwork(config))
+    plain = UpsamplerNetwork(replace(config, residual=False))
+    plain.load_state_dict(upsampler.state_dict())
+    torch.testing.assert_close(upsampler(x, t, low), plain(x, t, low) + low)
+    with pytest.raises(ValueError, match="needs prediction 'x0'.*got 'eps'"):
+        UpsamplerConfig(unet=unet, residual=True)
 
 
 def test_upsampler_errors():
