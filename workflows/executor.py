@@ -8,8 +8,8 @@ from typing import Any
 
 from ..nodes.host import Host, use_host
 from .graph import Prompt, ancestors, is_link, links_of, node_name, topological_order
-from .preflight import output_nodes
-from .schema import hidden_inputs, input_specs
+from .schema import input_specs, node_schema
+from .validation import output_nodes
 
 
 class NodeError(RuntimeError):
@@ -86,4 +86,4 @@ def _arguments(
         elif name in declared:
             arguments[name] = value
     hidden = {"PROMPT": prompt, "EXTRA_PNGINFO": extra_pnginfo, "UNIQUE_ID": node_id}
-    return arguments | {name: hidden[kind] for name, kind in hidden_inputs(node_class).items() if kind in hidden}
+    return arguments | {name: hidden[kind] for name, kind in node_schema(node_class).hidden.items() if kind in hidden}

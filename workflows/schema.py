@@ -45,12 +45,9 @@ class InputSpec:
     def extra_widgets(self) -> int:
         """How many unnamed widgets the editor puts after this one: they take places in `widgets_values`."""
         control = self.options.get("control_after_generate")
-        if self.type == "INT":
-            by_name = self.name in ("seed", "noise_seed") and control is not False
-            return int(bool(control) or by_name)
-        if self.type == "COMBO":
-            return 2 * bool(control) + bool(self.options.get("image_upload"))
-        return 0
+        if self.type == "INT" and control is None:
+            return int(self.name in ("seed", "noise_seed"))
+        return {"INT": 1, "FLOAT": 1, "COMBO": 2}.get(self.type, 0) if control else 0
 
     def range_text(self) -> str:
         """The allowed values in words: `0 to 1000`, `fp32, bf16` or the type."""
@@ -66,28 +63,63 @@ class InputSpec:
         )
 
 
+@dataclass(frozen=True)
+class NodeSchema:
+    """What one class declares, from one call of INPUT_TYPES, which may be slow: it scans folders in some nodes."""
+
+    inputs: dict[str, InputSpec]  # required before optional, in the order that the editor counts them
+    hidden: dict[str, Any]  # name -> PROMPT, DYNPROMPT, EXTRA_PNGINFO, UNIQUE_ID ...
+
+    def declares(self, name: str) -> bool:
+        """Whether a constant of that name reaches the node."""
+        return name in self.inputs or name in self.hidden
+
+    def is_lazy(self, name: str) -> bool:
+        """Whether the node decides while it runs if it needs the input."""
+        return name in self.inputs and bool(self.inputs[name].options.get("lazy"))
+
+    def is_raw(self, name: str) -> bool:
+        """Whether the node gets the link itself rather than what comes over it."""
+        return name in self.inputs and bool(self.inputs[name].options.get("rawLink"))
+
+
+class Schemas(dict):
+    """Class id -> NodeSchema, each read on first use. Lives as long as one validation or one run."""
+
+    def __init__(self, classes: dict[str, type]):
+        super().__init__()
+        self._classes = classes
+
+    def __missing__(self, class_type: str) -> NodeSchema:
+        schema = self[class_type] = node_schema(self._classes[class_type])
+        return schema
+
+
+def node_schema(node_class: type) -> NodeSchema:
+    """Read a class's declaration."""
+    declared = node_class.INPUT_TYPES()
+    inputs = {
+        name: read_spec(name, entry, kind == "required")
+        for kind in ("required", "optional")
+        for name, entry in (declared.get(kind) or {}).items()
+    }
+    return NodeSchema(inputs, dict(declared.get("hidden") or {}))
+
+
 def input_specs(node_class: type) -> dict[str, InputSpec]:
     """Declared inputs by name, required before optional, in the order that the editor counts them."""
-    declared = node_class.INPUT_TYPES()
-    return {
-        name: _spec(name, entry, kind == "required")
-        for kind in ("required", "optional")
-        for name, entry in declared.get(kind, {}).items()
-    }
+    return node_schema(node_class).inputs
 
 
-def _spec(name: str, entry: tuple, required: bool) -> InputSpec:
-    kind, options = entry[0], dict(entry[1]) if len(entry) > 1 else {}
+def read_spec(name: str, entry: tuple, required: bool) -> InputSpec:
+    """One declaration, `(type, options)`."""
+    kind, options = entry[0], dict(entry[1] or {}) if len(entry) > 1 else {}
     if isinstance(kind, list | tuple):
         return InputSpec(name, "COMBO", required, options, tuple(kind))
     if kind == "COMBO":
-        return InputSpec(name, "COMBO", required, options, tuple(options.get("options", ())))
+        # Without options the list comes from a server at the time of drawing, so nothing is known about it.
+        return InputSpec(name, "COMBO", required, options, tuple(options["options"]) if "options" in options else None)
     return InputSpec(name, str(kind), required, options)
-
-
-def hidden_inputs(node_class: type) -> dict[str, str]:
-    """Hidden inputs by name: PROMPT, EXTRA_PNGINFO, UNIQUE_ID."""
-    return dict(node_class.INPUT_TYPES().get("hidden", {}))
 
 
 def widget_places(node_class: type) -> dict[str, int]:

@@ -38,7 +38,7 @@ def test_the_given_prompt_is_left_alone(api, classes):
         ({"scale": float("nan")}, "value_bigger_than_max", "scale", "0.0 to 2.0"),
         ({"mode": "loud"}, "value_not_in_list", "mode", "choose one of soft, hard"),
         ({"mode": ["9", 0]}, "bad_linked_input", "mode", "node 9, which is not in the graph"),
-        ({"extra": "a thing"}, "invalid_input_type", "extra", "wants a link of type THING"),
+        ({"mode": [1, 2, 3]}, "bad_linked_input", "mode", "[1, 2, 3] is neither a value nor a link"),
         ({"extra": ["3", 4]}, "bad_linked_input", "extra", "output 4 of node 3 (Number), which has 1"),
         ({"scale": ["3", 0]}, "return_type_mismatch", "scale", "wants FLOAT"),
     ],
@@ -49,6 +49,17 @@ def test_each_problem_names_node_input_value_and_fix(api, classes, changes, kind
     assert (problem.kind, problem.input) == (kind, name)
     assert said in problem.message and str(problem).startswith(f'node 1 "my noise" (Noise), {name}: ')
     assert "\n" not in str(problem)
+
+
+def test_a_constant_may_go_into_a_socket_unless_json_cannot_hold_its_type(api, classes):
+    assert not kinds(noise(api, extra={"a": 1}), classes)  # the editor's server passes it on
+    for kind in ("IMAGE", "UNCLIP_EMBED"):
+        classes["Noise"].INPUT_TYPES = classmethod(lambda cls, kind=kind: {"optional": {"picture": (kind,)}})
+        prompt = api(n1=("Noise", {"picture": "cat.png"}, "my noise"), n2=("Show", {"value": ["1", 0]}))
+        (problem,) = check(prompt, classes)[1]
+        assert str(problem).endswith(f"picture: wants a link of type {kind}, got 'cat.png'; link it to a node")
+        prompt["1"]["inputs"]["picture"] = None  # as good as not given
+        assert not kinds(prompt, classes)
 
 
 def test_all_problems_come_at_once(api, classes):
@@ -77,7 +88,8 @@ def test_a_cycle_is_drawn(api, classes):
         n1=("Add", {"a": ["2", 0], "b": 1}), n2=("Add", {"a": ["1", 0], "b": 1}), n3=("Show", {"value": ["2", 0]})
     )
     (problem,) = check(prompt, classes)[1]
-    assert problem.kind == "cycle" and ("1 -> 2 -> 1" in problem.message or "2 -> 1 -> 2" in problem.message)
+    assert problem.kind == "exception_during_inner_validation"
+    assert "1 -> 2 -> 1" in problem.message or "2 -> 1 -> 2" in problem.message
 
 
 def test_a_node_checks_its_own_constants_but_not_its_links(api, classes):
