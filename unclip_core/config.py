@@ -82,7 +82,7 @@ class ClipConfig:
     text: ClipTextConfig | None = None
     quick_gelu: bool = False  # of `vision` and `text`: OpenAI's activation
     towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
-    pad_id: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
+    padding: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -167,8 +167,8 @@ class ARPriorConfig:
             raise ValueError(f"ARPriorConfig.components {self.components} must be 1 to clip_dim {self.clip_dim}")
         if self.components + 1 > self.context_length:
             raise ValueError(
-                f"ARPriorConfig.context_length {self.context_length} is too short for text embed, z_i . z_t and all but "
-                f"the last of {self.components} components; it needs {self.components + 1}"
+                f"ARPriorConfig.context_length {self.context_length} is too short for text embed, z_i . z_t and all "
+                f"but the last of {self.components} components; it needs {self.components + 1}"
             )
 
 

@@ -18,12 +18,14 @@ from .files import open_files
 from .loop import Progress, Task, train
 from .recipes import STORYBOOK_RECIPES, Recipe
 from .storybook.captions import knows, vocabulary
+from .task_ar_prior import ARPriorTask
 from .task_clip import ClipTask
 from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 from .task_upsampler import UpsamplerTask
 
-STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
+EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
         stage, _, init = load_stage(options.init)
         if stage != options.stage:
             raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
-    clip = open_clip_file(options.clip, stack.clip) if options.stage in ("prior", "decoder") else None
+    clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
     data = open_data(options, recipe)
     task = make_task(options, stack, data, recipe, clip)
     run = options.run or Path("runs") / options.stage
@@ -97,7 +99,7 @@ def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:
 
 
 def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recipe, clip: Clip | None = None) -> Task:
-    """The stage's task; prior and decoder bring the frozen CLIP (None: as the options say) and its embeddings."""
+    """The stage's task; priors and decoder bring the frozen CLIP (None: as the options say) and its embeddings."""
     stage = options.stage
     if stage == "clip":
         if stack.clip.vision is None:
@@ -105,11 +107,10 @@ def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recip
                 f"preset {stack.name}: CLIP {stack.clip.clip_id} is loaded, not trained here; use open_clip"
             )
         return ClipTask(stack.clip, data, recipe)
-    if stage in ("prior", "decoder"):
+    if stage in EMBEDDING_TASKS:
         clip = clip or open_clip_file(options.clip, stack.clip)
         embeddings = image_embeddings(clip, data, options.cache / "embeddings")
-        made = PriorTask if stage == "prior" else DecoderTask
-        return made(getattr(stack, stage), data, clip, embeddings, recipe)
+        return EMBEDDING_TASKS[stage](getattr(stack, stage), data, clip, embeddings, recipe)
     return UpsamplerTask(stage, getattr(stack, stage), data, recipe)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
+STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
 
 EPILOG = """\b
 Examples:
@@ -25,7 +25,7 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder.  [default: runs/STAGE]")
 @click.option("--data", default="storybook", show_default=True, help="Rendered scenes, a folder, or .tar shards.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
-@click.option("--clip", type=click.Path(path_type=Path, exists=True), help="Frozen CLIP of prior and decoder.")
+@click.option("--clip", type=click.Path(path_type=Path, exists=True), help="Frozen CLIP of priors and decoder.")
 @click.option("--init", type=click.Path(path_type=Path, exists=True), help="Continue from these weights.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1))
