@@ -14,13 +14,24 @@ TESTS = Path(__file__).parent
 def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and once more as `storybook`, so that shipped
     graphs find their model even in a checkout without weights."""
-    specification = importlib.util.spec_from_file_location("tiny_stack", TESTS / "tiny_stack.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["tiny_stack"] = module
-    specification.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(module.build(folder / "tiny"), folder / "storybook")
+    shutil.copytree(_module("tiny_stack").build(folder / "tiny"), folder / "storybook")
     return folder
+
+
+def _module(name, folder=""):
+    """A helper module that lies beside this file, or in a folder beside it."""
+    if name not in sys.modules:
+        specification = importlib.util.spec_from_file_location(name, TESTS / folder / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def karlo():
+    """The writer of Karlo folders (unclip_core/checkpoints/karlo_folder.py)."""
+    return _module("karlo_folder", "unclip_core/checkpoints")
 
 
 @pytest.fixture
@@ -28,6 +39,20 @@ def tiny_stack(tiny_models, monkeypatch):
     """The name of a stack that the catalog finds."""
     monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
     return "tiny"
+
+
+@pytest.fixture
+def hub_server():
+    """A hub on 127.0.0.1 without repositories (tests/hub_server.py)."""
+    server = _module("hub_server").HubServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub_repository():
+    """Makes a repository for `hub_server` from {path: bytes}."""
+    return _module("hub_server").Repository
 
 
 @pytest.fixture(scope="session")

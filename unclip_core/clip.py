@@ -19,6 +19,7 @@ from .words import WordTokenizer
 CROPS = ("center", "squash")
 
 StateDict = dict[str, Tensor]
+ReadWeights = Callable[[nn.Module], StateDict]
 
 
 def build_network(config: ClipConfig) -> nn.Module:
@@ -32,6 +33,7 @@ def build_network(config: ClipConfig) -> nn.Module:
             f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
         )
     vision, text = config.vision, config.text
+    words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
     return open_clip.CLIP(
         config.embed_dim,
         {
@@ -43,12 +45,28 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         {
             "context_length": config.context_length,
-            "vocab_size": WordTokenizer(config.vocabulary, config.context_length).size,
+            "vocab_size": words,
             "width": text.width,
             "heads": text.heads,
             "layers": text.layers,
         },
+        quick_gelu=config.quick_gelu,
     )
+
+
+def empty_network(config: ClipConfig) -> nn.Module:
+    """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
+    with torch.device("meta"):
+        network = build_network(config)
+    if "image" not in config.towers:
+        network.visual = None
+    if "text" not in config.towers:
+        network.transformer = network.token_embedding = network.ln_final = None
+        network.positional_embedding = network.text_projection = None
+    # No part of the weights, so nothing would be assigned to it: a token sees those before it.
+    length = config.context_length
+    network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
+    return network
 
 
 def preprocess(
@@ -78,13 +96,14 @@ def preprocess(
 class Clip:
     """A CLIP handle. The network is built and its weights are read on first use.
 
-    weights: a state dict, or a function returning one; None fetches what `config.pretrained` names through open_clip.
+    weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
+    through open_clip.
     """
 
     def __init__(
         self,
         config: ClipConfig,
-        weights: StateDict | Callable[[], StateDict] | None = None,
+        weights: StateDict | ReadWeights | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
@@ -95,9 +114,7 @@ class Clip:
         self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
 
     @classmethod
-    def from_config(
-        cls, config: ClipConfig, weights: StateDict | Callable[[], StateDict] | None = None, **options
-    ) -> Clip:
+    def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
         """A handle over given weights."""
         return cls(config, weights, **options)
 
@@ -143,7 +160,9 @@ class Clip:
     def network(self) -> nn.Module:
         """The open_clip model, on its device, in evaluation mode."""
         if self._network is None:
-            self._network = self._load().eval().requires_grad_(False).to(self.device)
+            # Nodes run under inference mode; weights made there could never take part in a gradient (CLIP guidance).
+            with torch.inference_mode(False):
+                self._network = self._load().eval().requires_grad_(False).to(self.device)
             self._weights = None
         return self._network
 
@@ -152,10 +171,12 @@ class Clip:
 
         if self._weights is None and self.config.architecture:
             return open_clip.create_model(self.config.architecture, pretrained=self.config.pretrained)
-        network = build_network(self.config)
-        if self._weights is not None:
-            state = self._weights() if callable(self._weights) else self._weights
-            network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
+        if self._weights is None:
+            return build_network(self.config)
+        network = empty_network(self.config)
+        state = self._weights(network) if callable(self._weights) else self._weights
+        # Assigned, not copied: float32 weights stay in their mapped file.
+        network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True, assign=True)
         return network
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -169,7 +190,8 @@ class Clip:
         if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
             return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
         ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
-        return ids, torch.arange(ids.shape[1])[None, :] <= ends
+        mask = torch.arange(ids.shape[1])[None, :] <= ends
+        return torch.where(mask, ids, self.config.padding), mask
 
     def _open_clip_tokenizer(self):
         import open_clip
@@ -186,6 +208,7 @@ class Clip:
             raise ValueError(
                 "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
             )
+        self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask = self.tokenize(captions)
         tokens, embed = text_states(self.network, ids.to(self.device))
         return TextEncoding(
@@ -200,10 +223,31 @@ class Clip:
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
         """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
-        size = self.network.visual.image_size
-        size = size[0] if isinstance(size, tuple | list) else size
-        pixels = preprocess(image, size, self.config.image_mean, self.config.image_std, crop)
+        pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
         return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels."""
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
+        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
+        return self._scale(self.network.encode_image((pixels - mean) / std))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the side that the image tower reads."""
+        self._require("image", "CLIP Image Encode", "image_encoder")
+        size = self.network.visual.image_size
+        return size[0] if isinstance(size, tuple | list) else size
+
+    def _require(self, tower: str, who: str, folder: str) -> None:
+        if tower not in self.config.towers:
+            raise ValueError(
+                f"{who}: this model's CLIP has no {tower} tower (its folder has no {folder}); use the CLIP of a model "
+                f"that has one and speaks {self.clip_id} too"
+                + (", such as karlo-v1-alpha-image-variations" if tower == "image" else "")
+            )
 
     def _scale(self, vector: Tensor) -> Tensor:
         return F.normalize(vector.float(), dim=-1) if self.config.normalised else vector.float()

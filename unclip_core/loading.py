@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from .checkpoints.catalog import StackEntry
-from .checkpoints.header import StageFile
-from .checkpoints.native import load_stage, load_strict
+from .checkpoints.header import StageFile, read_stage
+from .checkpoints.states import read_state
 from .config import STAGES
-from .device import Placed, pick_device, pick_dtype
+from .device import Placed, memory_format, pick_device, pick_dtype
 from .models.ar_prior import ARPriorNetwork
 from .models.decoder import DecoderNetwork
 from .models.prior import PriorNetwork
@@ -32,10 +32,14 @@ NETWORKS: dict[str, type[nn.Module]] = {
 class MissingStage:
     """Stands for a stage that a stack lacks: using it raises ValueError with what the stack has."""
 
-    def __init__(self, stage: str, stack: str, present: tuple[str, ...]) -> None:
+    def __init__(self, stage: str, entry: StackEntry) -> None:
+        fix = "load a model that has one"
+        if entry.layout == "native":
+            fix += f", or put a {stage}.safetensors into its folder"
+        elif stage == "prior":
+            fix += " (karlo-v1-alpha does); variations of a picture need none, CLIP Image Encode gives the embedding"
         self._message = (
-            f"Load unCLIP: model {stack!r} has no {stage} stage (it has {', '.join(present)}); "
-            f"load a model that has one, or put a {stage}.safetensors into its folder"
+            f"Load unCLIP: model {entry.name!r} has no {stage} stage (it has {', '.join(entry.stages)}); {fix}"
         )
 
     def __getattr__(self, name: str):
@@ -52,15 +56,22 @@ def build_network(stage: str, config: object) -> nn.Module:
     return NETWORKS[stage](config)
 
 
-def load_network(path: str | Path) -> nn.Module:
-    """The network of a native stage file; its tensors are the mapped file's, read when first touched.
+def load_network(
+    source: StageFile | str | Path,
+    dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> nn.Module:
+    """The network of a catalog's stage, or of a native file.
 
-    Raises CheckpointError if the file is not a complete stage or does not fit its own config.
+    What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
+    other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
+    the file's dtype. Raises CheckpointError if a file is not complete or does not fit the stage's config.
     """
-    stage, config, state = load_stage(path)
+    found = source if isinstance(source, StageFile) else read_stage(source)
     with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
-        network = build_network(stage, config)
-    load_strict(network, state, str(path), assign=True)
+        network = build_network(found.stage, found.config)
+    state = read_state(found, network, dtype=dtype, layout=layout)
+    network.load_state_dict(state, strict=True, assign=True)
     return network
 
 
@@ -79,16 +90,15 @@ def load_stack(
 
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
-    present = tuple(entry.stages)
-    handles: dict[str, object] = {stage: MissingStage(stage, entry.name, present) for stage in STAGES}
+    handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        handles["clip"] = Clip.from_config(clip.config, lambda: load_stage(clip.path)[2], device=device)
+        handles["clip"] = Clip.from_config(clip.config, partial(read_state, clip), device=device)
 
     def null_text() -> TextEncoding:
         return handles["clip"].encode_text([""])
 
     def placed(found: StageFile) -> Placed:
-        return Placed(partial(load_network, found.path), device, weights, on_place)
+        return Placed(partial(load_network, found, weights, memory_format(device)), device, weights, on_place)
 
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
         if found := entry.stages.get(stage):

@@ -79,7 +79,7 @@ def test_text_is_what_open_clip_itself_computes(clip):
 
 
 def test_normalised_only_says_what_the_wire_carries(clip, weights):
-    raw = Clip.from_config(dataclasses.replace(CONFIG, normalised=False), lambda: weights)
+    raw = Clip.from_config(dataclasses.replace(CONFIG, normalised=False), lambda network: weights)
     vector = raw.encode_text(CAPTIONS).embed
     assert (vector.norm(dim=1) - 1).abs().max() > 0.05
     torch.testing.assert_close(F.normalize(vector, dim=-1), clip.encode_text(CAPTIONS).embed)
@@ -90,7 +90,7 @@ def test_normalised_only_says_what_the_wire_carries(clip, weights):
 def test_weights_are_read_on_first_use_and_must_fit(weights):
     reads = []
 
-    def read():
+    def read(network):
         reads.append(1)
         return weights
 

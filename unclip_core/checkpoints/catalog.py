@@ -1,7 +1,8 @@
 """What is installed: stacks by name, found on the search path, without torch.
 
-A stack is a folder with one safetensors file per stage. It goes by its folder's name. Searched in this order: the
-embedded stack, the host's model folders, and those of $UNCLIP_MODELS (separated as in $PATH).
+A stack is a folder with one safetensors file per stage, or a diffusers folder. It goes by its folder's name; a
+Hugging Face cache entry (models--owner--name) by the repository's last part. Searched in this order: the embedded
+stack, the host's model folders, those of $UNCLIP_MODELS (separated as in $PATH), and the Hugging Face cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import STAGES
+from . import diffusers_folder
 from .header import CheckpointError, StageFile, read_stage
 
 ENVIRONMENT = "UNCLIP_MODELS"
@@ -32,20 +34,34 @@ class StackEntry:
     stages: dict[str, StageFile] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
+    @property
+    def layout(self) -> str:
+        """ "native", or the foreign layout's name."""
+        return next((found.layout for found in self.stages.values()), "native")
+
 
 def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
     """The folders that hold stacks, in order, without repetitions. folders: the host's."""
     extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra)))
+    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra, hub_cache())))
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it downloads."""
+    for variable, inside in (("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")):
+        if value := os.environ.get(variable):
+            return Path(value) / inside
+    return Path("~/.cache/huggingface/hub")
 
 
 def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
     stacks: dict[str, StackEntry] = {}
     for root in search_path(folders):
-        for folder in _subfolders(root):
-            entry = read_stack(folder)
-            if entry is None:
+        for name, folder in _candidates(root):
+            entry = read_stack(folder, name)
+            # A cache is full of other people's models: one that is no unCLIP at all is no broken one.
+            if entry is None or (name != folder.name and not entry.stages):
                 continue
             if entry.name in stacks:
                 _warn_shadowed(entry.name, stacks[entry.name].folder, folder)
@@ -65,15 +81,18 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
         looked = ", ".join(str(folder) for folder in search_path(folders))
         raise ValueError(
             f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; put a folder {name!r} with one "
-            f".safetensors per stage there, or set ${ENVIRONMENT}"
+            f".safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
         )
     if problems := stacks[name].problems:
         raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}")
     return stacks[name]
 
 
-def read_stack(folder: Path) -> StackEntry | None:
-    """The stack in `folder`, or None if it holds no stage files."""
+def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
+    """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name."""
+    name = name or folder.name
+    if foreign := diffusers_folder.read_folder(folder):
+        return StackEntry(name, folder, *foreign)
     stages: dict[str, StageFile] = {}
     problems = []
     files = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(TABLES))
@@ -91,16 +110,34 @@ def read_stack(folder: Path) -> StackEntry | None:
             stages[found.stage] = found
     if not stages and not problems:
         return None
-    return StackEntry(
-        folder.name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems)
-    )
+    return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 
-def _subfolders(root: Path) -> list[Path]:
+def _candidates(root: Path) -> list[tuple[str, Path]]:
+    """(name, folder) of everything under `root` that may be a stack, sorted."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
     except OSError:  # a search folder need not exist
         return []
+    found = ((folder.name, folder) if not _is_repository(folder) else _snapshot(folder) for folder in folders)
+    return [candidate for candidate in found if candidate is not None]
+
+
+def _is_repository(folder: Path) -> bool:
+    return folder.name.startswith("models--") and (folder / "snapshots").is_dir()
+
+
+def _snapshot(folder: Path) -> tuple[str, Path] | None:
+    """The revision that `main` points to, else the newest, of a repository in huggingface_hub's cache."""
+    name, snapshots = folder.name.rpartition("--")[2], folder / "snapshots"
+    try:
+        main = snapshots / (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        if main != snapshots and main.is_dir():
+            return name, main
+    except (OSError, ValueError):  # fetched by revision: no branch is on record
+        pass
+    revisions = sorted((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    return (name, revisions[-1]) if revisions else None
 
 
 _warned: set[tuple[str, Path]] = set()

@@ -1,0 +1,103 @@
+"""The configs of transformers' two CLIP towers -> ClipConfig, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
+from ..presets import KARLO
+from .diffusers_configs import expect, whole
+from .header import CheckpointError
+
+# The vocabulary of open_clip's own tokenizer, which is OpenAI's.
+VOCABULARY_SIZE = 49408
+# By the padding token's spelling.
+PADDING = {"!": 0, "<|endoftext|>": 49407}
+_L14_TEXT = ClipTextConfig(768, 12, 12)
+_L14_VISION = ClipVisionConfig(1024, 24, 64, 14, 224)
+_SIZES = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}
+_TEXT_DEFAULTS = _SIZES | {"projection_dim": 512, "vocab_size": VOCABULARY_SIZE, "max_position_embeddings": 77}
+_VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "projection_dim": 512,
+    "patch_size": 32,
+    "image_size": 224,
+}
+
+
+def clip_config(
+    text: tuple[Path, dict] | None, image: tuple[Path, dict] | None, tokens: dict, pictures: dict
+) -> ClipConfig:
+    """The towers' configs (path, content) -> ClipConfig; a missing tower is left out of `towers`.
+
+    tokens: special_tokens_map.json; pictures: preprocessor_config.json; either may be empty. OpenAI's ViT-L/14 goes by
+    open_clip's name for it, whatever folder it lies in. Raises CheckpointError for a CLIP that open_clip cannot build.
+    """
+    text_tower, text_dim, context = _text(*text) if text else (_L14_TEXT, None, 77)
+    vision_tower, image_dim = _vision(*image) if image else (_L14_VISION, None)
+    if text_dim is not None and image_dim is not None and text_dim != image_dim:
+        raise CheckpointError(f"{image[0]}: projection_dim is {image_dim}, expected the text encoder's {text_dim}")
+    dim = text_dim if text_dim is not None else image_dim
+    config = replace(
+        KARLO.clip,
+        embed_dim=dim,
+        text_width=text_tower.width,
+        context_length=context,
+        towers=tuple(name for name, there in (("text", text), ("image", image)) if there),
+        padding=_padding(tokens),
+        image_mean=tuple(pictures.get("image_mean") or ClipConfig.image_mean),
+        image_std=tuple(pictures.get("image_std") or ClipConfig.image_std),
+    )
+    if (text_tower, vision_tower, dim, context) == (_L14_TEXT, _L14_VISION, 768, 77):
+        return config
+    parts = [f"T{text_tower.width}x{text_tower.layers}"] if text else []
+    parts += [f"V{vision_tower.width}x{vision_tower.layers}-{vision_tower.patch_size}"] if image else []
+    return replace(
+        config,
+        clip_id=f"clip-{'-'.join(parts)}/{dim}",
+        architecture=None,
+        pretrained=None,
+        vision=vision_tower,
+        text=text_tower,
+        quick_gelu=True,
+    )
+
+
+def _text(path: Path, config: dict) -> tuple[ClipTextConfig, int, int]:
+    config = _TEXT_DEFAULTS | config
+    width = _check(path, config)
+    expect(path, config, vocab_size=VOCABULARY_SIZE)
+    tower = ClipTextConfig(width, whole(path, config, "num_hidden_layers"), whole(path, config, "num_attention_heads"))
+    return tower, whole(path, config, "projection_dim"), whole(path, config, "max_position_embeddings")
+
+
+def _vision(path: Path, config: dict) -> tuple[ClipVisionConfig, int]:
+    config = _VISION_DEFAULTS | config
+    width = _check(path, config)
+    tower = ClipVisionConfig(
+        width,
+        whole(path, config, "num_hidden_layers"),
+        width // whole(path, config, "num_attention_heads"),
+        whole(path, config, "patch_size"),
+        whole(path, config, "image_size"),
+    )
+    return tower, whole(path, config, "projection_dim")
+
+
+def _check(path: Path, config: dict) -> int:
+    """The tower's width, once its shape is one that open_clip builds."""
+    expect(path, config, hidden_act="quick_gelu", layer_norm_eps=1e-5, num_channels=3)
+    width = whole(path, config, "hidden_size")
+    expect(path, config, intermediate_size=4 * width)
+    return width
+
+
+def _padding(tokens: dict) -> int:
+    """Token ids of captions are filled up with this one; by default as transformers does it."""
+    token = tokens.get("pad_token", "<|endoftext|>")
+    token = token.get("content") if isinstance(token, dict) else token
+    return PADDING.get(token, PADDING["<|endoftext|>"])

@@ -1,0 +1,153 @@
+"""diffusers' config.json files -> our configs, without torch. Errors name file, key, expected and found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import DecoderConfig, PriorConfig, ScheduleConfig, UNetConfig
+from ..presets import KARLO
+from .header import CheckpointError
+
+DIFFUSERS_MASK = -10000.0  # what diffusers adds to hide tokens, where Karlo's source has minus infinity
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0"}
+_VARIANCES = {"fixed_small_log": "fixed_small", "learned_range": "learned_range"}
+
+
+def expect(path: Path, config: dict, **expected: object) -> None:
+    """Raise CheckpointError unless each key is absent or has the expected value."""
+    for key, value in expected.items():
+        found = config.get(key, value)
+        if found != value:
+            raise CheckpointError(f"{path}: {key} is {found!r}, expected {value!r}; this is another kind of network")
+
+
+def whole(path: Path, config: dict, key: str) -> int:
+    """A positive whole number of the config, or CheckpointError."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{path}: {key} is {value!r}, expected a positive whole number")
+    return value
+
+
+def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: str) -> PriorConfig:
+    """PriorTransformer -> PriorConfig. Raises CheckpointError for the variants of other pipelines."""
+    expect(path, config, additional_embeddings=4, added_emb_type="prd", encoder_hid_proj_type="linear")
+    expect(path, config, time_embed_act_fn="silu", norm_in_type=None, embedding_proj_norm_type=None)
+    dim = whole(path, config, "embedding_dim")
+    for key in ("clip_embed_dim", "embedding_proj_dim"):
+        if config.get(key) not in (None, dim):
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}, expected embedding_dim's {dim}")
+    heads = whole(path, config, "num_attention_heads")
+    width = heads * whole(path, config, "attention_head_dim")
+    if config.get("time_embed_dim") not in (None, width):
+        raise CheckpointError(f"{path}: time_embed_dim is {config['time_embed_dim']!r}, expected {width}")
+    found = replace(
+        KARLO.prior,
+        clip_id=clip_id,
+        clip_dim=dim,
+        text_width=dim,
+        context_length=whole(path, config, "num_embeddings"),
+        width=width,
+        depth=whole(path, config, "num_layers"),
+        heads=heads,
+        mask_value=DIFFUSERS_MASK,
+        schedule=schedule,
+    )
+    alike = replace(found, mask_value=None, schedule=KARLO.prior.schedule) == KARLO.prior
+    return found if alike else replace(found, prior_id=f"{clip_id}/prior-{found.width}x{found.depth}")
+
+
+def decoder_config(
+    path: Path, config: dict, text_path: Path, text: dict, schedule: ScheduleConfig, clip_id: str
+) -> DecoderConfig:
+    """UNet2DConditionModel and UnCLIPTextProjModel -> DecoderConfig."""
+    expect(path, config, class_embed_type="identity", encoder_hid_dim=None, addition_embed_type=None)
+    expect(path, config, mid_block_type="UNetMidBlock2DSimpleCrossAttn", only_cross_attention=False)
+    types = config.get("down_block_types") or ()
+    attends = [kind == "SimpleCrossAttnDownBlock2D" for kind in types]
+    unet = _unet(path, config, whole(path, config, "sample_size"), "Resnet", "SimpleCrossAttn", attends)
+    expect(text_path, text, cross_attention_dim=unet.context_width, time_embed_dim=unet.time_width)
+    dim = whole(text_path, text, "clip_embeddings_dim")
+    try:
+        found = replace(
+            KARLO.decoder,
+            clip_id=clip_id,
+            clip_dim=dim,
+            text_width=dim,
+            extra_tokens=whole(text_path, text, "clip_extra_context_tokens"),
+            unet=unet,
+            schedule=schedule,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if replace(found, schedule=KARLO.decoder.schedule) == KARLO.decoder:
+        return found
+    return replace(found, decoder_id=f"{clip_id}/decoder-{unet.channels}x{unet.depth}")
+
+
+def upsampler_unet(path: Path, config: dict, side: object) -> UNetConfig:
+    """UNet2DModel without attention -> UNetConfig. side: the picture's, in pixels."""
+    expect(path, config, add_attention=False, class_embed_type=None)
+    levels = len(config.get("down_block_types") or ())
+    return _unet(path, config, whole(path, {"sample_size": side}, "sample_size"), "Resnet", "", [False] * levels)
+
+
+def schedule_config(path: Path, config: dict) -> ScheduleConfig:
+    """UnCLIPScheduler -> ScheduleConfig."""
+    expect(path, config, beta_schedule="squaredcos_cap_v2")
+    prediction, variance = config.get("prediction_type", "epsilon"), config.get("variance_type", "fixed_small_log")
+    for key, value, known in (
+        ("prediction_type", prediction, _PREDICTIONS),
+        ("variance_type", variance, _VARIANCES),
+    ):
+        if value not in known:
+            raise CheckpointError(f"{path}: {key} is {value!r}, expected one of {', '.join(known)}")
+    clamp = config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None
+    if clamp is not None and (isinstance(clamp, bool) or not isinstance(clamp, int | float) or clamp <= 0):
+        raise CheckpointError(f"{path}: clip_sample_range is {clamp!r}, expected a positive number")
+    return ScheduleConfig(
+        timesteps=whole(path, {"num_train_timesteps": 1000, **config}, "num_train_timesteps"),
+        prediction=_PREDICTIONS[prediction],
+        variance=_VARIANCES[variance],
+        x0_clamp=None if clamp is None else float(clamp),
+    )
+
+
+def _unet(path: Path, config: dict, side: int, plain: str, attending: str, attends: list[bool]) -> UNetConfig:
+    """What both kinds of UNet share. attends: per level, whether it has attention."""
+    expect(path, config, act_fn="silu", center_input_sample=False, flip_sin_to_cos=True, freq_shift=0)
+    expect(path, config, time_embedding_type="positional", mid_block_scale_factor=1, dropout=0.0)
+    expect(path, config, resnet_skip_time_act=False, resnet_out_scale_factor=1.0, time_embedding_dim=None)
+    down = [f"{attending if here else plain}DownBlock2D" for here in attends]
+    down = [kind.replace("ResnetDown", "ResnetDownsample") for kind in down]
+    up = [kind.replace("Down", "Up") for kind in reversed(down)]
+    channels = config.get("block_out_channels") or ()
+    for key, expected in (("down_block_types", down), ("up_block_types", up)):
+        if list(config.get(key) or ()) != expected:
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, expected {expected!r}")
+    base = channels[0] if channels else 0
+    if len(channels) != len(attends) or any(not isinstance(width, int) or width % base for width in channels):
+        raise CheckpointError(
+            f"{path}: block_out_channels is {channels!r}, expected {len(attends)} multiples of the first"
+        )
+    scale_shift = config.get("resnet_time_scale_shift", "default")
+    if scale_shift not in ("default", "scale_shift"):
+        raise CheckpointError(f"{path}: resnet_time_scale_shift is {scale_shift!r}, expected default or scale_shift")
+    try:
+        return UNetConfig(
+            image_size=side,
+            in_channels=whole(path, config, "in_channels"),
+            out_channels=whole(path, config, "out_channels"),
+            channels=base,
+            channel_mult=tuple(width // base for width in channels),
+            depth=whole(path, config, "layers_per_block"),
+            attention_resolutions=tuple(side >> level for level, here in enumerate(attends) if here),
+            head_channels=whole(path, config, "attention_head_dim") if any(attends) else UNetConfig.head_channels,
+            context_width=whole(path, config, "cross_attention_dim") if any(attends) else 0,
+            time_conditioning="scale_shift" if scale_shift == "scale_shift" else "add",
+            norm_groups=whole(path, {"norm_num_groups": 32, **config}, "norm_num_groups"),
+            norm_eps=config.get("norm_eps", 1e-5),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None

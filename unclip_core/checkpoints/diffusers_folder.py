@@ -1,0 +1,195 @@
+"""Karlo as a diffusers folder: `UnCLIPPipeline` (with a prior) or `UnCLIPImageVariationPipeline` (without), no torch.
+
+Recognised by what model_index.json and the networks' config.json say. Weights may be safetensors or `.bin` pickles,
+which are loaded directly, but with `weights_only=True` and only if they hold nothing besides tensors; single or in
+shards; in several dtypes. Every size comes from the configs, so reduced networks load as well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..config import ScheduleConfig, UpsamplerConfig
+from .diffusers_clip import clip_config
+from .diffusers_configs import decoder_config, prior_config, schedule_config, upsampler_unet
+from .header import CheckpointError, StageFile
+from .weight_sets import find_weights
+
+LAYOUT = "diffusers"
+PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+INDEX = "model_index.json"
+# Only these classes tell an unCLIP of this kind from any other folder of networks.
+_OWN_CLASS = "UnCLIPTextProjModel"
+
+
+class DiffusersFolder:
+    """A diffusers folder's networks by name, with their configs."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.names = names
+
+    def has(self, name: str) -> bool:
+        """Whether the pipeline has this network at all."""
+        return name in self.names
+
+    def config(self, name: str, kind: str, file: str = "config.json") -> tuple[Path, dict]:
+        """Path and content of a network's config. Raises CheckpointError if it is missing or of another class."""
+        path = self.folder / name / file
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; download the folder {name!r} of this model again")
+        config = read_json(path)
+        found = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+        if found != kind:
+            raise CheckpointError(f"{path}: class {found!r} instead of {kind!r}; this is another kind of model")
+        return path, config
+
+    def schedule(self, name: str) -> ScheduleConfig:
+        """A scheduler's config."""
+        return schedule_config(*self.config(name, "UnCLIPScheduler", "scheduler_config.json"))
+
+    def stage(self, stage: str, config: object, *parts: str) -> StageFile:
+        """The stage spread over the networks `parts`."""
+        metadata = {"modelspec.license": licence} if (licence := read_licence(self.folder)) else {}
+        weights = {part: find_weights(self.folder / part) for part in parts}
+        return StageFile(self.folder / parts[0], stage, config, metadata, LAYOUT, weights)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | None:
+    """Stages and problems of a diffusers folder; None for a folder that is none."""
+    try:
+        names = _networks(folder)
+    except CheckpointError as error:
+        return {}, (str(error),)
+    if names is None:
+        return None
+    source = DiffusersFolder(folder, names)
+    stages: dict[str, StageFile] = {}
+    problems = []
+    for read in (_clip, _prior, _decoder, _upsampler):
+        try:
+            found = read(source)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        except OSError as error:
+            problems.append(f"{error.filename}: cannot be read ({error.strerror}); check the path and its permissions")
+            continue
+        if found is not None:
+            stages[found.stage] = found
+    return stages, tuple(problems)
+
+
+def _networks(folder: Path) -> tuple[str, ...] | None:
+    """The names of the folder's networks, or None if it is no diffusers folder. CheckpointError: another pipeline."""
+    index = folder / INDEX
+    if index.is_file():
+        listed = read_json(index)
+        if listed.get("_class_name") not in PIPELINES:
+            raise CheckpointError(
+                f"{index}: a {listed.get('_class_name')}, but comfyui-unclip reads {' and '.join(PIPELINES)}"
+            )
+        entries = listed.items()
+        return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
+    configs = sorted(folder.glob("*/config.json"))
+    if any(_OWN_CLASS in path.read_text(encoding="utf-8", errors="replace") for path in configs):
+        return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
+    return None
+
+
+def _clip(source: DiffusersFolder) -> StageFile | None:
+    parts = tuple(name for name in ("text_encoder", "image_encoder") if source.has(name))
+    if not parts:
+        return None
+    kinds = {"text_encoder": "CLIPTextModelWithProjection", "image_encoder": "CLIPVisionModelWithProjection"}
+    configs = {name: source.config(name, kinds[name]) for name in parts}
+    tokens = source.folder / "tokenizer" / "special_tokens_map.json"
+    pictures = source.folder / "feature_extractor" / "preprocessor_config.json"
+    config = clip_config(
+        configs.get("text_encoder"),
+        configs.get("image_encoder"),
+        read_json(tokens) if tokens.is_file() else {},
+        read_json(pictures) if pictures.is_file() else {},
+    )
+    return source.stage("clip", config, *parts)
+
+
+def _clip_id(source: DiffusersFolder) -> str:
+    """Prior and decoder speak the folder's CLIP."""
+    found = _clip(source)
+    if found is None:
+        raise CheckpointError(f"{source.folder / INDEX}: lists neither a text_encoder nor an image_encoder")
+    return found.config.clip_id
+
+
+def _prior(source: DiffusersFolder) -> StageFile | None:
+    if not source.has("prior"):
+        return None
+    config = prior_config(
+        *source.config("prior", "PriorTransformer"), source.schedule("prior_scheduler"), _clip_id(source)
+    )
+    return source.stage("prior", config, "prior")
+
+
+def _decoder(source: DiffusersFolder) -> StageFile:
+    config = decoder_config(
+        *source.config("decoder", "UNet2DConditionModel"),
+        *source.config("text_proj", _OWN_CLASS),
+        source.schedule("decoder_scheduler"),
+        _clip_id(source),
+    )
+    return source.stage("decoder", config, "decoder", "text_proj")
+
+
+def _upsampler(source: DiffusersFolder) -> StageFile | None:
+    if not source.has("super_res_first"):
+        return None
+    first_path, first = source.config("super_res_first", "UNet2DModel")
+    unet = upsampler_unet(first_path, first, first.get("sample_size"))
+    final = source.has("super_res_last")
+    if final:
+        last_path, last = source.config("super_res_last", "UNet2DModel")
+        # Only the first network's sample_size is used, and published folders leave out the last one's.
+        if upsampler_unet(last_path, last, first.get("sample_size")) != unet:
+            raise CheckpointError(f"{last_path}: another shape than {first_path}, but both enlarge the same picture")
+    _, decoder = source.config("decoder", "UNet2DConditionModel")
+    from ..presets import KARLO
+
+    config = UpsamplerConfig(
+        low_size=decoder["sample_size"],
+        high_size=unet.image_size,
+        final_network=final,
+        unet=unet,
+        schedule=source.schedule("super_res_scheduler"),
+        sampling=KARLO.upsampler_256.sampling,
+    )
+    return source.stage("upsampler_256", config, "super_res_first", *(("super_res_last",) if final else ()))
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises CheckpointError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file ({error}); download it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not a JSON object; download it again")
+    return found
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence that the model card's front matter names."""
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        key, _, value = line.partition(":")
+        if line.strip() == "---":
+            break
+        if key == "license" and value.strip():
+            return value.strip().strip("'\"")
+    return None

@@ -1,0 +1,116 @@
+"""What a PyTorch pickle (.bin, .ckpt) says about itself, read without torch and without running anything in it.
+
+The pickle's instructions are listed, not executed. Loading proper goes through `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from .header import CheckpointError, WeightSet, stamp, weight_set
+
+_STORAGES = {
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "DoubleStorage": "F64",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+# All that a state dict needs.
+_HARMLESS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch.nn.parameter Parameter",
+    "torch Size",
+    *(f"torch {name}" for name in _STORAGES),
+}
+_LEGACY_PICKLES = 4  # magic number, protocol, system, object: what matters of the format before zip archives
+
+
+def count_pickled(path: Path) -> WeightSet:
+    """A pickled state dict as a set of weights. Raises CheckpointError for one that is cut, damaged or holds code."""
+    return weight_set((path,), _count(path, *stamp(path)))
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether the file is a TorchScript archive: a program with its weights."""
+    return zipfile.is_zipfile(path) and any(
+        name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
+    )
+
+
+@lru_cache(maxsize=256)
+def _count(path: Path, _mtime: int, _size: int) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    seen: set[str] = set()
+    for dtype, key, numel in _storages(path):
+        if key not in seen:  # tied weights share one
+            seen.add(key)
+            counts[dtype] = counts.get(dtype, 0) + numel
+    if not counts:
+        raise CheckpointError(f"{path}: no tensors in it; this is not a file of weights")
+    return counts
+
+
+def _storages(path: Path) -> Iterator[tuple[str, str, int]]:
+    """(dtype, storage key, elements) of every storage the pickle mentions."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+        if start == b"PK":
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                    data = archive.read(found[0]) if found else b""
+            except (zipfile.BadZipFile, EOFError, OSError):
+                raise CheckpointError(f"{path}: truncated or damaged; download it again") from None
+            if not found:
+                raise CheckpointError(f"{path}: an archive without data.pkl, so no PyTorch file; download it again")
+            yield from _listed(path, data)
+        elif start[:1] == b"\x80":
+            file.seek(0)
+            for _ in range(_LEGACY_PICKLES):
+                yield from _listed(path, file)
+        else:
+            size = path.stat().st_size
+            raise CheckpointError(
+                f"{path}: not a PyTorch file ({size} bytes, begins with {start!r}); download it again"
+            )
+
+
+def _listed(path: Path, pickled) -> Iterator[tuple[str, str, int]]:
+    memo: dict[int, object] = {}
+    since_mark: list[object] = []  # values pushed since the last MARK: a storage's five when BINPERSID comes
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            name = opcode.name
+            if name == "GLOBAL":
+                if argument not in _HARMLESS:
+                    raise CheckpointError(
+                        f"{path}: holds code ({argument.replace(' ', '.')}), not weights alone; do not use this file"
+                    )
+                since_mark.append(argument)
+            elif name in ("STACK_GLOBAL", "INST", "OBJ"):
+                raise CheckpointError(f"{path}: holds code or an unknown pickle format ({name}); do not use this file")
+            elif name == "MARK":
+                since_mark = []
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = since_mark[-1] if since_mark else None
+            elif name in ("BINGET", "LONG_BINGET"):
+                since_mark.append(memo.get(argument))
+            elif name == "BINPERSID":
+                storage, key, numel = since_mark[1], since_mark[2], since_mark[4]
+                yield _STORAGES[storage.removeprefix("torch ")], str(key), int(numel)
+            elif argument is not None:
+                since_mark.append(argument)
+    except CheckpointError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: truncated or not a PyTorch file; download it again") from None

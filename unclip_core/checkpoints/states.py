@@ -1,0 +1,44 @@
+"""From a stage on disk, of whatever layout, to the state dict of its network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from . import diffusers_folder, diffusers_keys
+from .header import SHORT_NAMES, StageFile
+from .keys import Rule, assemble
+from .tensors import open_weights
+
+# OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
+OPENAI_LOGIT_SCALE = math.log(100.0)
+_NAMES = {torch.float32: SHORT_NAMES["F32"], torch.bfloat16: SHORT_NAMES["BF16"], torch.float16: SHORT_NAMES["F16"]}
+
+
+def read_state(
+    found: StageFile,
+    network: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> dict[str, Tensor]:
+    """The state dict of `network` (on the meta device will do), which must be the one that `found.config` describes.
+
+    dtype, layout: see `assemble`; where a folder has several variants, the one stored as `dtype` is read. Raises
+    CheckpointError naming file, key, expected and found; then nothing has been read.
+    """
+    rule_of, ignored, given = rules_of(found)
+    parts = {part: open_weights(weight_set) for part, weight_set in found.weights(_NAMES.get(dtype)).items()}
+    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
+    return assemble(network, rule_of, parts, str(found.path), **options) | given
+
+
+def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], dict[str, Tensor]]:
+    """(rule of each of our names, endings of foreign names without weights, tensors that the layout does not carry)."""
+    if found.layout != diffusers_folder.LAYOUT:
+        return lambda name: Rule(found.stage, (name,)), (), {}
+    given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
+    return diffusers_keys.rule_of(found.stage), diffusers_keys.IGNORED, given
