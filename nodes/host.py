@@ -31,6 +31,10 @@ _PREVIEW_SIDE = 512
 _warned_nodes: set[str] = set()  # in the editor: ids of nodes under which a text was put
 
 
+class Interrupted(BaseException):
+    """The user cancelled. Not an Exception, so that a node's own handlers let it pass."""
+
+
 class Report:
     """Receives the steps of one sampler run. The base class only counts on being closed."""
 
@@ -67,7 +71,7 @@ class Host(abc.ABC):
         """Start to show a run; its steps say how many they are."""
 
     def check_interrupt(self) -> None:  # noqa: B027 - a host without a cancel button has nothing to do
-        """Raise if the user cancelled."""
+        """Raise Interrupted if the user cancelled."""
 
     @abc.abstractmethod
     def warn(self, *messages: str) -> None:
@@ -107,6 +111,12 @@ class LocalHost(Host):
 
         for message in messages:
             tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    def model_folders(self) -> list[Path]:
+        # In a checkout that lies in an editor's custom_nodes, both find the same models.
+        editor = Path(__file__).absolute().parents[3]
+        inside = Path(__file__).absolute().parents[2].name == "custom_nodes" and (editor / "folder_paths.py").is_file()
+        return [editor / "models" / MODEL_FOLDER] if inside else []
 
     def folder(self, kind: str) -> Path:
         if kind == "temp":

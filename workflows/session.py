@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .executor import execute
+from ..nodes.host import Host, use_host
+from .awaiting import Loop
+from .cache import OutputCache
+from .executor import Run
 from .graph import Prompt
-from .outcome import Event, Outcome
-from .validation import Validation, validate
-
-if TYPE_CHECKING:
-    from ..nodes.host import Host
+from .listening import ListeningHost
+from .outcome import Event, NodeFailure, Outcome
+from .validation import Validation, output_nodes, validate
 
 
 class Session:
@@ -24,14 +26,25 @@ class Session:
     def __init__(self, host: Host, classes: dict[str, type], *, cache_limit: int | None = None):
         self.host = host
         self.classes = classes
-        self.cache_limit = cache_limit
+        self._cache = OutputCache(cache_limit)
+        self._instances: dict[tuple[str, str], Any] = {}
+        self._loop = Loop()
 
     def validate(self, prompt: Prompt, outputs: Collection[str] | None = None) -> Validation:
         """Everything that is wrong with a prompt, and its constants brought to their types. Loads no torch.
 
         `outputs` limits the check to these output nodes.
         """
-        return validate(prompt, self.classes, outputs)
+        with use_host(self.host):
+            return validate(prompt, self.classes, outputs)
+
+    def keys(self, prompt: Prompt) -> dict[str, str]:
+        """The content key of each node: what has the same key in two prompts is computed once."""
+        with use_host(self.host):
+            try:
+                return self._new_run(prompt, self.host, None, lambda event: None).keys()
+            finally:
+                self._loop.close()
 
     def run(
         self,
@@ -44,14 +57,53 @@ class Session:
         """Run what `outputs` need (None: every output node): `Validation.prompt` and `Validation.good_outputs`.
 
         `extra_pnginfo` goes into saved pictures beside the prompt. `on_event` hears each event at once. A failing node
-        ends the run, its outcome says so. An interrupt (Ctrl-C, the host's) is raised again.
+        ends the run, its outcome says so. An interrupt (Ctrl-C, the host's `Interrupted`) is raised again.
         """
-        heard: dict[str, dict] = {}
+        import torch
+
+        began = time.monotonic()
         tell = on_event or (lambda event: None)
+        host = ListeningHost(self.host, tell) if on_event else self.host
+        wanted = [n for n in output_nodes(prompt, self.classes) if outputs is None or n in outputs]
+        self._forget_instances(lambda key: key[0] in prompt and prompt[key[0]]["class_type"] == key[1])
+        run = self._new_run(prompt, host, extra_pnginfo, tell)
+        error = None
+        tell(Event("start"))
+        try:
+            with use_host(host), torch.inference_mode():
+                run.run(wanted)
+        except NodeFailure as failure:
+            error = failure
+            tell(Event("error", failure.node_id, {"failure": failure}))
+        except BaseException:
+            tell(Event("interrupted", run.current))
+            raise
+        finally:
+            self._loop.close()
+            self._cache.end()
+            self._forget_instances(lambda key: key[0] in run.known)
+        tell(Event("done", data={"seconds": time.monotonic() - began}))
+        return Outcome(run.shown, error, run.executed, run.cached)
 
-        def announce(node_id: str, ui: dict[str, list]) -> None:
-            heard[node_id] = ui
-            tell(Event("executed", node_id, {"display": node_id, "ui": ui}))
+    def clear(self) -> None:
+        """Forget all outputs and node instances, and the models among them."""
+        self._cache.clear()
+        self._instances.clear()
 
-        execute(prompt, self.classes, self.host, extra_pnginfo, announce)
-        return Outcome(heard, None, list(heard), [])
+    def _new_run(
+        self, prompt: Prompt, host: Host, extra_pnginfo: dict[str, Any] | None, tell: Callable[[Event], None]
+    ) -> Run:
+        return Run(
+            prompt,
+            self.classes,
+            host,
+            cache=self._cache,
+            instances=self._instances,
+            loop=self._loop,
+            extra_pnginfo=extra_pnginfo,
+            tell=tell,
+        )
+
+    def _forget_instances(self, keep: Callable[[tuple[str, str]], bool]) -> None:
+        for key in [key for key in self._instances if not keep(key)]:
+            del self._instances[key]

@@ -1,12 +1,27 @@
 import pytest
 import torch
 
-from comfyui_unclip.nodes.host import LocalHost, current_host
-from comfyui_unclip.workflows.executor import NodeError, execute
+from comfyui_unclip.nodes.host import Interrupted, LocalHost, current_host
+from comfyui_unclip.workflows.outcome import NodeFailure
+from comfyui_unclip.workflows.session import Session
 
 
-def run(prompt, classes, **options):
-    return execute(prompt, classes, LocalHost(), **options)
+def outcome(prompt, classes, host=None, limit=None, **options):
+    session = Session(host or LocalHost(), classes, cache_limit=limit)
+    validation = session.validate(prompt)
+    assert validation.error is None, validation.problems(classes)
+    return session.run(validation.prompt, outputs=validation.good_outputs, **options)
+
+
+def shown(prompt, classes, **options):
+    """What the node Show was given, by its id."""
+    return {node_id: ui["value"] for node_id, ui in outcome(prompt, classes, **options).unwrap().outputs.items()}
+
+
+def node(name, go, inputs=None, returns=("INT",), **attributes):
+    """A class of one method with these inputs ({name: (type, options)}), all required."""
+    schema = classmethod(lambda cls: {"required": inputs or {}})
+    return type(name, (), {"INPUT_TYPES": schema, "RETURN_TYPES": returns, "FUNCTION": "go", "go": go, **attributes})
 
 
 def test_each_node_runs_once_and_values_flow(api, classes):
@@ -18,21 +33,19 @@ def test_each_node_runs_once_and_values_flow(api, classes):
         n5=("Show", {"value": ["1", 0]}),
         n6=("Number", {"value": 9}),
     )
-    shown = run(prompt, classes)
-    assert {node_id: ui["value"] for node_id, ui in shown.items()} == {"4": [10], "5": [3]}
+    assert shown(prompt, classes) == {"4": [10], "5": [3]}
     assert classes["Number"].runs == 1  # node 1 once for three users; node 6 never, nobody needs it
 
 
 def test_links_to_undeclared_inputs_are_passed_and_undeclared_constants_dropped(api, classes):
     prompt = api(n1=("Number", {"value": 2}), n2=("Add", {"a": ["1", 0], "b": 1, "c": ["1", 0], "d": 50}))
-    shown = run(prompt | api(n3=("Show", {"value": ["2", 0]})), classes)
-    assert shown["3"]["value"] == [5]
+    assert shown(prompt | api(n3=("Show", {"value": ["2", 0]})), classes) == {"3": [5]}
 
 
 def test_hidden_inputs_carry_id_prompt_and_workflow(api, classes):
     prompt = api(n1=("Number", {"value": 3}), n7=("Show", {"value": ["1", 0]}))
     workflow = {"workflow": {"nodes": []}}
-    ui = run(prompt, classes, extra_pnginfo=workflow)["7"]
+    ui = outcome(prompt, classes, extra_pnginfo=workflow).outputs["7"]
     assert (ui["me"], ui["prompt"], ui["extra"]) == (["7"], [prompt], [workflow])
 
 
@@ -45,72 +58,238 @@ def test_nodes_run_under_inference_mode_with_the_host_set(api, classes):
 
     classes["Number"].go = go
     host = LocalHost()
-    execute(api(n1=("Number", {"value": 3}), n2=("Show", {"value": ["1", 0]})), classes, host)
+    outcome(api(n1=("Number", {"value": 3}), n2=("Show", {"value": ["1", 0]})), classes, host)
     assert seen == [(True, host)]
     assert current_host() is not host and not torch.is_inference_mode_enabled()
 
 
-def test_outputs_are_announced_as_they_come(api, classes):
-    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}), n3=("Fails", {"value": 13}))
+def test_a_failure_ends_the_run_and_keeps_what_was_done(api, classes):
+    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}), n3=("Fails", {"value": 4}, "culprit"))
     prompt |= api(n4=("Show", {"value": ["3", 0]}))
-    heard = []
-    with pytest.raises(NodeError):
-        run(prompt, classes, on_output=lambda node_id, ui: heard.append((node_id, ui["value"])))
-    assert heard == [("2", [1])]
+    ended = outcome(prompt, classes)
+    assert ended.outputs["2"]["value"] == [1] and "4" not in ended.outputs and ended.executed == ["1", "2"]
+    error = ended.error
+    assert str(error).startswith('node 3 "culprit" (Fails): 4 is') and isinstance(error.__cause__, ValueError)
+    assert (error.node_id, error.class_type, error.inputs, error.executed) == ("3", "Fails", {"value": [4]}, ["1", "2"])
+    with pytest.raises(NodeFailure):
+        ended.unwrap()
 
 
-def test_a_failing_node_is_named_and_its_cause_kept(api, classes):
-    prompt = api(n8=("Fails", {"value": 4}, "the culprit"), n9=("Show", {"value": ["8", 0]}))
-    with pytest.raises(NodeError, match=r'node 8 "the culprit" \(Fails\): 4 is') as caught:
-        run(prompt, classes)
-    assert isinstance(caught.value.__cause__, ValueError)
+def test_a_node_that_leaves_the_program_has_failed(api, classes):
+    def go(self, value):
+        raise SystemExit(3)
+
+    classes["Number"].go = go
+    assert "3" in str(outcome(api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]})), classes).error)
 
 
-def test_an_interrupt_is_asked_for_before_each_node(api, classes):
-    class Cancelled(Exception):
-        pass
-
+@pytest.mark.parametrize("interrupt", [Interrupted, KeyboardInterrupt])
+def test_an_interrupt_is_never_swallowed(api, classes, interrupt):
     class Host(LocalHost):
-        left = 2
+        left = 3
 
         def check_interrupt(self):
             self.left -= 1
             if self.left < 0:
-                raise Cancelled
+                raise interrupt
 
     prompt = api(n1=("Number", {"value": 1}), n2=("Add", {"a": ["1", 0], "b": 1}), n3=("Show", {"value": ["2", 0]}))
-    with pytest.raises(Cancelled):
-        execute(prompt, classes, Host())
+    heard = []
+    with pytest.raises(interrupt):
+        outcome(prompt, classes, Host(), on_event=heard.append)
     assert classes["Number"].runs == 1
+    assert [event.kind for event in heard] == ["start", "cached", "executing", "executing", "interrupted"]
 
 
-def test_results_are_dropped_after_their_last_user(api, classes):
-    import gc
-    import weakref
+def test_an_interrupt_inside_a_node_passes_the_nodes_own_handlers(api, classes):
+    def go(self, value):
+        try:
+            raise Interrupted
+        except Exception:
+            return (0,)
 
-    class Big:
-        pass
-
-    alive = []
-
-    def make(self, value):
-        big = Big()
-        alive.append(weakref.ref(big))
-        return (big,)
-
-    def use(self, a, b):
-        return (b,)
-
-    def look(self, value, **hidden):
-        gc.collect()
-        return {"ui": {"alive": [alive[0]() is not None]}}
-
-    classes["Number"].go, classes["Add"].go, classes["Show"].go = make, use, look
-    prompt = api(n1=("Number", {"value": 1}), n2=("Add", {"a": ["1", 0], "b": 1}), n3=("Show", {"value": ["2", 0]}))
-    assert run(prompt, classes)["3"]["alive"] == [False]
+    classes["Number"].go = go
+    with pytest.raises(Interrupted):
+        outcome(api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]})), classes)
 
 
-def test_a_node_that_expands_is_refused(api, classes):
-    classes["Number"].go = lambda self, value: {"result": (1,), "expand": {}}
-    with pytest.raises(NodeError, match="expands into a graph"):
-        run(api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]})), classes)
+def test_lists_are_mapped_and_the_last_item_repeats(api, classes):
+    classes["Many"] = node("Many", lambda self: ([1, 2, 3], 7), returns=("INT", "INT"), OUTPUT_IS_LIST=(True, False))
+    prompt = api(n1=("Many", {}), n2=("Add", {"a": ["1", 0], "b": 10, "c": ["1", 1]}), n3=("Show", {"value": ["2", 0]}))
+    assert shown(prompt, classes) == {"3": [18, 19, 20]}
+
+
+def test_whole_lists_go_to_who_wants_them(api, classes):
+    seen = []
+
+    def gather(self, items, extra):
+        seen.append((items, extra))
+        return (sum(items),)
+
+    classes["Many"] = node("Many", lambda self: ([1, 2, 3],), OUTPUT_IS_LIST=(True,))
+    inputs = {"items": ("INT", {"forceInput": True}), "extra": ("INT",)}
+    classes["Gather"] = node("Gather", gather, inputs, INPUT_IS_LIST=True)
+    prompt = api(n1=("Many", {}), n2=("Gather", {"items": ["1", 0], "extra": 5}), n3=("Show", {"value": ["2", 0]}))
+    assert shown(prompt, classes) == {"3": [6]}
+    assert seen == [([1, 2, 3], [5])]
+
+
+def test_an_empty_list_is_named(api, classes):
+    classes["Many"] = node("Many", lambda self: ([],), OUTPUT_IS_LIST=(True,))
+    prompt = api(n1=("Many", {}), n2=("Add", {"a": ["1", 0], "b": 10}), n3=("Show", {"value": ["2", 0]}))
+    assert str(outcome(prompt, classes).error) == "node 2 (Add): a is an empty list, so there is nothing to work on"
+
+
+def lazy_classes(classes):
+    """Pick gives `a` or `b` by `second`, and asks only for that."""
+
+    def check_lazy_status(self, second, a=None, b=None):
+        name, value = ("b", b) if second else ("a", a)
+        return [name] if value is None else []
+
+    socket = ("INT", {"lazy": True, "forceInput": True})
+    inputs = {"second": ("BOOLEAN",), "a": socket, "b": socket}
+    go = lambda self, second, a=None, b=None: (b if second else a,)  # noqa: E731
+    classes["Pick"] = node("Pick", go, inputs, check_lazy_status=check_lazy_status)
+    return classes
+
+
+@pytest.mark.parametrize(("second", "value", "ran"), [(False, 1, "1"), (True, 2, "2")])
+def test_a_lazy_input_runs_when_it_is_asked_for(api, classes, second, value, ran):
+    prompt = api(
+        n1=("Number", {"value": 1}),
+        n2=("Number", {"value": 2}),
+        n3=("Pick", {"second": second, "a": ["1", 0], "b": ["2", 0]}),
+        n4=("Show", {"value": ["3", 0]}),
+    )
+    ended = outcome(prompt, lazy_classes(classes))
+    assert ended.outputs["4"]["value"] == [value] and ended.executed == [ran, "3", "4"]
+
+
+def test_asking_for_an_input_that_is_not_linked_is_named(api, classes):
+    lazy_classes(classes)["Pick"].check_lazy_status = lambda self, **values: ["c"]
+    prompt = api(
+        n1=("Number", {"value": 1}),
+        n3=("Pick", {"second": False, "a": ["1", 0], "b": ["1", 0]}),
+        n4=("Show", {"value": ["3", 0]}),
+    )
+    assert str(outcome(prompt, classes).error).startswith("node 3 (Pick): asks for its input 'c', which is not linked")
+
+
+def test_asynchronous_nodes_run_at_the_same_time(api, classes):
+    import asyncio
+
+    met = []
+
+    async def go(self, value):
+        met.append(("in", value))
+        await asyncio.sleep(0.02)
+        met.append(("out", value))
+        return (value,)
+
+    classes["Number"].go = go
+    prompt = api(
+        n1=("Number", {"value": 1}),
+        n2=("Number", {"value": 2}),
+        n3=("Show", {"value": ["1", 0]}),
+        n4=("Show", {"value": ["2", 0]}),
+    )
+    assert shown(prompt, classes) == {"3": [1], "4": [2]}
+    assert [what for what, _ in met] == ["in", "in", "out", "out"]
+
+
+def test_an_asynchronous_failure_is_the_nodes(api, classes):
+    import asyncio
+
+    async def go(self, value):
+        await asyncio.sleep(0)
+        raise ValueError("too late")
+
+    classes["Number"].go = go
+    prompt = api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]}))
+    assert str(outcome(prompt, classes).error) == "node 1 (Number): too late"
+
+
+class ExecutionBlocker:
+    """As the editor has it; packs outside of the editor bring their own."""
+
+    def __init__(self, message):
+        self.message = message
+
+
+def test_a_blocker_stops_its_own_list_item_and_tells_once(api, classes):
+    def go(self, value):
+        return (ExecutionBlocker("two is out") if value == 2 else value,)
+
+    classes["Many"] = node("Many", lambda self: ([1, 2, 3],), OUTPUT_IS_LIST=(True,))
+    classes["Number"].go = go
+    prompt = api(
+        n1=("Many", {}),
+        n2=("Number", {"value": ["1", 0]}),
+        n3=("Add", {"a": ["2", 0], "b": 1}),
+        n4=("Show", {"value": ["3", 0]}),
+    )
+    heard = []
+    assert shown(prompt, classes, on_event=heard.append) == {"4": [2, 4]}
+    assert [(event.node, event.data) for event in heard if event.kind == "blocked"] == [
+        ("3", {"message": "two is out"})
+    ]
+
+
+def expanding(classes, result=(["inner", 0],)):
+    """Twice(value) becomes a graph of one Add."""
+
+    def go(self, value):
+        self.calls = getattr(self, "calls", 0) + 1
+        return {
+            "result": result,
+            "expand": {"inner": {"class_type": "Add", "inputs": {"a": ["1", 0], "b": value}}},
+        }
+
+    classes["Twice"] = node("Twice", go, {"value": ("INT",)})
+    return api_of_twice
+
+
+def api_of_twice(api):
+    return api(n1=("Number", {"value": 3}), n2=("Twice", {"value": ["1", 0]}), n3=("Show", {"value": ["2", 0]}))
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_a_node_may_expand_into_a_graph(api, classes, limit):
+    ended = outcome(expanding(classes)(api), classes, limit=limit)
+    assert ended.unwrap().outputs["3"]["value"] == [6]
+    assert ended.executed == ["1", "inner", "2", "3"]
+
+
+def test_a_failure_inside_an_expansion_is_blamed_on_the_node_of_the_graph(api, classes):
+    prompt = expanding(classes)(api)
+
+    def go(self, a, b):
+        raise ValueError("no sum")
+
+    classes["Add"].go = go
+    assert str(outcome(prompt, classes).error) == "node 2 (Twice): no sum"
+
+
+def test_an_expansion_that_needs_itself_is_named(api, classes):
+    prompt = expanding(classes)(api)
+    classes["Twice"].go = lambda self, value: {
+        "result": (["inner", 0],),
+        "expand": {"inner": {"class_type": "Add", "inputs": {"a": ["2", 0], "b": value}}},
+    }
+    error = outcome(prompt, classes).error
+    assert error.node_id == "2" and "runs in a circle" in str(error)
+
+
+def test_an_expansion_into_the_unknown_is_named(api, classes):
+    prompt = expanding(classes)(api)
+    classes["Twice"].go = lambda self, value: {"result": (), "expand": {"x": {"class_type": "Nope", "inputs": {}}}}
+    assert "unknown class 'Nope'" in str(outcome(prompt, classes).error)
+
+
+def test_a_chain_of_ten_thousand_nodes(api, classes):
+    prompt = api(n0=("Number", {"value": 0}))
+    for number in range(1, 10_001):
+        prompt[str(number)] = {"class_type": "Add", "inputs": {"a": [str(number - 1), 0], "b": 1}}
+    prompt |= {"end": {"class_type": "Show", "inputs": {"value": ["10000", 0]}}}
+    assert shown(prompt, classes, limit=0) == {"end": [10_000]}
