@@ -1,18 +1,46 @@
 """The pack's nodes: thin V1 classes over unclip_core, one file per theme. Ids are frozen, inputs are append-only."""
 
+from .animation import UnCLIPSaveAnimation
+from .ar_prior import UnCLIPAutoregressivePrior
+from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
 from .decoder import UnCLIPDecoderSample
+from .embedding import UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
+from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
+from .example import UnCLIPExamplePicture
+from .grid import UnCLIPImageGrid
+from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader
+from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise
+from .pca import UnCLIPPCAProject
 from .prior import UnCLIPDiffusionPrior
 from .text import UnCLIPTextEncode
 from .upsample import UnCLIPUpsample256, UnCLIPUpsample1024
+from .zero_shot import UnCLIPZeroShot
 
 _CLASSES = (
     UnCLIPLoader,
     UnCLIPTextEncode,
+    UnCLIPImageEncode,
+    UnCLIPTextAsEmbedding,
     UnCLIPDiffusionPrior,
+    UnCLIPAutoregressivePrior,
+    UnCLIPDDIMInvert,
+    UnCLIPRandomNoise,
+    UnCLIPSlerp,
+    UnCLIPSlerpNoise,
+    UnCLIPTextDiff,
+    UnCLIPPCAProject,
     UnCLIPDecoderSample,
     UnCLIPUpsample256,
     UnCLIPUpsample1024,
+    UnCLIPImageGrid,
+    UnCLIPSaveAnimation,
+    UnCLIPSaveEmbedding,
+    UnCLIPLoadEmbedding,
+    UnCLIPToClipVision,
+    UnCLIPFromClipVision,
+    UnCLIPExamplePicture,
+    UnCLIPZeroShot,
 )
 
 NODE_CLASS_MAPPINGS = {node.__name__: node for node in _CLASSES}

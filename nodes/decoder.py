@@ -1,6 +1,7 @@
 """Decoder Sample: from an image embedding to a 64 px picture."""
 
 from .host import current_host
+from .image import crop_input
 from .inputs import (
     guidance_input,
     or_own_guidance,
@@ -14,13 +15,49 @@ from .inputs import (
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 
+def _extension_inputs() -> dict:
+    """What the paper's model has not: image to image, inpainting, guidance by CLIP."""
+    return {
+        "image": (
+            "IMAGE",
+            {"tooltip": "A picture to start from (lower strength) or to repaint a part of (link a mask)."},
+        ),
+        "mask": ("MASK", {"tooltip": "1 (white): repaint here. 0 (black): keep the image."}),
+        "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP, only for clip_scale above 0."}),
+        "strength": (
+            "FLOAT",
+            {
+                "default": 1.0,
+                "min": 0.01,
+                "max": 1.0,
+                "step": 0.01,
+                "tooltip": "How much noise the image gets before painting starts. 1: pure noise. Lower: the "
+                "result stays closer to the image.",
+            },
+        ),
+        "clip_scale": (
+            "FLOAT",
+            {
+                "default": 0.0,
+                "min": 0.0,
+                "max": 20.0,
+                "step": 0.1,
+                "tooltip": "How strongly each step is pulled toward what CLIP takes for the text, or for the "
+                "embed without a text. 0: not at all; 1: gently.",
+            },
+        ),
+        "crop": crop_input("an image that is not square, and its mask with it,"),
+    }
+
+
 class UnCLIPDecoderSample:
     """64 px pictures of image embeddings, with or without the caption's help."""
 
     TITLE = "Decoder Sample (unCLIP)"
     DESCRIPTION = (
         "Paints the 64 px picture that an image embedding describes. Link the caption too to let it help with what the "
-        "embedding leaves open. With nothing linked it paints freely."
+        "embedding leaves open. With nothing linked it paints freely. With an image it paints over it, with a mask "
+        "only where the mask is white."
     )
     CATEGORY = "unCLIP"
     FUNCTION = "sample"
@@ -64,6 +101,7 @@ class UnCLIPDecoderSample:
                     "UNCLIP_NOISE",
                     {"tooltip": "The start noise. Not linked: drawn from the seed."},
                 ),
+                **_extension_inputs(),
             },
         }
 
@@ -80,7 +118,14 @@ class UnCLIPDecoderSample:
         embed=None,
         text=None,
         noise=None,
+        image=None,
+        mask=None,
+        clip=None,
+        strength=None,
+        clip_scale=None,
+        crop=None,
     ):
+        warnings = []
         steps_of_sampler = decoder.sample(
             embed,
             text,
@@ -91,5 +136,13 @@ class UnCLIPDecoderSample:
             sampler=or_own_sampler(sampler),
             seed=seed,
             noise_per_item=noise_per_item,
+            image=image,
+            mask=mask,
+            strength=strength,
+            crop=crop,
+            clip=clip,
+            clip_scale=clip_scale,
+            warn=warnings.append,
         )
+        current_host().warn(*warnings)
         return (current_host().drive(steps_of_sampler, "Decoder Sample"),)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ClipConfig
+from .pca import PCABasis
 from .types import Embedding, TextEncoding, image_to_model
 from .words import WordTokenizer
 
@@ -108,6 +109,7 @@ class Clip:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
+        self.pca: Callable[[], PCABasis] | None = None  # reads the basis of this CLIP's image embeddings
         self._weights = weights
         self._network: nn.Module | None = None
         self._byte_pairs = None

@@ -86,6 +86,7 @@ class Placed(Generic[Module]):
         self._build = build
         self._on_place = on_place
         self._module: Module | None = None
+        self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
     def __call__(self) -> Module:
@@ -100,6 +101,14 @@ class Placed(Generic[Module]):
         elif self.device.type != "cpu":
             _take_device(self)
         return self._module
+
+    def as_float32(self) -> Placed[Module]:
+        """The same network in float32, for what rounding would spoil; this very object where it already is."""
+        if self.dtype == torch.float32:
+            return self
+        if self._float32 is None:
+            self._float32 = Placed(self._build, self.device, torch.float32, self._on_place)
+        return self._float32
 
     @property
     def loaded(self) -> bool:
@@ -117,6 +126,8 @@ class Placed(Generic[Module]):
         """Forget the weights; the next use reads them again."""
         self.offload()
         self._module = None
+        if self._float32 is not None:
+            self._float32.unload()
 
 
 _on_device: dict[torch.device, weakref.ref[Placed]] = {}  # weak: a stack that is dropped must free its memory

@@ -62,11 +62,18 @@ def settle(
     steps: int | None = None,
     guidance_scale: float | None = None,
     eta: float | None = None,
+    analytic: bool = False,
 ) -> Settings:
-    """None means the default. Raises ValueError naming stage, value and range."""
+    """None means the default. analytic: whether "analytic_ddpm" is a sampler to choose.
+
+    Raises ValueError naming stage, value and range.
+    """
     sampler = defaults.sampler if sampler is None else sampler
     if sampler not in SAMPLERS:
         raise ValueError(f"{who}: sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+    if sampler == "analytic_ddpm" and not analytic:
+        others = ", ".join(name for name in SAMPLERS if name != sampler)
+        raise ValueError(f"{who}: sampler {sampler!r} is for priors, whose noise power is fitted; choose {others}")
     eta = defaults.eta if eta is None else eta
     if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")

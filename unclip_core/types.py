@@ -64,13 +64,18 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Inversion:
-    """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error."""
+    """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error.
+
+    timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
+    undone exactly (RMS, pixels being -1..1).
+    """
 
     timesteps: tuple[int, ...]
     decoder_id: str
     guidance_scale: float
     embed_hash: str
     text_hash: str
+    residual: float = 0.0
 
 
 @dataclass(frozen=True)

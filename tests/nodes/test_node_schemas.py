@@ -20,15 +20,55 @@ FROZEN = {
         "UNCLIP_EMBED",
     ),
     "UnCLIPDecoderSample": (
-        "decoder steps guidance_scale eta sampler seed noise_per_item embed text noise",
+        "decoder steps guidance_scale eta sampler seed noise_per_item embed text noise "
+        "image mask clip strength clip_scale crop",
         "IMAGE",
     ),
+    "UnCLIPImageEncode": ("clip image crop", "UNCLIP_EMBED"),
+    "UnCLIPTextAsEmbedding": ("text", "UNCLIP_EMBED"),
+    "UnCLIPDDIMInvert": ("decoder image steps guidance_scale refine crop embed text", "UNCLIP_NOISE"),
+    "UnCLIPRandomNoise": ("seed count shared", "UNCLIP_NOISE"),
+    "UnCLIPSlerp": ("embed_a embed_b start end frames", "UNCLIP_EMBED"),
+    "UnCLIPSlerpNoise": ("noise_a noise_b start end frames", "UNCLIP_NOISE"),
+    "UnCLIPTextDiff": ("embed text_from text_to start_theta end_theta frames", "UNCLIP_EMBED"),
+    "UnCLIPAutoregressivePrior": (
+        "ar_prior text guidance_scale temperature dot_percentile candidates count seed negative_text",
+        "UNCLIP_EMBED",
+    ),
+    "UnCLIPPCAProject": ("clip embed component_counts", "UNCLIP_EMBED"),
     "UnCLIPUpsample256": ("upsampler image steps seed", "IMAGE"),
     "UnCLIPUpsample1024": ("upsampler image steps seed", "IMAGE"),
+    "UnCLIPImageGrid": (
+        "image columns row_labels column_labels gap cell_height "
+        + " ".join(f"image_{number}" for number in range(2, 9)),
+        "IMAGE",
+    ),
+    "UnCLIPSaveAnimation": ("images filename_prefix fps format back_and_forth", ""),
+    "UnCLIPSaveEmbedding": ("embed filename_prefix", ""),
+    "UnCLIPLoadEmbedding": ("embedding", "UNCLIP_EMBED"),
+    "UnCLIPToClipVision": ("embed row", "CLIP_VISION_OUTPUT"),
+    "UnCLIPFromClipVision": ("clip clip_vision_output", "UNCLIP_EMBED"),
+    "UnCLIPExamplePicture": ("name", "IMAGE MASK"),
+    "UnCLIPZeroShot": ("clip image labels", "STRING IMAGE"),
 }
 WIDGETS = {
     "UnCLIPDiffusionPrior": {"steps": 0, "guidance_scale": 1, "candidates": 2, "count": 3, "sampler": 4, "seed": 5},
-    "UnCLIPDecoderSample": {"steps": 0, "guidance_scale": 1, "eta": 2, "sampler": 3, "seed": 4, "noise_per_item": 6},
+    "UnCLIPDecoderSample": {
+        "steps": 0,
+        "guidance_scale": 1,
+        "eta": 2,
+        "sampler": 3,
+        "seed": 4,
+        "noise_per_item": 6,
+        "strength": 7,
+        "clip_scale": 8,
+        "crop": 9,
+    },
+    "UnCLIPDDIMInvert": {"steps": 0, "guidance_scale": 1, "refine": 2, "crop": 3},
+    "UnCLIPRandomNoise": {"seed": 0, "count": 2, "shared": 3},
+    "UnCLIPSlerp": {"start": 0, "end": 1, "frames": 2},
+    "UnCLIPSlerpNoise": {"start": 0, "end": 1, "frames": 2},
+    "UnCLIPTextDiff": {"start_theta": 0, "end_theta": 1, "frames": 2},
     "UnCLIPUpsample256": {"steps": 0, "seed": 1},
 }
 every_node = pytest.mark.parametrize("name", list(NODE_CLASS_MAPPINGS))

@@ -60,7 +60,7 @@ def ddpm(
     """Ancestral sampling, Ho et al. 2020 algorithm 2; learned variance after Nichol & Dhariwal 2021 eq. 15."""
     x = x_T
     for index, step in enumerate(schedule_steps):
-        x0, _, variance_output = _predict(model, x, step, schedule_steps, x0_clamp)
+        x0, _, variance_output = predict(model, x, step, schedule_steps, x0_clamp)
         x = posterior_mean(x0, x, step)
         if step.t_prev >= 0:
             x = x + _ddpm_std(step, schedule_steps.variance, variance_output) * _draw(noise, x)
@@ -80,7 +80,7 @@ def ddim(
     """Song et al. 2021 eq. 12 and 16: deterministic at eta 0, as noisy as DDPM at eta 1; variance channels dropped."""
     x = x_T
     for index, step in enumerate(schedule_steps):
-        x0, eps, _ = _predict(model, x, step, schedule_steps, x0_clamp)
+        x0, eps, _ = predict(model, x, step, schedule_steps, x0_clamp)
         std = eta * math.sqrt(step.posterior_variance)
         x = step.alpha_prev * x0 + math.sqrt(max(step.sigma_prev**2 - std**2, 0.0)) * eps
         if std > 0.0:
@@ -101,7 +101,7 @@ def dpmpp_2m(
     """DPM-Solver++(2M), Lu et al. 2022 algorithm 2, deterministic; the first and the last step are of first order."""
     x, last_x0, last_h = x_T, None, 0.0
     for index, step in enumerate(schedule_steps):
-        x0, _, _ = _predict(model, x, step, schedule_steps, x0_clamp)
+        x0, _, _ = predict(model, x, step, schedule_steps, x0_clamp)
         if step.t_prev < 0:
             x = x0
         else:
@@ -114,7 +114,43 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS: dict[str, Callable[..., Steps]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+def analytic_ddpm(
+    model: Model,
+    x_T: Tensor,
+    schedule_steps: ScheduleSteps,
+    *,
+    noise: NoiseSource | None = None,
+    eta: float = 0.0,
+    x0_clamp: float | None = None,
+) -> Steps:
+    """Analytic-DPM, Bao et al. 2022 eq. 14: ancestral sampling with the variance that is optimal for the data.
+
+    It needs `schedule_steps.with_noise_powers(table)`; without a table it is `ddpm` with the small variance.
+    """
+    x = x_T
+    powers = schedule_steps.noise_powers or (1.0,) * len(schedule_steps)
+    for index, (step, power) in enumerate(zip(schedule_steps, powers, strict=True)):
+        x0, _, _ = predict(model, x, step, schedule_steps, x0_clamp)
+        x = posterior_mean(x0, x, step)
+        if step.t_prev >= 0:
+            x = x + math.sqrt(analytic_variance(step, power)) * _draw(noise, x)
+        yield StepState(index, len(schedule_steps), step.t, x, x0)
+    return x
+
+
+SAMPLERS: dict[str, Callable[..., Steps]] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "analytic_ddpm": analytic_ddpm,
+}
+
+
+def analytic_variance(step: Step, noise_power: float) -> float:
+    """Var(x_s | x_t) when the predicted noise has mean square `noise_power`: Bao et al. 2022 eq. 14, clipped to its
+    bounds, which are reached at noise_power 1 (the posterior's own variance) and 0."""
+    spread = math.sqrt(step.sigma**2 / step.ratio) - math.sqrt(max(step.sigma_prev**2 - step.posterior_variance, 0.0))
+    return step.posterior_variance + spread**2 * min(max(1.0 - noise_power, 0.0), 1.0)
 
 
 def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
@@ -125,7 +161,7 @@ def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
     return (step.alpha_prev * step.beta / variance) * x0 + (math.sqrt(step.ratio) * step.sigma_prev**2 / variance) * x_t
 
 
-def _predict(
+def predict(
     model: Model, x: Tensor, step: Step, schedule_steps: ScheduleSteps, x0_clamp: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x_0, eps, variance channels or None) at this step."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import ScheduleConfig
+
+MIN_INVERTIBLE = 1e-4  # alpha-bar at which inversion ends
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,15 @@ class Step:
 
 @dataclass(frozen=True)
 class ScheduleSteps:
-    """What a sampler needs to know: the steps from noise to picture, and how to read the network's output."""
+    """What a sampler needs to know: the steps from noise to picture, and how to read the network's output.
+
+    noise_powers: for `analytic_ddpm`, mean square of the predicted noise at each step; None where nobody measured it.
+    """
 
     steps: tuple[Step, ...]
     prediction: str
     variance: str
+    noise_powers: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -58,6 +64,18 @@ class ScheduleSteps:
     def timesteps(self) -> tuple[int, ...]:
         """Training timesteps, descending."""
         return tuple(step.t for step in self.steps)
+
+    def with_noise_powers(self, table: Tensor) -> ScheduleSteps:
+        """These steps with E||predicted noise||^2 / d from a table (T,) over all training timesteps (facts C.5).
+
+        Raises ValueError for a table that does not reach the first step, or that holds what is no mean square.
+        """
+        if table.ndim != 1 or len(table) <= self.steps[0].t or not (table.isfinite().all() and (table >= 0).all()):
+            raise ValueError(
+                f"noise powers must be finite, not negative, and one for each of at least {self.steps[0].t + 1} "
+                f"timesteps, got shape {tuple(table.shape)}; fit them again"
+            )
+        return replace(self, noise_powers=tuple(table[list(self.timesteps)].tolist()))
 
 
 class Schedule:
@@ -168,6 +186,15 @@ class Schedule:
             raise ValueError(f"timesteps must descend within 0..{self.timesteps - 1}, got {list(timesteps)}")
         pairs = zip(timesteps, follows, strict=True)
         return ScheduleSteps(tuple(self._step(t, s) for t, s in pairs), self.config.prediction, self.config.variance)
+
+    def invertible_timesteps(self, steps: int) -> tuple[int, ...]:
+        """`steps` evenly spread timesteps, descending from the largest whose alpha-bar is at least 1e-4.
+
+        Beyond it an error of the predicted noise is multiplied by up to 20,000 (design §6). Raises ValueError when
+        there are not that many.
+        """
+        usable = sum(level >= MIN_INVERTIBLE for level in self._cumprod64)
+        return respaced_timesteps(usable, steps)
 
     def _step(self, t: int, s: int) -> Step:
         cumprod = self._cumprod64[t]

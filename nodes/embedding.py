@@ -1,0 +1,112 @@
+"""Text As Embedding, Slerp and Text Diff: moving in the space that the decoder paints from."""
+
+from .host import current_host
+
+
+def path_inputs(start: str, end: str, default_end: float, where: str) -> dict:
+    """Start, end and frames of a path; the names are the node's own."""
+
+    def share(default: float, tooltip: str) -> tuple:
+        return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": tooltip})
+
+    return {
+        start: share(0.0, f"Where the first frame is: the share {where}."),
+        end: share(default_end, f"Where the last frame is: the share {where}."),
+        "frames": (
+            "INT",
+            {
+                "default": 5,
+                "min": 1,
+                "max": 1000,
+                "tooltip": f"How many, evenly spread, both ends included; they make a batch. 1: {start} alone.",
+            },
+        ),
+    }
+
+
+class _Embedding:
+    CATEGORY = "unCLIP"
+    RETURN_TYPES = ("UNCLIP_EMBED",)
+    RETURN_NAMES = ("EMBED",)
+
+
+class UnCLIPTextAsEmbedding(_Embedding):
+    """A caption's own embedding in an image embedding's place."""
+
+    TITLE = "Text As Embedding (unCLIP)"
+    DESCRIPTION = (
+        "Takes the caption's CLIP embedding as if it were a picture's, without a prior. The decoder was not trained on "
+        "these: compare with the Diffusion Prior to see what the prior is for."
+    )
+    FUNCTION = "convert"
+    OUTPUT_TOOLTIPS = ("The caption's embedding.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."})}}
+
+    def convert(self, *, text):
+        from ..unclip_core.embedding import text_as_embedding
+
+        return (text_as_embedding(text),)
+
+
+class UnCLIPSlerp(_Embedding):
+    """Embeddings on the way from one to another."""
+
+    TITLE = "Slerp (unCLIP)"
+    DESCRIPTION = (
+        "Goes from one embedding to another along the sphere that embeddings live on, in even steps. Decode the batch "
+        "to see one picture's content become the other's."
+    )
+    FUNCTION = "mix"
+    OUTPUT_TOOLTIPS = ("A batch: the frames from embed_a to embed_b.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "embed_a": ("UNCLIP_EMBED", {"tooltip": "Where to start."}),
+                "embed_b": ("UNCLIP_EMBED", {"tooltip": "Where to go; from the same CLIP."}),
+                **path_inputs("start", "end", 1.0, "of the way from embed_a to embed_b"),
+            }
+        }
+
+    def mix(self, *, embed_a, embed_b, start, end, frames):
+        from ..unclip_core.embedding import slerp_embeddings
+
+        warnings = []
+        embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warnings.append)
+        current_host().warn(*warnings)
+        return (embed,)
+
+
+class UnCLIPTextDiff(_Embedding):
+    """A picture's embedding, turned toward what leads from one caption to another."""
+
+    TITLE = "Text Diff (unCLIP)"
+    DESCRIPTION = (
+        "Changes in a picture what differs between two captions: its embedding is turned toward the difference of "
+        "theirs. Keep the picture's inverted noise to leave the rest as it is."
+    )
+    FUNCTION = "turn"
+    OUTPUT_TOOLTIPS = ("A batch: the frames from start_theta to end_theta.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "embed": ("UNCLIP_EMBED", {"tooltip": "The picture, from CLIP Image Encode."}),
+                "text_from": ("UNCLIP_TEXT", {"tooltip": "What the picture shows now."}),
+                "text_to": ("UNCLIP_TEXT", {"tooltip": "What it should show."}),
+                **path_inputs("start_theta", "end_theta", 0.5, "of the angle to the difference; 0.25 to 0.5 is usual"),
+            }
+        }
+
+    def turn(self, *, embed, text_from, text_to, start_theta, end_theta, frames):
+        from ..unclip_core.embedding import text_diff
+
+        warnings = []
+        turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
+        current_host().warn(*warnings)
+        return (turned,)

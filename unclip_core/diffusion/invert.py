@@ -1,0 +1,110 @@
+"""DDIM inversion: the start noise x_T from which DDIM at eta 0 paints a given x_0 (paper §3, Dhariwal & Nichol App. F).
+
+DDIM's step from x_t to x_s is undone by solving F(x_t) = x_s. Plain inversion takes the noise predicted at x_s for
+that at x_t; a refinement is one damped fixed-point iteration on top, which needs one more forward of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .samplers import Model, StepState, ddim, predict
+from .schedule import ScheduleSteps, Step
+
+TOLERANCE = 1e-4  # RMS of F(x_t) - x_s, pixels being -1..1, below which a step counts as solved
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """x_T (B, C, ...) and residual (B,): the largest RMS of F(x_t) - x_s over the steps, F being DDIM's step."""
+
+    x_T: Tensor
+    residual: Tensor
+
+
+InversionSteps = Generator[StepState, None, Inverted]
+
+
+def ddim_invert(
+    model: Model, x_0: Tensor, schedule_steps: ScheduleSteps, *, refine: int = 0, tolerance: float = TOLERANCE
+) -> InversionSteps:
+    """Yields a StepState per step, from the first (cleanest) to the last; x_0 is never clamped.
+
+    model, schedule_steps: as for the samplers; `ddim` over the same steps leads back. refine: iterations per step at
+    most. An item keeps, of all iterates of a step, the one with the smallest residual, plain DDIM's included. If some
+    step of an item stays above the tolerance, plain inversion runs too and the item takes what DDIM leads back better.
+    """
+    refined = yield from _walk(model, x_0, schedule_steps, refine, tolerance, 0, 1)
+    open_items = refined.residual > tolerance
+    if refine == 0 or not open_items.any():
+        return refined
+    # Steps that are better one by one need not be better together.
+    plain = yield from _walk(model, x_0, schedule_steps, 0, tolerance, 1, 4)
+    errors = []
+    for part, candidate in enumerate((refined, plain), start=2):
+        back = candidate.x_T
+        for state in ddim(model, candidate.x_T, schedule_steps):
+            back = state.x_t
+            yield replace(state, index=part * len(schedule_steps) + state.index, total=4 * len(schedule_steps))
+        errors.append(_rms(back - x_0))
+    worse = open_items & ~(errors[0] <= errors[1])  # NaN counts as worse
+    return Inverted(
+        torch.where(_like(worse, x_0), plain.x_T, refined.x_T), torch.where(worse, plain.residual, refined.residual)
+    )
+
+
+def _walk(
+    model: Model, x_0: Tensor, schedule_steps: ScheduleSteps, refine: int, tolerance: float, part: int, parts: int
+) -> InversionSteps:
+    """Once from x_0 to x_T, as part `part` of `parts`."""
+    x, total = x_0, len(schedule_steps)
+    residual = x.new_zeros(len(x))
+    steps = list(reversed(list(schedule_steps)))
+    # The clean picture has no timestep of its own; the first step's is the nearest.
+    x0, eps, _ = predict(model, x, steps[0], schedule_steps, None)
+    for index, step in enumerate(steps):
+        x, x0, eps, step_residual = _undo(model, x, eps, step, schedule_steps, refine, tolerance)
+        residual = torch.maximum(residual, step_residual)
+        yield StepState(part * total + index, parts * total, step.t, x, x0)
+    return Inverted(x, residual)
+
+
+def _undo(
+    model: Model, x_s: Tensor, eps_s: Tensor, step: Step, schedule_steps: ScheduleSteps, refine: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x_t, x_0 and eps predicted there, residual (B,)) for one step. eps_s: what plain DDIM takes for eps at x_t."""
+    stretch = step.alpha / step.alpha_prev
+
+    def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x0, eps, _ = predict(model, x, step, schedule_steps, None)
+        off = step.alpha_prev * x0 + step.sigma_prev * eps - x_s
+        return x, x0, eps, off
+
+    best = look(stretch * (x_s - step.sigma_prev * eps_s) + step.sigma * eps_s)
+    residual = _rms(best[3])
+    damping = torch.ones_like(residual)
+    for _ in range(refine):
+        if not (residual > tolerance).any():
+            break
+        # Fixed point of x_t = stretch (x_s - sigma_s eps(x_t)) + sigma_t eps(x_t), written with the step's own error.
+        trial = look(best[0] - _like(damping, x_s) * stretch * best[3])
+        trial_residual = _rms(trial[3])
+        # A solved item is left alone: its result must not depend on the rest of the batch.
+        better = (trial_residual < residual) & (residual > tolerance)
+        best = tuple(torch.where(_like(better, x_s), new, old) for new, old in zip(trial, best, strict=True))
+        residual = torch.where(better, trial_residual, residual)
+        damping = torch.where(better, damping, damping * 0.5)
+    return best[0], best[1], best[2], residual
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) to broadcast over x."""
+    return values.view(-1, *[1] * (x.ndim - 1))
