@@ -1,0 +1,93 @@
+"""Save Animation: a batch of frames as a looping picture."""
+
+from .builtin.paths import inside, publish, save_place, temporary_beside
+from .host import current_host
+
+FORMATS = {"webp": "WEBP", "gif": "GIF"}
+
+
+class UnCLIPSaveAnimation:
+    """Frames to a looping WebP or GIF in the output folder."""
+
+    TITLE = "Save Animation (unCLIP)"
+    DESCRIPTION = (
+        "Saves a batch of pictures, such as the frames of an interpolation, as a looping animation in the output "
+        "folder and shows it on the node."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+    RETURN_NAMES = ()
+    OUTPUT_TOOLTIPS = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "images": ("IMAGE", {"tooltip": "The frames, in order."}),
+                "filename_prefix": (
+                    "STRING",
+                    {"default": "unclip", "tooltip": "The file's name before its number; may hold a sub-folder."},
+                ),
+                "fps": (
+                    "FLOAT",
+                    {"default": 8.0, "min": 0.1, "max": 60.0, "step": 0.5, "tooltip": "Frames a second."},
+                ),
+                "format": (
+                    list(FORMATS),
+                    {
+                        "default": "webp",
+                        "tooltip": "webp: small and in full colour. gif: shown everywhere, 256 colours.",
+                    },
+                ),
+                "back_and_forth": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Play the frames forwards, then backwards, so that the loop is smooth.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix=""):
+        try:
+            inside(current_host().folder("output"), filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def save(self, *, images, filename_prefix, fps, format, back_and_forth):
+        from PIL import Image
+
+        root = current_host().folder("output")
+        folder, stem, counter = save_place(filename_prefix, root, images.shape[2], images.shape[1])
+        pixels = (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+        frames = [Image.fromarray(frame) for frame in pixels]
+        if back_and_forth:
+            frames += frames[-2:0:-1]
+        temporary = temporary_beside(folder, stem)
+        try:
+            # Pillow would merge equal frames of a GIF, and a still would lose its length: disposal keeps them apart.
+            options = {"quality": 90, "method": 4} if format == "webp" else {"disposal": 2, "optimize": False}
+            frames[0].save(
+                temporary,
+                format=FORMATS[format],
+                save_all=True,
+                append_images=frames[1:],
+                duration=round(1000 / fps),
+                loop=0,
+                **options,
+            )
+            number = publish(temporary, folder, stem, counter, ending=f"_.{format}")
+        finally:
+            temporary.unlink(missing_ok=True)
+        subfolder = folder.relative_to(root.resolve()).as_posix()
+        shown = {
+            "filename": f"{stem}_{number:05}_.{format}",
+            "subfolder": "" if subfolder == "." else subfolder,
+            "type": "output",
+        }
+        return {"ui": {"images": [shown], "animated": [True]}}

@@ -1,0 +1,126 @@
+"""Save Embedding and Load Embedding: what CLIP saw, kept in a file."""
+
+import os
+
+from .builtin.paths import annotated, inside, publish, save_place, temporary_beside
+from .host import current_host
+
+_ENDING = ".safetensors"
+_OUTPUT = " [output]"
+
+
+class UnCLIPSaveEmbedding:
+    """Embeddings to a small safetensors file in the output folder."""
+
+    TITLE = "Save Embedding (unCLIP)"
+    DESCRIPTION = (
+        "Saves a batch of embeddings, with the name of the CLIP they belong to, in the output folder. Load Embedding "
+        "reads it again, in any graph of a model with the same CLIP."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+    RETURN_NAMES = ()
+    OUTPUT_TOOLTIPS = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "embed": ("UNCLIP_EMBED", {"tooltip": "What to save."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "embeddings/unclip",
+                        "tooltip": "The file's name before its number; may hold a sub-folder.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix=""):
+        try:
+            inside(current_host().folder("output"), filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def save(self, *, embed, filename_prefix):
+        from ..unclip_core.checkpoints.embedding_file import save_embedding
+
+        root = current_host().folder("output")
+        folder, stem, counter = save_place(filename_prefix, root, 0, 0)
+        temporary = temporary_beside(folder, stem)
+        try:
+            save_embedding(temporary, embed)
+            number = publish(temporary, folder, stem, counter, ending=f"_{_ENDING}")
+        finally:
+            temporary.unlink(missing_ok=True)
+        path = (folder / f"{stem}_{number:05}_{_ENDING}").relative_to(root.resolve()).as_posix()
+        return {"ui": {"text": [f"{path} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"]}}
+
+
+class UnCLIPLoadEmbedding:
+    """Embeddings from a file that Save Embedding wrote."""
+
+    TITLE = "Load Embedding (unCLIP)"
+    DESCRIPTION = (
+        "Reads embeddings that Save Embedding wrote, from the input or the output folder. They fit every model with "
+        "the same CLIP; another model's prior or decoder refuses them by name."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "load"
+    RETURN_TYPES = ("UNCLIP_EMBED",)
+    RETURN_NAMES = ("EMBED",)
+    OUTPUT_TOOLTIPS = ("The embeddings of the file.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "embedding": (
+                    _files(),
+                    {"tooltip": "A .safetensors file in the input folder, or, marked [output], in the output folder."},
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, embedding=None):
+        if embedding is None:
+            return True
+        try:
+            path = annotated(embedding)
+        except ValueError as error:
+            return str(error)
+        return True if path.is_file() else f"there is no embedding {path}; Save Embedding writes one"
+
+    @classmethod
+    def IS_CHANGED(cls, embedding=None, **_):
+        """The file's time and size: a new file of the same name is read again."""
+        try:
+            found = annotated(embedding).stat()
+        except (OSError, ValueError, AttributeError):
+            return ""
+        return f"{found.st_mtime_ns}-{found.st_size}"
+
+    def load(self, *, embedding):
+        from ..unclip_core.checkpoints.embedding_file import load_embedding
+
+        return (load_embedding(annotated(embedding)),)
+
+
+def _files() -> list[str]:
+    """Names as the combo offers them: of the input folder, then of the output folder, sub-folders included."""
+    names = []
+    for kind, mark in (("input", ""), ("output", _OUTPUT)):
+        root = current_host().folder(kind)
+        found = []
+        for folder, _, files in os.walk(root):
+            inner = os.path.relpath(folder, root).replace(os.sep, "/")
+            prefix = "" if inner == "." else f"{inner}/"
+            found += [prefix + name + mark for name in files if name.endswith(_ENDING) and not name.startswith(".")]
+        names += sorted(found)
+    return names

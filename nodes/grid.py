@@ -1,0 +1,84 @@
+"""Image Grid: pictures side by side, with labels."""
+
+_MORE = 7  # further rows that can be linked
+
+
+class UnCLIPImageGrid:
+    """Batches of pictures as one picture."""
+
+    TITLE = "Image Grid (unCLIP)"
+    DESCRIPTION = (
+        "Puts pictures side by side on one sheet, with labels if you like. With one batch linked it is broken into "
+        "rows of `columns`; with several, each batch is a row of its own. Smaller pictures are enlarged to the largest."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "draw"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("IMAGE",)
+    OUTPUT_TOOLTIPS = ("One picture: the whole grid.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        labels = "one a line. Empty: none."
+        return {
+            "required": {
+                "image": ("IMAGE", {"tooltip": "The pictures, or the first row of them."}),
+                "columns": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 100,
+                        "tooltip": "Cells in a row, when only one batch is linked. 0: as many as make it a square.",
+                    },
+                ),
+                "row_labels": (
+                    "STRING",
+                    {"multiline": True, "default": "", "tooltip": f"Labels at the left, {labels}"},
+                ),
+                "column_labels": (
+                    "STRING",
+                    {"multiline": True, "default": "", "tooltip": f"Labels on top, {labels}"},
+                ),
+                "gap": ("INT", {"default": 4, "min": 0, "max": 64, "tooltip": "Pixels between the cells."}),
+                "cell_height": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2048,
+                        "tooltip": "Pixels of a cell's height. 0: that of the largest picture.",
+                    },
+                ),
+            },
+            "optional": {f"image_{number}": ("IMAGE", {"tooltip": f"Row {number}."}) for number in range(2, _MORE + 2)},
+        }
+
+    def draw(
+        self,
+        *,
+        image,
+        columns,
+        row_labels,
+        column_labels,
+        gap,
+        cell_height,
+        image_2=None,
+        image_3=None,
+        image_4=None,
+        image_5=None,
+        image_6=None,
+        image_7=None,
+        image_8=None,
+    ):
+        from ..unclip_core.drawing import labelled_grid, near_square, same_size
+
+        further = (image_2, image_3, image_4, image_5, image_6, image_7, image_8)
+        rows = same_size([image, *(batch for batch in further if batch is not None)], cell_height)
+        if len(rows) == 1:
+            rows = list(rows[0].split(columns or near_square(len(rows[0]))))
+        return (labelled_grid(rows, _lines(row_labels), _lines(column_labels), gap),)
+
+
+def _lines(labels: str) -> list[str]:
+    return [line.strip() for line in labels.strip().splitlines()]

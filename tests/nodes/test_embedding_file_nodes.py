@@ -1,0 +1,84 @@
+"""Embeddings in files and on the editor's CLIP_VISION_OUTPUT socket."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.types import Embedding
+
+SAVE, LOAD = NODE_CLASS_MAPPINGS["UnCLIPSaveEmbedding"], NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"]
+TO, FROM = NODE_CLASS_MAPPINGS["UnCLIPToClipVision"], NODE_CLASS_MAPPINGS["UnCLIPFromClipVision"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    with use_host(LocalHost(output=tmp_path / "out", input=tmp_path / "in", quiet=True)):
+        yield tmp_path
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_an_embedding_survives_its_file_exactly(folders, modality):
+    embed = Embedding(torch.randn(3, 8) * 10, "ViT-L-14/openai", modality)
+    shown = SAVE().save(embed=embed, filename_prefix="mine/cats")["ui"]["text"]
+    assert shown == ["mine/cats_00001_.safetensors (3 x 8, ViT-L-14/openai)"]
+    offered = LOAD.INPUT_TYPES()["required"]["embedding"][0]
+    assert offered == ["mine/cats_00001_.safetensors [output]"]
+    assert LOAD.VALIDATE_INPUTS(offered[0]) is True
+    (back,) = LOAD().load(embedding=offered[0])
+    assert torch.equal(back.vector, embed.vector) and (back.clip_id, back.modality) == (embed.clip_id, modality)
+    before = LOAD.IS_CHANGED(embedding=offered[0])
+    path = folders / "out" / "mine" / "cats_00001_.safetensors"
+    path.rename(folders / "in" / "b.safetensors")
+    assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == ["b.safetensors"]
+    assert LOAD.IS_CHANGED(embedding=offered[0]) != before
+
+
+def test_files_that_are_no_embedding_are_refused_by_name(folders):
+    bad = folders / "in" / "bad.safetensors"
+    assert "there is no embedding" in LOAD.VALIDATE_INPUTS("gone.safetensors")
+    assert "leads out of the folder" in LOAD.VALIDATE_INPUTS("../../etc/passwd")
+    bad.write_bytes(b"\x08\x00\x00")
+    with pytest.raises(ValueError, match=r"bad\.safetensors cannot be read as safetensors"):
+        LOAD().load(embedding="bad.safetensors")
+    save_file({"vector": torch.zeros(1, 4)}, bad)
+    with pytest.raises(ValueError, match="holds no embedding; choose a file that Save Embedding wrote"):
+        LOAD().load(embedding="bad.safetensors")
+    header = {"kind": "unclip-embedding", "format_version": "1", "clip_id": "x", "modality": "image"}
+    save_file({"vector": torch.full((1, 4), torch.nan)}, bad, header)
+    with pytest.raises(ValueError, match=r"vector must be finite floats \(B, D\)"):
+        LOAD().load(embedding="bad.safetensors")
+    save_file({"vector": torch.zeros(1, 4)}, bad, header | {"format_version": "2"})
+    with pytest.raises(ValueError, match="format version '2', this program reads 1"):
+        LOAD().load(embedding="bad.safetensors")
+
+
+def test_one_row_goes_to_the_editor_unscaled():
+    embed = Embedding(torch.randn(3, 768) * 7, "ViT-L-14/openai")
+    (output,) = TO().convert(embed=embed, row=1)
+    # Read as the editor's unCLIPConditioning and its relatives read it.
+    assert torch.equal(output.image_embeds, embed.vector[1:2]) and output["image_embeds"] is output.image_embeds
+    assert output.penultimate_hidden_states is None
+    with pytest.raises(ValueError, match="row 3 of a batch of 3; choose 0 to 2"):
+        TO().convert(embed=embed, row=3)
+    with pytest.raises(ValueError, match=r"text embedding.*Diffusion Prior first"):
+        TO().convert(embed=Embedding(embed.vector, embed.clip_id, "text"), row=0)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_editors_output_takes_on_our_clip(normalised):
+    config = SimpleNamespace(clip_id="ViT-L-14/openai", embed_dim=768, normalised=normalised)
+    clip = SimpleNamespace(config=config, clip_id=config.clip_id)
+    vector = torch.randn(2, 768) * 7
+    (embed,) = FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=vector.half()))
+    assert (embed.clip_id, embed.modality, embed.vector.dtype) == (config.clip_id, "image", torch.float32)
+    expected = torch.nn.functional.normalize(vector, dim=-1) if normalised else vector
+    torch.testing.assert_close(embed.vector, expected, rtol=2e-3, atol=2e-3)
+    with pytest.raises(ValueError, match=r"trained on ViT-L-14/openai \(768-d\) embeddings, but got 1024-d"):
+        FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 1024)))
+    with pytest.raises(ValueError, match="no projected embedding"):
+        FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=None))
