@@ -7,6 +7,7 @@ NAME is `title.input` or `id.input`. A bare NAME is first a node's title (sets i
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,19 @@ from .schema import InputSpec, input_specs, widget_places
 from .ui_to_api import PRIMITIVE, widget_value
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """One value that was set: the name that was given, the setting it meant, and the value at its type."""
+
+    given: str
+    name: str
+    node_id: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"set {self.name} = {self.value!r}  (node {self.node_id})"
 
 
 @dataclass(frozen=True)
@@ -81,26 +95,34 @@ def _primitive(workflow: Workflow, node: dict, classes: dict[str, type]) -> list
     return []
 
 
-def apply(workflow: Workflow, assignments: list[str], classes: dict[str, type]) -> tuple[list[str], list[Problem]]:
-    """Set `NAME=VALUE` strings in the workflow itself. Returns a line for each value set, and every problem."""
-    lines: list[str] = []
+def apply(
+    workflow: Workflow, values: Iterable[tuple[str, Any]], classes: dict[str, type], option: str = "-s "
+) -> tuple[list[Assigned], list[Problem]]:
+    """Set (name, value) pairs in the workflow itself; a later pair wins. Returns what was set, and every problem.
+
+    A value is a text, as on the command line, or already a number or a boolean. `option` begins the messages.
+    """
+    done: list[Assigned] = []
     problems: list[Problem] = []
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+    for name, value in values:
         try:
-            if not equals:
-                raise ValueError("has no '='; write NAME=VALUE")
-            for setting in _matching(name.strip(), settings(workflow, classes)):
-                value = parse(text, setting.spec)
-                _write(workflow, setting, value, classes)
-                lines.append(f"set {setting.name} = {value!r}  (node {setting.node_id})")
+            for setting in find(name, settings(workflow, classes)):
+                brought = parse(value, setting.spec)
+                _write(workflow, setting, brought, classes)
+                done.append(Assigned(name, setting.name, setting.node_id, brought))
         except ValueError as error:
-            problems.append(Problem("invalid_override", f"-s {assignment}: {error}"))
-    return lines, problems
+            problems.append(Problem("invalid_override", f"{option}{name}={_short(value)}: {error}"))
+    return done, problems
 
 
-def _matching(name: str, available: list[Setting]) -> list[Setting]:
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def find(name: str, available: list[Setting]) -> list[Setting]:
     """The settings that NAME means. Raises ValueError when nothing, or more than one node, answers to it."""
+    name = name.strip()
     for group in (_titled(available, name), [s for s in available if s.node_id == name]):
         if group:
             return [_unlinked(_one_node(group, name)[0])]
@@ -147,23 +169,29 @@ def _unknown(name: str, available: list[Setting]) -> str:
     return f"nothing in this graph is called {name!r}; {hint}it has {', '.join(dotted)}"
 
 
-def parse(text: str, spec: InputSpec) -> Any:
-    """A command-line value as the input's type. Raises ValueError naming value and what is allowed."""
+def parse(given: Any, spec: InputSpec) -> Any:
+    """A command line's text, or a table's value, as the input's type. Raises ValueError naming value and fix."""
     if spec.choices is not None:
         # What is not in the list is left to preflight: some nodes take more than they list (`picture.png [output]`).
-        return {str(choice): choice for choice in spec.choices}.get(text, text)
-    try:
-        if spec.type == "INT":
-            return int(text)
-        if spec.type == "FLOAT":
-            return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number; {spec.name} takes {spec.range_text()}") from None
+        return {str(choice): choice for choice in spec.choices}.get(str(given), given)
+    kind = "a whole number" if spec.type == "INT" else "a number"
+    wrong = ValueError(f"{given!r} is not {kind}; {spec.name} takes {spec.range_text()}")
+    if spec.type in ("INT", "FLOAT"):
+        if isinstance(given, bool) or not isinstance(given, str | int | float):
+            raise wrong
+        try:
+            value = int(given) if spec.type == "INT" else float(given)
+        except (ValueError, OverflowError):
+            raise wrong from None
+        if isinstance(given, float) and value != given:  # 2.5 in a table is a slip, not a 2
+            raise wrong
+        return value
     if spec.type == "BOOLEAN":
-        if text.lower() not in _TRUE + _FALSE:
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() in _TRUE
-    return text
+        text = str(given).lower()
+        if text not in _TRUE + _FALSE:
+            raise ValueError(f"{given!r} is neither true nor false")
+        return text in _TRUE
+    return given if isinstance(given, str) else str(given)
 
 
 def _write(workflow: Workflow, setting: Setting, value: Any, classes: dict[str, type]) -> None:

@@ -2,110 +2,210 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from ..batch import DiskError
 from ..graph import Problem, Prompt, Workflow, WorkflowError, load_workflow
-from ..overrides import apply
+from ..jobs import Jobs, build
 from ..preflight import check
+from ..prepared import Prepared, prepare, to_api
+from ..reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
+from ..running import Options, check_options, run_prepared
 from ..schema import node_classes
-from ..ui_to_api import convert
-
-if TYPE_CHECKING:
-    from ...nodes.host import LocalHost
 
 EXAMPLES = """\b
 Examples:
   unclip run workflows/text_to_image.json -s prompt="a red star on a night sky"
   unclip run workflows/text_to_image.json -s prompt="一颗红色的星星" -s seed=7 -o pictures/
-  unclip run graph.json -s decoder.steps=50 -s 3.dtype=fp32
+  unclip run graph.json -s prompt=@prompts.txt --sweep seed=0..9 --grid
+  unclip run graph.json --table jobs.csv --resume
 \b
 NAME is a node's title (sets its first widget), its id, title.input, id.input,
 or an input's name, which is then set on every node that has it:
 seed=7 sets all seeds. `unclip show FILE` lists what a graph has.
+\b
+Exit codes: 0 all done; 1 a row failed, or the disk; 2 something in what was
+given, nothing was run; 130 Ctrl-C.
 """
+_PATH = click.Path(path_type=Path)
+
+
+def _options(function):
+    """The options in the order that --help lists them."""
+    for decorate in reversed(
+        (
+            click.argument("file", type=_PATH),
+            click.option(
+                "-s",
+                "--set",
+                "assignments",
+                metavar="NAME=VALUE",
+                multiple=True,
+                help="Set a value; repeatable. NAME=@FILE: a run per line of FILE.",
+            ),
+            click.option(
+                "--table", type=_PATH, metavar="FILE", help="CSV or JSON table: a run per row, the columns are NAMEs."
+            ),
+            click.option(
+                "--sweep",
+                "sweeps",
+                metavar="NAME=VALUES",
+                multiple=True,
+                help="A run per value: 0..9, 0..1..0.25, 1,2,4, @FILE; several sweeps combine.",
+            ),
+            click.option("--grid", is_flag=True, help="A contact sheet of the runs, grid_00001_.png."),
+            click.option("--resume", is_flag=True, help="Skip the rows that results.jsonl has as finished."),
+            click.option("-o", "--output", default="out", show_default=True, type=_PATH, help="Picture folder."),
+            click.option(
+                "-i",
+                "--input",
+                "input_folder",
+                default="input",
+                show_default=True,
+                type=_PATH,
+                help="Folder that Load Image reads from.",
+            ),
+            click.option("--partial", is_flag=True, help="Run the outputs that can be made although others cannot."),
+            click.option("--dry-run", is_flag=True, help="Check everything and say what would run; load no model."),
+            click.option("--server", metavar="URL", help="Run on this ComfyUI server: http://127.0.0.1:8188."),
+            click.option(
+                "--ray",
+                metavar="[ADDRESS]",
+                is_flag=False,
+                flag_value="local",
+                help="Spread the rows over a Ray cluster; without an address, over this machine.",
+            ),
+            click.option(
+                "--workers", type=click.IntRange(1), help="Workers of --ray.  [default: one per GPU or 4 cores]"
+            ),
+            click.option("--cache", type=_PATH, metavar="DIR", help="Keep encodings and inversions on disk, there."),
+            click.option("--cache-size", default="2G", show_default=True, metavar="SIZE", help="Limit of --cache."),
+            click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress bars, and only the paths of the pictures."),
+        )
+    ):
+        function = decorate(function)
+    return function
 
 
 @click.command(epilog=EXAMPLES, short_help="Run a saved graph and write its pictures.")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-s", "--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Set a value; repeatable.")
-@click.option(
-    "-o", "--output", default="out", show_default=True, type=click.Path(path_type=Path), help="Picture folder."
-)
-@click.option(
-    "-i",
-    "--input",
-    "input_folder",
-    default="input",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder that Load Image reads from.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars, and only the paths of the pictures.")
-def command(file: Path, assignments: tuple[str, ...], output: Path, input_folder: Path, quiet: bool) -> None:
+@_options
+def command(file, assignments, table, sweeps, as_json, quiet, dry_run, partial, cache_size, **given) -> int:
     """Run the graph in FILE, as the editor saves or exports it, and write its pictures into the output folder.
 
     Everything that is wrong with the graph is listed before any work starts (exit code 2). The values that were used
     are kept inside each PNG: drop it on the editor to get the graph back.
     """
-    from ...nodes.host import LocalHost, use_host
-
-    host = LocalHost(output, input_folder, quiet)
     try:
-        with use_host(host):
-            workflow, prompt, lines = prepare(file, list(assignments), output)
-        if not quiet:
-            for line in lines:
-                click.echo(line)
-        _execute(workflow, prompt, host)
+        options = Options(
+            input=given.pop("input_folder"),
+            cache_bytes=parse_size(cache_size),
+            **given,
+        )
+        return _run(
+            file, build(assignments, table, sweeps), options, partial, dry_run, _reporter(options, as_json, quiet)
+        )
+    except WorkflowError as error:
+        if as_json:
+            for problem in error.problems:
+                say("problem", **vars(problem))
+            return 2
+        raise
+    except DiskError as error:
+        if as_json:
+            say("failure", message=str(error))
+            return 1
+        raise
+
+
+def _reporter(options: Options, as_json: bool, quiet: bool) -> Reporter:
+    return (JsonReporter if as_json else QuietReporter if quiet else HumanReporter)(options.output)
+
+
+def _run(file: Path, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
+    prepared = prepare_file(file, jobs, options, partial)
+    if dry_run:
+        _show_plan(prepared, options, isinstance(reporter, JsonReporter))
+        return 0
+    bars = isinstance(reporter, HumanReporter) and not jobs.many
+    summary = run_prepared(prepared, replace(options, bars=bars), reporter)
+    return 1 if summary.failed else 0
+
+
+def prepare_file(file: Path, jobs: Jobs, options: Options, partial: bool = False) -> Prepared:
+    """Load, set, convert and check. Raises WorkflowError with every problem at once."""
+    from ...nodes.host import use_host
+    from ..run_host import RunHost
+
+    problems = check_options(options, jobs)
+    host = RunHost(options.output, options.input)
+    try:
+        with use_host(host):  # nodes look into its folders
+            prepared = prepare(load_workflow(file), jobs, classes_for(options), partial)
+    except WorkflowError as error:
+        raise WorkflowError([*error.problems, *problems]) from None
     finally:
         host.close()
-
-
-def prepare(file: Path, assignments: list[str], output: Path) -> tuple[Workflow, Prompt, list[str]]:
-    """Load, set, convert and check. Returns the workflow with its values set, the prompt to run, and a line for each
-    value set. Raises WorkflowError with every problem at once."""
-    classes = node_classes()
-    workflow = load_workflow(file)
-    lines, problems = apply(workflow, assignments, classes)
-    prompt, found = to_prompt(workflow, classes)
-    problems += found
-    if problem := folder_problem(output):
-        problems.append(problem)
     if problems:
         raise WorkflowError(problems)
-    return workflow, prompt, lines
+    return prepared
+
+
+def classes_for(options: Options) -> dict[str, type]:
+    """The node classes of the place where the graph runs."""
+    if not options.server:
+        return node_classes()
+    from ..server_client import server_classes
+
+    return server_classes(options.server, options.input)
+
+
+def parse_size(text: str) -> int:
+    """`500M`, `2G` or plain bytes. Raises WorkflowError."""
+    units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number, unit = text.strip().upper().removesuffix("B"), ""
+    if number[-1:] in units:
+        number, unit = number[:-1] if number[-1:] else number, number[-1:]
+    try:
+        size = float(number) * units[unit]
+        if not 0 < size < 1 << 60:
+            raise ValueError
+    except ValueError:
+        raise WorkflowError([Problem("invalid_option", f"{text!r} is no size; write 500M or 2G")]) from None
+    return int(size)
 
 
 def to_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
     """The API prompt of a workflow of either form, its values brought to their types, and every problem of it."""
-    prompt, problems = convert(workflow.data, classes) if workflow.is_ui else (workflow.data, [])
+    prompt, problems = to_api(workflow, classes)
     prompt, found = check(prompt, classes)
     return prompt, problems + found
 
 
-def folder_problem(folder: Path) -> Problem | None:
-    """Why pictures cannot be written into `folder`, which need not exist yet, or None."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        return Problem("invalid_output", f"output folder {folder}: {existing} is a file; choose another with -o")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return Problem("invalid_output", f"output folder {folder}: {existing} is not writable; choose another with -o")
-    return None
+def _show_plan(prepared: Prepared, options: Options, as_json: bool) -> None:
+    from ..planning import plan
+    from ..results import FILE, Results, seconds_by_class
 
-
-def _execute(workflow: Workflow, prompt: Prompt, host: LocalHost) -> None:
-    from ...unclip_core.allocator import keep_pages
-    from ..executor import execute
-
-    keep_pages()
-
-    def announce(node_id: str, ui: dict[str, list]) -> None:
-        for picture in ui.get("images", []):
-            if picture["type"] == "output":
-                click.echo(f"saved {host.folder('output') / picture['subfolder'] / picture['filename']}")
-
-    execute(prompt, node_classes(), host, {"workflow": workflow.data} if workflow.is_ui else None, announce)
+    results = Results(options.output, prepared.job)
+    if options.resume:
+        results.check_resumable()
+    finished = set(results.finished()) if options.resume else set()
+    found = plan(prepared, finished, seconds_by_class(options.output / FILE))
+    if as_json:
+        say("plan", job=prepared.job, **vars(found))
+        return
+    for assigned in prepared.assigned:
+        click.echo(str(assigned))
+    for problem in prepared.skipped:
+        click.echo(f"not run: {problem}")
+    done = f", {found.finished} of them finished before" if found.finished else ""
+    click.echo(f"{found.rows} row{'s' * (found.rows != 1)}{done} -> {options.output}")
+    width = max(map(len, found.nodes), default=0)
+    for name, count in found.nodes.items():
+        saved = found.nodes_without_reuse[name] - count
+        click.echo(f"  {name.ljust(width)}  {count:>6} x" + (f"  ({saved} saved by reuse)" if saved else ""))
+    click.echo(f"time: {found.time_text}")
+    click.echo("nothing was run")

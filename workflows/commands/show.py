@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -13,9 +14,14 @@ from ..schema import node_classes
 
 @click.command(short_help="List what can be set in a graph.")
 @click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per value.")
+def command(file: Path, as_json: bool) -> None:
     """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id."""
     available = settings(load_workflow(file), node_classes())
+    if as_json:
+        for setting in available:
+            click.echo(json.dumps(_entry(setting), ensure_ascii=False, default=str))
+        return
     if not available:
         click.echo("nothing in this graph can be set")
         return
@@ -24,6 +30,14 @@ def command(file: Path) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[3]]))
+
+
+def _entry(setting: Setting) -> dict:
+    spec = setting.spec
+    bounds = {name: spec.options[name] for name in ("min", "max") if name in spec.options}
+    choices = {"choices": list(spec.choices)} if spec.choices is not None else {}
+    entry = {"name": setting.name, "node": setting.node_id, "input": spec.name, "type": spec.type}
+    return entry | {"value": setting.value, "linked": setting.linked} | bounds | choices
 
 
 def _row(setting: Setting) -> tuple[str, str, str, str]:

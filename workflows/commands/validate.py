@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -22,7 +23,8 @@ from .run import to_prompt
     type=click.Path(path_type=Path),
     help="Folder that Load Image reads from.",
 )
-def command(files: tuple[Path, ...], input_folder: Path) -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per file: file, ok, problems.")
+def command(files: tuple[Path, ...], input_folder: Path, as_json: bool) -> int:
     """List everything that keeps FILES from running; exit code 2 when there is anything. Loads no model."""
     from ...nodes.host import LocalHost, use_host
 
@@ -31,6 +33,10 @@ def command(files: tuple[Path, ...], input_folder: Path) -> int:
         for file in files:
             problems = problems_of(file)
             wrong += bool(problems)
+            if as_json:
+                found = [vars(problem) for problem in problems]
+                click.echo(json.dumps({"file": str(file), "ok": not problems, "problems": found}, ensure_ascii=False))
+                continue
             for problem in problems:
                 named = str(problem).startswith(f"{file}: ")  # what is wrong with the file itself says so
                 click.echo(problem if named else f"{file}: {problem}", err=True)

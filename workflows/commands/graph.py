@@ -1,0 +1,26 @@
+"""`unclip graph`: a saved graph, drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..draw import as_mermaid, as_text
+from ..graph import Problem, WorkflowError, load_workflow
+from ..prepared import to_api
+from ..schema import node_classes
+
+
+@click.command(short_help="Draw a graph as text or Mermaid.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--mermaid", is_flag=True, help="A Mermaid flowchart, which GitHub draws inside ```mermaid.")
+def command(file: Path, mermaid: bool) -> None:
+    """Draw what FILE runs: muted and bypassed nodes left out, subgraphs unpacked, wires from top to bottom."""
+    classes = node_classes()
+    prompt, problems = to_api(load_workflow(file), classes)
+    for problem in problems:
+        click.echo(f"warning: {problem}", err=True)
+    if not prompt:
+        raise WorkflowError([Problem("invalid_prompt", f"{file}: has no node that runs; nothing to draw")])
+    click.echo((as_mermaid if mermaid else as_text)(prompt, classes))
