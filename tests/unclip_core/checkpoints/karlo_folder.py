@@ -220,8 +220,12 @@ def write_full_folder(
     with_image_encoder: bool = False,
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
+    holes: bool = False,
 ) -> None:
-    """The same folder, at the published sizes unless told otherwise, with weights drawn and written one by one."""
+    """The same folder, at the published sizes unless told otherwise, with weights drawn and written one by one.
+
+    holes: leave all weights zero, as holes in the files: for what reads no further than the headers.
+    """
     names = network_names(with_prior, with_image_encoder)
     for index, name in enumerate(names):
         with torch.device("meta"):
@@ -236,7 +240,7 @@ def write_full_folder(
             network.config.save_pretrained(folder)
             file = folder / "model.safetensors"
         generator = torch.Generator().manual_seed(seed * 100 + index)
-        _write_tensors(file, network.state_dict().items(), dtype, generator)
+        _write_tensors(file, network.state_dict().items(), dtype, None if holes else generator)
     _write_rest(path, names)
 
 
@@ -262,7 +266,7 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator | None) -> to
 
 
 def _write_tensors(
-    file: Path, tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, generator: torch.Generator
+    file: Path, tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, generator: torch.Generator | None
 ) -> None:
     kinds = {torch.bfloat16: ("BF16", 2), torch.float16: ("F16", 2), torch.float32: ("F32", 4)}
     kind, size = kinds[dtype]
@@ -275,6 +279,9 @@ def _write_tensors(
     text += b" " * (-len(text) % 8)
     with open(file, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
+        if generator is None:
+            out.truncate(out.tell() + end)
+            return
         for name, shape in shapes.items():
             tensor = _draw(name, shape, generator).to(dtype).contiguous()
             out.write(tensor.view(-1).view(torch.uint8).numpy())

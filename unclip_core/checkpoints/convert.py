@@ -1,0 +1,130 @@
+"""Any stack that can be read -> a folder of our own files, which appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..clip import empty_network
+from ..config import ClipConfig, PriorConfig, StackConfig
+from ..device import DTYPES
+from ..loading import build_network
+from ..presets import KARLO
+from .catalog import read_stack
+from .diffusers_configs import DIFFUSERS_MASK
+from .header import CheckpointError
+from .karlo_original import KarloFiles
+from .native import save_stage
+from .states import read_state
+
+KEEP = "keep"
+FOLLOW = ("files", "karlo", "diffusers")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One stage of the new folder. bytes: its file's size."""
+
+    stage: str
+    number: int
+    total: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage to write: its config, what reads its state dict into a network, and more metadata."""
+
+    config: object
+    read: Callable[..., dict[str, Tensor]]
+    metadata: dict[str, str]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    dtype: str = KEEP,
+    follow: str = "files",
+    original: StackConfig = KARLO,
+) -> Iterator[Converted]:
+    """Write `source` (a diffusers folder, Karlo's own files, or a native stack) as the native stack `target`.
+
+    Yields after each stage; a generator that is not run to its end leaves nothing. dtype: "keep", or what matrices and
+    kernels are stored as. follow: whose prior, where Karlo's source and diffusers differ: "files" is what the folder
+    says (Karlo's own files: "karlo"), "karlo" clamps x_0 at 10, hides tokens fully and pads captions with 0,
+    "diffusers" clamps at 5 and hides by -10000. original: the sizes of Karlo's own files. Raises ValueError for an
+    unknown choice or a target that exists, CheckpointError for a source that cannot be read.
+    """
+    if dtype != KEEP and dtype not in DTYPES:
+        raise ValueError(f"convert: dtype {dtype!r} is unknown; choose one of {KEEP}, {', '.join(DTYPES)}")
+    if follow not in FOLLOW:
+        raise ValueError(f"convert: follow {follow!r} is unknown; choose one of {', '.join(FOLLOW)}")
+    if target.exists():
+        raise ValueError(f"convert: {target} exists; choose another name, or remove it first")
+    stages = _open(source, original)
+    wanted = DTYPES.get(dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        for number, (name, stage) in enumerate(stages.items(), 1):
+            path = part / f"{name}.safetensors"
+            config = _followed(stage.config, follow)
+            state = stage.read(_empty(name, config), dtype=wanted)
+            save_stage(path, state, name, config, stage.metadata, dtype=wanted)
+            del state  # before the next stage's is read
+            yield Converted(name, number, len(stages), path.stat().st_size)
+        os.chmod(part, 0o755)  # mkdtemp's 0700 would hide the folder from other users
+        os.rename(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _open(source: Path, original: StackConfig) -> dict[str, _Stage]:
+    """The source's stages, checked as far as it goes without reading weights."""
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: not a folder; give the folder that holds the model's files")
+    if entry := read_stack(source):
+        if entry.problems:
+            raise CheckpointError("; ".join(entry.problems))
+        return {
+            name: _Stage(
+                found.config,
+                partial(read_state, found),
+                {key: value for key, value in found.metadata.items() if key in ("modelspec.license", "recipe")},
+            )
+            for name, found in entry.stages.items()
+        }
+    files = KarloFiles(source, original)
+    if not files.stages:
+        raise CheckpointError(
+            f"{source}: neither a diffusers folder (model_index.json), nor Karlo's own files, nor a native stack"
+        )
+    licence = {"modelspec.license": "creativeml-openrail-m"}
+    return {
+        name: _Stage(config, partial(files.read_state, name), {} if name == "clip" else licence)
+        for name, config in files.stages.items()
+    }
+
+
+def _empty(stage: str, config: object) -> nn.Module:
+    if isinstance(config, ClipConfig):
+        return empty_network(config)
+    with torch.device("meta"):
+        return build_network(stage, config)
+
+
+def _followed(config: object, follow: str) -> object:
+    if isinstance(config, ClipConfig) and follow == "karlo":
+        return replace(config, padding=KARLO.clip.padding)
+    if not isinstance(config, PriorConfig) or follow == "files":
+        return config
+    mask, clamp = (None, 10.0) if follow == "karlo" else (DIFFUSERS_MASK, 5.0)
+    return replace(config, mask_value=mask, schedule=replace(config.schedule, x0_clamp=clamp))

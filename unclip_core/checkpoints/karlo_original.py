@@ -1,0 +1,187 @@
+"""Karlo's own files: pickles without a config, for `unclip convert` only.
+
+A folder of `.ckpt` files with `state_dict`s (prior, decoder, improved super-resolution), the pair of mean and standard
+deviation of CLIP's embeddings (`ViT-L-14_stats.th`) and OpenAI's CLIP (`ViT-L-14.pt`). Each is known by its tensors'
+names, not by what the file is called. There is one Karlo, so the sizes are the preset's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..config import StackConfig, UNetConfig
+from ..presets import KARLO
+from .header import CheckpointError
+from .keys import Rule, assemble
+from .pickles import is_torchscript
+from .tensors import Source, pickled, read_pickle
+from .torchscript import open_torchscript
+
+SUFFIXES = (".ckpt", ".th", ".pt", ".pth", ".bin")
+# One name that only this file has; the stage; the prefix of its names.
+_MARKS = {
+    "model.clip_img_proj.weight": "prior",
+    "model.clip_tok_proj.weight": "decoder",
+    "model_first_steps.input_blocks.0.0.weight": "upsampler_256",
+    "visual.conv1.weight": "clip",
+}
+_PREFIXES = {"prior": ("model.",), "decoder": ("model.",), "upsampler_256": ("model_first_steps.", "model_last_step.")}
+_IGNORED = ("causal_mask", "attn_mask", "input_resolution", "context_length", "vocab_size")
+_PRIOR = {
+    "text_in": "text_enc_proj",
+    "embed_in": "text_emb_proj",
+    "time_embed.linear_1": "time_embed.0",
+    "time_embed.linear_2": "time_embed.2",
+    "noisy_in": "clip_img_proj",
+    "norm_out": "final_ln",
+    "out": "out_proj",
+}
+_PRIOR_BLOCK = {"qkv": "attn.c_qkv", "proj": "attn.c_proj", "norm_1": "ln_1", "norm_2": "ln_2"}
+_PRIOR_BLOCK |= {"mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+_DECODER = {
+    "embed_to_time": "clip_emb",
+    "embed_to_tokens": "clip_tok_proj",
+    "text_to_time": "text_feat_proj",
+    "text_proj": "text_seq_proj.0",
+    "text_norm": "text_seq_proj.1",
+}
+_UNET = {
+    "conv_in": "input_blocks.0.0",
+    "time_embed.linear_1": "time_embed.0",
+    "time_embed.linear_2": "time_embed.2",
+    "norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_RES_BLOCK = {
+    "norm_1": "in_layers.0",
+    "conv_1": "in_layers.2",
+    "time": "emb_layers.1",
+    "norm_2": "out_layers.0",
+    "conv_2": "out_layers.3",
+    "skip": "skip_connection",
+}
+_ATTENTION = {"norm": "norm", "qkv": "qkv", "context_kv": "encoder_kv", "proj": "proj_out"}
+
+
+class KarloFiles:
+    """The stages found in a folder of Karlo's own files. Tensors are mapped, or read one by one."""
+
+    def __init__(self, folder: Path, stack: StackConfig = KARLO) -> None:
+        """Raises CheckpointError for a damaged file, a pickle with code, a stage found twice or a prior without its
+        statistics; a folder without any such file has no stages."""
+        self.folder = folder
+        self.stack = stack
+        self._parts: dict[str, dict[str, Source]] = {}
+        stats: dict[str, Source] = {}
+        for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file()):
+            if is_torchscript(path):
+                self._add(path, open_torchscript(path))
+                continue
+            content = read_pickle(path)
+            if isinstance(content, tuple | list) and len(content) == 2 and all(_is_vector(item) for item in content):
+                stats = pickled(path, dict(zip(("mean", "std"), content, strict=True)))
+            elif isinstance(content, Mapping):
+                self._add(path, pickled(path, content))
+        if "prior" in self._parts:
+            if not stats:
+                raise CheckpointError(
+                    f"{folder}: no file with the mean and standard deviation of CLIP's embeddings "
+                    "(ViT-L-14_stats.th), which the prior needs"
+                )
+            self._parts["prior"] |= stats
+
+    def _add(self, path: Path, sources: dict[str, Source]) -> None:
+        stage = next((stage for mark, stage in _MARKS.items() if mark in sources), None)
+        if stage is None:
+            return
+        if stage in self._parts:
+            raise CheckpointError(f"{path}: a second {stage} in {self.folder}; leave one")
+        prefixes = _PREFIXES.get(stage, ("",))  # outside them lies what training kept
+        self._parts[stage] = {name: source for name, source in sources.items() if name.startswith(prefixes)}
+
+    @property
+    def stages(self) -> dict[str, object]:
+        """The config of every stage there is a file for."""
+        return {stage: getattr(self.stack, stage) for stage in _MARKS.values() if stage in self._parts}
+
+    def read_state(self, stage: str, network: nn.Module, **options) -> dict[str, Tensor]:
+        """The state dict of the stage's network. options: `assemble`'s dtype and memory_format."""
+        config = getattr(self.stack, stage)
+        rules: dict[str, Callable[[str], Rule]] = {
+            "clip": lambda name: Rule("clip", (name,)),
+            "prior": lambda name: _prior(name, config.heads),
+            "decoder": lambda name: _decoder(name, config.unet),
+            "upsampler_256": lambda name: _upsampler(name, config.unet),
+        }
+        parts = {stage: self._parts[stage]}
+        return assemble(network, rules[stage], parts, str(self.folder), ignored=_IGNORED, **options)
+
+
+def _is_vector(item: object) -> bool:
+    return isinstance(item, Tensor) and item.ndim == 1
+
+
+def _prior(name: str, heads: int) -> Rule:
+    if name in ("mean", "std"):
+        return Rule("prior", (name,))
+    if name == "query":
+        return Rule("prior", ("model.prd_emb",))
+    if name == "position_embedding":
+        return Rule("prior", ("model.positional_embedding",))
+    module, _, leaf = name.rpartition(".")
+    if not module.startswith("blocks."):
+        return Rule("prior", (f"model.{_PRIOR[module]}.{leaf}",))
+    _, index, inner = module.split(".")
+    rows = (3, heads) if inner == "qkv" else None
+    return Rule("prior", (f"model.transformer.resblocks.{index}.{_PRIOR_BLOCK[inner]}.{leaf}",), interleaved=rows)
+
+
+def _decoder(name: str, config: UNetConfig) -> Rule:
+    if name.startswith("unet."):
+        return _unet("decoder", "model.", name.removeprefix("unet."), config)
+    if name == "null_embed":
+        return Rule("decoder", ("model.cf_param",))
+    module, _, leaf = name.rpartition(".")
+    return Rule("decoder", (f"model.{_DECODER[module]}.{leaf}",))
+
+
+def _upsampler(name: str, config: UNetConfig) -> Rule:
+    first, _, rest = name.partition(".")
+    prefix = {"unet": "model_first_steps.", "final_unet": "model_last_step."}[first]
+    return _unet("upsampler_256", prefix, rest, config)
+
+
+def _unet(part: str, prefix: str, name: str, config: UNetConfig) -> Rule:
+    """ADM numbers its blocks through: a level has `depth` blocks and its resampling; up, one more block instead."""
+    module, _, leaf = name.rpartition(".")
+    if module in _UNET:
+        return Rule(part, (f"{prefix}{_UNET[module]}.{leaf}",))
+    first, _, rest = module.partition(".")
+    stride, levels = config.depth + 1, len(config.channel_mult)
+    if first == "mid_out":
+        place = f"middle_block.{2 if config.attention_resolutions else 1}"
+        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[rest]}.{leaf}",))
+    if first == "mid":
+        kind, _, inner = rest.split(".")
+        level, place = levels - 1, f"middle_block.{int(kind == 'attentions')}"
+    else:
+        number, kind, inner = rest.split(".", 2)
+        level = int(number) if first == "down" else levels - 1 - int(number)
+        start = 1 + int(number) * stride if first == "down" else int(number) * stride
+        blocks = "input_blocks" if first == "down" else "output_blocks"
+        if kind == "resample":
+            attends = config.image_size >> level in config.attention_resolutions
+            # On the way up the resampling shares the last block's number and comes after its attention.
+            slot = 0 if first == "down" else 1 + attends
+            place = f"{blocks}.{start + config.depth}.{slot}"
+        else:
+            index, _, inner = inner.partition(".")
+            place = f"{blocks}.{start + int(index)}.{int(kind == 'attentions')}"
+    if kind != "attentions":
+        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[inner]}.{leaf}",))
+    heads = config.channels * config.channel_mult[level] // config.head_channels
+    rows = {"qkv": (3, heads), "context_kv": (2, heads)}.get(inner)
+    return Rule(part, (f"{prefix}{place}.{_ATTENTION[inner]}.{leaf}",), interleaved=rows)
