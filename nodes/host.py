@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 MODEL_FOLDER = "unclip"
+CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
 _warned_nodes: set[str] = set()  # in the editor: ids of nodes under which a text was put
@@ -114,9 +115,9 @@ class LocalHost(Host):
 
     def model_folders(self) -> list[Path]:
         # In a checkout that lies in an editor's custom_nodes, both find the same models.
-        editor = Path(__file__).absolute().parents[3]
-        inside = Path(__file__).absolute().parents[2].name == "custom_nodes" and (editor / "folder_paths.py").is_file()
-        return [editor / "models" / MODEL_FOLDER] if inside else []
+        around = CHECKOUT.parent
+        inside = around.name == "custom_nodes" and (around.parent / "folder_paths.py").is_file()
+        return [around.parent / "models" / MODEL_FOLDER] if inside else []
 
     def folder(self, kind: str) -> Path:
         if kind == "temp":

@@ -100,7 +100,7 @@ def _tensor(
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A tensor that does not fit. kind: one of KINDS. expected is None for what is left over, found for what is missing."""
+    """A tensor that does not fit. kind: one of KINDS; expected is None if unexpected, found is None if missing."""
 
     kind: str
     file: str

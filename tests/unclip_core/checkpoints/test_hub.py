@@ -1,0 +1,312 @@
+"""Pulls from a hub on 127.0.0.1: which files, resumed to the byte, checked, installed whole; errors on one line."""
+
+import errno
+import random
+import shutil
+import socket
+
+import pytest
+
+from comfyui_unclip.unclip_core.checkpoints import hub, hub_files
+from comfyui_unclip.unclip_core.checkpoints.hub import HubError, RemoteFile, choose_files, plan_pull
+from comfyui_unclip.unclip_core.checkpoints.hub_files import STAGING, pull
+
+KARLO = "kakaobrain/karlo-v1-alpha"
+NETWORKS = ("prior", "decoder", "text_proj", "text_encoder", "super_res_first", "super_res_last")
+INDEX = b'{"_class_name": "UnCLIPPipeline"}'
+
+
+def karlo_like(size=3000):
+    """Paths as the published repository has them, with bytes that nobody can guess."""
+    files = {
+        "README.md": b"---\nlicense: creativeml-openrail-m\n---\n",
+        "model_index.json": INDEX,
+        ".gitattributes": b"x",
+    }
+    for network in NETWORKS:
+        stem = "model" if network == "text_encoder" else "diffusion_pytorch_model"
+        weights = random.Random(network).randbytes(size)
+        files[f"{network}/config.json"] = b'{"n": "%s"}' % network.encode()
+        files[f"{network}/{stem}.safetensors"] = weights
+        files[f"{network}/{'pytorch_model' if network == 'text_encoder' else stem}.bin"] = weights[::-1]
+    for name in ("prior", "decoder", "super_res"):
+        files[f"{name}_scheduler/scheduler_config.json"] = b"{%s}" % name.encode()
+    files["tokenizer/vocab.json"] = b"v" * 5000
+    files["tokenizer/special_tokens_map.json"] = b"{}"
+    return files
+
+
+@pytest.fixture
+def karlo(hub_server, hub_repository):
+    """The published repository's shape on the local hub."""
+    card = {"license": "creativeml-openrail-m"}
+    hub_server.repositories[KARLO] = hub_repository(karlo_like(), card=card, revisions=("main", "refs/pr/8"))
+    return hub_server.repositories[KARLO]
+
+
+@pytest.fixture(autouse=True)
+def on_this_hub(hub_server, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    template = hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)  # what a cut may lose
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+
+
+def remote(*paths):
+    return {path: RemoteFile(path, 10, "") for path in paths}
+
+
+def names(files):
+    return [file.path for file in files]
+
+
+def test_only_what_a_stack_needs_is_chosen(karlo):
+    plan = plan_pull(KARLO)
+    chosen = set(names(plan.files))
+    expected = {"README.md", "model_index.json", "tokenizer/special_tokens_map.json"}
+    expected |= {path for path in karlo.files if path.endswith(("config.json", ".safetensors"))}
+    assert chosen == expected and len(names(plan.files)) == len(chosen)
+    assert (plan.name, plan.commit, plan.kind) == ("karlo-v1-alpha", karlo.commit, "UnCLIPPipeline")
+    assert plan.licence == "CreativeML OpenRAIL-M"
+    assert plan.size == sum(len(karlo.files[path]) for path in chosen)
+
+
+def test_addresses_and_revisions(karlo):
+    assert plan_pull(f"https://huggingface.co/{KARLO}/").repo == KARLO
+    assert plan_pull(KARLO, "refs/pr/8").revision == "refs/pr/8"
+    karlo.card.clear()
+    assert plan_pull(KARLO).licence == "CreativeML OpenRAIL-M"  # known, though the card does not say it
+
+
+WEIGHTS = {
+    "safetensors before pickles": (
+        ["model.bin", "model.safetensors"],
+        None,
+        ["model.safetensors"],
+    ),
+    "full precision before a variant": (
+        ["model.fp16.safetensors", "model.safetensors"],
+        "bf16",
+        ["model.safetensors"],
+    ),
+    "the variant that was asked for": (
+        ["model.fp16.safetensors", "model.safetensors"],
+        "fp16",
+        ["model.fp16.safetensors"],
+    ),
+    "a pickle when there is nothing else": (["pytorch_model.bin"], None, ["pytorch_model.bin"]),
+    "the only variant": (["model.fp16.safetensors"], None, ["model.fp16.safetensors"]),
+    "shards with their index": (
+        ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        None,
+        ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    ),
+    "an incomplete set of shards is passed over": (
+        ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"],
+        None,
+        ["pytorch_model.bin"],
+    ),
+    "shards of a variant": (
+        ["model.safetensors.index.fp16.json", "model.fp16-00001-of-00001.safetensors"],
+        "fp16",
+        ["model.safetensors.index.fp16.json", "model.fp16-00001-of-00001.safetensors"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_one_set_of_weights_per_network(case):
+    there, dtype, expected = WEIGHTS[case]
+    others = [f"{network}/model.safetensors" for network in NETWORKS if network != "prior"]
+    files = remote("model_index.json", *others, *(f"prior/{name}" for name in there))
+    _, chosen = choose_files("a/b", files, {"_class_name": "UnCLIPPipeline"}, dtype)
+    assert [path.removeprefix("prior/") for path in names(chosen) if path.startswith("prior/")] == expected
+
+
+def test_our_own_repositories():
+    files = remote(
+        "README.md", "clip.safetensors", "decoder.safetensors", "decoder.pca.safetensors", "other.safetensors"
+    )
+    kind, chosen = choose_files("a/b", files, None)
+    assert kind == "native"
+    assert names(chosen) == ["README.md", "clip.safetensors", "decoder.safetensors", "decoder.pca.safetensors"]
+
+
+def test_the_pipelines_are_those_that_can_be_read():
+    from comfyui_unclip.unclip_core.checkpoints import diffusers_folder
+
+    assert tuple(hub.PIPELINES) == diffusers_folder.PIPELINES
+
+
+def test_an_image_variation_model_has_no_prior():
+    folders = [name for name in (*NETWORKS, "image_encoder") if name != "prior"]
+    files = remote("model_index.json", *(f"{name}/model.safetensors" for name in folders))
+    _, chosen = choose_files("a/b", files, {"_class_name": "UnCLIPImageVariationPipeline"})
+    assert len(chosen) == 7
+
+
+def test_pulls_into_a_folder_whole(karlo, hub_server, tmp_path):
+    steps = []
+    plan = plan_pull(KARLO)
+    where = pull(plan, tmp_path / "models", on_progress=lambda what, done, total: steps.append((done, total)))
+    assert where == tmp_path / "models" / "karlo-v1-alpha"
+    found = {path.relative_to(where).as_posix(): path.read_bytes() for path in where.rglob("*") if path.is_file()}
+    assert found == {file.path: karlo.files[file.path] for file in plan.files}
+    assert not (tmp_path / "models" / STAGING).exists()
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert steps[-1] == (plan.size, plan.size)
+    hub_server.requests.clear()
+    assert pull(plan, tmp_path / "models") == where and not hub_server.requests  # complete already
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(karlo, hub_server, tmp_path):
+    weights = "decoder/diffusion_pytorch_model.safetensors"
+    karlo.cuts[weights] = [1000, 500]
+    where = pull(plan_pull(KARLO), tmp_path)
+    assert (where / weights).read_bytes() == karlo.files[weights]
+    assert [span for path, span in hub_server.fetched() if path == weights] == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_a_pull_that_gave_up_goes_on_next_time(karlo, hub_server, tmp_path):
+    weights = "prior/diffusion_pytorch_model.safetensors"
+    karlo.cuts[weights] = [1200, *[0] * 20]
+    with pytest.raises(HubError, match=r"no connection to .*, or it broke off .* run the same command again"):
+        pull(plan_pull(KARLO), tmp_path)
+    assert not (tmp_path / "karlo-v1-alpha").exists()
+    karlo.cuts.clear()
+    done = {path for path, _ in hub_server.fetched()} - {weights}
+    hub_server.requests.clear()
+    steps = []
+    where = pull(plan_pull(KARLO), tmp_path, on_progress=lambda what, done, total: steps.append(done))
+    assert (where / weights).read_bytes() == karlo.files[weights]
+    fetched = hub_server.fetched()
+    assert (weights, "bytes=1200-") in fetched
+    assert not done & {path for path, _ in fetched} - {"model_index.json"}  # which the plan reads
+
+
+def test_a_server_without_ranges_starts_the_file_anew(karlo, tmp_path):
+    weights = "prior/diffusion_pytorch_model.safetensors"
+    karlo.cuts[weights] = [700]
+    karlo.ignores_ranges = True
+    where = pull(plan_pull(KARLO), tmp_path)
+    assert (where / weights).read_bytes() == karlo.files[weights]
+
+
+def test_damaged_bytes_are_noticed_and_thrown_away(karlo, tmp_path):
+    weights = "text_proj/diffusion_pytorch_model.safetensors"
+    karlo.spoilt.add(weights)
+    with pytest.raises(HubError, match=rf"{weights} arrived damaged \(its hash differs\)"):
+        pull(plan_pull(KARLO), tmp_path)
+    karlo.spoilt.clear()
+    assert (pull(plan_pull(KARLO), tmp_path) / weights).read_bytes() == karlo.files[weights]
+
+
+def test_into_the_cache_under_the_hubs_own_names(karlo, hub_server, tmp_path):
+    weights = "super_res_last/diffusion_pytorch_model.safetensors"
+    karlo.cuts[weights] = [1200, *[0] * 20]
+    with pytest.raises(HubError):
+        pull(plan_pull(KARLO), None)
+    karlo.cuts.clear()
+    hub_server.requests.clear()
+    plan = plan_pull(KARLO)
+    where = pull(plan, None)
+    folder = tmp_path / "cache" / "models--kakaobrain--karlo-v1-alpha"
+    assert where == folder / "snapshots" / karlo.commit
+    assert (folder / "refs" / "main").read_text() == karlo.commit
+    assert all((where / file.path).read_bytes() == karlo.files[file.path] for file in plan.files)
+    assert (weights, "bytes=1200-") in hub_server.fetched()
+    assert not list((folder / "blobs").glob("*.incomplete"))
+
+
+def test_converted_on_the_way(hub_server, hub_repository, tiny_models, tmp_path):
+    from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
+
+    files = {path.name: path.read_bytes() for path in (tiny_models / "tiny").iterdir()}
+    hub_server.repositories["someone/tiny"] = hub_repository(files | {"README.md": b"---\nlicense: mit\n---\n"})
+    (tmp_path / STAGING).mkdir()
+    stages = []
+    where = pull(plan_pull("someone/tiny"), tmp_path, "bf16", on_stage=stages.append)
+    found = read_stack(where)
+    assert where == tmp_path / "tiny" and not found.problems
+    assert [stage.stage for stage in stages] == list(found.stages)
+    assert {stage.dtype for stage in found.stages.values()} == {"bf16"}
+    assert (where / "README.md").exists() and not (tmp_path / STAGING).exists()
+    with pytest.raises(ValueError, match="converted files have no place in the Hugging Face cache"):
+        pull(plan_pull("someone/tiny"), None, "bf16")
+
+
+def test_something_else_of_that_name_is_left_alone(karlo, tmp_path):
+    (tmp_path / "karlo-v1-alpha").mkdir()
+    (tmp_path / "karlo-v1-alpha" / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"karlo-v1-alpha: there is something of that name already"):
+        pull(plan_pull(KARLO), tmp_path)
+    assert (tmp_path / "karlo-v1-alpha" / "mine.txt").read_text() == "x"
+
+
+REFUSED = {
+    "a Stable Diffusion": (
+        {"model_index.json": b'{"_class_name": "StableDiffusionPipeline"}', "unet/x.safetensors": b"w" * 500},
+        "model_index.json says StableDiffusionPipeline, but an unCLIP is one of UnCLIPPipeline",
+    ),
+    "no model at all": ({"README.md": b"hello"}, "not an unCLIP model: it has neither a model_index.json"),
+    "an index that is none": ({"model_index.json": b"<html>"}, "its model_index.json is not a JSON object"),
+    "a folder is missing": (
+        {path: data for path, data in karlo_like().items() if not path.startswith("text_proj")},
+        "incomplete, it has no folder text_proj",
+    ),
+    "weights are missing": (
+        {path: data for path, data in karlo_like().items() if not path.startswith("prior/diff")},
+        "no complete weights .* in prior/",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_kind_of_repository_is_refused_before_weights_travel(case, hub_server, hub_repository):
+    files, message = REFUSED[case]
+    hub_server.repositories["some/thing"] = hub_repository(files)
+    with pytest.raises(ValueError, match=message):
+        plan_pull("some/thing")
+    assert {path for path, _ in hub_server.fetched()} <= {"model_index.json"}
+
+
+def test_unknown_gated_and_offline(karlo, hub_server, monkeypatch):
+    with pytest.raises(ValueError, match=r"^nobody/nothing: no such repository at http.*; check the name"):
+        plan_pull("nobody/nothing")
+    with pytest.raises(ValueError, match="no revision 'v9'; give --revision"):
+        plan_pull(KARLO, "v9")
+    with pytest.raises(ValueError, match="'karlo' is no repository; give owner/name"):
+        plan_pull("karlo")
+    karlo.gated = True
+    with pytest.raises(HubError, match=rf"^{KARLO}: gated; accept its terms at {hub_server.url}/{KARLO}, then log in"):
+        plan_pull(KARLO)
+
+
+def test_no_network_is_one_line(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(HubError, match="no connection to http") as failure:
+            plan_pull(KARLO)
+    assert "\n" not in str(failure.value)
+
+
+def test_the_disk_is_looked_at_before_the_first_byte(karlo, hub_server, tmp_path, monkeypatch):
+    plan = plan_pull(KARLO)
+    free = shutil._ntuple_diskusage(10**12, 10**12 - 10**6, 10**6)
+    monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: free)
+    hub_server.requests.clear()
+    with pytest.raises(HubError, match=r"needs 0\.1 GB on the disk of .*, which has 0\.0 GB free"):
+        pull(plan, tmp_path)
+    assert not hub_server.requests
+
+
+def test_a_disk_that_fills_up_is_one_line():
+    with pytest.raises(HubError, match="the disk is full; free some space"), hub.explained(KARLO, "main"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(HubError, match="/x: Permission denied; choose another folder"), hub.explained(KARLO, "main"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/x")

@@ -1,0 +1,131 @@
+"""`unclip pull`, the whole command, from a hub on 127.0.0.1."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from comfyui_unclip.workflows.commands.pull import choose_root, size_text
+
+KARLO = "kakaobrain/karlo-v1-alpha"
+
+
+@pytest.fixture
+def hub(hub_server, hub_repository, tiny_models):
+    """A hub with the tiny stack in our own layout, and a Stable Diffusion."""
+    files = {path.name: path.read_bytes() for path in (tiny_models / "tiny").iterdir()}
+    files["README.md"] = b"---\nlicense: creativeml-openrail-m\n---\n# tiny\n"
+    card = {"license": "creativeml-openrail-m"}
+    hub_server.repositories["someone/tiny"] = hub_repository(files | {"big.bin": b"x" * 9999}, card=card)
+    index = b'{"_class_name": "StableDiffusionPipeline"}'
+    hub_server.repositories["someone/sd"] = hub_repository({"model_index.json": index, "unet/model.bin": b"w" * 999})
+    return hub_server
+
+
+@pytest.fixture
+def unclip(hub, tmp_path):
+    """unclip(*arguments, **environment) -> completed process. A process of its own: HF_ENDPOINT is read on import."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "UNCLIP_"))}
+    clean |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-m", "comfyui_unclip.workflows.cli"]
+
+    def call(*arguments, **environment):
+        arguments = [str(argument) for argument in arguments]
+        return subprocess.run([*command, *arguments], env=clean | environment, capture_output=True, text=True)
+
+    call.environment, call.command = clean, command
+    return call
+
+
+def test_into_a_folder_and_found_there(unclip, hub, tmp_path):
+    hub.repositories["someone/tiny"].cuts["decoder.safetensors"] = [40_000]
+    result = unclip("pull", "someone/tiny", "--to", tmp_path / "models")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"someone/tiny at {hub.repositories['someone/tiny'].commit[:12]}: 6 files, ")
+    assert lines[1] == "licence: CreativeML OpenRAIL-M" and "use restrictions also bind" in lines[2]
+    assert lines[3] == f"wrote {tmp_path / 'models' / 'tiny'}"
+    assert lines[4] == "stages: clip, prior, decoder, upsampler_256, upsampler_1024"
+    assert lines[5] == f"not on the search path yet: set UNCLIP_MODELS={tmp_path / 'models'}"
+    assert lines[6] == "model_name in Load unCLIP: tiny"
+    found = {path.name: path.read_bytes() for path in (tmp_path / "models" / "tiny").iterdir()}
+    assert found == {name: data for name, data in hub.repositories["someone/tiny"].files.items() if name != "big.bin"}
+    listed = unclip("models", "tiny", UNCLIP_MODELS=str(tmp_path / "models"))
+    assert listed.returncode == 0 and "CreativeML OpenRAIL-M" in listed.stdout
+
+
+def test_without_a_folder_into_the_cache_which_is_searched(unclip, tmp_path):
+    result = unclip("pull", "someone/tiny", "-q")
+    assert result.returncode == 0 and result.stderr == ""
+    assert f"wrote {tmp_path / 'hf' / 'hub'}" in result.stdout and "search path" not in result.stdout
+    listed = unclip("models", "tiny")
+    assert listed.returncode == 0 and str(tmp_path / "hf" / "hub") in listed.stdout
+
+
+def test_killed_in_the_middle_it_goes_on(unclip, hub, tmp_path):
+    repository = hub.repositories["someone/tiny"]
+    repository.stalls["decoder.safetensors"] = 50_000
+    models = tmp_path / "models"
+    arguments = ["pull", "someone/tiny", "--to", str(models)]
+    process = subprocess.Popen([*unclip.command, *arguments], env=unclip.environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: ("decoder.safetensors", None) in hub.fetched())
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (models / "tiny").exists()
+    repository.stalls.clear()
+    complete = {path for path, _ in hub.fetched()} - {"decoder.safetensors"}
+    hub.requests.clear()
+    assert unclip(*arguments).returncode == 0
+    assert (models / "tiny" / "decoder.safetensors").read_bytes() == repository.files["decoder.safetensors"]
+    fetched = {path for path, _ in hub.fetched()}
+    assert "decoder.safetensors" in fetched and complete and not complete & fetched
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "message"),
+    [
+        (["someone/sd"], {}, 2, "error: someone/sd: its model_index.json says StableDiffusionPipeline, but"),
+        (["someone/nothing"], {}, 2, "error: someone/nothing: no such repository at http://127.0.0.1"),
+        (["someone/tiny"], {"HF_HUB_OFFLINE": "1"}, 1, "error: someone/tiny: HF_HUB_OFFLINE is set, so nothing can be"),
+        (["someone/tiny", "--dtype", "bf16"], {}, 2, "error: pull: --dtype needs a model folder; give --to, or set"),
+        (["someone/tiny"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, "error: someone/tiny: no connection to http"),
+    ],
+)
+def test_errors_are_one_line(unclip, tmp_path, arguments, environment, code, message):
+    result = unclip("pull", *arguments, **environment)
+    assert result.returncode == code and result.stdout == ""
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+    assert not (tmp_path / "hf" / "hub").exists() and not list(tmp_path.glob("models*"))
+
+
+def test_where_a_pull_goes(tmp_path, monkeypatch):
+    monkeypatch.delenv("UNCLIP_MODELS", raising=False)
+    (tmp_path / "file").touch()
+    assert choose_root(None, []) is None
+    assert choose_root(Path("here"), [tmp_path]) == Path("here")
+    monkeypatch.setenv("UNCLIP_MODELS", os.pathsep.join([str(tmp_path / "file"), str(tmp_path / "new" / "one")]))
+    assert choose_root(None, []) == tmp_path / "new" / "one"  # the first is no folder
+    assert choose_root(None, [tmp_path / "editor"]) == tmp_path / "editor"
+
+
+def test_sizes_for_people():
+    assert [size_text(count) for count in (12, 3_400, 5_600_000, 13_700_000_000)] == [
+        "12 bytes",
+        "3.4 kB",
+        "5.6 MB",
+        "13.7 GB",
+    ]

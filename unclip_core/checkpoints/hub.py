@@ -1,0 +1,274 @@
+"""What a Hugging Face repository holds for us: chosen from its list of files before any weights travel.
+
+`plan_pull` asks the hub, `hub_files.pull` downloads. huggingface_hub is imported inside functions: it comes with
+open_clip, but nothing else needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..config import STAGES
+
+# diffusers pipelines we read, with the sub-folders whose weights each must have.
+_DECODING = ("decoder", "text_proj", "text_encoder", "super_res_first", "super_res_last")
+PIPELINES = {
+    "UnCLIPPipeline": ("prior", *_DECODING),
+    "UnCLIPImageVariationPipeline": (*_DECODING, "image_encoder"),
+}
+_SETTINGS = ("prior_scheduler", "decoder_scheduler", "super_res_scheduler", "feature_extractor", "tokenizer")
+_SETTING = r"(?:(?:scheduler_|preprocessor_)?config|special_tokens_map)\.json"
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:\.(?P<variant>[a-z]\w*))?(?:-\d{5}-of-(?P<shards>\d{5}))?(?:\.(?P<late>[a-z]\w*))?\.(?P<kind>safetensors|bin)"
+)
+_INDEX = re.compile(r"\w+\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
+CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # the licence travels with the weights
+_TABLE = re.compile(r"[\w-]+\.(pca|analytic)\.safetensors")
+_MAX_INDEX = 1_000_000  # bytes of a model_index.json
+_PREFIX = re.compile(r"^(?:https?://)?(?:huggingface\.co|hf\.co)/")
+
+LICENCES = {
+    "creativeml-openrail-m": "CreativeML OpenRAIL-M",
+    "openrail++": "CreativeML Open RAIL++-M",
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+}
+_KARLO = re.compile(r"kakaobrain/karlo-")  # the licence of these is known, should a card not say it
+
+
+class HubError(RuntimeError):
+    """The hub could not be reached, would not give a file, or gave a wrong one; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository. digest: SHA-256 of a large file (64 hex digits), else git's SHA-1 (40)."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class PullPlan:
+    """What to download. revision: as asked for. commit: what it stands for now. kind: the pipeline, or "native"."""
+
+    repo: str
+    revision: str
+    commit: str
+    kind: str
+    files: tuple[RemoteFile, ...]
+    licence: str | None
+
+    @property
+    def name(self) -> str:
+        """The stack's name once it is installed."""
+        return self.repo.rsplit("/", 1)[-1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def plan_pull(repo: str, revision: str | None = None, dtype: str | None = None) -> PullPlan:
+    """Choose the files of `repo` ("owner/name", or its address) that a stack needs.
+
+    Safetensors are preferred over pickles and full precision over variants, but for dtype "fp16", which takes an fp16
+    variant where there is one. Raises ValueError for an unknown repository or revision and for another kind of model,
+    HubError if the hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    repo = _PREFIX.sub("", repo.strip()).strip("/")
+    if repo.count("/") != 1:
+        raise ValueError(f"pull: {repo!r} is no repository; give owner/name, such as kakaobrain/karlo-v1-alpha")
+    revision = revision or "main"
+    with explained(repo, revision):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    files = {}
+    for entry in info.siblings or ():
+        digest = entry.lfs["sha256"] if entry.lfs else entry.blob_id
+        files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size or 0, digest or "")
+    kind, chosen = choose_files(repo, files, _model_index(repo, info.sha, files), dtype)
+    licence = info.card_data.get("license") if info.card_data else None
+    if not isinstance(licence, str):
+        licence = "creativeml-openrail-m" if _KARLO.match(repo) else None
+    return PullPlan(repo, revision, info.sha, kind, chosen, licence_title(licence))
+
+
+def licence_title(licence: str | None) -> str | None:
+    """A licence's name as people write it, from the hub's short one."""
+    return LICENCES.get(licence, licence)
+
+
+def choose_files(
+    repo: str, files: Mapping[str, RemoteFile], model_index: Mapping[str, object] | None, dtype: str | None = None
+) -> tuple[str, tuple[RemoteFile, ...]]:
+    """(kind, files to download). model_index: the repository's model_index.json, if it has one.
+
+    Raises ValueError for what is no unCLIP, or lacks weights that one needs.
+    """
+    cards = [files[name] for name in CARDS if name in files]
+    if model_index is None:
+        stages = [file for stage in STAGES if (file := files.get(f"{stage}.safetensors"))]
+        if not any(file.path.split(".")[0] in ("prior", "decoder") for file in stages):
+            raise ValueError(
+                f"{repo}: not an unCLIP model: it has neither a model_index.json nor files such as "
+                f"decoder.safetensors; nothing was downloaded"
+            )
+        return "native", (*cards, *stages, *(files[name] for name in files if _TABLE.fullmatch(name)))
+    kind = model_index.get("_class_name")
+    if kind not in PIPELINES:
+        raise ValueError(
+            f"{repo}: its model_index.json says {kind}, but an unCLIP is one of {', '.join(PIPELINES)}; "
+            "nothing was downloaded"
+        )
+    parts = PIPELINES[kind]
+    if missing := [name for name in parts if not any(path.startswith(f"{name}/") for path in files)]:
+        raise ValueError(f"{repo}: incomplete, it has no folder {', '.join(missing)}; pull another revision or copy")
+    chosen = [files["model_index.json"], *cards]
+    for folder in (*parts, *_SETTINGS):
+        chosen += [files[path] for path in sorted(files) if re.fullmatch(rf"{folder}/{_SETTING}", path)]
+    for folder in parts:
+        chosen += _weights(repo, folder, files, dtype)
+    return kind, tuple(chosen)
+
+
+def _weights(repo: str, folder: str, files: Mapping[str, RemoteFile], dtype: str | None) -> list[RemoteFile]:
+    """The best complete set of one network's weights, with its index if it comes in shards."""
+    sets: dict[tuple[str, str, int], list[RemoteFile]] = {}
+    indexes: dict[tuple[str, str], RemoteFile] = {}
+    for path, file in sorted(files.items()):
+        if not path.startswith(f"{folder}/"):
+            continue
+        name = path.removeprefix(f"{folder}/")
+        if match := _WEIGHTS.fullmatch(name):
+            variant = match["variant"] or match["late"] or ""
+            sets.setdefault((match["kind"], variant, int(match["shards"] or 0)), []).append(file)
+        elif match := _INDEX.fullmatch(name):
+            indexes[match["kind"], match["variant"] or ""] = file
+
+    def usable(key: tuple[str, str, int]) -> bool:
+        kind, variant, shards = key
+        return not shards or (len(sets[key]) == shards and (kind, variant) in indexes)
+
+    def rank(key: tuple[str, str, int]) -> tuple:
+        kind, variant, shards = key
+        wanted = "fp16" if dtype == "fp16" else ""
+        return kind != "safetensors", variant != wanted, variant != "", shards, variant
+
+    complete = sorted(filter(usable, sets), key=rank)
+    if not complete:
+        raise ValueError(
+            f"{repo}: no complete weights (.safetensors or .bin) in {folder}/; pull another revision or copy"
+        )
+    kind, variant, shards = best = complete[0]
+    return [*([indexes[kind, variant]] if shards else []), *sets[best]]
+
+
+def _model_index(repo: str, commit: str, files: Mapping[str, RemoteFile]) -> dict | None:
+    from huggingface_hub.file_download import http_get
+
+    file = files.get("model_index.json")
+    if file is None:
+        return None
+    if file.size > _MAX_INDEX:
+        raise ValueError(f"{repo}: its model_index.json has {file.size} bytes, which none of a pipeline has")
+    text = io.BytesIO()
+    with explained(repo, commit), quiet_bars():
+        http_get(file_url(repo, commit, file), text, headers=headers(), expected_size=file.size)
+    try:
+        found = json.loads(text.getvalue())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{repo}: its model_index.json is not a JSON object; nothing was downloaded")
+    return found
+
+
+def file_url(repo: str, commit: str, file: RemoteFile) -> str:
+    """Where the hub serves a file."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, file.path, revision=commit)
+
+
+def headers() -> dict[str, str]:
+    """Request headers, with the user's token if there is one."""
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(library_name="comfyui-unclip")
+
+
+@contextlib.contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No bars of huggingface_hub's own while the block runs: one of ours counts all files."""
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def explained(repo: str, revision: str) -> Iterator[None]:
+    """Turn what huggingface_hub and the network raise into one line that says what to do."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    login = "`hf auth login`, or a token in HF_TOKEN"
+    try:
+        yield
+    except errors.OfflineModeIsEnabled:
+        raise HubError(f"{repo}: HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it") from None
+    except errors.GatedRepoError:
+        raise HubError(f"{repo}: gated; accept its terms at {hub}/{repo}, then log in ({login})") from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"{repo}: no such repository at {hub}; check the name, or log in if private ({login})"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(f"{repo}: no revision {revision!r}; give --revision a branch, tag or commit it has") from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise HubError(f"{repo}: access refused ({status}) by {hub}; log in with {login}") from None
+        raise HubError(f"{repo}: {hub} answered {status}; run the same command again later") from None
+    except OSError as error:
+        raise _os_error(repo, hub, error) from None
+    except Exception as error:
+        # The client below huggingface_hub differs by version, and so do its classes.
+        if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
+            raise _unreachable(repo, hub, error) from None
+        raise
+
+
+def _os_error(repo: str, hub: str, error: OSError) -> Exception:
+    if error.errno == errno.ENOSPC:
+        return HubError(
+            f"{repo}: the disk is full; free some space and run the same command again, it goes on from there"
+        )
+    if error.filename is not None and error.strerror:
+        return HubError(f"{error.filename}: {error.strerror}; choose another folder with --to")
+    return _unreachable(repo, hub, error)
+
+
+def _unreachable(repo: str, hub: str, error: Exception) -> HubError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return HubError(
+        f"{repo}: no connection to {hub}, or it broke off ({reason}); check the network and run the same command "
+        "again, it goes on from there"
+    )

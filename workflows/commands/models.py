@@ -1,0 +1,130 @@
+"""`unclip models`: what is installed, and whether its files are sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from ...unclip_core.checkpoints import catalog
+from ...unclip_core.checkpoints.diffusers_folder import read_licence
+from ...unclip_core.checkpoints.hub import licence_title
+
+_COLUMNS = ("NAME", "STAGES", "PARAMETERS", "DTYPE", "LICENCE", "FOLDER")
+
+
+@click.command(short_help="List installed models; check their files.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--verify", "check", is_flag=True, help="Read every file: complete, finite, shapes that fit the config.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def command(names: tuple[str, ...], check: bool, as_json: bool) -> int:
+    """List installed models, or those called NAME: folder, stages, parameters, dtype, licence, and what is wrong.
+
+    With --verify the exit code is 1 if a file is damaged; 2, as always, if there is no model called NAME.
+    """
+    from ...nodes.host import current_host
+
+    folders = current_host().model_folders()
+    entries = choose(names, folders)
+    reports = {entry.name: describe(entry) for entry in entries}
+    if check:
+        for entry in entries:
+            reports[entry.name]["problems"] = _verify(entry, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(list(reports.values()), indent=2, ensure_ascii=False))
+    else:
+        _print_table(list(reports.values()), detailed=bool(names))
+        for report in reports.values():
+            for problem in report["problems"]:
+                click.echo(f"{report['name']}: {_line(problem)}", err=check)
+            if check and not report["problems"]:
+                click.echo(f"{report['name']}: ok")
+        if not names and not check:
+            click.echo(f"searched: {', '.join(map(str, catalog.search_path(folders)))}")
+    return 1 if check and any(report["problems"] for report in reports.values()) else 0
+
+
+def choose(names: Sequence[str], folders: Sequence) -> list[catalog.StackEntry]:
+    """The stacks called `names`, or all. Raises ValueError for a name that none has."""
+    stacks = catalog.list_stacks(folders)
+    if unknown := [name for name in names if name not in stacks]:
+        raise ValueError(f"models: no model {unknown[0]!r}; installed: {', '.join(stacks) or 'none'}")
+    return [stacks[name] for name in (dict.fromkeys(names) if names else stacks)]
+
+
+def describe(entry: catalog.StackEntry) -> dict:
+    """A stack as JSON has it. Problems are objects with file, key, expected and found, or lines of text."""
+    stages = {
+        name: {
+            "parameters": stage.parameters,
+            "dtype": stage.dtype,
+            "files": [str(path) for path in stage.files],
+        }
+        for name, stage in entry.stages.items()
+    }
+    licences = dict.fromkeys(stage.licence for stage in entry.stages.values() if stage.licence)
+    return {
+        "name": entry.name,
+        "folder": str(entry.folder),
+        "layout": entry.layout,
+        "stages": stages,
+        "parameters": sum(stage["parameters"] for stage in stages.values()),
+        "dtypes": list(dict.fromkeys(stage["dtype"] for stage in stages.values())),
+        "licence": ", ".join(map(licence_title, licences)) or licence_title(read_licence(entry.folder)),
+        "problems": list(entry.problems),
+    }
+
+
+def _verify(entry: catalog.StackEntry, quiet: bool) -> list[dict | str]:
+    import dataclasses
+
+    from tqdm import tqdm
+
+    from ...unclip_core.checkpoints.verify import verify_stack
+
+    with tqdm(unit="B", unit_scale=True, dynamic_ncols=True, desc=entry.name, disable=quiet or None) as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return [dataclasses.asdict(problem) for problem in verify_stack(entry, tick)]
+
+
+def _line(problem: dict | str) -> str:
+    if isinstance(problem, str):
+        return problem
+    key = f"{problem['key']}: " if problem["key"] else ""
+    expected = f", expected {problem['expected']}" if problem["expected"] else ""
+    return f"{problem['file']}: {key}{problem['found']}{expected}"
+
+
+def _print_table(reports: list[dict], detailed: bool) -> None:
+    rows = [_COLUMNS]
+    for report in reports:
+        dtypes, licence = "/".join(report["dtypes"]) or "-", report["licence"] or "not named"
+        stages = "broken" if report["problems"] and not report["stages"] else _stages(report)
+        rows.append((report["name"], stages, _count(report["parameters"]), dtypes, licence, report["folder"]))
+        for name, stage in report["stages"].items() if detailed else ():
+            rows.append(("", name, _count(stage["parameters"]), stage["dtype"], "", _files(report, stage)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[-1]]).rstrip())
+
+
+def _stages(report: dict) -> str:
+    return " ".join(report["stages"]) + (" (broken)" if report["problems"] else "")
+
+
+def _files(report: dict, stage: dict) -> str:
+    return ", ".join(path.removeprefix(report["folder"]).lstrip("/\\") for path in stage["files"])
+
+
+def _count(number: int) -> str:
+    """12.3 M and the like."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
