@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -38,6 +39,17 @@ def picture_problem(name: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
+
+
+def content_hash(name: str | None) -> str:
+    """SHA-256 of a picture's file, for IS_CHANGED: another picture under the same name is another input."""
+    if name is None or picture_problem(name):
+        return ""
+    with annotated(name).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def input_pictures() -> list[str]:

@@ -1,6 +1,6 @@
 """LoadImage and LoadImageMask as the editor has them: EXIF turned, frames as a batch, mask 1 where transparent."""
 
-from .paths import annotated, input_pictures, picture_problem
+from .paths import annotated, content_hash, input_pictures, picture_problem
 
 
 class LoadImage:
@@ -18,6 +18,10 @@ class LoadImage:
     @classmethod
     def VALIDATE_INPUTS(cls, image=None):
         return True if image is None else picture_problem(image) or True
+
+    @classmethod
+    def IS_CHANGED(cls, image=None, **_):
+        return content_hash(image)
 
     def load_image(self, image):
         import torch
@@ -53,6 +57,10 @@ class LoadImageMask:
     @classmethod
     def VALIDATE_INPUTS(cls, image=None):
         return True if image is None else picture_problem(image) or True
+
+    @classmethod
+    def IS_CHANGED(cls, image=None, **_):
+        return content_hash(image)
 
     def load_image(self, image, channel):
         from PIL import Image
