@@ -55,7 +55,7 @@ class OutputCache:
         """Forget an entry, if it is there."""
         self._entries.pop(key, None)
 
-    def begin(self, keys: Iterable[str]) -> None:
+    def begin(self, keys: Iterable[str], prompt: dict | None = None) -> None:
         """A prompt with these keys starts: what it cannot use makes room before any work."""
         self._used = set(keys)
         # What an expansion will need is known only when it happens, so that waits until `end`.

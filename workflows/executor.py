@@ -74,7 +74,7 @@ class Run:
     def run(self, outputs: Iterable[str]) -> None:
         """Make the outputs. Raises NodeFailure for the first node that fails."""
         outputs, keys = list(outputs), self.keys()
-        self._cache.begin(keys.values())
+        self._cache.begin(keys.values(), self._prompt)
         self._tell(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
             for node_id in ancestors(self._prompt, outputs):

@@ -137,7 +137,13 @@ def new_session(prepared: Prepared, options: Options, warned: Callable[[str], No
 
     keep_pages()
     host = RunHost(options.output, options.input, options.bars, warned)
-    return Session(host, prepared.classes, cache_limit=_KEPT_OUTPUTS if prepared.jobs.many else 0)
+    limit = _KEPT_OUTPUTS if prepared.jobs.many else 0
+    if options.cache is None:
+        return Session(host, prepared.classes, cache_limit=limit)
+    from .disk_cache import DiskCache
+
+    kept = DiskCache(options.cache, options.cache_bytes, prepared.classes, limit)
+    return Session(host, prepared.classes, cache=kept)
 
 
 def ignore_event(row: int, event: Event) -> None:

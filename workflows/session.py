@@ -20,13 +20,21 @@ class Session:
     """Keeps the node instances, the outputs and the host between runs. Not for two threads at once.
 
     `cache_limit`: None keeps the outputs of the last prompt, as the editor does; n > 0 keeps those and the n outputs
-    of earlier prompts that were used last; 0 keeps nothing and drops an output as soon as its last user ran.
+    of earlier prompts that were used last; 0 keeps nothing and drops an output as soon as its last user ran. `cache`
+    replaces it by a cache of another kind.
     """
 
-    def __init__(self, host: Host, classes: dict[str, type], *, cache_limit: int | None = None):
+    def __init__(
+        self,
+        host: Host,
+        classes: dict[str, type],
+        *,
+        cache_limit: int | None = None,
+        cache: OutputCache | None = None,
+    ):
         self.host = host
         self.classes = classes
-        self._cache = OutputCache(cache_limit)
+        self._cache = OutputCache(cache_limit) if cache is None else cache
         self._instances: dict[tuple[str, str], Any] = {}
         self._loop = Loop()
 
