@@ -1,178 +1,87 @@
 """From the editor's saved graph to the API form, as the editor's page does when one presses Run.
 
-Resolved here: widget values by position, converted widgets, muted and bypassed nodes, Reroute, PrimitiveNode, notes.
-Subgraphs are refused by name.
+Resolved here: widget values by position, converted widgets, muted and bypassed nodes, Reroute, PrimitiveNode, notes,
+subgraphs. The reference is the editor's own export (frontend 1.35.9).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from .graph import Problem, Prompt, node_name, node_title
-from .schema import input_specs, types_fit, widget_places
+from .subgraphs import Constant, Nothing, Origin, Scope, Unfolded
+from .ui_graph import BYPASSED, MUTED, PRIMITIVE, VIRTUAL, File, Graph
+from .widgets import read_widgets
 
-NOTES = ("Note", "MarkdownNote")
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
-VIRTUAL = (*NOTES, REROUTE, PRIMITIVE)
-MUTED, BYPASSED = 2, 4
+GROUP_NODE = ("workflow>", "workflow/")  # before subgraphs: a node type that the file itself defines
 
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an input's data comes from: an output of a real node."""
-
-    node_id: Any
-    slot: int
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A PrimitiveNode's value."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """The input gets nothing. `broken` says why when the file itself is wrong; `muted`: the origin is switched off."""
-
-    muted: bool = False
-    broken: str = ""
-
-
-class UIGraph:
-    """Nodes by id and links by id of one saved graph."""
-
-    def __init__(self, data: dict):
-        self.nodes = {node["id"]: node for node in data["nodes"]}
-        self.links = dict(_read_link(link) for link in data.get("links") or [] if link)
-
-    def resolve(self, link_id: Any, wanted: str) -> Origin | Constant | Nothing:
-        """Follow a link backwards through reroutes and bypassed nodes to what feeds an input of type `wanted`."""
-        seen = set()
-        while link_id is not None:
-            if link_id in seen:
-                return Nothing(broken="its link runs in a circle of reroutes; link it to a node")
-            seen.add(link_id)
-            node_id, slot = self.links.get(link_id, (None, 0))
-            node = self.nodes.get(node_id)
-            if node is None:
-                return Nothing(broken=f"its link {link_id} comes from a node that is not in the file; link it again")
-            mode, kind = node.get("mode", 0), node["type"]
-            if mode == MUTED:
-                return Nothing(muted=True)
-            if kind == REROUTE:
-                link_id = _input_link(node, 0)
-            elif kind == PRIMITIVE:
-                values = node.get("widgets_values")
-                return Constant(values[0]) if values else Nothing(broken=f"primitive {node_id} has no value; set one")
-            elif mode == BYPASSED:
-                link_id = _bypass(node, slot, wanted)
-            else:
-                return Origin(node_id, slot)
-        return Nothing()
-
-
-def _read_link(link: Any) -> tuple[Any, tuple[Any, int]]:
-    """Link id -> (origin node id, origin slot). The saved target slot is not trusted: slots move."""
-    if isinstance(link, dict):
-        return link["id"], (link["origin_id"], link["origin_slot"])
-    return link[0], (link[1], link[2])
-
-
-def _input_link(node: dict, index: int) -> Any:
-    inputs = node.get("inputs") or []
-    return inputs[index].get("link") if index < len(inputs) else None
-
-
-def _bypass(node: dict, slot: int, wanted: str) -> Any:
-    """The link that feeds a consumer of type `wanted` past a bypassed node, or None.
-
-    The editor's rule: the input of the same place if its type fits, else the first of exactly the wanted type, else
-    the first that fits.
-    """
-    inputs = node.get("inputs") or []
-    if not inputs:
-        return None
-    same = inputs[slot] if slot < len(inputs) else None
-    if wanted == "*":
-        return (same or inputs[0]).get("link")
-    outputs = node.get("outputs") or []
-    given = str(outputs[slot]["type"]) if slot < len(outputs) else "*"
-    if same and types_fit(str(same["type"]), wanted) and types_fit(str(same["type"]), given):
-        return same.get("link")
-    exact = (entry for entry in inputs if str(entry["type"]) == wanted)
-    fitting = (entry for entry in inputs if types_fit(str(entry["type"]), wanted))
-    chosen = next(exact, None) or next(fitting, None)
-    return chosen.get("link") if chosen else None
+__all__ = ["PRIMITIVE", "convert", "widget_value"]
 
 
 def convert(data: dict, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
     """The API form of a saved graph, and what could not be converted.
 
-    A node of an unknown class is kept, with its links alone, for preflight to name.
+    A node in a subgraph gets the path of instance ids before its own: "6:2". A node of an unknown class is kept, with
+    its links alone, for preflight to name.
     """
-    subgraphs = {
-        entry.get("id"): entry.get("name", "?") for entry in data.get("definitions", {}).get("subgraphs") or []
-    }
-    graph = UIGraph(data)
+    file = File(data, classes)
+    problems = [problem for graph in (file.root, *file.subgraphs.values()) for problem in _repeated(graph)]
+    if file.repeated:
+        problems.append(Problem("invalid_prompt", "two subgraphs have the same id; export the graph again"))
+    try:
+        unfolded = Unfolded(file)
+    except ValueError as error:
+        return {}, [*problems, Problem("invalid_prompt", str(error))]
     prompt: Prompt = {}
-    problems: list[Problem] = []
-    for node_id, node in graph.nodes.items():
-        if node["type"] in VIRTUAL or node.get("mode", 0) in (MUTED, BYPASSED):
-            continue
-        if node["type"] in subgraphs:
-            message = (
-                f'is the subgraph "{subgraphs[node["type"]]}", which the headless runner does not open; '
-                "unpack it in the editor and save again"
-            )
-            problems.append(Problem("invalid_prompt", message, f"node {node_id}"))
-            continue
-        inputs = _widgets(node, classes)
-        problems += _links(graph, node, inputs, classes)
-        prompt[str(node_id)] = {
-            "inputs": inputs,
-            "class_type": node["type"],
-            "_meta": {"title": node_title(node, classes)},
-        }
+    for scope in unfolded.scopes:
+        for node_id, node in scope.graph.nodes.items():
+            if node["type"] in VIRTUAL or node_id in scope.inner or node.get("mode", 0) in (MUTED, BYPASSED):
+                continue
+            path = f"{scope.prefix}{node_id}"
+            if node["type"].startswith(GROUP_NODE) and node["type"] not in classes:
+                message = (
+                    "is a group node of an old editor, which runs no more; convert it to a subgraph and save again"
+                )
+                problems.append(Problem("invalid_prompt", message, node_name(path, node, classes)))
+                continue
+            inputs, found = _inputs(unfolded, scope, node_id)
+            name = node_name(path, node, classes)
+            problems += [Problem("bad_linked_input", text, name, socket) for socket, text in found]
+            title = node_title(node, classes)
+            prompt[path] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     return prompt, problems
 
 
-def _widgets(node: dict, classes: dict[str, type]) -> dict[str, Any]:
-    if node["type"] not in classes:
-        return {}
-    values = {name: widget_value(node, name, classes) for name in widget_places(classes[node["type"]])}
-    # A bare list would read as a link, so the editor wraps list values.
-    return {name: {"__value__": value} if isinstance(value, list) else value for name, value in values.items()}
+def _repeated(graph: Graph) -> list[Problem]:
+    message = "is there twice: another node has the same id; delete one in the editor and save again"
+    return [Problem("invalid_prompt", message, f"node {node_id}") for node_id in dict.fromkeys(graph.repeated)]
+
+
+def _inputs(unfolded: Unfolded, scope: Scope, node_id: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What a node is given: its widgets, and over them what its links carry; and what is wrong, (input, text)."""
+    graph, problems = scope.graph, []
+    inputs = {name: _wrapped(value) for name, value in graph.shown(node_id).items()}
+    for socket in graph.sockets(node_id):
+        found = unfolded.resolve(scope, socket.link, socket.type) if socket.link is not None else Nothing()
+        if isinstance(found, Origin):
+            inputs[socket.name] = [found.node_id, found.slot]
+        elif isinstance(found, Constant):
+            inputs[socket.name] = _wrapped(found.value)
+        elif found.broken:
+            problems.append((socket.name, found.broken))
+        elif found.muted:
+            # The consumer of a muted node loses the input, even where a widget lies beneath the link.
+            inputs.pop(socket.name, None)
+    return inputs, problems
+
+
+def _wrapped(value: Any) -> Any:
+    """A bare list would read as a link, so the editor wraps list values."""
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def widget_value(node: dict, name: str, classes: dict[str, type]) -> Any:
     """The value that a saved node's widget shows: its place in `widgets_values`, else the declared default."""
-    node_class = classes[node["type"]]
-    default = input_specs(node_class)[name].default
-    values = node.get("widgets_values") or []
-    if isinstance(values, dict):
-        return values.get(name, default)
-    place = widget_places(node_class)[name]
-    return values[place] if place < len(values) else default
+    from .schema import input_specs
 
-
-def _links(graph: UIGraph, node: dict, inputs: dict[str, Any], classes: dict[str, type]) -> list[Problem]:
-    """Put what the node's links carry into `inputs`, over the widgets."""
-    problems = []
-    for entry in node.get("inputs") or []:
-        if entry.get("link") is None:
-            continue
-        name = (entry.get("widget") or {}).get("name") or entry["name"]
-        found = graph.resolve(entry["link"], str(entry.get("type", "*")))
-        if isinstance(found, Origin):
-            inputs[name] = [str(found.node_id), found.slot]
-        elif isinstance(found, Constant):
-            inputs[name] = found.value
-        elif found.broken:
-            problems.append(Problem("bad_linked_input", found.broken, node_name(str(node["id"]), node, classes), name))
-        elif found.muted:
-            # The consumer of a muted node loses the input, even where a widget lies beneath the link.
-            inputs.pop(name, None)
-    return problems
+    return read_widgets(input_specs(classes[node["type"]]), node.get("widgets_values"))[name]

@@ -1,6 +1,19 @@
+import importlib.util
+import json
+from pathlib import Path
+
 import pytest
 
+from comfyui_unclip.workflows.schema import input_specs, node_classes
 from comfyui_unclip.workflows.ui_to_api import convert
+
+HERE = Path(__file__).parent
+DATA = HERE.parent / "data"
+GRAPHS = sorted((HERE.parents[1] / "workflows").glob("*.json"))
+EXPORTS = json.loads((DATA / "editor_cases.json").read_text(encoding="utf-8"))
+_specification = importlib.util.spec_from_file_location("editor_cases", HERE / "editor_cases.py")
+CASES = importlib.util.module_from_spec(_specification)
+_specification.loader.exec_module(CASES)
 
 NOISE = ("Noise", [("extra", "THING")], ["INT", "STRING"])
 SHOW = ("Show", [("value", "*")], [], [])
@@ -108,11 +121,73 @@ def test_a_bypassed_node_with_its_chosen_input_unlinked_passes_nothing(ui, class
     assert inputs(ui(nodes, [(2, 0, 3, "y"), (3, 0, 4, "value")]), classes)["4"] == {}
 
 
-def test_a_subgraph_is_refused_by_name(ui, classes):
-    data = ui({5: ("7c7f-uuid", [], [], [])})
-    data["definitions"] = {"subgraphs": [{"id": "7c7f-uuid", "name": "Two passes"}]}
-    prompt, problems = convert(data, classes)
-    assert not prompt and 'subgraph "Two passes"' in str(problems[0]) and "unpack it" in str(problems[0])
+@pytest.mark.parametrize("name", CASES.CASES)
+def test_hand_made_cases_convert_to_the_editors_own_export(name):
+    assert name in EXPORTS, f"no reference for {name!r}: run tests/tools/editor_references.py --cases"
+    prompt, problems = convert(CASES.CASES[name], CASES.classes())
+    assert not problems
+    assert {node_id: {k: node[k] for k in ("class_type", "inputs")} for node_id, node in prompt.items()} == EXPORTS[
+        name
+    ]
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
+def test_our_own_graphs_convert_to_the_editors_own_export(graph):
+    reference = DATA / "editor" / graph.name
+    assert reference.is_file(), f"{graph.name} has no reference: run tests/tools/editor_references.py"
+    classes = node_classes()
+    prompt, problems = convert(json.loads(graph.read_text(encoding="utf-8")), classes)
+    assert not problems
+    exported = json.loads(reference.read_text(encoding="utf-8"))
+    for node_id, node in prompt.items():  # an input that its class got after the export has its default
+        specs = input_specs(classes[node["class_type"]])
+        later = node["inputs"].keys() - exported.get(node_id, node)["inputs"].keys()
+        assert all(node["inputs"].pop(name) == specs[name].default for name in later), f"{graph.name}: export it again"
+    assert prompt == exported, f"{graph.name} changed since its export? run tests/tools/editor_references.py"
+
+
+def test_a_subgraph_in_itself_is_reported_and_too_many_nodes_too(ui, classes):
+    data = ui({5: ("A", [], [], [])})
+    data["definitions"] = {"subgraphs": [_nodes_of("A", "B"), _nodes_of("B", "A")]}
+    (problem,) = convert(data, classes)[1]
+    assert 'subgraph "A" holds itself (node 5:0:0)' in str(problem)
+    many = [_nodes_of(str(level), *[str(level + 1)] * 50) for level in range(8)]
+    data = ui({5: ("0", [], [], [])}) | {"definitions": {"subgraphs": [*many, _nodes_of("8")]}}
+    (problem,) = convert(data, classes)[1]
+    assert "more than 100,000 nodes" in str(problem)
+    deep = [_nodes_of(str(level), str(level + 1)) for level in range(80)]
+    data = ui({5: ("0", [], [], [])}) | {"definitions": {"subgraphs": [*deep, _nodes_of("80")]}}
+    (problem,) = convert(data, classes)[1]
+    assert "more than 64 deep" in str(problem)
+
+
+def _nodes_of(name, *types):
+    nodes = [{"id": number, "type": type_} for number, type_ in enumerate(types)]
+    return {"id": name, "name": name, "nodes": nodes, "links": []}
+
+
+def test_empty_definitions_are_none(ui, classes):
+    for definitions in (None, {}, {"subgraphs": None}, {"subgraphs": []}):
+        data = ui({4: (*NOISE, [7])}) | {"definitions": definitions}
+        assert inputs(data, classes)["4"]["seed"] == 7
+
+
+def test_ids_that_are_there_twice_are_listed(ui, classes):
+    data = ui({1: ("Number", [], ["INT"], [3]), 2: ("Number", [], ["INT"], [4])})
+    data["nodes"][1]["id"] = "1"
+    data["definitions"] = {"subgraphs": [_nodes_of("A"), _nodes_of("A")]}
+    said = " ".join(map(str, convert(data, classes)[1]))
+    assert "node 1: is there twice" in said and "two subgraphs" in said
+
+
+def test_a_group_node_of_an_old_editor_is_refused_by_name(ui, classes):
+    (problem,) = convert(ui({5: ("workflow>Two passes", [], [], [])}), classes)[1]
+    assert "workflow>Two passes" in str(problem) and "convert it to a subgraph" in str(problem)
+
+
+def test_recent_files_may_carry_their_values_by_name_alone(ui, classes):
+    data = ui({4: (*NOISE, None, {"widgets_values_named": {"seed": 7, "scale": 0.25}})})
+    assert inputs(data, classes)["4"] == {"seed": 7, "mode": "soft", "scale": 0.25, "on": False}
 
 
 def test_broken_links_are_reported_with_node_and_input(ui, classes):
