@@ -16,7 +16,7 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 
 def _extension_inputs() -> dict:
-    """What the paper's model has not: image to image, inpainting, guidance by CLIP."""
+    """What came later: image to image, inpainting and guidance by CLIP (none the paper's), several of each item."""
     return {
         "image": (
             "IMAGE",
@@ -47,6 +47,15 @@ def _extension_inputs() -> dict:
             },
         ),
         "crop": crop_input("an image that is not square, and its mask with it,"),
+        "count": (
+            "INT",
+            {
+                "default": 1,
+                "min": 1,
+                "max": 4096,
+                "tooltip": "Pictures of each embedding, caption or image, each with noise of its own.",
+            },
+        ),
     }
 
 
@@ -124,6 +133,7 @@ class UnCLIPDecoderSample:
         strength=None,
         clip_scale=None,
         crop=None,
+        count=None,
     ):
         warnings = []
         steps_of_sampler = decoder.sample(
@@ -140,6 +150,7 @@ class UnCLIPDecoderSample:
             mask=mask,
             strength=strength,
             crop=crop,
+            count=1 if count is None else count,
             clip=clip,
             clip_scale=clip_scale,
             warn=warnings.append,

@@ -22,9 +22,18 @@ from .picture import Picture, fit_picture
 from .stage_guided import ClipGuide, clip_guide
 from .stage_invert import NoiseSteps, describe, run_inversion, settle_inversion, settle_inverted
 from .stage_mask import bring_picture, start_at
-from .stage_run import Chunk, ImageSteps, Settings, TimeTable, run_chunks, settle
+from .stage_run import Chunk, ImageSteps, Settings, TimeTable, check_count, run_chunks, settle
 from .stage_text import TextRows, TextStage, stack_texts
-from .types import Embedding, Noise, TextEncoding, broadcast_batch, check_same_clip, expand_rows, model_to_image
+from .types import (
+    Embedding,
+    Noise,
+    TextEncoding,
+    broadcast_batch,
+    check_same_clip,
+    expand_rows,
+    model_to_image,
+    repeat_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Decoder(TextStage):
         sampler: str | None = None,
         seed: int = 0,
         noise_per_item: bool = True,
+        count: int = 1,
         image: Tensor | None = None,
         mask: Tensor | None = None,
         strength: float | None = None,
@@ -67,13 +77,15 @@ class Decoder(TextStage):
 
         embed, text: None is the stack's null condition. noise: the start x_T; None draws it from the seed; an inverted
         one is decoded in float32, unclamped, over its own timesteps. Batches of 1 broadcast. noise_per_item off: every
-        item uses item 0's draws. eta: for the sampler "ddim".
+        item uses item 0's draws. count: pictures of each item, row = item * count + k. eta: for the sampler "ddim".
         image, mask: IMAGE and MASK (1 = repaint) for image to image and inpainting, both cropped as `crop` says
         ("center" or "squash"). strength: the noise level to start from, 1 = pure noise. clip, clip_scale: guidance by
         CLIP toward the text, without one the embed; 1 is gentle. `warn` hears of what is odd but no error.
         Raises ValueError for another CLIP's input, unequal batches or a value out of range.
         """
         config = self.config
+        if check_count(self.WHO, "count", count) > 1:
+            embed, text, noise, image, mask = repeat_rows(count, embed, text, noise, image, mask)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         sizes = self._check_conditions(self.WHO, embed, text)
         if noise is not None:
@@ -89,7 +101,7 @@ class Decoder(TextStage):
         picture = bring_picture(self.WHO, image, mask, config.unet.image_size, crop, strength, warn)
         if picture is not None:
             sizes |= picture.sizes()
-        batch = broadcast_batch(self.WHO, **sizes)
+        batch = max(count, broadcast_batch(self.WHO, **sizes))  # several items are repeated already, one broadcasts
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
         return self._run(settings, embed, text, _Start(noise, picture, guide_by), batch, items)
 

@@ -112,6 +112,27 @@ def broadcast_batch(who: str, **sizes: int) -> int:
     return batch
 
 
+def repeat_rows(count: int, *batches: TextEncoding | Embedding | Noise | Tensor | None) -> list:
+    """Batches with every item `count` times in a row; batches of one, which broadcast, unchanged."""
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(count, dim=0)
+
+    repeated = []
+    for batch in batches:
+        if batch is None or len(batch) == 1 or (isinstance(batch, Tensor) and batch.ndim == 2):  # one mask
+            repeated.append(batch)
+        elif isinstance(batch, TextEncoding):
+            repeated.append(batch.take([row for row in range(len(batch)) for _ in range(count)]))
+        elif isinstance(batch, Embedding):
+            repeated.append(replace(batch, vector=repeat(batch.vector)))
+        elif isinstance(batch, Noise):
+            repeated.append(replace(batch, x_T=repeat(batch.x_T)))
+        else:
+            repeated.append(repeat(batch))
+    return repeated
+
+
 def expand_rows(tensor: Tensor, batch: int) -> Tensor:
     """Repeat a batch of one to `batch` rows (a view); other sizes pass unchanged."""
     return tensor.expand(batch, *tensor.shape[1:]) if tensor.shape[0] == 1 and batch != 1 else tensor

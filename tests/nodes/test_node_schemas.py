@@ -21,7 +21,7 @@ FROZEN = {
     ),
     "UnCLIPDecoderSample": (
         "decoder steps guidance_scale eta sampler seed noise_per_item embed text noise "
-        "image mask clip strength clip_scale crop",
+        "image mask clip strength clip_scale crop count",
         "IMAGE",
     ),
     "UnCLIPImageEncode": ("clip image crop", "UNCLIP_EMBED"),
@@ -63,6 +63,7 @@ WIDGETS = {
         "strength": 7,
         "clip_scale": 8,
         "crop": 9,
+        "count": 10,
     },
     "UnCLIPDDIMInvert": {"steps": 0, "guidance_scale": 1, "refine": 2, "crop": 3},
     "UnCLIPRandomNoise": {"seed": 0, "count": 2, "shared": 3},

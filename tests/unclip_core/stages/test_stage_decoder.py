@@ -64,6 +64,23 @@ def test_batches_of_one_broadcast(tiny, embeds, texts, noises):
         assert torch.allclose(batch[i : i + 1], alone, atol=2e-5), i
 
 
+def test_count_paints_each_item_several_times_in_a_row(tiny):
+    decoder, embed, text = tiny.decoder(), tiny.embed(2), tiny.text(2)
+    noise, image = Noise(torch.randn(2, 3, 16, 16)), torch.rand(2, 16, 16, 3)
+    mask = (torch.rand(16, 16) > 0.5).float()
+    options = {"seed": 5, "sampler": "ddpm", "mask": mask}
+    batch = images(decoder, embed, text, noise=noise, image=image, count=3, **options)
+    rows = [0, 0, 0, 1, 1, 1]
+    repeated = {"noise": Noise(noise.x_T[rows]), "image": image[rows]}
+    expected = images(decoder, rows_of(embed, rows), text.take(rows), **repeated, **options)
+    assert torch.allclose(batch, expected, atol=2e-5)
+    one = images(decoder, rows_of(embed, [0]), seed=5, sampler="ddpm", count=3)  # a batch of one broadcasts
+    assert torch.allclose(one, images(decoder, rows_of(embed, [0, 0, 0]), seed=5, sampler="ddpm"), atol=2e-5)
+    assert images(decoder, None, seed=5, count=2).shape[0] == 2
+    with pytest.raises(ValueError, match="count must be a whole number from 1 up, got 0"):
+        images(decoder, embed, count=0)
+
+
 def test_shared_noise_gives_equal_items_for_equal_conditions(tiny):
     decoder, embed = tiny.decoder(), rows_of(tiny.embed(1), [0, 0, 0])
     shared = images(decoder, embed, seed=5, sampler="ddpm", noise_per_item=False)
