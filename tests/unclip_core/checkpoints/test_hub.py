@@ -4,6 +4,7 @@ import errno
 import random
 import shutil
 import socket
+import sys
 
 import pytest
 
@@ -37,7 +38,7 @@ def karlo_like(size=3000):
 
 
 @pytest.fixture
-def karlo(hub_server, hub_repository):
+def published(hub_server, hub_repository):
     """The published repository's shape on the local hub."""
     card = {"license": "creativeml-openrail-m"}
     hub_server.repositories[KARLO] = hub_repository(karlo_like(), card=card, revisions=("main", "refs/pr/8"))
@@ -64,21 +65,21 @@ def names(files):
     return [file.path for file in files]
 
 
-def test_only_what_a_stack_needs_is_chosen(karlo):
+def test_only_what_a_stack_needs_is_chosen(published):
     plan = plan_pull(KARLO)
     chosen = set(names(plan.files))
     expected = {"README.md", "model_index.json", "tokenizer/special_tokens_map.json"}
-    expected |= {path for path in karlo.files if path.endswith(("config.json", ".safetensors"))}
+    expected |= {path for path in published.files if path.endswith(("config.json", ".safetensors"))}
     assert chosen == expected and len(names(plan.files)) == len(chosen)
-    assert (plan.name, plan.commit, plan.kind) == ("karlo-v1-alpha", karlo.commit, "UnCLIPPipeline")
+    assert (plan.name, plan.commit, plan.kind) == ("karlo-v1-alpha", published.commit, "UnCLIPPipeline")
     assert plan.licence == "CreativeML OpenRAIL-M"
-    assert plan.size == sum(len(karlo.files[path]) for path in chosen)
+    assert plan.size == sum(len(published.files[path]) for path in chosen)
 
 
-def test_addresses_and_revisions(karlo):
+def test_addresses_and_revisions(published):
     assert plan_pull(f"https://huggingface.co/{KARLO}/").repo == KARLO
     assert plan_pull(KARLO, "refs/pr/8").revision == "refs/pr/8"
-    karlo.card.clear()
+    published.card.clear()
     assert plan_pull(KARLO).licence == "CreativeML OpenRAIL-M"  # known, though the card does not say it
 
 
@@ -149,13 +150,13 @@ def test_an_image_variation_model_has_no_prior():
     assert len(chosen) == 7
 
 
-def test_pulls_into_a_folder_whole(karlo, hub_server, tmp_path):
+def test_pulls_into_a_folder_whole(published, hub_server, tmp_path):
     steps = []
     plan = plan_pull(KARLO)
     where = pull(plan, tmp_path / "models", on_progress=lambda what, done, total: steps.append((done, total)))
     assert where == tmp_path / "models" / "karlo-v1-alpha"
     found = {path.relative_to(where).as_posix(): path.read_bytes() for path in where.rglob("*") if path.is_file()}
-    assert found == {file.path: karlo.files[file.path] for file in plan.files}
+    assert found == {file.path: published.files[file.path] for file in plan.files}
     assert not (tmp_path / "models" / STAGING).exists()
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert steps[-1] == (plan.size, plan.size)
@@ -163,61 +164,61 @@ def test_pulls_into_a_folder_whole(karlo, hub_server, tmp_path):
     assert pull(plan, tmp_path / "models") == where and not hub_server.requests  # complete already
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(karlo, hub_server, tmp_path):
+def test_a_cut_connection_is_resumed_where_it_broke(published, hub_server, tmp_path):
     weights = "decoder/diffusion_pytorch_model.safetensors"
-    karlo.cuts[weights] = [1000, 500]
+    published.cuts[weights] = [1000, 500]
     where = pull(plan_pull(KARLO), tmp_path)
-    assert (where / weights).read_bytes() == karlo.files[weights]
+    assert (where / weights).read_bytes() == published.files[weights]
     assert [span for path, span in hub_server.fetched() if path == weights] == [None, "bytes=1000-", "bytes=1500-"]
 
 
-def test_a_pull_that_gave_up_goes_on_next_time(karlo, hub_server, tmp_path):
+def test_a_pull_that_gave_up_goes_on_next_time(published, hub_server, tmp_path):
     weights = "prior/diffusion_pytorch_model.safetensors"
-    karlo.cuts[weights] = [1200, *[0] * 20]
+    published.cuts[weights] = [1200, *[0] * 20]
     with pytest.raises(HubError, match=r"no connection to .*, or it broke off .* run the same command again"):
         pull(plan_pull(KARLO), tmp_path)
     assert not (tmp_path / "karlo-v1-alpha").exists()
-    karlo.cuts.clear()
+    published.cuts.clear()
     done = {path for path, _ in hub_server.fetched()} - {weights}
     hub_server.requests.clear()
     steps = []
     where = pull(plan_pull(KARLO), tmp_path, on_progress=lambda what, done, total: steps.append(done))
-    assert (where / weights).read_bytes() == karlo.files[weights]
+    assert (where / weights).read_bytes() == published.files[weights]
     fetched = hub_server.fetched()
     assert (weights, "bytes=1200-") in fetched
     assert not done & {path for path, _ in fetched} - {"model_index.json"}  # which the plan reads
 
 
-def test_a_server_without_ranges_starts_the_file_anew(karlo, tmp_path):
+def test_a_server_without_ranges_starts_the_file_anew(published, tmp_path):
     weights = "prior/diffusion_pytorch_model.safetensors"
-    karlo.cuts[weights] = [700]
-    karlo.ignores_ranges = True
+    published.cuts[weights] = [700]
+    published.ignores_ranges = True
     where = pull(plan_pull(KARLO), tmp_path)
-    assert (where / weights).read_bytes() == karlo.files[weights]
+    assert (where / weights).read_bytes() == published.files[weights]
 
 
-def test_damaged_bytes_are_noticed_and_thrown_away(karlo, tmp_path):
+def test_damaged_bytes_are_noticed_and_thrown_away(published, tmp_path):
     weights = "text_proj/diffusion_pytorch_model.safetensors"
-    karlo.spoilt.add(weights)
+    published.spoilt.add(weights)
     with pytest.raises(HubError, match=rf"{weights} arrived damaged \(its hash differs\)"):
         pull(plan_pull(KARLO), tmp_path)
-    karlo.spoilt.clear()
-    assert (pull(plan_pull(KARLO), tmp_path) / weights).read_bytes() == karlo.files[weights]
+    published.spoilt.clear()
+    assert (pull(plan_pull(KARLO), tmp_path) / weights).read_bytes() == published.files[weights]
 
 
-def test_into_the_cache_under_the_hubs_own_names(karlo, hub_server, tmp_path):
+def test_into_the_cache_under_the_hubs_own_names(published, hub_server, tmp_path):
     weights = "super_res_last/diffusion_pytorch_model.safetensors"
-    karlo.cuts[weights] = [1200, *[0] * 20]
+    published.cuts[weights] = [1200, *[0] * 20]
     with pytest.raises(HubError):
         pull(plan_pull(KARLO), None)
-    karlo.cuts.clear()
+    published.cuts.clear()
     hub_server.requests.clear()
     plan = plan_pull(KARLO)
     where = pull(plan, None)
     folder = tmp_path / "cache" / "models--kakaobrain--karlo-v1-alpha"
-    assert where == folder / "snapshots" / karlo.commit
-    assert (folder / "refs" / "main").read_text() == karlo.commit
-    assert all((where / file.path).read_bytes() == karlo.files[file.path] for file in plan.files)
+    assert where == folder / "snapshots" / published.commit
+    assert (folder / "refs" / "main").read_text() == published.commit
+    assert all((where / file.path).read_bytes() == published.files[file.path] for file in plan.files)
     assert (weights, "bytes=1200-") in hub_server.fetched()
     assert not list((folder / "blobs").glob("*.incomplete"))
 
@@ -239,7 +240,20 @@ def test_converted_on_the_way(hub_server, hub_repository, tiny_models, tmp_path)
         pull(plan_pull("someone/tiny"), None, "bf16")
 
 
-def test_something_else_of_that_name_is_left_alone(karlo, tmp_path):
+def test_a_real_folder_arrives_whole_and_is_found_sound(karlo, hub_server, hub_repository, tmp_path):
+    from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
+    from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
+
+    karlo.write_karlo_folder(tmp_path / "source")
+    hub_server.repositories[KARLO] = hub_repository(sys.modules["hub_server"].folder_files(tmp_path / "source"))
+    for dtype in (None, "bf16"):
+        entry = read_stack(pull(plan_pull(KARLO), tmp_path / str(dtype), dtype))
+        assert list(entry.stages) == ["clip", "prior", "decoder", "upsampler_256"] and not entry.problems
+        assert {stage.licence for stage in entry.stages.values()} == {"creativeml-openrail-m"}
+        assert verify_stack(entry) == []
+
+
+def test_something_else_of_that_name_is_left_alone(published, tmp_path):
     (tmp_path / "karlo-v1-alpha").mkdir()
     (tmp_path / "karlo-v1-alpha" / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match=r"karlo-v1-alpha: there is something of that name already"):
@@ -274,14 +288,14 @@ def test_another_kind_of_repository_is_refused_before_weights_travel(case, hub_s
     assert {path for path, _ in hub_server.fetched()} <= {"model_index.json"}
 
 
-def test_unknown_gated_and_offline(karlo, hub_server, monkeypatch):
+def test_unknown_gated_and_offline(published, hub_server, monkeypatch):
     with pytest.raises(ValueError, match=r"^nobody/nothing: no such repository at http.*; check the name"):
         plan_pull("nobody/nothing")
     with pytest.raises(ValueError, match="no revision 'v9'; give --revision"):
         plan_pull(KARLO, "v9")
     with pytest.raises(ValueError, match="'karlo' is no repository; give owner/name"):
         plan_pull("karlo")
-    karlo.gated = True
+    published.gated = True
     with pytest.raises(HubError, match=rf"^{KARLO}: gated; accept its terms at {hub_server.url}/{KARLO}, then log in"):
         plan_pull(KARLO)
 
@@ -295,7 +309,7 @@ def test_no_network_is_one_line(monkeypatch):
     assert "\n" not in str(failure.value)
 
 
-def test_the_disk_is_looked_at_before_the_first_byte(karlo, hub_server, tmp_path, monkeypatch):
+def test_the_disk_is_looked_at_before_the_first_byte(published, hub_server, tmp_path, monkeypatch):
     plan = plan_pull(KARLO)
     free = shutil._ntuple_diskusage(10**12, 10**12 - 10**6, 10**6)
     monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: free)

@@ -72,3 +72,20 @@ def test_all_problems_are_listed_at_once(stack):
     assert by_key[str(prior), "stranger"] == FileProblem(str(prior), "stranger", "no such tensor", "shape (2,)")
     assert "truncated" in by_key[str(decoder), ""].found
     assert by_key[str(clip), "logit_scale"].expected == "shape ()"
+
+
+def test_a_foreign_folder_is_checked_under_its_own_names(karlo, tmp_path):
+    folder = tmp_path / "karlo"
+    karlo.write_karlo_folder(folder)
+    assert verify_stack(read_stack(folder)) == []
+    prior = folder / "prior" / "diffusion_pytorch_model.safetensors"
+    projection = folder / "text_proj" / "diffusion_pytorch_model.safetensors"
+    name = "prd_embedding"
+    shape = tuple(load_file(prior)[name].shape)
+    change(prior, lambda tensors: tensors.update({name: torch.zeros(3, 3)}))
+    change(projection, lambda tensors: tensors["embedding_proj.weight"].fill_(float("inf")))
+    wrong, infinite = sorted(verify_stack(read_stack(folder)), key=lambda problem: problem.key, reverse=True)
+    assert wrong.file == str(prior) and wrong.key == name and wrong.found == "shape (3, 3)"
+    assert wrong.expected.startswith("shape (") and str(shape[-1]) in wrong.expected
+    assert infinite.file == str(projection) and infinite.key == "embedding_proj.weight"
+    assert infinite.expected == "finite numbers"
