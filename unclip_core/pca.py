@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .types import Embedding, check_same_clip
+
+if TYPE_CHECKING:
+    from .clip import Clip
 
 WHO = "PCA Project"
 
@@ -60,6 +64,16 @@ def fit_pca(vectors: Tensor, clip_id: str) -> PCABasis:
     rows = columns.T.flip(0)
     signs = rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
     return PCABasis(mean.float(), (rows * signs).float(), variance.flip(0).clamp(min=0).float(), clip_id)
+
+
+def basis_of(clip: Clip) -> PCABasis:
+    """The basis that a CLIP handle carries. Raises ValueError with the fix if it carries none."""
+    if clip.pca is None:
+        raise ValueError(
+            f"{WHO}: the CLIP {clip.clip_id} was opened without its model's folder, so without a PCA basis; take it "
+            "from Load unCLIP, or set clip.pca"
+        )
+    return clip.pca()
 
 
 def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: bool = False) -> Embedding:

@@ -140,7 +140,7 @@ STORYBOOK = StackConfig(
         schedule=ScheduleConfig(prediction="v"),
         sampling=SamplingConfig("ddpm", 50, 3.0),
     ),
-    # x_0 prediction: with 4x pixel-unshuffle a patch's noise has as many numbers as these narrow networks have channels,
+    # x_0 prediction: with 4x pixel-unshuffle a patch's noise has as many numbers as a narrow network has channels,
     # so one that must pass it through (eps, v) leaves noise in the picture.
     upsampler_256=UpsamplerConfig(
         unet=UNetConfig(
@@ -193,7 +193,7 @@ STORYBOOK = StackConfig(
         bucket_features=64,
         context_length=24,
         width=128,
-        depth=5,
+        depth=4,
         heads=4,
         embed_scale=13.86,  # sqrt(192): unit variance per dimension
         text_encoder=None,

@@ -46,5 +46,5 @@ STORYBOOK_RECIPES: dict[str, Recipe] = {
     "upsampler_1024": Recipe(
         steps=3000, batch=32, lr=2e-3, betas=(0.9, 0.99), ema=0.998, crop_fraction=8, level_power=2.0
     ),
-    "ar_prior": Recipe(steps=3600, batch=64, lr=1e-3, weight_decay=4e-2, betas=(0.9, 0.95), ema=0.998),
+    "ar_prior": Recipe(steps=2200, batch=64, lr=1.5e-3, warmup=100, weight_decay=4e-2, betas=(0.9, 0.95), ema=0.998),
 }

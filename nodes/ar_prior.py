@@ -1,0 +1,108 @@
+"""Autoregressive Prior: from a caption to an image embedding, one code after another."""
+
+from .host import current_host
+from .inputs import guidance_input, or_own_guidance, seed_input
+
+OWN = -1.0
+
+
+def _or_own(value: float) -> float | None:
+    """The core's None (the model's own) for a value below 0."""
+    return None if value < 0 else value
+
+
+class UnCLIPAutoregressivePrior:
+    """Image embeddings that fit a caption, sampled as a sequence of quantised principal components."""
+
+    TITLE = "Autoregressive Prior (unCLIP)"
+    DESCRIPTION = (
+        "Imagines the CLIP embedding of a picture that fits the caption, as a language model would: code after code, "
+        "the most telling first. An alternative to the Diffusion Prior; the decoder paints either."
+    )
+    CATEGORY = "unCLIP"
+    FUNCTION = "sample"
+    RETURN_TYPES = ("UNCLIP_EMBED",)
+    RETURN_NAMES = ("EMBED",)
+    OUTPUT_TOOLTIPS = ("Image embeddings, `count` for each caption.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "ar_prior": ("UNCLIP_AR_PRIOR", {"tooltip": "AR PRIOR of Load unCLIP."}),
+                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."}),
+                "guidance_scale": guidance_input("How strictly the embedding follows the caption."),
+                "temperature": (
+                    "FLOAT",
+                    {
+                        "default": OWN,
+                        "min": OWN,
+                        "max": 10.0,
+                        "step": 0.05,
+                        "tooltip": "How freely codes are drawn. 1: as learned. 0: always the likeliest. Below 0: the "
+                        "model's own value.",
+                    },
+                ),
+                "dot_percentile": (
+                    "FLOAT",
+                    {
+                        "default": OWN,
+                        "min": OWN,
+                        "max": 99.9,
+                        "step": 0.1,
+                        "tooltip": "How well picture and caption agree is drawn above this percentile. 50: the upper "
+                        "half, as in the paper. Below 0: the model's own value.",
+                    },
+                ),
+                "candidates": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "Drawn for each embedding kept: the closest to the caption wins.",
+                    },
+                ),
+                "count": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 4096,
+                        "tooltip": "Embeddings made for each caption: a batch of pictures.",
+                    },
+                ),
+                "seed": seed_input("embedding"),
+            },
+            "optional": {
+                "negative_text": (
+                    "UNCLIP_TEXT",
+                    {"tooltip": "What guidance (above 1) steers away from. Not linked: no caption."},
+                ),
+            },
+        }
+
+    def sample(
+        self,
+        *,
+        ar_prior,
+        text,
+        guidance_scale,
+        temperature,
+        dot_percentile,
+        candidates,
+        count,
+        seed,
+        negative_text=None,
+    ):
+        codes = ar_prior.sample(
+            text,
+            guidance_scale=or_own_guidance(guidance_scale),
+            temperature=_or_own(temperature),
+            dot_percentile=_or_own(dot_percentile),
+            candidates=candidates,
+            count=count,
+            seed=seed,
+            negative_text=negative_text,
+        )
+        return (current_host().drive(codes, "Autoregressive Prior"),)
