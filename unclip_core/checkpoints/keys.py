@@ -76,8 +76,11 @@ def assemble(
             f"{where}: the weights do not fit {type(network).__name__} ({problems}); use the config that belongs to "
             "them, or download the model again"
         )
+    exact = tuple(f"{name}." for name, module in network.named_modules() if getattr(module, "keeps_dtype", False))
     return {
-        name: _tensor(rules[name], shape, parts[rules[name].part], dtype, memory_format)
+        name: _tensor(
+            rules[name], shape, parts[rules[name].part], None if name.startswith(exact) else dtype, memory_format
+        )
         for name, shape in targets.items()
     }
 
@@ -153,7 +156,7 @@ def _short(path: Path) -> str:
 def _file(sources: Mapping[str, Source], part: str) -> str:
     """What to call the place where a tensor is missing."""
     paths = sorted({_short(source.path) for source in sources.values()})
-    return paths[0] if len(paths) == 1 else f"the shards of {part}"
+    return paths[0] if len(paths) == 1 else f"the files of {part}"
 
 
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:

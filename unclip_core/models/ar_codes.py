@@ -15,6 +15,8 @@ class Quantiser(nn.Module):
     mean (D,), basis (K, D) orthonormal rows, edges (K, buckets + 1) ascending; dot_edges (buckets + 1,).
     """
 
+    keeps_dtype = True  # tells readers of files what `_apply` tells torch
+
     def __init__(self, config: ARPriorConfig) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(config.clip_dim))
