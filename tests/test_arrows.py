@@ -31,7 +31,18 @@ LIGHT = (
     "workflows/",
     "unclip_core/config.py",
     "unclip_core/presets.py",
-    "unclip_core/checkpoints/catalog.py",
+    *(
+        f"unclip_core/checkpoints/{name}.py"
+        for name in (
+            "catalog",
+            "diffusers_clip",
+            "diffusers_configs",
+            "diffusers_folder",
+            "header",
+            "pickles",
+            "weight_sets",
+        )
+    ),
 )
 MAX_LINES, MAX_BYTES, MAX_FUNCTION, MAX_POSITIONAL = 400, 16_384, 60, 8
 

@@ -126,8 +126,8 @@ def _unet(path: Path, config: dict, side: int, plain: str, attending: str, atten
     for key, expected in (("down_block_types", down), ("up_block_types", up)):
         if list(config.get(key) or ()) != expected:
             raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, expected {expected!r}")
-    base = channels[0] if channels else 0
-    if len(channels) != len(attends) or any(not isinstance(width, int) or width % base for width in channels):
+    base = channels[0] if channels and all(isinstance(width, int) and width > 0 for width in channels) else 0
+    if not base or len(channels) != len(attends) or any(width % base for width in channels):
         raise CheckpointError(
             f"{path}: block_out_channels is {channels!r}, expected {len(attends)} multiples of the first"
         )

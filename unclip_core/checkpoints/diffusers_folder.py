@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..config import ScheduleConfig, UpsamplerConfig
+from ..config import ClipConfig, ScheduleConfig, UpsamplerConfig
+from ..presets import KARLO
 from .diffusers_clip import clip_config
-from .diffusers_configs import decoder_config, prior_config, schedule_config, upsampler_unet
+from .diffusers_configs import decoder_config, prior_config, schedule_config, upsampler_unet, whole
 from .header import CheckpointError, StageFile
 from .weight_sets import find_weights
 
@@ -44,6 +45,10 @@ class DiffusersFolder:
         if found != kind:
             raise CheckpointError(f"{path}: class {found!r} instead of {kind!r}; this is another kind of model")
         return path, config
+
+    def towers(self) -> tuple[str, ...]:
+        """The folders of CLIP's towers."""
+        return tuple(name for name in ("text_encoder", "image_encoder") if self.has(name))
 
     def schedule(self, name: str) -> ScheduleConfig:
         """A scheduler's config."""
@@ -78,7 +83,7 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
             continue
         if found is not None:
             stages[found.stage] = found
-    return stages, tuple(problems)
+    return stages, tuple(dict.fromkeys(problems))  # prior and decoder need the CLIP's config too
 
 
 def _networks(folder: Path) -> tuple[str, ...] | None:
@@ -99,36 +104,32 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
 
 
 def _clip(source: DiffusersFolder) -> StageFile | None:
-    parts = tuple(name for name in ("text_encoder", "image_encoder") if source.has(name))
+    parts = source.towers()
+    return source.stage("clip", _clip_config(source), *parts) if parts else None
+
+
+def _clip_config(source: DiffusersFolder) -> ClipConfig:
+    """The folder's CLIP, which prior and decoder speak as well."""
+    parts = source.towers()
     if not parts:
-        return None
+        raise CheckpointError(f"{source.folder}: has neither a text_encoder nor an image_encoder")
     kinds = {"text_encoder": "CLIPTextModelWithProjection", "image_encoder": "CLIPVisionModelWithProjection"}
     configs = {name: source.config(name, kinds[name]) for name in parts}
     tokens = source.folder / "tokenizer" / "special_tokens_map.json"
     pictures = source.folder / "feature_extractor" / "preprocessor_config.json"
-    config = clip_config(
+    return clip_config(
         configs.get("text_encoder"),
         configs.get("image_encoder"),
         read_json(tokens) if tokens.is_file() else {},
         read_json(pictures) if pictures.is_file() else {},
     )
-    return source.stage("clip", config, *parts)
-
-
-def _clip_id(source: DiffusersFolder) -> str:
-    """Prior and decoder speak the folder's CLIP."""
-    found = _clip(source)
-    if found is None:
-        raise CheckpointError(f"{source.folder / INDEX}: lists neither a text_encoder nor an image_encoder")
-    return found.config.clip_id
 
 
 def _prior(source: DiffusersFolder) -> StageFile | None:
     if not source.has("prior"):
         return None
-    config = prior_config(
-        *source.config("prior", "PriorTransformer"), source.schedule("prior_scheduler"), _clip_id(source)
-    )
+    network, schedule = source.config("prior", "PriorTransformer"), source.schedule("prior_scheduler")
+    config = prior_config(*network, schedule, _clip_config(source).clip_id)
     return source.stage("prior", config, "prior")
 
 
@@ -137,7 +138,7 @@ def _decoder(source: DiffusersFolder) -> StageFile:
         *source.config("decoder", "UNet2DConditionModel"),
         *source.config("text_proj", _OWN_CLASS),
         source.schedule("decoder_scheduler"),
-        _clip_id(source),
+        _clip_config(source).clip_id,
     )
     return source.stage("decoder", config, "decoder", "text_proj")
 
@@ -153,11 +154,9 @@ def _upsampler(source: DiffusersFolder) -> StageFile | None:
         # Only the first network's sample_size is used, and published folders leave out the last one's.
         if upsampler_unet(last_path, last, first.get("sample_size")) != unet:
             raise CheckpointError(f"{last_path}: another shape than {first_path}, but both enlarge the same picture")
-    _, decoder = source.config("decoder", "UNet2DConditionModel")
-    from ..presets import KARLO
-
+    decoder_path, decoder = source.config("decoder", "UNet2DConditionModel")
     config = UpsamplerConfig(
-        low_size=decoder["sample_size"],
+        low_size=whole(decoder_path, decoder, "sample_size"),
         high_size=unet.image_size,
         final_network=final,
         unet=unet,

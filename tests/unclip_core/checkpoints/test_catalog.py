@@ -17,6 +17,7 @@ def root(tmp_path, monkeypatch):
     """An otherwise empty search path: $UNCLIP_MODELS is this folder, and nothing is embedded."""
     monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
     monkeypatch.setenv(catalog.ENVIRONMENT, str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "models"
 
 
@@ -97,6 +98,50 @@ def test_tables_and_foreign_files_are_no_stages(root):
     (root / "foreign").mkdir()
     (root / "foreign" / "model.safetensors").write_text("x")
     assert list(catalog.list_stacks()) == ["one"]
+
+
+def revision(cache, repository, name, age=0):
+    """A snapshot of a repository in a Hugging Face cache."""
+    folder = cache / f"models--{repository.replace('/', '--')}" / "snapshots" / name
+    write(folder)
+    os.utime(folder, (1000 - age, 1000 - age))
+    return folder
+
+
+def test_the_hugging_face_cache_is_searched_last(root, tmp_path, caplog):
+    old = revision(tmp_path / "hub", "someone/karlo-v1-alpha", "abc", age=5)
+    new = revision(tmp_path / "hub", "someone/karlo-v1-alpha", "def")
+    assert catalog.find("karlo-v1-alpha").folder == new  # no branch on record: the newest
+    refs = old.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    assert catalog.find("karlo-v1-alpha").folder == old
+    (refs / "main").write_text("gone")
+    assert catalog.find("karlo-v1-alpha").folder == new
+    write(root / "karlo-v1-alpha")
+    assert catalog.find("karlo-v1-alpha").folder == root / "karlo-v1-alpha"
+    assert "two models are called 'karlo-v1-alpha'" in caplog.text
+
+
+def test_other_models_in_a_cache_are_nobodys_business(root, tmp_path):
+    diffusion = revision(tmp_path / "hub", "stabilityai/stable-diffusion", "abc")
+    (diffusion / "prior.safetensors").unlink()
+    (diffusion / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "hub" / "models--empty--one" / "snapshots").mkdir(parents=True)
+    (tmp_path / "hub" / "datasets--someone--pictures").mkdir()
+    assert catalog.list_stacks() == {}
+
+
+def test_where_the_hugging_face_cache_lies(monkeypatch, tmp_path):
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert catalog.hub_cache().parts[-3:] == (".cache", "huggingface", "hub")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert catalog.hub_cache() == tmp_path / "x" / "huggingface" / "hub"
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert catalog.hub_cache() == tmp_path / "home" / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert catalog.hub_cache() == tmp_path / "cache"
 
 
 def test_reads_a_large_catalog_fast_and_without_torch(root):
