@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .reading import read_document
 from .schema import display_title
+from .shapes import MAX_NODES, is_api_prompt, is_saved_graph, malformed
 
 Prompt = dict[str, dict[str, Any]]
+_MAX_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,16 @@ class Problem:
 
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.node, self.input) if part)
-        return f"{place}: {self.message}" if place else self.message
+        return one_line(f"{place}: {self.message}" if place else self.message)
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal: what a file says can be long, can break the line, and can hold control sequences."""
+    if len(text) > _MAX_LINE:
+        text = f"{text[: _MAX_LINE - 300]} ... {text[-300:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
 class WorkflowError(ValueError):
@@ -54,73 +66,38 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file. Raises WorkflowError when there is none, or it is not JSON, or not a workflow."""
+    """Read a workflow file: JSON of either form, or a PNG with a graph in it. Raises WorkflowError, in one line, for
+    whatever is not a workflow."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text)
+        data = read_document(path)
     except FileNotFoundError:
         raise _file_error(path, "no such file; check the path") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise _file_error(path, "is not text; give a workflow saved as JSON") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise _file_error(path, f"is not valid JSON at {where}: {error.msg}; export it again from the editor") from None
-    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        links = data.get("links") or []
-        malformed = [node for node in data["nodes"] if not _is_ui_node(node)]
-        malformed += [link for link in (links if isinstance(links, list) else [links]) if not _is_ui_link(link)]
-        if malformed:
-            shown = json.dumps(malformed[0])[:80]
+    except ValueError as error:
+        raise _file_error(path, str(error)) from None
+    if is_saved_graph(data):
+        for part in malformed(data):
+            shown = json.dumps(part)[:80]
             raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
+        _check_size(path, data["nodes"])
         return Workflow(path, data, is_ui=True)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
-    if isinstance(data, dict) and data and all(map(_is_api_node, data.values())):
+    if is_api_prompt(data):
+        _check_size(path, data)
         return Workflow(path, data, is_ui=False)
     raise _file_error(path, "is JSON but not a workflow: no list of nodes, no API prompt; export it from the editor")
 
 
+def _check_size(path: Path, nodes: Sized) -> None:
+    if len(nodes) > MAX_NODES:
+        raise _file_error(path, f"has {len(nodes):,} nodes, more than {MAX_NODES:,}; split the graph")
+
+
 def _file_error(path: Path, message: str) -> WorkflowError:
     return WorkflowError([Problem("invalid_prompt", f"{path}: {message}")])
-
-
-def _is_ui_node(node: Any) -> bool:
-    if not (isinstance(node, dict) and isinstance(node.get("id"), int | str) and isinstance(node.get("type"), str)):
-        return False
-    inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
-    if not (isinstance(inputs, list) and isinstance(outputs, list)):
-        return False
-    titled = isinstance(node.get("title") or "", str) and isinstance(node.get("widgets_values") or [], list | dict)
-    return titled and all(map(_is_socket, inputs)) and all(map(_is_socket, outputs))
-
-
-def _is_socket(entry: Any) -> bool:
-    if not (isinstance(entry, dict) and isinstance(entry.get("name"), str) and "type" in entry):
-        return False
-    widget, links = entry.get("widget") or {}, entry.get("links") or []
-    named = isinstance(widget, dict) and isinstance(widget.get("name", ""), str)
-    ids = [entry.get("link"), *links] if isinstance(links, list) else [links]
-    return named and all(isinstance(link, int | str | None) for link in ids)
-
-
-def _is_ui_link(link: Any) -> bool:
-    if isinstance(link, dict):
-        fields = [link.get("id"), link.get("origin_id"), link.get("origin_slot")]
-    elif isinstance(link, list) and len(link) >= 5:
-        fields = link[:3]
-    else:
-        return link is None
-    return all(isinstance(value, int | str) for value in fields) and isinstance(fields[2], int)
-
-
-def _is_api_node(node: Any) -> bool:
-    if not (isinstance(node, dict) and isinstance(node.get("class_type", ""), str)):
-        return False
-    meta = node.get("_meta") or {}
-    return not isinstance(meta, dict) or isinstance(meta.get("title") or "", str)
 
 
 def is_link(value: Any) -> bool:

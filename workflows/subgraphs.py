@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .shapes import MAX_NODES
 from .ui_graph import BYPASSED, INPUT_NODE, MUTED, REROUTE, VIRTUAL, File, Graph, proxied
 
-MAX_NODES = 100_000  # subgraphs in subgraphs multiply: a file of a few kB may mean more nodes than there is memory for
 MAX_DEPTH = 64
 
 
@@ -79,7 +79,7 @@ class Unfolded:
                 if inner := scope.graph.subgraph(node):
                     self.scopes.append(scope.enter(node_id, inner))
                     nodes += len(inner.nodes)
-                if nodes > MAX_NODES:
+                if nodes > MAX_NODES:  # instances in instances multiply: a few kB may mean billions
                     raise ValueError(f"the graph has more than {MAX_NODES:,} nodes; split it")
 
     def resolve(self, scope: Scope, link: str, wanted: str) -> Origin | Constant | Nothing:
