@@ -1,7 +1,6 @@
 """`unclip pull`, the whole command, from a hub on 127.0.0.1."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -74,7 +73,7 @@ def test_killed_in_the_middle_it_goes_on(unclip, hub, tmp_path):
     process = subprocess.Popen([*unclip.command, *arguments], env=unclip.environment, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: ("decoder.safetensors", None) in hub.fetched())
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     finally:
         process.kill()
         process.wait()
