@@ -79,63 +79,57 @@ class OutputCache:
             del self._entries[key]
 
 
-class Keys:
-    """The content keys of one prompt's nodes, computed once each. Nodes may be added while it runs."""
+class Keys(dict):
+    """Node id -> content key of one prompt's nodes, computed on first use. Nodes may be added while it runs.
+
+    A node on a cycle, or in need of a node that is not there, gets a key that equals no other.
+    """
 
     def __init__(
         self,
-        find: Callable[[str], dict | None],
+        nodes: dict[str, dict],
         classes: dict[str, type],
         schemas: Schemas,
         changed: Callable[[str], Any],
     ):
-        """`find`: id -> node or None. `changed`: id -> what IS_CHANGED said, False when the class has none."""
-        self._node = find
+        """`changed`: id -> what IS_CHANGED said, False when the class has none."""
+        super().__init__()
+        self._nodes = nodes
         self._classes = classes
         self._schemas = schemas
         self._changed = changed
-        self._keys: dict[str, str] = {}
 
-    def __getitem__(self, node_id: str) -> str:
-        """The key of a node. One on a cycle, or in need of a node that is not there, equals no other."""
-        if node_id not in self._keys:
-            self._compute(node_id)
-        return self._keys[node_id]
-
-    def _compute(self, node_id: str) -> None:
+    def __missing__(self, node_id: str) -> str:
         """Origins before users, without recursion: graphs may be deep."""
         path = [node_id]
         on_path = {node_id}
         while path:
             current = path[-1]
-            node = self._node(current)
-            origins = [v[0] for v in node["inputs"].values() if is_link(v)] if node else []
-            waiting = next((o for o in origins if o not in self._keys and o not in on_path), None)
+            node = self._nodes.get(current)
+            links = {name: value for name, value in node["inputs"].items() if is_link(value)} if node else {}
+            unknown = [value[0] for value in links.values() if value[0] not in self]
+            waiting = next((origin for origin in unknown if origin not in on_path), None)
             if waiting is not None:
                 path.append(waiting)
                 on_path.add(waiting)
                 continue
-            complete = node is not None and all(o in self._keys for o in origins)
-            self._keys[current] = self._digest(current, node) if complete else unique_key()
+            self[current] = unique_key() if node is None or unknown else self._digest(current, node, links)
             on_path.discard(path.pop())
+        return self[node_id]
 
-    def _digest(self, node_id: str, node: dict) -> str:
+    def _digest(self, node_id: str, node: dict, links: dict[str, list]) -> str:
         class_type = node["class_type"]
         node_class = self._classes[class_type]
         own = getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in self._schemas[class_type].hidden.values()
-        links, constants = {}, {}
-        for name, value in node["inputs"].items():
-            if is_link(value):
-                links[name] = [self._keys[value[0]], value[1]]
-            else:
-                constants[name] = value
-        content = [class_type, self._changed(node_id), node_id if own else None, links, constants]
+        constants = {name: value for name, value in node["inputs"].items() if name not in links}
+        origins = {name: [self[value[0]], value[1]] for name, value in links.items()}
+        changed = self._changed(node_id)
         try:
-            text = json.dumps(content, sort_keys=True, default=_plain)
+            text = _ENCODER.encode([class_type, changed, node_id if own else None, origins, constants])
         except (TypeError, ValueError, RecursionError):
             return unique_key()
         # nan never equals itself: IS_CHANGED says so to be run each time.
-        return unique_key() if _holds_nan(content[1]) else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return unique_key() if _holds_nan(changed) else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def unique_key() -> str:
@@ -150,6 +144,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return {"set": sorted(map(repr, value))}
     raise TypeError(f"{type(value).__name__} has no content key")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, default=_plain, check_circular=False)
 
 
 def _holds_nan(value: Any) -> bool:

@@ -14,38 +14,31 @@ class DynamicGraph:
     """Nodes by id. Those that an expansion made know the node that made them and the one that shows their progress."""
 
     def __init__(self, prompt: Prompt):
+        self.nodes: Prompt = dict(prompt)  # of the prompt and of expansions
         self._prompt = prompt
-        self._added: Prompt = {}
         self._parents: dict[str, str] = {}
         self._displays: dict[str, str] = {}
 
-    def find(self, node_id: str) -> dict[str, Any] | None:
-        """A node, or None."""
-        return self._added.get(node_id) or self._prompt.get(node_id)
-
     def get_node(self, node_id: str) -> dict[str, Any]:
         """A node. Raises KeyError when there is none."""
-        node = self.find(node_id)
-        if node is None:
-            raise KeyError(f"there is no node {node_id}")
-        return node
+        return self.nodes[node_id]
 
     def has_node(self, node_id: str) -> bool:
         """Whether there is such a node."""
-        return self.find(node_id) is not None
+        return node_id in self.nodes
 
     def add(self, graph: Prompt, parent: str) -> None:
         """Add the nodes that `parent` expanded into. Raises ValueError for an id that is taken."""
         for node_id, node in graph.items():
             if self.has_node(node_id):
                 raise ValueError(f"expands into a second node {node_id}; ids must be unique and always the same")
-            self._added[node_id] = node
+            self.nodes[node_id] = node
             self._parents[node_id] = parent
             self._displays[node_id] = node.get("override_display_id", parent)
 
     def is_added(self, node_id: str) -> bool:
         """Whether an expansion made the node."""
-        return node_id in self._added
+        return node_id in self._parents
 
     def get_real_node_id(self, node_id: str) -> str:
         """The node of the prompt that a node stems from."""
@@ -67,7 +60,7 @@ class DynamicGraph:
 
     def all_node_ids(self) -> set[str]:
         """The ids of all nodes."""
-        return {*self._prompt, *self._added}
+        return set(self.nodes)
 
     def get_original_prompt(self) -> Prompt:
         """The prompt as it was given."""

@@ -52,13 +52,15 @@ class Run:
         self._loop = loop
         self._tell = tell
         self._graph = DynamicGraph(prompt)
+        self._nodes = self._graph.nodes
         self._schemas = Schemas(classes)
-        self._keys = Keys(self._graph.find, classes, self._schemas, self._is_changed)
+        self._keys = Keys(self._graph.nodes, classes, self._schemas, self._is_changed)
         self._arguments = Arguments(self._graph, self._schemas, self._outputs_of, extra_pnginfo)
         self._order = Order(self._is_early)
         self._started: set[str] = set()
         self._resume: dict[str, Callable[[], None]] = {}  # how a node goes on that was ready once before
         self._pending: dict[str, list] = {}  # node -> its calls, some of them unfinished tasks
+        self._known_origins: dict[str, set[str]] = {}
         self._drops = cache.limit == 0
         self._open_uses: Counter[str] = Counter()  # key -> users that are not done; counted if outputs are dropped
 
@@ -78,7 +80,7 @@ class Run:
         self._tell(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
             for node_id in ancestors(self._prompt, outputs):
-                self._open_uses.update(keys[origin] for origin in _origins(self._prompt[node_id]) if origin in keys)
+                self._open_uses.update(keys[origin] for origin in self._origins(node_id) if origin in keys)
         for node_id in outputs:
             self._demand([node_id])
         while self._order:
@@ -106,7 +108,7 @@ class Run:
             if self._keys[node_id] in self._cache:
                 self._finish_cached(node_id)
                 continue
-            node = self._graph.get_node(node_id)
+            node = self._nodes[node_id]
             lazy = self._schemas[node["class_type"]].is_lazy
             links = [value for name, value in node["inputs"].items() if is_link(value) and not lazy(name)]
             stack += reversed(self._wait(node_id, [origin for origin, _ in links]))
@@ -115,10 +117,14 @@ class Run:
         """Let a node wait. Returns the origins that are to be demanded."""
         origins = list(dict.fromkeys(origins))
         for origin in origins:
-            if not self._graph.has_node(origin):
+            if origin not in self._nodes:
                 raise self._failure(node_id, f"needs node {origin}, which is not in the graph; link it again")
-            if origin not in self._order and self._keys[origin] in self._cache:
-                self._finish_cached(origin)
+            if origin not in self._order:
+                if self._keys[origin] in self._cache:
+                    self._finish_cached(origin)
+            elif self._drops and origin in self._order.done and self._keys[origin] not in self._cache:
+                self._order.done.discard(origin)  # an expansion needs again what was dropped
+                self._open_uses.update(self._keys[needed] for needed in self._origins(origin))
         self._order.wait(node_id, origins)
         return [origin for origin in origins if origin not in self._order]
 
@@ -157,7 +163,7 @@ class Run:
     def _finish(self, node_id: str) -> None:
         self._order.finish(node_id)
         if self._drops:
-            self._close_uses(_origins(self._graph.get_node(node_id)))
+            self._close_uses(self._origins(node_id))
 
     def _close_uses(self, origins: Iterable[str]) -> None:
         for key in (self._keys[origin] for origin in origins):
@@ -205,14 +211,14 @@ class Run:
         """The origins of the inputs that the node asks for and does not have. Raises ValueError for one not linked."""
         answers = self._loop.settle(call_each(instance, "check_lazy_status", values))
         asked = dict.fromkeys(name for names in answers if isinstance(names, list) for name in names)
-        inputs = self._graph.get_node(node_id)["inputs"]
+        inputs = self._nodes[node_id]["inputs"]
         origins = []
         for name in asked:
             if isinstance(name, str) and (name not in values or name in missing):
                 if not is_link(inputs.get(name)):
                     raise ValueError(f"asks for its input {name!r}, which is not linked; link it")
                 origins.append(inputs[name][0])
-        if all(origin in self._order.done for origin in origins):
+        if all(self._outputs_of(origin) is not None for origin in origins):
             return []  # linked to an output that the origin does not give: the node gets None
         return origins
 
@@ -243,7 +249,7 @@ class Run:
         added = [inner for graph in graphs for inner in graph.expand]
         linked = [value[0] for graph in graphs for value in graph.result or () if is_link(value)]
         if self._drops:
-            uses = [*linked, *(origin for inner in added for origin in _origins(self._graph.get_node(inner)))]
+            uses = [*linked, *(origin for inner in added for origin in self._origins(inner))]
             self._open_uses.update(self._keys[origin] for origin in uses)
 
         def resolve(node_id: str) -> None:
@@ -272,7 +278,7 @@ class Run:
 
     def _is_changed(self, node_id: str) -> Any:
         """What IS_CHANGED says, False without one. What it raises counts as a change."""
-        node, node_class = self._graph.get_node(node_id), self._class(node_id)
+        node, node_class = self._nodes[node_id], self._class(node_id)
         if not hasattr(node_class, "IS_CHANGED"):
             return False
         try:
@@ -283,16 +289,22 @@ class Run:
         return [None if is_blocker(answer) else answer for answer in answers]
 
     def _outputs_of(self, node_id: str) -> list[list] | None:
-        return self._cache[self._keys[node_id]].outputs if node_id in self._order.done else None
+        key = self._keys[node_id]
+        return self._cache[key].outputs if node_id in self._order.done and key in self._cache else None
+
+    def _origins(self, node_id: str) -> set[str]:
+        if node_id not in self._known_origins:
+            self._known_origins[node_id] = {origin for origin, _ in links_of(self._nodes[node_id]).values()}
+        return self._known_origins[node_id]
 
     def _instance(self, node_id: str) -> Any:
-        key = (node_id, self._graph.get_node(node_id)["class_type"])
+        key = (node_id, self._nodes[node_id]["class_type"])
         if key not in self._instances:
             self._instances[key] = self._class(node_id)()
         return self._instances[key]
 
     def _class(self, node_id: str) -> type:
-        return self._classes[self._graph.get_node(node_id)["class_type"]]
+        return self._classes[self._nodes[node_id]["class_type"]]
 
     def _show(self, node_id: str, ui: dict[str, list]) -> None:
         self.shown[node_id] = ui
@@ -304,10 +316,6 @@ class Run:
         inputs = {name: [_shown(item) for item in items] for name, items in (values or {}).items()}
         named = node_name(real_id, node, self._classes)
         return NodeFailure(f"{named}: {message}", real_id, node["class_type"], inputs, list(self.executed))
-
-
-def _origins(node: dict) -> set[str]:
-    return {origin for origin, _ in links_of(node).values()}
 
 
 def _shown(value: Any) -> Any:

@@ -28,7 +28,7 @@ def node_faults(node_id: str, prompt: Prompt, classes: dict[str, type], schemas:
         schema = schemas[node["class_type"]]
     except Exception as error:  # a node pack's own code
         return [("exception_during_validation", f"its INPUT_TYPES failed: {_text(error)}", node_id, "", {})]
-    own_check = _own_check_names(node_class, inputs)
+    own_check = _own_check_names(node_class, inputs) if hasattr(node_class, "VALIDATE_INPUTS") else ()
     found: list[Finding] = []
     for spec in schema.inputs.values():
         if spec.name not in inputs:
@@ -81,12 +81,13 @@ def _link_problem(
         return "bad_linked_input", _not_there(origin_id)
     if origin.get("class_type") not in classes:
         return None  # reported as an unknown class
-    name = node_name(origin_id, origin, classes)
     types = classes[origin["class_type"]].RETURN_TYPES
     if not 0 <= slot < len(types):
+        name = node_name(origin_id, origin, classes)
         return "bad_linked_input", f"is linked to output {slot} of {name}, which has {len(types)}; link it again"
     given = "COMBO" if isinstance(types[slot], list | tuple) else str(types[slot])
-    if typed and not types_fit(given, spec.type):
+    if typed and given != spec.type and not types_fit(given, spec.type):
+        name = node_name(origin_id, origin, classes)
         return "return_type_mismatch", f"wants {spec.type}, but {name} gives {given}; link a {spec.type} output to it"
     return None
 
@@ -124,10 +125,7 @@ def _constant_problem(inputs: dict[str, Any], spec: InputSpec, bounded: bool) ->
 
 def _own_check_names(node_class: type, inputs: dict[str, Any]) -> set[str]:
     """Inputs that the class checks itself in VALIDATE_INPUTS: naming one switches off its range or list check."""
-    method = getattr(node_class, "VALIDATE_INPUTS", None)
-    if method is None:
-        return set()
-    parameters = inspect.signature(method).parameters.values()
+    parameters = inspect.signature(node_class.VALIDATE_INPUTS).parameters.values()
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return names | set(inputs) if any(p.kind == p.VAR_KEYWORD for p in parameters) else names
 

@@ -89,7 +89,8 @@ class Session:
         finally:
             self._loop.close()
             self._cache.end()
-            self._forget_instances(lambda key: key[0] in run.known)
+            known = run.known
+            self._forget_instances(lambda key: key[0] in known)
         tell(Event("done", data={"seconds": time.monotonic() - began}))
         return Outcome(run.shown, error, run.executed, run.cached)
 

@@ -84,7 +84,8 @@ def validate(prompt: Prompt, classes: dict[str, type], outputs: Collection[str] 
     if not chosen:
         advice = "the graph has no output node, so nothing would be made; add Save Image"
         return _refused(prompt, [*faults, Fault("prompt_no_outputs", advice)])
-    wanted = ancestors(prompt, chosen)
+    origins = {node_id: [origin for origin, _ in links_of(node).values()] for node_id, node in prompt.items()}
+    wanted = _needed(origins, chosen)
     schemas, loop = Schemas(classes), Loop()
     try:
         for node_id in prompt:
@@ -92,11 +93,11 @@ def validate(prompt: Prompt, classes: dict[str, type], outputs: Collection[str] 
                 faults += (Fault(*found) for found in node_faults(node_id, prompt, classes, schemas, loop))
     finally:
         loop.close()
-    circular = _in_or_after_cycle(prompt, wanted)
+    circular = _in_or_after_cycle(origins, wanted)
     faults += _cycle_faults(prompt, circular)
     if unknown:
         return _refused(prompt, faults)
-    bad = _users(prompt, {fault.node_id for fault in faults} | circular)
+    bad = _users(origins, {fault.node_id for fault in faults} | circular)
     good = [n for n in chosen if n not in bad]
     errors = _by_node(prompt, faults, [n for n in chosen if n in bad])
     error = None if good else Fault("prompt_outputs_failed_validation", _listed(faults)).as_error()
@@ -128,22 +129,40 @@ def _class_fault(node_id: str, node: dict, classes: dict[str, type]) -> Fault | 
     return None
 
 
-def _in_or_after_cycle(prompt: Prompt, wanted: set[str]) -> set[str]:
-    """The nodes that can never have all their inputs."""
-    needs = {n: {origin for origin, _ in links_of(prompt[n]).values()} & wanted for n in wanted}
-    users: dict[str, list[str]] = {n: [] for n in wanted}
-    for node_id, origins in needs.items():
-        for origin in origins:
-            users[origin].append(node_id)
-    ready = [n for n, origins in needs.items() if not origins]
+def _needed(origins: dict[str, list[str]], targets: Iterable[str]) -> set[str]:
+    """The targets and every existing node they need."""
+    found: set[str] = set()
+    waiting = list(targets)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in found and node_id in origins:
+            found.add(node_id)
+            waiting += origins[node_id]
+    return found
+
+
+def _users_of(origins: dict[str, list[str]]) -> dict[str, list[str]]:
+    users: dict[str, list[str]] = {}
+    for node_id, needed in origins.items():
+        for origin in needed:
+            users.setdefault(origin, []).append(node_id)
+    return users
+
+
+def _in_or_after_cycle(origins: dict[str, list[str]], wanted: set[str]) -> set[str]:
+    """Those of `wanted` that can never have all their inputs."""
+    users = _users_of(origins)
+    missing = {n: sum(origin in wanted for origin in origins[n]) for n in wanted}
+    ready = [n for n, count in missing.items() if not count]
     while ready:
         node_id = ready.pop()
-        del needs[node_id]
-        for user in users[node_id]:
-            needs[user].discard(node_id)
-            if not needs[user]:
-                ready.append(user)
-    return set(needs)
+        del missing[node_id]
+        for user in users.get(node_id, ()):
+            if user in missing:
+                missing[user] -= 1
+                if not missing[user]:
+                    ready.append(user)
+    return set(missing)
 
 
 def _cycle_faults(prompt: Prompt, circular: set[str]) -> Iterable[Fault]:
@@ -160,13 +179,11 @@ def _cycle_faults(prompt: Prompt, circular: set[str]) -> Iterable[Fault]:
         yield Fault("exception_during_inner_validation", advice, cycle[0], name, {"linked_node": [origin, 0]})
 
 
-def _users(prompt: Prompt, sources: set[str]) -> set[str]:
+def _users(origins: dict[str, list[str]], sources: set[str]) -> set[str]:
     """The sources and every node that needs one of them."""
-    users: dict[str, list[str]] = {}
-    for node_id, node in prompt.items():
-        for origin, _ in links_of(node).values():
-            users.setdefault(origin, []).append(node_id)
-    found, waiting = set(sources), list(sources)
+    if not sources:
+        return set()
+    users, found, waiting = _users_of(origins), set(sources), list(sources)
     while waiting:
         for user in users.get(waiting.pop(), ()):
             if user not in found:
