@@ -15,7 +15,8 @@ from torch import Tensor
 from .samplers import Model, StepState, ddim, predict
 from .schedule import ScheduleSteps, Step
 
-TOLERANCE = 1e-4  # RMS of F(x_t) - x_s, pixels being -1..1, below which a step counts as solved
+TOLERANCE = 3e-4  # RMS of F(x_t) - x_s, pixels being -1..1, below which a step counts as solved
+DOUBT = 10.0  # times the tolerance: beyond it the whole way back is tried against plain inversion's
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ def ddim_invert(
     """Yields a StepState per step, from the first (cleanest) to the last; x_0 is never clamped.
 
     model, schedule_steps: as for the samplers; `ddim` over the same steps leads back. refine: iterations per step at
-    most. An item keeps, of all iterates of a step, the one with the smallest residual, plain DDIM's included. If some
-    step of an item stays above the tolerance, plain inversion runs too and the item takes what DDIM leads back better.
+    most. An item keeps, of all iterates of a step, the one with the smallest residual, plain DDIM's included. Where a
+    step stays far above the tolerance, plain inversion runs too and the item takes what DDIM leads back better.
     """
     refined = yield from _walk(model, x_0, schedule_steps, refine, tolerance, 0, 1)
-    open_items = refined.residual > tolerance
-    if refine == 0 or not open_items.any():
+    doubtful = refined.residual > DOUBT * tolerance
+    if refine == 0 or not doubtful.any():
         return refined
     # Steps that are better one by one need not be better together.
     plain = yield from _walk(model, x_0, schedule_steps, 0, tolerance, 1, 4)
@@ -51,7 +52,7 @@ def ddim_invert(
             back = state.x_t
             yield replace(state, index=part * len(schedule_steps) + state.index, total=4 * len(schedule_steps))
         errors.append(_rms(back - x_0))
-    worse = open_items & ~(errors[0] <= errors[1])  # NaN counts as worse
+    worse = doubtful & ~(errors[0] <= errors[1])  # NaN counts as worse
     return Inverted(
         torch.where(_like(worse, x_0), plain.x_T, refined.x_T), torch.where(worse, plain.residual, refined.residual)
     )

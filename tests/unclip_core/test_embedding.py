@@ -1,0 +1,212 @@
+"""Slerp, text difference, similarity: geometry at norm 1 and 10, batches, refusals."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+from comfyui_unclip.unclip_core.embedding import (
+    antipodes,
+    random_noise,
+    similarity,
+    slerp,
+    slerp_embeddings,
+    slerp_noises,
+    text_as_embedding,
+    text_diff,
+)
+from comfyui_unclip.unclip_core.types import Embedding, Inversion, Noise, TextEncoding
+
+both_norms = pytest.mark.parametrize("norm", [1.0, 10.0])
+
+
+def vectors(rows, dim=24, seed=0, norm=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, dim, generator=generator), dim=1) * norm
+
+
+def text(rows, seed=0, norm=1.0, clip_id="c"):
+    embed = vectors(rows, seed=seed, norm=norm)
+    ones = torch.ones(rows, 2)
+    return TextEncoding(
+        ones[..., None], embed, ones.bool(), ones.long(), clip_id, tuple(f"caption {i}" for i in range(rows))
+    )
+
+
+@both_norms
+def test_the_direction_turns_evenly_and_the_norm_stays(norm):
+    a, b = vectors(3, norm=norm), vectors(3, seed=1, norm=norm)
+    whole = torch.acos(F.cosine_similarity(a, b))
+    for share in (0.0, 0.2, 0.5, 1.0):
+        mixed = slerp(a, b, share)
+        assert torch.allclose(mixed.norm(dim=1), torch.full((3,), norm), rtol=1e-5)
+        assert torch.allclose(torch.acos(F.cosine_similarity(a, mixed).clamp(-1, 1)), share * whole, atol=1e-3)
+    assert torch.allclose(slerp(a, b, 0.0), a, atol=1e-5 * norm) and torch.allclose(
+        slerp(a, b, 1.0), b, atol=1e-5 * norm
+    )
+
+
+def test_the_midpoint_that_element_wise_angles_get_wrong():
+    """Two unit vectors at cosine 0.86: the common community slerp gives a midpoint of norm 1.37."""
+    a, b = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.86, math.sqrt(1 - 0.86**2), 0.0]])
+    assert slerp(a, b, 0.5).norm().item() == pytest.approx(1.0, abs=1e-6)
+    assert torch.allclose(slerp(a, b, 0.5), F.normalize(a + b, dim=1), atol=1e-6)
+
+
+def test_one_angle_over_all_dimensions_of_a_sample():
+    a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    mixed = slerp(a, b, torch.tensor([0.3, 0.7]))
+    assert torch.allclose(mixed[0].flatten(), slerp(a[:1].flatten(1), b[:1].flatten(1), 0.3)[0], atol=1e-6)
+    assert torch.allclose(mixed[1].flatten(), slerp(a[1:].flatten(1), b[1:].flatten(1), 0.7)[0], atol=1e-6)
+    assert mixed.std().item() == pytest.approx(1.0, abs=0.1)  # a straight mix of noises would lose a quarter
+
+
+def test_unequal_norms_change_evenly():
+    mixed = slerp(vectors(1), vectors(1, seed=1, norm=3.0), 0.25)
+    assert mixed.norm().item() == pytest.approx(1.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-7, 1e-5, 1e-3])
+@both_norms
+def test_tiny_angles_are_exact(norm, gap):
+    a = vectors(1, norm=norm).double()
+    b = a + gap * norm * vectors(1, seed=1).double()
+    expected = a + 0.3 * (b - a)
+    mixed = slerp(a.float(), b.float(), 0.3)
+    assert torch.isfinite(mixed).all() and torch.allclose(mixed.double(), expected, atol=2e-6 * norm)
+
+
+def test_half_precision_inputs_are_computed_in_float32():
+    a, b = vectors(2).half(), vectors(2, seed=1).half()
+    mixed = slerp(a, b, 0.5)
+    assert mixed.dtype == torch.float32 and torch.allclose(mixed, slerp(a.float(), b.float(), 0.5))
+
+
+@both_norms
+def test_antipodes_warn_and_give_a_way_of_full_length(norm):
+    a = Embedding(vectors(2, norm=norm), "c")
+    b = Embedding(torch.cat([a.vector[:1] * 2, -a.vector[1:]]), "c")
+    assert antipodes(a.vector, b.vector).tolist() == [False, True]
+    with pytest.warns(UserWarning, match="Slerp: item 1 goes between opposite directions"):
+        mixed = slerp_embeddings(a, b, frames=5).vector[5:]
+    assert torch.allclose(mixed.norm(dim=1), torch.full((5,), norm), rtol=1e-5)
+    cosines = F.cosine_similarity(mixed, a.vector[1:])
+    assert torch.allclose(cosines, torch.cos(torch.linspace(0, math.pi, 5)), atol=1e-3)
+
+
+def test_frames_make_a_batch_row_by_row():
+    a, b = Embedding(vectors(2), "c"), Embedding(vectors(1, seed=1), "c", "text")
+    mixed = slerp_embeddings(a, b, 0.25, 0.75, 3)
+    assert len(mixed) == 6 and mixed.clip_id == "c" and mixed.modality == "image"
+    for row in range(2):
+        for frame, share in enumerate((0.25, 0.5, 0.75)):
+            expected = slerp(a.vector[row : row + 1], b.vector, share)[0]
+            assert torch.allclose(mixed.vector[row * 3 + frame], expected, atol=1e-6)
+    assert torch.allclose(slerp_embeddings(a, b, 0.4, 0.9, 1).vector[1], slerp(a.vector[1:], b.vector, 0.4)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 0}, "Slerp: frames must be a whole number from 1 to 1000, got 0"),
+        ({"frames": 10_000}, "from 1 to 1000, got 10000"),
+        ({"frames": 2.5}, "got 2.5"),
+        ({"start": -0.1}, "Slerp: start must be a number from 0 to 1, got -0.1"),
+        ({"end": float("nan")}, "Slerp: end must be a number from 0 to 1, got nan"),
+    ],
+)
+def test_bad_paths_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        slerp_embeddings(Embedding(vectors(1), "c"), Embedding(vectors(1, seed=1), "c"), **options)
+
+
+def test_embeddings_of_two_clips_do_not_mix():
+    with pytest.raises(ValueError, match="embed_a is 24-d from one, but embed_b 24-d from two; encode both with"):
+        slerp_embeddings(Embedding(vectors(1), "one"), Embedding(vectors(1), "two"))
+    with pytest.raises(ValueError, match="Text Diff: this model was trained on one"):
+        text_diff(Embedding(vectors(1), "one"), text(1), text(1, seed=2), frames=2)
+    with pytest.raises(ValueError, match="similarity"):
+        similarity(Embedding(vectors(1), "one"), text(1))
+    with pytest.raises(ValueError, match=r"batch sizes do not match \(a 3, b 2\)"):
+        slerp_embeddings(Embedding(vectors(3), "c"), Embedding(vectors(2), "c"))
+
+
+@both_norms
+@pytest.mark.parametrize("text_norm", [1.0, 10.0])
+def test_text_diff_turns_toward_the_difference_of_normalised_texts(norm, text_norm):
+    embed = Embedding(vectors(1, norm=norm), "c")
+    before, after = text(1, seed=1, norm=text_norm), text(1, seed=2, norm=text_norm * 2)
+    z_d = F.normalize(vectors(1, seed=2) - vectors(1, seed=1), dim=1)
+    turned = text_diff(embed, before, after, 0.0, 0.5, 3).vector
+    assert torch.allclose(turned[0], embed.vector[0], atol=1e-5 * norm)
+    assert torch.allclose(turned.norm(dim=1), torch.full((3,), norm), rtol=1e-5)
+    whole = torch.acos(F.cosine_similarity(embed.vector, z_d))
+    reached = torch.acos(F.cosine_similarity(turned, z_d))
+    assert torch.allclose(reached, whole * torch.tensor([1.0, 0.75, 0.5]), atol=1e-3)
+    alone = text_diff(embed, None, after, 1.0, 1.0, 1).vector
+    assert F.cosine_similarity(alone, after.embed).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_text_diff_of_equal_texts_is_refused_with_the_caption():
+    with pytest.raises(ValueError, match=r"text_from and text_to are the same to c \('caption 0'\)"):
+        text_diff(Embedding(vectors(1), "c"), text(1, norm=2.0), text(1))
+    with pytest.raises(ValueError, match=r"Text Diff: end_theta must be a number from 0 to 1, got 1.5"):
+        text_diff(Embedding(vectors(1), "c"), text(1), text(1, seed=2), 0.0, 1.5)
+
+
+def test_similarity_is_the_cosine_whatever_the_norm():
+    a, b = Embedding(vectors(3, norm=10.0), "c"), text(1, seed=1)
+    assert torch.allclose(similarity(a, b), (vectors(3) * b.embed).sum(1), atol=1e-6)
+    assert torch.allclose(similarity(a, a), torch.ones(3))
+    assert text_as_embedding(b).modality == "text" and text_as_embedding(b).vector is b.embed
+
+
+INVERSION = Inversion((900, 0), "d", 1.0, "e", "t", 0.25)
+
+
+def noise(seed, inversion=None, side=64):
+    return Noise(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed)), inversion=inversion)
+
+
+def test_mixed_noise_keeps_its_spread_and_the_ends_and_the_inversion():
+    a, b = noise(0, INVERSION), noise(1)
+    mixed = slerp_noises(a, b, frames=3)
+    assert torch.allclose(mixed.x_T[0], a.x_T[0], atol=1e-5) and torch.allclose(mixed.x_T[2], b.x_T[0], atol=1e-5)
+    assert mixed.x_T[1].std().item() == pytest.approx(1.0, abs=0.02)
+    assert mixed.inversion == INVERSION and slerp_noises(b, b).inversion is None
+    other = Inversion((900, 0), "d", 1.0, "f", "t", 0.5)
+    both = slerp_noises(a, noise(1, other)).inversion
+    assert (both.timesteps, both.embed_hash, both.text_hash, both.residual) == ((900, 0), "e+f", "t", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            Inversion((900, 5, 0), "d", 1.0, "", ""),
+            "noise_a was inverted with 2 steps, noise_b with 3 steps; invert both",
+        ),
+        (
+            Inversion((900, 0), "x", 1.0, "", ""),
+            "decoder_id d, noise_b with decoder_id x; invert both with one decoder",
+        ),
+        (Inversion((900, 0), "d", 2.0, "", ""), "guidance_scale 1.0, noise_b with guidance_scale 2.0"),
+    ],
+)
+def test_inversions_that_do_not_go_together_are_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        slerp_noises(noise(0, INVERSION), noise(1, other))
+
+
+def test_noise_of_two_sizes_is_refused():
+    with pytest.raises(ValueError, match=r"noise_a is \(64, 64\) pixels and noise_b \(16, 16\)"):
+        slerp_noises(noise(0), noise(1, side=16))
+
+
+def test_random_noise_is_the_decoders_own():
+    drawn = random_noise(2**64 - 1, 3)
+    assert drawn.seed == 2**64 - 1 and torch.equal(drawn.x_T, ItemNoise(2**64 - 1, 3, "decoder").draw((3, 64, 64)))
+    shared = random_noise(7, 3, shared=True).x_T
+    assert torch.equal(shared, random_noise(7).x_T.expand(3, -1, -1, -1))
