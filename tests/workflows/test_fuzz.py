@@ -10,10 +10,13 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.workflows.graph import WorkflowError, load_workflow
+from comfyui_unclip.workflows.overrides import apply
 from comfyui_unclip.workflows.preflight import check
 from comfyui_unclip.workflows.schema import node_classes
 from comfyui_unclip.workflows.ui_to_api import convert
@@ -111,6 +114,10 @@ def outcome(file, content):
         prompt, lines = convert(workflow.data, CLASSES) if workflow.is_ui else (workflow.data, [])
         lines = lines + check(prompt, CLASSES)[1]
         result = "problems" if lines else "fine"
+        changed = workflow.copy()
+        lines = lines + apply(changed, [("seed", "3"), ("text", "a star"), ("4.steps", 2), ("value", 7)], CLASSES)[1]
+        if changed.is_ui:
+            convert(changed.data, CLASSES)
     for line in map(str, lines):
         assert line and line.isprintable() and len(line) < 2000
         line.encode()  # no half characters
@@ -148,3 +155,31 @@ def test_bytes_of_any_kind_give_a_result_or_problems(tmp_path):
         outcome(tmp_path / "graph.json", bytes(content))
 
     run()
+
+
+PATHS = [
+    "../x",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..\\..\\x",
+    "a/../../x",
+    "a\0b",
+    "x" * 5000,
+    "../x [output]",
+    "/dev/zero",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_out_of_the_folders_are_listed_and_nothing_is_touched(path, tmp_path):
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": path}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": path}},
+    }
+    (tmp_path / "input").mkdir()
+    with use_host(LocalHost(tmp_path / "output", tmp_path / "input")):
+        found = check(prompt, CLASSES)[1]
+    assert {problem.input for problem in found} >= {"image"}
+    if not path.startswith("x"):
+        assert {problem.input for problem in found} == {"image", "filename_prefix"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["input"]

@@ -1,8 +1,14 @@
 import itertools
+import json
+import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from comfyui_unclip.workflows.graph import (
+    Problem,
     WorkflowError,
     ancestors,
     find_cycle,
@@ -11,6 +17,7 @@ from comfyui_unclip.workflows.graph import (
     node_name,
     topological_order,
 )
+from comfyui_unclip.workflows.reading import MAX_BYTES
 
 
 def test_loads_both_forms_and_the_post_body(save, api, ui):
@@ -42,11 +49,83 @@ def test_a_broken_file_is_one_line_with_its_name(save, text, said):
 def test_a_missing_file_and_a_picture_are_named(tmp_path):
     with pytest.raises(WorkflowError, match="no such file"):
         load_workflow(tmp_path / "none.json")
-    (tmp_path / "picture.json").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / "picture.json").write_bytes(b"\xff\xd8PNG\xff\xfe")
     with pytest.raises(WorkflowError, match="is not text"):
         load_workflow(tmp_path / "picture.json")
     with pytest.raises(WorkflowError, match="cannot be read"):
         load_workflow(tmp_path)
+
+
+def _png(path, **texts):
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, *text) if isinstance(text, tuple) else info.add_text(key, text)
+    Image.new("RGB", (3, 2)).save(path, pnginfo=info)
+    return path
+
+
+def test_a_picture_gives_the_graph_that_made_it(tmp_path, ui, api):
+    saved, prompt = ui({1: ("Number", [], ["INT"], [7])}), api(n1=("Number", {"value": 7}))
+    both = load_workflow(_png(tmp_path / "both.png", prompt=json.dumps(prompt), workflow=json.dumps(saved)))
+    assert both.is_ui and both.data == saved
+    assert load_workflow(_png(tmp_path / "one.png", prompt=json.dumps(prompt))).data == prompt
+    packed = _png(tmp_path / "packed.png", prompt=(json.dumps(prompt), True))
+    assert load_workflow(packed).data == prompt
+    real = Path(__file__).parent.parent / "data" / "graph.png"
+    assert load_workflow(real).is_ui
+
+
+def test_a_picture_without_a_graph_or_with_a_bomb_is_named(tmp_path):
+    with pytest.raises(WorkflowError, match="picture without a graph"):
+        load_workflow(_png(tmp_path / "plain.png", comment="hello"))
+    with pytest.raises(WorkflowError, match="picture without a graph"):
+        load_workflow(_png(tmp_path / "bomb.png", workflow=(" " * (MAX_BYTES + 10), True)))
+    (tmp_path / "cut.png").write_bytes((_png(tmp_path / "plain.png", comment="x")).read_bytes()[:20])
+    with pytest.raises(WorkflowError, match="picture without a graph"):
+        load_workflow(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'"' + b"x" * (MAX_BYTES + 10) + b'"', "larger than 16 MB"),
+        (b"[" + b"{}," * 2_100_000 + b"{}]", "more than 2,000,000 lists and objects"),
+        (b"[" * 150 + b"]" * 150, "nested more than 100 deep"),
+        (b'{"a":' * 200_000, "nested more than 100 deep"),
+        (b'{"nodes": [' + b'{"id":1,"type":"A"},' * 100_001 + b"{}]}", "malformed node"),
+        (b'{"nodes": [' + b",".join([b'{"id":1,"type":"A"}'] * 100_001) + b"]}", "100,001 nodes, more than 100,000"),
+        (b'{"nodes": [{"id": ' + b"9" * 5000 + b', "type": "A"}]}', "thousands of digits"),
+        (b'{"nodes": [], "definitions": {"subgraphs": [null]}}', "malformed node or link: null"),
+        (b'{"nodes": [], "definitions": [1]}', "malformed node or link: [1]"),
+        (b'{"nodes": [{"id": NaN, "type": "A"}]}', "malformed node or link"),
+        (b"\xff\xfe\x00", "is not text"),
+    ],
+)
+def test_hostile_files_are_refused_in_one_line(tmp_path, content, said):
+    (tmp_path / "graph.json").write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(WorkflowError) as caught:
+        load_workflow(tmp_path / "graph.json")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_every_unicode_encoding_is_read(tmp_path, api, encoding):
+    prompt = api(n1=("Words", {"text": "一颗红色的星星"}))
+    (tmp_path / "graph.json").write_bytes(json.dumps(prompt, ensure_ascii=False).encode(encoding))
+    assert load_workflow(tmp_path / "graph.json").data == prompt
+
+
+def test_half_characters_become_replacement_characters(save):
+    text = '{"1": {"class_type": "A", "inputs": {"t": "\\ud800 \\ud83d\\ude00 \\\\ud800"}}}'
+    assert load_workflow(save(text)).data["1"]["inputs"]["t"] == "\ufffd 😀 \\ud800"
+
+
+def test_problems_are_one_printable_line():
+    problem = Problem("invalid_prompt", "is\nbad \x1b[2J" + "x" * 5000 + "; fix it", 'node 1 "a\tb"')
+    assert str(problem).startswith('node 1 "a b": is bad \\x1b[2Jxx') and str(problem).endswith("; fix it")
+    assert str(problem).isprintable() and len(str(problem)) < 1100
 
 
 def test_links_are_told_from_constants():
