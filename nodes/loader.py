@@ -66,6 +66,7 @@ class UnCLIPLoader:
         from ..unclip_core.loading import load_stack
 
         host = current_host()
-        entry = catalog.find(model_name, host.model_folders())
-        stack = load_stack(entry, host.dtype(dtype), device=host.device())
+        folders = host.model_folders()
+        entry = catalog.find(model_name, folders)
+        stack = load_stack(entry, host.dtype(dtype), device=host.device(), folders=folders)
         return tuple(stack[stage] for stage in STAGES)

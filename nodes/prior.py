@@ -11,7 +11,7 @@ from .inputs import (
     steps_input,
 )
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "analytic_ddpm")
 
 
 class UnCLIPDiffusionPrior:

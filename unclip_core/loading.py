@@ -12,6 +12,7 @@ from torch import nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile, read_stage
 from .checkpoints.states import read_state
+from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .config import STAGES
 from .device import Placed, memory_format, pick_device, pick_dtype
 from .models.ar_prior import ARPriorNetwork
@@ -80,10 +81,12 @@ def load_stack(
     dtype: str | torch.dtype = "auto",
     device: torch.device | str | None = None,
     on_place: Callable[[nn.Module], None] | None = None,
+    folders: Folders = (),
 ) -> dict[str, object]:
     """Handles of every stage in STAGES; nothing is read until one is used, and one the stack lacks says so then.
 
-    dtype: see `pick_dtype`. device: None picks the best. on_place: see `Placed`. CLIP stays in float32.
+    dtype: see `pick_dtype`. device: None picks the best. on_place: see `Placed`. CLIP stays in float32. folders: the
+    host's model folders, where fitted tables may lie.
     """
     from .clip import Clip
     from .stages import ARPrior, Decoder, Prior, Upsampler
@@ -93,6 +96,7 @@ def load_stack(
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         handles["clip"] = Clip.from_config(clip.config, partial(read_state, clip), device=device)
+        handles["clip"].pca = partial(read_basis, entry, clip.config.clip_id, folders)
 
     def null_text() -> TextEncoding:
         return handles["clip"].encode_text([""])
@@ -103,6 +107,9 @@ def load_stack(
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
         if found := entry.stages.get(stage):
             handles[stage] = text_stage(found.config, placed(found), null_text)
+    if found := entry.stages.get("prior"):
+        timesteps = found.config.schedule.timesteps
+        handles["prior"].noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
             handles[stage] = Upsampler(found.config, placed(found))

@@ -73,7 +73,10 @@ def basis_of(clip: Clip) -> PCABasis:
             f"{WHO}: the CLIP {clip.clip_id} was opened without its model's folder, so without a PCA basis; take it "
             "from Load unCLIP, or set clip.pca"
         )
-    return clip.pca()
+    try:
+        return clip.pca()
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from None
 
 
 def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: bool = False) -> Embedding:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Prior(TextStage):
     WHO = "Diffusion Prior"
     config: PriorConfig
     network: Placed[PriorNetwork]
+    noise_powers: Callable[[], Tensor] | None = None  # reads the fitted table (timesteps,) of `analytic_ddpm`
 
     def sample(
         self,
@@ -48,8 +50,16 @@ class Prior(TextStage):
         """
         config = self.config
         settings = settle(
-            self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps, guidance_scale=guidance_scale
+            self.WHO,
+            config.schedule,
+            config.sampling,
+            sampler=sampler,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            analytic=True,
         )
+        if settings.sampler == "analytic_ddpm":
+            settings = self._with_noise_powers(settings)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
         self._check_text(text)
@@ -59,6 +69,18 @@ class Prior(TextStage):
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         return self._run(settings, text, negative_text, texts, count, noises)
+
+    def _with_noise_powers(self, settings: Settings) -> Settings:
+        """The fitted table put into the steps. Raises ValueError with the command that makes one."""
+        if self.noise_powers is None:
+            raise ValueError(
+                f"{self.WHO}: sampler 'analytic_ddpm' needs a fitted table, but {self.config.prior_id} was opened "
+                "without its model's folder; take the prior from Load unCLIP, set prior.noise_powers, or choose ddpm"
+            )
+        try:
+            return replace(settings, steps=settings.steps.with_noise_powers(self.noise_powers()))
+        except ValueError as error:
+            raise ValueError(f"{self.WHO}: {error}; or choose the sampler ddpm") from None
 
     @torch.no_grad()
     def _run(

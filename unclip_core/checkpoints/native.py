@@ -61,7 +61,7 @@ def save_stage(
         pointer = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if pointer in storages else tensor  # nor tensors that share memory
         storages.add(pointer)
-    _write(path, tensors, header)
+    write_safetensors(path, tensors, header)
 
 
 def load_stage(path: str | os.PathLike) -> tuple[str, object, dict[str, Tensor]]:
@@ -104,8 +104,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write to a temporary name beside `path`, then rename."""
+def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write to a temporary name beside `path`, then rename: the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

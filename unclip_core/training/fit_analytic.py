@@ -1,0 +1,48 @@
+"""Fitting what Analytic-DPM needs of a prior: the mean square of its predicted noise at every timestep (facts C.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from ..diffusion.schedule import Schedule
+from ..stage_prior import Prior
+from ..stage_text import TextRows
+from ..types import Embedding, TextEncoding, check_same_clip
+
+
+@torch.no_grad()
+def fit_noise_powers(
+    prior: Prior, text: TextEncoding, image: Embedding, seed: int = 0
+) -> Generator[tuple[int, int], None, Tensor]:
+    """E||predicted noise||^2 / d, (timesteps,) float32, over pairs of captions and image embeddings.
+
+    Of the conditional model without guidance. Yields (done, of) and returns the table. Raises ValueError for another
+    CLIP's pairs or an unequal number of both.
+    """
+    config = prior.config
+    check_same_clip("fit-analytic", config.clip_id, config.clip_dim, text.clip_id, text.embed.shape[1])
+    if len(text) != len(image) or image.clip_id != text.clip_id:
+        raise ValueError(
+            f"fit-analytic: {len(text)} captions of {text.clip_id} and {len(image)} embeddings of {image.clip_id} are "
+            "no pairs; encode both with the stack's CLIP"
+        )
+    network, schedule = prior.network(), Schedule(config.schedule)
+    device = prior.network.device
+    generator = torch.Generator().manual_seed(seed)
+    rows = TextRows.of(text, device)
+    cache = network.prefix(rows.tokens, rows.embed, rows.mask)
+    x_0 = network.scale(image.vector.to(device))
+    powers = torch.empty(schedule.timesteps)
+    for step in range(schedule.timesteps):
+        noise = torch.randn(x_0.shape, generator=generator).to(device)
+        t = torch.full((len(x_0),), step, device=device)
+        x_t = schedule.add_noise(x_0, t, noise)
+        _, predicted = schedule.to_x0_eps(network.step(x_t, t, cache), x_t, t, schedule.config.x0_clamp)
+        # The true noise has mean square 1. Subtracting its own sample's takes away most of the estimate's scatter,
+        # because the predicted noise follows it.
+        powers[step] = 1.0 + (predicted.square() - noise.square()).mean()
+        yield step + 1, schedule.timesteps
+    return powers.clamp(min=0.0)
