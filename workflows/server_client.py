@@ -17,6 +17,7 @@ from typing import Any
 
 from ..nodes.builtin.paths import inside
 from .graph import Problem, Prompt, WorkflowError, is_link
+from .local_runner import NodeClock
 from .outcome import Event
 from .prepared import Prepared
 from .results import RowResult
@@ -95,6 +96,7 @@ class ServerRunner:
         self._socket: Any = None
         self._current: str | None = None  # the prompt id that the server works on for us
         self._uploaded: dict[tuple[str, int], str] = {}
+        self._clock = NodeClock(prepared)
         self.failure: Exception | None = None
 
     def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
@@ -103,16 +105,21 @@ class ServerRunner:
             row = self._prepared.jobs.row(number)
             result = RowResult(number, self._prepared.row_inputs(row))
             self.failure = None
+            self._clock = NodeClock(self._prepared)
             start = time.perf_counter()
+            task = self._loop.create_task(self._run_row(result))
             try:
-                self._loop.run_until_complete(self._run_row(result))
+                self._loop.run_until_complete(task)
             except KeyboardInterrupt:
-                self._loop.run_until_complete(self._cancel())
+                task.cancel()
+                self._loop.run_until_complete(asyncio.gather(task, self._cancel(), return_exceptions=True))
                 raise
             except (ServerError, OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
                 result.error = " ".join(str(error).split()) or type(error).__name__
                 self.failure = error
             result.seconds = round(time.perf_counter() - start, 3)
+            self._tell(result, "done", None, seconds=result.seconds)
+            result.node_seconds = self._clock.seconds
             yield result
 
     def close(self) -> None:
@@ -142,7 +149,6 @@ class ServerRunner:
         ended = await self._follow(result, self._current)
         self._current = None
         await self._fetch(result, ended.get("outputs") or {})
-        self._listener(result.row, Event("done", data={"seconds": 0.0}))
         if problem := _failure_of(ended):
             raise ServerError(problem)
 
@@ -209,7 +215,9 @@ class ServerRunner:
         return kind in done or (kind == "executing" and node is None)
 
     def _tell(self, result: RowResult, kind: str, node: Any, **data: Any) -> None:
-        self._listener(result.row, Event(kind, None if node is None else str(node), data))
+        event = Event(kind, None if node is None else str(node), data)
+        self._clock.hear(event)
+        self._listener(result.row, event)
 
     async def _fetch(self, result: RowResult, outputs: dict[str, dict[str, list]]) -> None:
         """Download what was saved; previews stay there."""
