@@ -11,7 +11,14 @@ import torch
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m
+from comfyui_unclip.unclip_core.diffusion.samplers import (
+    SAMPLERS,
+    analytic_ddpm,
+    analytic_variance,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+)
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 
 MU, S = 0.7, 0.5
@@ -147,6 +154,51 @@ def test_learned_variance_reaches_the_optimal_one():
     )  # 1e-4: x_T is N(0, 1) rather than the true x_T's marginal
 
 
+def exact_noise_powers(schedule, mu=0.0, s=S):
+    """E eps^2 of the exact denoiser of N(mu, s^2) at every training timestep: B / (a s^2 + B), facts C.5."""
+    a = schedule.alphas_cumprod.double()
+    return (1 - a) / (a * s**2 + 1 - a)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("count", [4, 12, 50])
+def test_analytic_variance_is_the_true_posteriors(name, count):
+    schedule = Schedule(ScheduleConfig(name=name, prediction="x0"))
+    steps = schedule.respace(count).with_noise_powers(exact_noise_powers(schedule))
+    for step, power in zip(list(steps)[:-1], steps.noise_powers, strict=False):
+        v_t, v_s = step.alpha**2 * S**2 + step.sigma**2, step.alpha_prev**2 * S**2 + step.sigma_prev**2
+        # 1e-5: the schedule's tables, and so the powers, are float32.
+        assert analytic_variance(step, power) == pytest.approx(v_s - step.ratio * v_s**2 / v_t, rel=1e-5)
+
+
+def test_analytic_variance_keeps_within_its_bounds():
+    step = list(Schedule(ScheduleConfig()).respace(10))[4]
+    assert analytic_variance(step, 1.0) == analytic_variance(step, 7.0) == step.posterior_variance
+    assert analytic_variance(step, 0.0) == analytic_variance(step, -1.0) > 1.5 * step.posterior_variance
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_analytic_ddpm_has_the_right_variance_in_few_steps(count):
+    schedule = Schedule(ScheduleConfig(prediction="x0"))
+    noise = BasisNoise(count + 2)
+    steps = schedule.respace(count).with_noise_powers(exact_noise_powers(schedule))
+    model = exact_denoiser(schedule, "x0")
+    result = run(analytic_ddpm(model, true_start(steps, noise.draw((1,))), steps, noise=noise)).flatten()
+    first = steps.steps[-1]  # the last step adds no noise: Var(x_0 | x_t=0) is missing
+    missing = S**2 * first.sigma**2 / (first.alpha**2 * S**2 + first.sigma**2)
+    assert (result[:-1] - result[-1]).square().sum().item() == pytest.approx(S**2 - missing, rel=1e-4)
+    plain = exact_moments(ddpm, count, "x0")[1]
+    assert plain < 0.97 * S and exact_moments(analytic_ddpm, count, "x0")[1] == pytest.approx(plain, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "table", [torch.ones(10), torch.ones(1000, 1), torch.full((1000,), float("nan")), torch.full((1000,), -1.0)]
+)
+def test_tables_that_are_none_are_refused(table):
+    with pytest.raises(ValueError, match="at least 1000 timesteps, got shape"):
+        Schedule(ScheduleConfig()).respace(5).with_noise_powers(table)
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_float32_run_with_real_noise(name):
     """20,000 items in float32 with the noise the stages use."""
@@ -193,7 +245,7 @@ def test_noisy_samplers_need_noise_and_quiet_ones_do_not():
     schedule = Schedule(ScheduleConfig(prediction="x0"))
     for sampler, eta in ((ddim, 0.0), (dpmpp_2m, 0.0)):
         run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
-    for sampler, eta in ((ddpm, 0.0), (ddim, 0.1)):
+    for sampler, eta in ((ddpm, 0.0), (analytic_ddpm, 0.0), (ddim, 0.1)):
         with pytest.raises(ValueError, match="pass noise=ItemNoise"):
             run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
 
