@@ -14,7 +14,7 @@ from torch import Tensor
 from .fonts import cut, font_for, width_of, wrapped
 from .types import image_to_model, model_to_image
 
-INK, PAPER, EMPTY, BAR = (32, 32, 32), (255, 255, 255), (228, 228, 228), (70, 120, 200)
+INK, PAPER, TRACK, BAR = (32, 32, 32), (255, 255, 255), (228, 228, 228), (70, 120, 200)
 MAX_SIDE = 16_384  # pixels of a grid
 _LINES = 3  # of a label at most
 
@@ -62,9 +62,9 @@ def labelled_grid(
         raise ValueError(f"Image Grid: {shape[0]} x {shape[1]} px is too large; keep below {MAX_SIDE} px a side")
     sheet = np.full((shape[1], shape[0], 3), PAPER, np.uint8)
     for y in range(len(rows)):
-        for x in range(columns):
-            cell = sheet[top + y * (height + gap) :, left + x * (width + gap) :][:height, :width]
-            cell[:] = (rows[y][x].clamp(0, 1) * 255).round().byte().cpu().numpy() if x < len(rows[y]) else EMPTY
+        pixels = (rows[y].clamp(0, 1) * 255).round().byte().cpu().numpy()
+        for x in range(len(rows[y])):
+            sheet[top + y * (height + gap) :, left + x * (width + gap) :][:height, :width] = pixels[x]
     picture = Image.fromarray(sheet)
     pen = ImageDraw.Draw(picture)
     for x, head in enumerate(heads):
@@ -97,7 +97,7 @@ def bar_chart(names: Sequence[str], values: Sequence[float], size: int = 512) ->
         y = edge + index * line
         pen.text((edge, y), cut(font, name, name_width), INK, font)
         start = name_width + 2 * edge
-        pen.rectangle((start, y, start + room, y + text_size), fill=EMPTY)
+        pen.rectangle((start, y, start + room, y + text_size), fill=TRACK)
         pen.rectangle((start, y, start + round(room * value), y + text_size), fill=BAR)
         pen.text((start + room + edge, y), f"{100 * value:.1f} %", INK, font)
     return torch.from_numpy(np.asarray(picture).copy())[None].float() / 255.0

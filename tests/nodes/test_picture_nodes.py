@@ -6,7 +6,6 @@ from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.unclip_core.drawing import EMPTY
 from comfyui_unclip.unclip_core.training.storybook.examples import EXAMPLES
 from comfyui_unclip.unclip_core.training.storybook.scenes import held_out
 from comfyui_unclip.workflows.schema import input_specs
@@ -38,7 +37,7 @@ def test_one_batch_is_broken_into_rows_and_cells_keep_their_order(node):
     (grid,) = node("UnCLIPImageGrid", image=flat(0.0, 0.2, 0.4, 0.6, 0.8), columns=3, gap=2)
     assert grid.shape == (1, 2 * 8 + 2, 3 * 8 + 4, 3)
     centres = [float(grid[0, y, x, 0]) for y in (4, 14) for x in (4, 14, 24)]
-    assert centres == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, EMPTY[0] / 255], abs=1 / 255)
+    assert centres == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0], abs=1 / 255)
     assert float(grid[0, 4, 8, 0]) == 1.0  # the gap
     assert node("UnCLIPImageGrid", image=flat(0, 1, 0, 1, 0), gap=0)[0].shape == (1, 16, 24, 3)  # 0: nearly square
 
