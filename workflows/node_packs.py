@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .graph import Problem, WorkflowError
+from .schema import node_classes
 
 _NEEDED = ("INPUT_TYPES", "RETURN_TYPES", "FUNCTION")
 _EDITOR = {
@@ -22,6 +23,11 @@ _EDITOR = {
     "nodes",
 }
 _EDITOR |= {"node_helpers", "server"}
+
+
+def known_classes(paths: Iterable[str | Path] = ()) -> dict[str, type]:
+    """Every node class a headless run knows, and those of the packs. Raises WorkflowError."""
+    return with_packs(node_classes(), paths)
 
 
 def with_packs(classes: dict[str, type], paths: Iterable[str | Path]) -> dict[str, type]:
@@ -68,7 +74,7 @@ def load_pack(path: str | Path) -> dict[str, type]:
 
 
 def _load(path: Path, file: Path) -> ModuleType:
-    name = str(path).replace(".", "_x_")
+    name = str(path if path.is_dir() else path.with_suffix("")).replace(".", "_x_")
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .batch import Runner, Summary, run_rows
 from .graph import Problem
 from .jobs import Jobs
+from .node_packs import known_classes
 from .outcome import Event
 from .prepared import Prepared
 from .reporters import Reporter
 from .results import Results, RowResult
 from .run_host import RunHost
-from .schema import node_classes
 from .session import Session
 
 MAX_GRID = 10_000  # cells of a contact sheet
@@ -35,6 +36,7 @@ class Options:
     workers: int | None = None  # of Ray; None: one per GPU, else one per four cores
     cache: Path | None = None  # folder of encodings and inversions kept on disk
     cache_bytes: int = 2 << 30
+    nodes: tuple[Path, ...] = ()  # node packs to load
     bars: bool = False  # a bar for each stage on stderr
 
 
@@ -50,6 +52,8 @@ def check_options(options: Options, jobs: Jobs) -> list[Problem]:
         )
     if options.server and options.ray:
         problems.append(Problem("invalid_option", "--server and --ray are two places to run; give one of them"))
+    if options.server and options.nodes:
+        problems.append(Problem("invalid_option", "--nodes is not for --server, which has its own nodes; leave it out"))
     return [problem for problem in problems if problem]
 
 
@@ -110,6 +114,15 @@ def run_prepared(
     return summary
 
 
+def classes_for(options: Options) -> dict[str, type]:
+    """The node classes of the place where the graph runs. Raises WorkflowError when it cannot be reached."""
+    if not options.server:
+        return known_classes(options.nodes)
+    from .server_client import server_classes
+
+    return server_classes(options.server, options.input)
+
+
 def make_runner(
     prepared: Prepared, options: Options, reporter: Reporter, session: Session | None = None
 ) -> tuple[Runner, Callable[[], None]]:
@@ -122,7 +135,8 @@ def make_runner(
     if options.ray:
         from .ray_pool import RayRunner
 
-        pool = RayRunner(prepared, options, reporter.event, node_classes, reporter.warning)
+        packs = tuple(path.absolute() for path in options.nodes)
+        pool = RayRunner(prepared, options, reporter.event, partial(known_classes, packs), reporter.warning)
         return pool, pool.close
     from .local_runner import LocalRunner
 
@@ -131,13 +145,18 @@ def make_runner(
     return LocalRunner(prepared, own, reporter.event), close
 
 
-def new_session(prepared: Prepared, options: Options, warned: Callable[[str], None] | None = None) -> Session:
-    """A Session for this process, with a RunHost. Loads torch."""
+def new_session(
+    prepared: Prepared,
+    options: Options,
+    warned: Callable[[str], None] | None = None,
+    keep_results: bool = False,
+) -> Session:
+    """A Session for this process, with a RunHost. Loads torch. `keep_results`: even of a single run, for the next."""
     from ..unclip_core.allocator import keep_pages
 
     keep_pages()
     host = RunHost(options.output, options.input, options.bars, warned)
-    limit = _KEPT_OUTPUTS if prepared.jobs.many else 0
+    limit = _KEPT_OUTPUTS if prepared.jobs.many or keep_results else 0
     if options.cache is None:
         return Session(host, prepared.classes, cache_limit=limit)
     from .disk_cache import DiskCache

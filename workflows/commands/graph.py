@@ -8,16 +8,18 @@ import click
 
 from ..draw import as_mermaid, as_text
 from ..graph import Problem, WorkflowError, load_workflow
+from ..node_packs import known_classes
 from ..prepared import to_api
-from ..schema import node_classes
+from ._nodes import nodes_option
 
 
 @click.command(short_help="Draw a graph as text or Mermaid.")
 @click.argument("file", type=click.Path(path_type=Path))
+@nodes_option
 @click.option("--mermaid", is_flag=True, help="A Mermaid flowchart, which GitHub draws inside ```mermaid.")
-def command(file: Path, mermaid: bool) -> None:
+def command(file: Path, nodes: tuple[Path, ...], mermaid: bool) -> None:
     """Draw what FILE runs: muted and bypassed nodes left out, subgraphs unpacked, wires from top to bottom."""
-    classes = node_classes()
+    classes = known_classes(nodes)
     prompt, problems = to_api(load_workflow(file), classes)
     for problem in problems:
         click.echo(f"warning: {problem}", err=True)

@@ -13,8 +13,8 @@ from ..jobs import Jobs, build
 from ..preflight import check
 from ..prepared import Prepared, prepare, to_api
 from ..reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
-from ..running import Options, check_options, run_prepared
-from ..schema import node_classes
+from ..running import Options, check_options, classes_for, run_prepared
+from ._nodes import nodes_option
 
 EXAMPLES = """\b
 Examples:
@@ -68,6 +68,7 @@ def _options(function):
                 type=_PATH,
                 help="Folder that Load Image reads from.",
             ),
+            nodes_option,
             click.option("--partial", is_flag=True, help="Run the outputs that can be made although others cannot."),
             click.option("--dry-run", is_flag=True, help="Check everything and say what would run; load no model."),
             click.option("--server", metavar="URL", help="Run on this ComfyUI server: http://127.0.0.1:8188."),
@@ -152,15 +153,6 @@ def prepare_file(file: Path, jobs: Jobs, options: Options, partial: bool = False
     if problems:
         raise WorkflowError(problems)
     return prepared
-
-
-def classes_for(options: Options) -> dict[str, type]:
-    """The node classes of the place where the graph runs."""
-    if not options.server:
-        return node_classes()
-    from ..server_client import server_classes
-
-    return server_classes(options.server, options.input)
 
 
 def parse_size(text: str) -> int:

@@ -8,16 +8,18 @@ from pathlib import Path
 import click
 
 from ..graph import load_workflow
+from ..node_packs import known_classes
 from ..overrides import Setting, settings
-from ..schema import node_classes
+from ._nodes import nodes_option
 
 
 @click.command(short_help="List what can be set in a graph.")
 @click.argument("file", type=click.Path(path_type=Path))
+@nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per value.")
-def command(file: Path, as_json: bool) -> None:
+def command(file: Path, nodes: tuple[Path, ...], as_json: bool) -> None:
     """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id."""
-    available = settings(load_workflow(file), node_classes())
+    available = settings(load_workflow(file), known_classes(nodes))
     if as_json:
         for setting in available:
             click.echo(json.dumps(_entry(setting), ensure_ascii=False, default=str))

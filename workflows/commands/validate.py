@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from ..graph import Problem, WorkflowError, load_workflow
-from ..schema import node_classes
+from ..node_packs import known_classes
+from ._nodes import nodes_option
 from .run import to_prompt
 
 
@@ -23,15 +24,16 @@ from .run import to_prompt
     type=click.Path(path_type=Path),
     help="Folder that Load Image reads from.",
 )
+@nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per file: file, ok, problems.")
-def command(files: tuple[Path, ...], input_folder: Path, as_json: bool) -> int:
+def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...], as_json: bool) -> int:
     """List everything that keeps FILES from running; exit code 2 when there is anything. Loads no model."""
     from ...nodes.host import LocalHost, use_host
 
-    wrong = 0
+    classes, wrong = known_classes(nodes), 0
     with use_host(LocalHost(input=input_folder)):
         for file in files:
-            problems = problems_of(file)
+            problems = problems_of(file, classes)
             wrong += bool(problems)
             if as_json:
                 found = [vars(problem) for problem in problems]
@@ -45,9 +47,9 @@ def command(files: tuple[Path, ...], input_folder: Path, as_json: bool) -> int:
     return 2 if wrong else 0
 
 
-def problems_of(file: Path) -> list[Problem]:
+def problems_of(file: Path, classes: dict[str, type]) -> list[Problem]:
     """Every problem of one workflow file."""
     try:
-        return to_prompt(load_workflow(file), node_classes())[1]
+        return to_prompt(load_workflow(file), classes)[1]
     except WorkflowError as error:
         return error.problems
