@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
+from comfyui_unclip.unclip_core.checkpoints.tables import save_basis, save_noise_powers
 from comfyui_unclip.unclip_core.clip import build_network
 from comfyui_unclip.unclip_core.config import ClipTextConfig, ClipVisionConfig, StackConfig
+from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.pca import fit_pca
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 VOCABULARY = ("a", "red", "blue", "star", "boat", "on", "in", "the", "night", "sky", "sea", "above")
@@ -63,6 +66,21 @@ def config() -> StackConfig:
         upsampler_1024=replace(
             high, unet=replace(high.unet, **sizes, patch_size=16), sampling=replace(high.sampling, steps=2)
         ),
+        ar_prior=replace(
+            STORYBOOK.ar_prior,
+            clip_id=CLIP_ID,
+            ar_prior_id="tiny-1/ar_prior",
+            clip_dim=24,
+            text_width=16,
+            components=24,  # of random embeddings none can go
+            buckets=32,
+            bucket_features=8,
+            context_length=26,
+            width=16,
+            depth=1,
+            heads=2,
+            embed_scale=4.9,
+        ),
     )
 
 
@@ -77,11 +95,16 @@ def build(folder: Path) -> Path:
         "decoder": (DecoderNetwork, stack.decoder),
         "upsampler_256": (UpsamplerNetwork, stack.upsampler_256),
         "upsampler_1024": (UpsamplerNetwork, stack.upsampler_1024),
+        "ar_prior": (ARPriorNetwork, stack.ar_prior),
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for stage, (make, stage_config) in networks.items():
             save_stage(folder / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config)
+        vectors = torch.nn.functional.normalize(torch.randn(100, 24), dim=-1)
+        save_basis(folder / "tiny.pca.safetensors", fit_pca(vectors, CLIP_ID))
+        powers = torch.linspace(0.0, 1.0, stack.prior.schedule.timesteps)
+        save_noise_powers(folder / "tiny.analytic.safetensors", powers, stack.prior.prior_id)
     return folder
 
 

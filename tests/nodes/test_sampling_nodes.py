@@ -183,11 +183,6 @@ def test_dtype_reaches_the_networks_and_another_one_is_refused(tiny_stack, host)
     assert load(model_name=tiny_stack, dtype="fp32")[2].network.dtype == torch.float32
 
 
-def test_the_ar_prior_of_a_stack_without_one_says_so_when_used(stack):
-    with pytest.raises(ValueError, match="model 'tiny' has no ar_prior stage"):
-        stack["AR PRIOR"].sample()
-
-
 def test_the_loader_lists_what_is_installed_and_checks_it(tiny_stack, host):
     loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
     assert "tiny" in loader.INPUT_TYPES()["required"]["model_name"][0]

@@ -1,7 +1,7 @@
 """Fitted tables: small safetensors beside the models, `<stack>.pca.safetensors` and `<stack>.analytic.safetensors`.
 
-A table lies in any model folder, or in its stack's own, and the first on the search path is used. It carries the id of
-the CLIP or prior that it was fitted on.
+A table lies in any model folder under its stack's name, or in the stack's own folder; the first one found is used. It
+carries the id of the CLIP or prior that it was fitted on.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ def table_name(stack: str, kind: str) -> str:
 
 
 def find_table(entry: StackEntry, kind: str, folders: Folders = ()) -> Path | None:
-    """The table in use: in a model folder (folders: the host's), else in the stack's own folder; None if nowhere."""
-    places = (folder / table_name(entry.name, kind) for folder in (*search_path(folders), entry.folder))
-    return next((path for path in places if path.is_file()), None)
+    """The table in use: in a model folder (folders: the host's), else in the stack's own folder, whatever it is called
+    there, because folders are renamed; None if nowhere."""
+    places = [folder / table_name(entry.name, kind) for folder in search_path(folders)]
+    own = sorted(entry.folder.glob(f"*.{kind}.safetensors"))
+    return next((path for path in (*places, *own) if path.is_file()), None)
 
 
 def save_basis(path: Path, basis: PCABasis, metadata: Mapping[str, str] | None = None) -> None:

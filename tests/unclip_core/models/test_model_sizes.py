@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
@@ -62,11 +63,16 @@ def test_paper_prior_by_arithmetic():
 
 
 def test_paper_autoregressive_prior_by_arithmetic():
-    """Text encoder and latent decoder, widths and depths of Table 3, with their embeddings: 2.0 B."""
+    """Text encoder and latent decoder, widths and depths of Table 3: 2.0 B, and 0.1 B of embeddings around them."""
     config = PAPER.ar_prior
+    network = build(ARPriorNetwork, config)
     encoder = transformer_weights(config.text_encoder.width, config.text_encoder.depth)
     latent = transformer_weights(config.width, config.depth)
     assert encoder + latent == pytest.approx(2.0e9, rel=0.02)
+    blocks = [*network.text_encoder.blocks, *network.blocks]
+    assert sum(p.numel() for block in blocks for p in block.parameters() if p.ndim == 2) == encoder + latent
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(2.1e9, rel=0.02)
+    assert config.components + 1 == 320 <= config.context_length == 384
 
 
 def unfused(state):
