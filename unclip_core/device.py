@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -10,6 +12,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from .models.kernels import freeze
+
+log = logging.getLogger("comfyui_unclip")
+# On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
+LARGE_BYTES = 256 * 2**20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -68,10 +75,10 @@ def place(module: Module, device: torch.device | str, dtype: torch.dtype) -> Mod
 class Placed(Generic[Module]):
     """A network that is built on first use and lives on its device only while it is the one in use.
 
-    `build()` returns the module on the CPU. Calling the object returns it in place; on a device other than the CPU
-    every other Placed network of that device leaves for the CPU first, so that the largest stage sets the memory
-    needed, not the sum. `on_place` replaces that rule: it is called with the module and must bring it to the device
-    (an editor's memory manager).
+    `build()` returns the module on the CPU. Calling the object returns it in place; every other large Placed network of
+    that device leaves first, for the CPU or, from the CPU, for the disk it came from, so that the largest stage sets
+    the memory needed, not the sum. `on_place` replaces that rule: it is called with the module and must bring it to
+    the device (an editor's memory manager).
     """
 
     def __init__(
@@ -91,16 +98,38 @@ class Placed(Generic[Module]):
 
     def __call__(self) -> Module:
         """The module, on its device, in evaluation mode, without gradients."""
+        if self._on_place is None and self.device.type == "cpu" and self._module is None:
+            _leave(self)  # before the weights are read, not after: both would be in memory together
         with self._lock:
             if self._module is None:
-                module = self._build().eval().requires_grad_(False)
-                # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
-                self._module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+                self._module = self._read()
+            module = self._module
         if self._on_place is not None:
-            self._on_place(self._module)
+            self._on_place(module)
         elif self.device.type != "cpu":
             _take_device(self)
-        return self._module
+        elif module_bytes(module) >= LARGE_BYTES:
+            _on_device[self.device] = weakref.ref(self)
+        return module
+
+    def _read(self) -> Module:
+        started = time.perf_counter()
+        module = self._build().eval().requires_grad_(False)
+        # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
+        module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+        if self.device.type == "cpu" and self._on_place is None:
+            freeze(module)
+        log.info(
+            "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads",
+            type(module).__name__,
+            sum(parameter.numel() for parameter in module.parameters()) / 1e6,
+            module_bytes(module) / 1e9,
+            str(self.dtype).removeprefix("torch."),
+            self.device,
+            time.perf_counter() - started,
+            torch.get_num_threads(),
+        )
+        return module
 
     def as_float32(self) -> Placed[Module]:
         """The same network in float32, for what rounding would spoil; this very object where it already is."""
@@ -130,12 +159,24 @@ class Placed(Generic[Module]):
             self._float32.unload()
 
 
+def module_bytes(module: nn.Module) -> int:
+    """Size of a network's parameters."""
+    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+
+
 _on_device: dict[torch.device, weakref.ref[Placed]] = {}  # weak: a stack that is dropped must free its memory
 
 
 def _current(device: torch.device) -> Placed | None:
     reference = _on_device.get(device)
     return reference() if reference is not None else None
+
+
+def _leave(placed: Placed) -> None:
+    """Make the large network that is in memory, if it is another, leave it."""
+    current = _current(placed.device)
+    if current is not None and current is not placed:
+        current.unload()
 
 
 def _take_device(placed: Placed) -> None:

@@ -63,7 +63,7 @@ class Upsampler:
                 left -= 1  # counted here, because reading t would wait for the device
                 if left == 0 and config.final_network:
                     return network(x_t, None, large, final=True, time=final_time)
-                return network(x_t, None, large, time=times[t])
+                return network(x_t, None, large, time=times[t[:1]])  # all rows are at the same t
 
             noise = items.rows(rows)
             return model, noise.draw(shape).to(placed.device).contiguous(memory_format=layout), noise

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .kernels import Conv2d, Linear, attend_by_products, beats_fused_attention
+
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, tokens, head channels)
 
 
@@ -81,7 +83,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     if mask is not None and mask.is_floating_point():
         mask = mask.to(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if beats_fused_attention(q):
+        out = attend_by_products(q, k, v, mask)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -94,11 +99,11 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"TransformerBlock: width {width} must be divisible by heads {heads}")
         self.heads = heads
         self.norm_1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.norm_2 = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
+        self.mlp_in = Linear(width, 4 * width)
+        self.mlp_out = Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
         # Residual branches shrink with depth, so that the sum over all blocks keeps unit variance at the start.
         for linear, std in (
@@ -131,9 +136,7 @@ class TransformerBlock(nn.Module):
 
     def keys_values(self, x: Tensor) -> KeyValue:
         """Only the keys and values of x (B, T, width): all that a cached prefix needs from the last block."""
-        width = x.shape[-1]
-        kv = F.linear(self.norm_1(x), self.qkv.weight[width:], self.qkv.bias[width:])
-        return split_heads(kv, 2, self.heads)
+        return split_heads(self.qkv(self.norm_1(x)), 3, self.heads)[1:]
 
 
 class SpatialAttention(nn.Module):
@@ -147,9 +150,9 @@ class SpatialAttention(nn.Module):
             )
         self.heads = channels // head_channels
         self.norm = GroupNorm(groups, channels, eps)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels)
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
-        self.proj = zero_init(nn.Linear(channels, channels))
+        self.proj = zero_init(Linear(channels, channels))
 
     def project_context(self, tokens: Tensor) -> KeyValue:
         """Keys and values of the conditioning tokens (B, L, context_width)."""
@@ -189,27 +192,32 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm_1 = GroupNorm(groups, in_channels, eps)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * out_channels if scale_shift else out_channels)
         self.norm_2 = GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv_2 = zero_init(Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x (B, C, H, W), time (B, time_width) already through SiLU -> (B, out, H', W')."""
-        h = silu(self.norm_1(x))
+        """x (B, C, H, W), time (B or 1, time_width) already through SiLU -> (B, out, H', W')."""
+        time = self.time(time)
+        shared = not self.scale_shift and time.shape[0] == 1  # then adding it is the convolution's business
+        h = self._conv_1(silu(self.norm_1(x)), time[0] if shared else None)
         if self.resample != "none":
-            h, x = resample(h, self.resample), resample(x, self.resample)
-        h = self.conv_1(h)
-        time = self.time(time)[:, :, None, None]
+            x = resample(x, self.resample)
+        time = time[:, :, None, None].to(h.dtype)
         if self.scale_shift:
-            scale, shift = time.to(h.dtype).chunk(2, dim=1)
-            h = self.norm_2(h) * (1 + scale) + shift
+            scale, shift = time.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
         else:
-            h = self.norm_2(h + time.to(h.dtype))
-        h = self.conv_2(self.dropout(silu(h)))
-        return (x if self.skip is None else self.skip(x)) + h
+            h = self.norm_2(h if shared else h + time)
+        return self.conv_2(self.dropout(silu(h)), add=x if self.skip is None else self.skip(x))
+
+    def _conv_1(self, h: Tensor, bias: Tensor | None) -> Tensor:
+        if self.resample == "up":
+            return self.conv_1.over_doubled(h, bias=bias)
+        return self.conv_1(resample(h, "down") if self.resample == "down" else h, bias=bias)
 
 
 def resample(x: Tensor, direction: str) -> Tensor:
@@ -225,8 +233,8 @@ class Resample(nn.Module):
     def __init__(self, channels: int, direction: str) -> None:
         super().__init__()
         self.direction = direction
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if direction == "down" else 1, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=2 if direction == "down" else 1, padding=1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x (B, C, H, W) -> half or double the sides; `time` is unused, for the signature of ResBlock."""
-        return self.conv(x if self.direction == "down" else resample(x, "up"))
+        return self.conv(x) if self.direction == "down" else self.conv.over_doubled(x)

@@ -58,7 +58,7 @@ class UpsamplerNetwork(nn.Module):
             if level is None:
                 level = torch.full((1,), self.config.sampling_level, device=x_t.device)
             time = time + self.level_embed(level * LEVEL_SCALE)
-        output = unet(torch.cat([x_t, low.to(x_t.dtype)], dim=1), time.expand(len(x_t), -1))
+        output = unet(torch.cat([x_t, low.to(x_t.dtype)], dim=1), time)
         return output + low if self.config.residual else output
 
     def _network(self, final: bool) -> UNet:

@@ -1,0 +1,136 @@
+"""Layers after `freeze` against the plain ones: the same sums, in another order."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from comfyui_unclip.unclip_core.models import kernels
+from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
+from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch built without oneDNN")
+BF16 = 2.0**-8
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def channels_last(*shape):
+    return torch.randn(*shape).contiguous(memory_format=torch.channels_last)
+
+
+def frozen(layer):
+    clone = copy.deepcopy(layer)
+    freeze(clone)
+    return clone
+
+
+@needs_onednn
+@pytest.mark.parametrize("side", [8, 80])  # packed, and too large to be
+@pytest.mark.parametrize("batches", [(2, 1, 5), (1, 4)])
+def test_a_frozen_convolution(side, batches):
+    layer = Conv2d(24, 40, 3, padding=1)
+    fast = frozen(layer)
+    for batch in batches:  # whatever it was packed for
+        x, more, bias = channels_last(batch, 24, side, side), channels_last(batch, 40, side, side), torch.randn(40)
+        plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
+        assert torch.allclose(fast(x), plain, atol=1e-5)
+        assert torch.allclose(fast(x, add=more), plain + more, atol=1e-5)
+        assert torch.allclose(fast(x, bias=bias, add=more), plain + bias[:, None, None] + more, atol=1e-5)
+    assert (fast.packed is not None) == (side == 8) == (fast.weight is None)
+
+
+@needs_onednn
+@pytest.mark.parametrize("height, width", [(6, 6), (5, 9), (1, 1)])
+def test_a_convolution_over_a_doubled_map(height, width):
+    """Edges included: what lies outside counts as 0 in both."""
+    layer, x, bias = Conv2d(16, 24, 3, padding=1), channels_last(2, 16, height, width), torch.randn(24)
+    plain = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"), bias=bias)
+    assert torch.allclose(layer.over_doubled(x, bias=bias), plain)  # not frozen: the very same
+    fast = frozen(layer)
+    out = fast.over_doubled(x, bias=bias)
+    assert torch.allclose(out, plain, atol=1e-5) and out.is_contiguous(memory_format=torch.channels_last)
+    assert fast.weight is None and torch.equal(out, fast.over_doubled(x, bias=bias))
+
+
+@needs_onednn
+def test_a_frozen_linear_layer():
+    layer = Linear(24, 40)
+    few, many = torch.randn(2, 3, 24), torch.randn(300, 24)
+    for order in ((few, many), (many, few)):
+        fast = frozen(layer)
+        for x in order:
+            assert torch.allclose(fast(x), F.linear(x, layer.weight, layer.bias), atol=1e-5)
+        assert fast.packed is not None and fast.weight is None
+
+
+@needs_onednn
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("resample", ["none", "up", "down"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_frozen_block(scale_shift, resample, rows):
+    block = ResBlock(16, 32, 20, scale_shift=scale_shift, groups=4, eps=1e-5, resample=resample)
+    torch.nn.init.normal_(block.conv_2.weight, std=0.1)
+    x, time = channels_last(3, 16, 8, 8), torch.randn(rows, 20)
+    with torch.enable_grad():  # as in training: every plain operator
+        plain = block(x, time).detach()
+    assert torch.allclose(frozen(block)(x, time), plain, atol=1e-5)
+
+
+def test_nothing_is_rearranged_before_it_is_frozen():
+    layers = Conv2d(8, 8, 3, padding=1), Linear(8, 8)
+    x = channels_last(1, 8, 4, 4)
+    layers[0](x), layers[0].over_doubled(x), layers[1](torch.randn(3, 8))
+    assert all(layer.weight is not None and layer.packed is None for layer in layers)
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "additive"])
+def test_attention_as_two_products(masked):
+    q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 4, 12, 8), torch.randn(2, 4, 12, 8)
+    hidden = torch.zeros(2, 1, 1, 12, dtype=torch.bool)
+    hidden[1, ..., 5:] = True
+    mask = {None: None, "bool": ~hidden, "additive": torch.zeros(2, 1, 1, 12).masked_fill(hidden, -1e4)}[masked]
+    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(attend_by_products(q, k, v, mask), reference, atol=1e-6)
+
+
+def test_attention_as_two_products_rounds_no_worse_for_large_common_scores():
+    """A mean key, as trained networks have it, shifts all scores of a row and would cost their last bits."""
+    q, k, v = torch.randn(1, 2, 256, 32) + 1.0, torch.randn(1, 2, 300, 32) + 4.0, torch.randn(1, 2, 300, 32)
+    low = [x.bfloat16() for x in (q, k, v)]
+    exact = F.scaled_dot_product_attention(*(x.float() for x in low))
+
+    def error(out):
+        return (out.float() - exact).norm() / exact.norm()
+
+    assert error(attend_by_products(*low)) < min(2 * BF16, 4 * error(F.scaled_dot_product_attention(*low)))
+    scores = (low[0] @ low[1].transpose(-1, -2) * 32**-0.5).softmax(-1)
+    assert error(attend_by_products(*low)) < 0.5 * error(scores @ low[2])
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_the_processor_decides_which_attention(monkeypatch, amx):
+    calls = []
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(
+        "comfyui_unclip.unclip_core.models.layers.attend_by_products",
+        lambda *given: calls.append(1) or attend_by_products(*given),
+    )
+    for dtype, tokens in ((torch.bfloat16, 256), (torch.float32, 256), (torch.bfloat16, 64)):
+        q = torch.randn(1, 2, tokens, 16, dtype=dtype)
+        assert attend(q, q, q).shape == (1, tokens, 32)
+    assert len(calls) == (0 if amx else 1)
+
+
+@needs_onednn
+def test_what_was_packed_is_described():
+    network = torch.nn.Sequential(Conv2d(8, 8, 3, padding=1), Conv2d(8, 8, 3, padding=1))
+    freeze(network)
+    network[0](channels_last(1, 8, 4, 4))
+    assert kernels.describe(network) == "1 of 2 layers packed for oneDNN"

@@ -1,0 +1,168 @@
+"""Layers that compute the same as PyTorch's, faster on processors: oneDNN's packed weights, fused sums, less work.
+
+`freeze` says that a network's weights never change again. Only then may a layer keep a rearranged copy in their place.
+What is chosen follows from shapes and the processor, never from timing: one machine gives one picture.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Beyond this a convolution hides the reordering of its weights, and packed ones are slower on 256 px maps.
+PACKED_PIXELS = 64 * 64
+# A linear layer over many rows hides the reordering too, and gains nothing.
+PACKED_ROWS = 256
+# From here on the processor's fused attention loses to two matrix products, unless it has AMX.
+FUSED_ATTENTION_TOKENS = 128
+
+_packing = threading.Lock()
+
+
+def freeze(network: nn.Module) -> None:
+    """Let the layers of `network` rearrange their weights: it will neither be trained, saved nor moved to a device."""
+    for layer in network.modules():
+        if isinstance(layer, Conv2d | Linear):
+            layer.frozen = True
+
+
+def describe(network: nn.Module) -> str:
+    """What a network's layers have chosen so far, for people."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Conv2d | Linear)]
+    packed = sum(layer.packed is not None for layer in layers)
+    return f"{packed} of {len(layers)} layers packed for oneDNN"
+
+
+def uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's own operators may run a layer: on a processor, without gradients or autocast."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that adds what follows it, and packs its weights once frozen."""
+
+    frozen = False
+    packed: Tensor | None = None  # oneDNN's own layout; `weight` is None from then on
+    doubled: Conv2d | None = None  # the same convolution over a doubled map, see `over_doubled`
+
+    def forward(self, x: Tensor, *, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
+        """The convolution of x (B, C, H, W), plus `bias` (out,) in every pixel, plus `add` of the output's shape."""
+        shift = self.bias if bias is None else self.bias + bias.to(self.bias.dtype)
+        if self.packed is None and not uses_onednn(x, self.bias):
+            out = self._conv_forward(x, self.weight, shift)
+            return out if add is None else add + out
+        weight = self._onednn_weight(x)
+        shape = [list(self.padding), list(self.stride), list(self.dilation), self.groups]
+        if add is not None:
+            operator = torch.ops.mkldnn._convolution_pointwise.binary
+            return operator(x, add, weight, shift, *shape, "add", 1.0, None, [], None)
+        if self.packed is None:
+            return self._conv_forward(x, weight, shift)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, shift, *shape, "none", [], "")
+
+    def over_doubled(self, x: Tensor, *, bias: Tensor | None = None) -> Tensor:
+        """This 3x3 convolution of x (B, C, H, W) with its sides doubled (nearest): (B, out, 2 H, 2 W).
+
+        Doubled pixels come in equal pairs, so each of the four output phases is a 2x2 convolution of x itself: 16
+        products a pixel instead of 36, and the same sums.
+        """
+        if self.doubled is None and not (self.frozen and uses_onednn(x, self.bias)):
+            return self(F.interpolate(x, scale_factor=2.0, mode="nearest"), bias=bias)
+        if self.doubled is None:
+            with _packing:
+                self._make_doubled()
+        shift = None if bias is None else bias.repeat(4)
+        phases = self.doubled(x, bias=shift)  # (B, 4 out, H + 1, W + 1)
+        batch, _, height, width = x.shape
+        shape = (batch, self.out_channels, 2 * height, 2 * width)
+        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        for phase, part in enumerate(phases.split(self.out_channels, dim=1)):
+            row, column = divmod(phase, 2)
+            out[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
+        return out
+
+    def _make_doubled(self) -> None:
+        if self.doubled is not None:
+            return
+        first = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # (taps of the 2, taps of the 3), even phase
+        second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # odd phase
+        mix = torch.stack([first, second])  # (phase, 2, 3)
+        weight = torch.einsum("ahi,bwj,ocij->abochw", mix, mix, self.weight.float()).flatten(0, 2)
+        with torch.device("meta"):
+            doubled = Conv2d(self.in_channels, 4 * self.out_channels, 2, padding=1)
+        weight = weight.to(self.weight.dtype, memory_format=torch.channels_last)
+        doubled.weight = nn.Parameter(weight, requires_grad=False)
+        doubled.bias = nn.Parameter(self.bias.repeat(4), requires_grad=False)
+        doubled.frozen = True
+        # Not a submodule: it holds the same weights over again, and no state dict should.
+        object.__setattr__(self, "doubled", doubled)
+        self.weight = None
+
+    def _onednn_weight(self, x: Tensor) -> Tensor:
+        if self.frozen and self.packed is None and x.shape[-1] * x.shape[-2] <= PACKED_PIXELS:
+            args = (list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape))
+            _pack(self, lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *args))
+        return self.weight if self.packed is None else self.packed
+
+
+class Linear(nn.Linear):
+    """A linear layer that packs its weights once frozen, if it is used on few rows first."""
+
+    frozen = False
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        rows = x.numel() // x.shape[-1]
+        if self.packed is None and self.frozen and rows <= PACKED_ROWS and uses_onednn(x, self.bias):
+            _pack(self, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+        if self.packed is None:
+            return super().forward(x)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
+    """Replace the layer's weight by oneDNN's layout of it; at no time are there two copies of more than one layer."""
+    with _packing:
+        if layer.packed is None:
+            layer.packed = reorder(layer.weight.detach())
+            layer.weight = None
+
+
+def beats_fused_attention(q: Tensor) -> bool:
+    """Whether two matrix products beat PyTorch's fused attention: bfloat16 on a processor without AMX, long maps."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.is_grad_enabled():
+        return False
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    return q.shape[-2] >= FUSED_ATTENTION_TOKENS and not has_amx()
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q over k, v (B, heads, T, c) as two matrix products a row of the batch: (B, heads, T_q, c).
+
+    mask: bool or additive, broadcastable to (B, heads, T_q, T_k). Scores are rounded to the inputs' dtype, so the mean
+    key is taken out of them first: it shifts a row of scores as a whole, which the softmax ignores.
+    """
+    k = k - k.mean(dim=-2, keepdim=True)
+    if mask is None:
+        mask = q.new_zeros(1, 1, 1, 1)
+    elif mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+    mask = mask.expand(q.shape[0], *mask.shape[1:])
+    out = torch.empty_like(q)
+    for row in range(q.shape[0]):  # one at a time: the scores are the largest tensor of the network
+        scores = torch.baddbmm(mask[row], q[row], k[row].transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
+        out[row] = torch.bmm(scores.softmax(dim=-1), v[row])
+    return out
