@@ -193,3 +193,23 @@ def test_squash_keeps_the_whole_picture_and_center_the_middle():
     assert preprocess(wide, 32, (0, 0, 0), (1, 1, 1), "center").abs().max() == 0
     with pytest.raises(ValueError, match="crop 'left' is unknown; choose one of center, squash"):
         preprocess(wide, 32, (0, 0, 0), (1, 1, 1), "left")
+
+
+def test_a_tower_that_is_not_there_says_so(weights):
+    text_only = dataclasses.replace(CONFIG, towers=("text",))
+    clip = Clip.from_config(text_only, {k: v for k, v in weights.items() if not k.startswith("visual.")})
+    whole = Clip.from_config(CONFIG, weights)
+    assert torch.equal(clip.encode_text(CAPTIONS).embed, whole.encode_text(CAPTIONS).embed)
+    with pytest.raises(ValueError, match="CLIP Image Encode: this model's CLIP has no image tower"):
+        clip.encode_image(torch.rand(1, 64, 64, 3))
+    image_only = dataclasses.replace(CONFIG, towers=("image",))
+    kept = {k: v for k, v in weights.items() if k.startswith("visual.") or k == "logit_scale"}
+    clip, picture = Clip.from_config(image_only, kept), torch.rand(1, 64, 64, 3)
+    assert torch.equal(clip.encode_image(picture).vector, whole.encode_image(picture).vector)
+    with pytest.raises(ValueError, match="CLIP Text Encode: this model's CLIP has no text tower"):
+        clip.encode_text("a")
+
+
+def test_given_weights_are_used_in_place(weights):
+    clip = Clip.from_config(CONFIG, weights)
+    assert clip.network.ln_final.weight.data_ptr() == weights["ln_final.weight"].data_ptr()
