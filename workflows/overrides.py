@@ -221,6 +221,5 @@ def _fresh_widgets(node: dict, classes: dict[str, type]) -> list[Any]:
     values: list[Any] = []
     for spec in input_specs(classes[node["type"]]).values():
         if spec.is_widget:
-            extras = ["image"] if spec.options.get("image_upload") else ["fixed", ""][: spec.extra_widgets]
-            values += [spec.default, *extras]
+            values += [spec.default, *["fixed", ""][: spec.extra_widgets]]
     return values

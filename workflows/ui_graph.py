@@ -122,6 +122,11 @@ class Graph:
                 values = {**values, socket.widget: written[0]}
         return values
 
+    def dynamic(self, class_type: str, name: str) -> bool:
+        """Whether a widget's text may hold choices and comments, which the editor resolves."""
+        spec = self.file.schemas[class_type].inputs.get(name) if class_type in self.file.classes else None
+        return spec is not None and bool(spec.options.get("dynamicPrompts"))
+
     def primitive(self, link: str | None) -> list | None:
         """The widget values, not empty, of the PrimitiveNode that a link comes from."""
         origin = self.nodes.get(self.links.get(link, ("",))[0])
@@ -172,6 +177,12 @@ def proxied(node: dict) -> list[tuple[str, str]]:
     if not isinstance(entries, list):
         return []
     return [(str(e[0]), str(e[1])) if isinstance(e, list) and len(e) == 2 else ("", "") for e in entries]
+
+
+def search_name(node: dict) -> Any:
+    """The name that a node has in `%name.widget%`, apart from its title."""
+    properties = node.get("properties")
+    return properties.get("Node name for S&R") if isinstance(properties, dict) else None
 
 
 def _numbered(nodes: list[dict]) -> list[tuple[str, dict]]:

@@ -6,11 +6,13 @@ subgraphs. The reference is the editor's own export (frontend 1.35.9).
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from .graph import Problem, Prompt, node_name, node_title
+from .replacements import SAVERS, choose, fill_name
 from .subgraphs import Constant, Nothing, Origin, Scope, Unfolded
-from .ui_graph import BYPASSED, MUTED, PRIMITIVE, VIRTUAL, File, Graph
+from .ui_graph import BYPASSED, MUTED, PRIMITIVE, VIRTUAL, File, Graph, search_name
 from .widgets import read_widgets
 
 GROUP_NODE = ("workflow>", "workflow/")  # before subgraphs: a node type that the file itself defines
@@ -61,6 +63,7 @@ def _inputs(unfolded: Unfolded, scope: Scope, node_id: str) -> tuple[dict[str, A
     """What a node is given: its widgets, and over them what its links carry; and what is wrong, (input, text)."""
     graph, problems = scope.graph, []
     inputs = {name: _wrapped(value) for name, value in graph.shown(node_id).items()}
+    _rewrite(unfolded, graph, graph.nodes[node_id]["type"], inputs)
     for socket in graph.sockets(node_id):
         found = unfolded.resolve(scope, socket.link, socket.type) if socket.link is not None else Nothing()
         if isinstance(found, Origin):
@@ -73,6 +76,29 @@ def _inputs(unfolded: Unfolded, scope: Scope, node_id: str) -> tuple[dict[str, A
             # The consumer of a muted node loses the input, even where a widget lies beneath the link.
             inputs.pop(socket.name, None)
     return inputs, problems
+
+
+def _rewrite(unfolded: Unfolded, graph: Graph, class_type: str, inputs: dict[str, Any]) -> None:
+    """Bring texts to what the editor's page sends."""
+    prefix = inputs.get("filename_prefix")
+    if class_type in SAVERS and isinstance(prefix, str) and "%" in prefix:
+        inputs["filename_prefix"] = fill_name(
+            prefix, lambda name, widget: _shown(unfolded, name, widget), datetime.now()
+        )
+    for name, value in inputs.items():
+        if isinstance(value, str) and graph.dynamic(class_type, name):
+            inputs[name] = choose(value)
+
+
+def _shown(unfolded: Unfolded, name: str, widget: str) -> Any:
+    """The value of a widget on the first node of that search name, else of that title. Raises KeyError."""
+    every = [(scope.graph, node_id, node) for scope in unfolded.scopes for node_id, node in scope.graph.nodes.items()]
+    called = [entry for entry in every if search_name(entry[2]) == name]
+    called = called or [entry for entry in every if node_title(entry[2], entry[0].file.classes) == name]
+    if not called:
+        raise KeyError(name)
+    graph, node_id, node = called[0]
+    return (unfolded.promoted(graph, node_id) if graph.subgraph(node) else graph.shown(node_id))[widget]
 
 
 def _wrapped(value: Any) -> Any:

@@ -28,6 +28,8 @@ TOYS: dict[str, tuple] = {  # name -> (required inputs, output types, optional i
     "Show": ({"value": ["INT", {"forceInput": True}]}, []),
     "ShowText": ({"text": TEXT, "more": TEXT}, []),
     "ShowAny": ({"value": ["*", {}]}, []),
+    "SaveLatent": ({"samples": ["INT", {"forceInput": True}], "filename_prefix": TEXT}, []),
+    "Prompt": ({"text": ["STRING", {"dynamicPrompts": True, "multiline": True}]}, ["STRING"]),
     "Save": ({"images": ["IMAGE", {}]}, [], {"mask": ["MASK", {}]}),
 }
 SUB = "0d0c5f6e-3f4c-4b1c-9a43-2f4f7c1f2a01"
@@ -249,6 +251,23 @@ CASES: dict[str, dict] = {
             1: ("Number", {}, [4]),
             2: ("Add", {"a": "1.0", "b": "1.0"}, [3, 3], {"mode": 4}),
             3: ("Show", {"value": "2.0"}, []),
+        }
+    ),
+    "names from other nodes' widgets": graph(
+        {
+            1: ("Number", {}, [4], {"properties": {"Node name for S&R": "Count"}}),
+            2: ("Text", {}, ["a/b:c"], {"title": "Words"}),
+            3: ("SaveLatent", {"samples": "1.0"}, ["%Count.value%_%Words.text%_%None.x%_%Count.x%_%width%_50%"]),
+            4: ("Noise", {}, [3, "fixed", "soft", 2.5]),
+            5: ("SaveLatent", {"samples": "1.0"}, ["%Noise.scale%-%Noise.seed%"]),
+            6: ("Text", {}, ["%Count.value%"]),
+        }
+    ),
+    "comments and choices in dynamic prompts": graph(
+        {
+            1: ("Prompt", {}, ["a {b} \\{c|d\\} /* e */ f // g\nh /* i\nj */ k"]),
+            2: ("Prompt", {}, ["{l {m} n|l {m} n} {o|o|{o}} /* p {q r|q r"]),
+            3: ("Text", {}, ["{s|t} // u"]),
         }
     ),
     "subgraph, its own values": _sub_case(["outer", 99], [["-1", "text"], ["-1", "seed"]]),

@@ -80,7 +80,7 @@ def documents(draw):
         if action == "delete":
             del holder[key]
         elif action == "replace":
-            holder[key] = draw(ODD)
+            holder[key] = copy.deepcopy(draw(ODD))
         elif action == "double" and isinstance(holder, list):
             holder.append(copy.deepcopy(holder[key]))
         elif action == "wrap":
