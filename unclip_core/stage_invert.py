@@ -101,10 +101,9 @@ def run_inversion(
     Yields every chunk's steps. Returns x_T (batch, ...) and residuals (batch,), float32 on the CPU.
     """
     slices = list(split_rows(batch, rows))
-    results = []
-    for number, chunk in enumerate(slices):
+    results, done, walk = [], 0, len(settings.steps)
+    for left, chunk in zip(reversed(range(len(slices))), slices, strict=True):
         model, x_0 = prepare(chunk)
-        walk = len(settings.steps)
         watch = NanWatch(settings.who, walk, x_0.dtype, device)
         states = ddim_invert(model, x_0, settings.steps, refine=refine)
         while True:
@@ -115,7 +114,8 @@ def run_inversion(
                 break
             if state.index < 2 * walk:  # what follows tries whether refinement paid, and may fail
                 watch.see(replace(state, index=state.index % walk))
-            yield replace(state, index=number * state.total + state.index, total=len(slices) * state.total)
+            yield replace(state, index=done + state.index, total=done + state.total + left * walk)
+        done += state.index + 1
     return Inverted(
         torch.cat([result.x_T.float().cpu() for result in results]),
         torch.cat([result.residual.float().cpu() for result in results]),

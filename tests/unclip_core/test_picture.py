@@ -1,0 +1,108 @@
+"""Any image goes in, and a mask follows its image."""
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.picture import Picture, fit_mask, fit_picture
+
+
+def image(height, width, channels=3, rows=1, seed=0):
+    return torch.rand(rows, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "rows"),
+    [(64, 64, 3, 2), (1, 1, 3, 1), (1, 300, 4, 1), (8000, 40, 1, 1), (90, 70, 4, 3), (16, 16, 1, 1), (65, 64, 3, 1)],
+)
+def test_any_size_and_kind_becomes_a_square(height, width, channels, rows, crop):
+    x = fit_picture("Test", image(height, width, channels, rows), 64, crop)
+    assert x.shape == (rows, 3, 64, 64) and x.dtype == torch.float32
+    assert torch.isfinite(x).all() and x.min() >= -1 and x.max() <= 1
+
+
+def test_a_picture_of_the_right_size_is_not_touched():
+    picture = image(64, 64)
+    assert torch.equal(fit_picture("Test", picture, 64), picture.movedim(-1, 1) * 2 - 1)
+
+
+def test_a_very_large_picture_goes_in():
+    picture = torch.full((1, 8000, 2000, 1), 0.25)
+    assert torch.allclose(fit_picture("Test", picture, 64), torch.full((1, 3, 64, 64), -0.5), atol=1e-5)
+
+
+def test_crop_keeps_the_middle_and_squash_everything():
+    picture = torch.zeros(1, 64, 128, 3)
+    picture[:, :, 32:96] = 1.0
+    assert (fit_picture("Test", picture, 64, "center") == 1).all()
+    squashed = fit_picture("Test", picture, 64, "squash")
+    assert squashed[..., 2].max() < -0.9 and squashed[..., 32].min() > 0.9
+    assert (fit_picture("Test", picture.movedim(1, 2), 64, "center") == 1).all()
+
+
+def test_alpha_shows_white_grey_is_repeated_and_wild_values_are_cut():
+    clear = torch.zeros(1, 64, 64, 4)
+    assert (fit_picture("Test", clear, 64) == 1).all()
+    grey = fit_picture("Test", image(64, 64, 1), 64)
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert fit_picture("Test", image(64, 64) * 9 - 4, 64).abs().max() <= 1
+    assert fit_picture("Test", image(64, 64).half(), 64).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(64, 64, 3), r"Test: image must be \(B, H, W, C\) with 1, 3 or 4 channels .* got \(64, 64, 3\)"),
+        (torch.zeros(1, 64, 64, 2), r"got \(1, 64, 64, 2\)"),
+        (torch.zeros(1, 0, 64, 3), r"no side of 0, got \(1, 0, 64, 3\)"),
+        (torch.full((1, 64, 64, 3), float("nan")), "Test: the image holds NaN"),
+        ("a.png", "got str"),
+    ],
+)
+def test_what_is_no_picture_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        fit_picture("Test", bad, 64)
+
+
+def test_an_unknown_crop_is_refused():
+    with pytest.raises(ValueError, match="Test: crop 'middle' is unknown; choose one of center, squash"):
+        fit_picture("Test", image(8, 8), 64, "middle")
+
+
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("size", [(120, 200), (60, 100), (240, 400), (40, 67)])
+def test_a_mask_is_cropped_as_its_image_whatever_its_size(size, crop):
+    """The left half is repainted: at 64 px the border must lie where the image's own does."""
+    mask, picture = torch.zeros(1, *size), torch.zeros(1, 120, 200, 3)
+    mask[:, :, : size[1] // 2], picture[:, :, :100] = 1.0, 1.0
+    fitted = fit_mask("Test", mask, (120, 200), 64, crop)
+    shown = (fit_picture("Test", picture, 64, crop) + 1) / 2
+    assert fitted.shape == (1, 1, 64, 64)
+    assert (fitted - shown[:, :1]).abs().mean() < 0.02
+    assert (fitted[..., :28] == 1).all() and (fitted[..., 36:] == 0).all()  # kept is exactly 0, repainted exactly 1
+
+
+def test_a_mask_of_another_aspect_is_refused_with_both_sizes():
+    mask = torch.ones(1, 64, 64)
+    with pytest.raises(ValueError, match=r"the mask is 64 x 64 pixels, the image 200 x 120: .* from the same picture"):
+        fit_mask("Test", mask, (120, 200), 64)
+    with pytest.raises(ValueError, match="it is empty, as Load Image gives it for a picture without alpha: draw one"):
+        fit_mask("Test", mask * 0, (120, 200), 64)
+
+
+def test_an_empty_mask_warns_and_a_broken_one_is_refused():
+    with pytest.warns(UserWarning, match="the mask is empty, so nothing is repainted; 1 "):
+        assert not fit_mask("Test", torch.zeros(32, 32), (32, 32), 64).any()
+    with pytest.raises(ValueError, match="the mask holds NaN"):
+        fit_mask("Test", torch.full((1, 8, 8), float("nan")), (8, 8), 64)
+    with pytest.raises(ValueError, match=r"mask must be \(B, H, W\) with no side of 0, got \(1, 1, 8, 8\)"):
+        fit_mask("Test", torch.ones(1, 1, 8, 8), (8, 8), 64)
+
+
+def test_pasting_restores_what_is_kept_to_the_bit():
+    known, mask = torch.rand(1, 3, 8, 8), torch.zeros(2, 1, 8, 8)
+    mask[1, :, :4] = 0.5
+    x = torch.rand(2, 3, 8, 8)
+    pasted = Picture(known, mask).paste(x)
+    assert torch.equal(pasted[0], known[0]) and torch.equal(pasted[1, :, 4:], known[0, :, 4:])
+    assert torch.equal(pasted[1, :, :4], x[1, :, :4]) and Picture(known).paste(x) is x
