@@ -11,6 +11,7 @@ from typing import Any
 
 from .graph import Problem, Prompt, node_name, node_title
 from .replacements import SAVERS, choose, fill_name
+from .schema import input_specs
 from .subgraphs import Constant, Nothing, Origin, Scope, Unfolded
 from .ui_graph import BYPASSED, MUTED, PRIMITIVE, VIRTUAL, File, Graph, search_name
 from .widgets import read_widgets
@@ -108,6 +109,4 @@ def _wrapped(value: Any) -> Any:
 
 def widget_value(node: dict, name: str, classes: dict[str, type]) -> Any:
     """The value that a saved node's widget shows: its place in `widgets_values`, else the declared default."""
-    from .schema import input_specs
-
     return read_widgets(input_specs(classes[node["type"]]), node.get("widgets_values"))[name]
