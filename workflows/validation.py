@@ -166,12 +166,13 @@ def _in_or_after_cycle(origins: dict[str, list[str]], wanted: set[str]) -> set[s
 
 
 def _cycle_faults(prompt: Prompt, circular: set[str]) -> Iterable[Fault]:
-    left = set(circular)
+    left = {n: None for n in prompt if n in circular}  # in the prompt's order, so that each run names the same
     for _ in range(_MAX_CYCLES):
-        cycle = find_cycle(prompt, left) if left else None
+        cycle = find_cycle(prompt, left.keys()) if left else None
         if cycle is None:
             return
-        left -= set(cycle)
+        for node_id in cycle:
+            del left[node_id]
         path = " -> ".join([*cycle, cycle[0]] if len(cycle) < 20 else [*cycle[:9], "...", *cycle[-9:], cycle[0]])
         origin = cycle[-1]
         name = next(name for name, link in links_of(prompt[cycle[0]]).items() if link[0] == origin)

@@ -1,4 +1,4 @@
-"""Let a real ComfyUI run tests/workflows/executor_cases.py, and keep what it did as references for the executor's tests.
+"""Let a real ComfyUI run tests/workflows/executor_cases.py; what it did is the reference of the executor's tests.
 
     python tests/tools/executor_references.py COMFYUI_CHECKOUT      -> tests/data/executor_references.json
 
@@ -85,8 +85,9 @@ def main() -> None:
     args.cpu = True
     import comfyui_version
     import execution
-    import nodes
     from comfy_execution.graph_utils import ExecutionBlocker
+
+    import nodes
 
     pack = load("reference_pack", ROOT / "tests" / "data" / "test_pack")
     pack.NODE_CLASS_MAPPINGS["UnclipTestBlocked"].BLOCKER = ExecutionBlocker
