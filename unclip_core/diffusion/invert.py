@@ -16,7 +16,7 @@ from .samplers import Model, StepState, ddim, predict
 from .schedule import ScheduleSteps, Step
 
 TOLERANCE = 3e-4  # RMS of F(x_t) - x_s, pixels being -1..1, below which a step counts as solved
-DOUBT = 10.0  # times the tolerance: beyond it the whole way back is tried against plain inversion's
+DOUBT = 1e-2  # the same: beyond it the whole way back is tried against plain inversion's
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def ddim_invert(
     step stays far above the tolerance, plain inversion runs too and the item takes what DDIM leads back better.
     """
     refined = yield from _walk(model, x_0, schedule_steps, refine, tolerance, 0, 1)
-    doubtful = refined.residual > DOUBT * tolerance
+    doubtful = refined.residual > max(DOUBT, tolerance)
     if refine == 0 or not doubtful.any():
         return refined
     # Steps that are better one by one need not be better together.
