@@ -47,7 +47,7 @@ def _aiohttp():
     try:
         import aiohttp
     except ImportError:
-        message = "--server needs the package aiohttp; install it with: pip install aiohttp"
+        message = "--server needs the package aiohttp; install it with: pip install 'comfyui-unclip[server]'"
         raise WorkflowError([Problem("invalid_option", message)]) from None
     return aiohttp
 

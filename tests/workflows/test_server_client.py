@@ -1,0 +1,128 @@
+"""`--server URL`, against a server of our own that speaks ComfyUI's protocol (comfy_server.py)."""
+
+import importlib.util
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from comfyui_unclip.workflows.cli import run
+
+GRAPH = {
+    "1": {"class_type": "Paint", "inputs": {"seed": 3, "text": "a"}, "_meta": {"title": "prompt"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "pic"}},
+}
+
+
+@pytest.fixture
+def server():
+    specification = importlib.util.spec_from_file_location("comfy_server", Path(__file__).with_name("comfy_server.py"))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    server = module.ComfyServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def remote(server, tmp_path, capsys):
+    """remote(*arguments, graph=GRAPH) -> (exit code, stdout, stderr); downloads go to tmp_path/out."""
+
+    def call(*arguments, graph=GRAPH):
+        file = tmp_path / "graph.json"
+        file.write_text(json.dumps(graph))
+        code = run(["run", str(file), "--server", server.url, "-o", str(tmp_path / "out"), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def shade(path):
+    return Image.open(path).getpixel((0, 0))[0]
+
+
+def test_a_graph_is_queued_followed_and_its_picture_fetched(remote, server, tmp_path):
+    code, out, _ = remote("-s", "seed=9")
+    assert code == 0 and out.splitlines()[-1] == f"saved {tmp_path / 'out' / 'pic_00001_.png'}"
+    assert shade(tmp_path / "out" / "pic_00001_.png") == 9
+    (sent,) = server.prompts
+    assert sent["prompt"]["1"]["inputs"] == {"seed": 9, "text": "a"} and sent["extra_data"] == {}
+
+
+def test_rows_resume_and_json_work_as_at_home(remote, server, tmp_path):
+    out_folder = tmp_path / "out"
+    code, out, _ = remote("--sweep", "seed=1..3", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and {"begin", "executing", "progress", "executed", "row", "end"} <= {e["event"] for e in events}
+    assert [shade(out_folder / f"pic_row0000{row}_00001_.png") for row in (1, 2, 3)] == [1, 2, 3]
+    (out_folder / "pic_row00002_00001_.png").unlink()
+    code, out, _ = remote("--sweep", "seed=1..3", "--resume", "-q")
+    assert code == 0 and out == f"saved {out_folder / 'pic_row00002_00001_.png'}\n" and len(server.prompts) == 4
+
+
+def test_an_existing_file_is_never_overwritten(remote, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pic_00001_.png").write_bytes(b"mine")
+    assert remote("-q")[1] == f"saved {tmp_path / 'out' / 'pic_00002_.png'}\n"
+    assert (tmp_path / "out" / "pic_00001_.png").read_bytes() == b"mine"
+
+
+def test_refusals_and_failures_are_one_line_and_rows_go_on(remote, server, tmp_path):
+    table = tmp_path / "jobs.csv"
+    table.write_text("text\nrefuse\nfail\nfine\n")
+    code, out, err = remote("--table", table, "-q")
+    assert code == 1 and len(out.splitlines()) == 1
+    assert err.splitlines() == [
+        "error: row 1: the server refused the graph: node 1 (Paint): Custom validation failed for node: "
+        "text - not that one",
+        "error: row 2: node 1 (Paint): no paint",
+    ]
+
+
+def test_the_servers_own_declarations_are_checked_first(remote, server):
+    code, _, err = remote("-s", "seed=999")
+    assert code == 2 and "999 is above the maximum 255" in err and not server.prompts
+    code, _, err = remote(graph={"1": {"class_type": "Elsewhere", "inputs": {}}})
+    assert code == 2 and "unknown node class 'Elsewhere'" in err
+
+
+def test_a_socket_that_breaks_in_the_middle_costs_nothing(remote, server, tmp_path):
+    server.drop_socket_once = True
+    assert remote("-q")[0] == 0
+    assert shade(tmp_path / "out" / "pic_00001_.png") == 3
+
+
+def test_pictures_that_lie_here_are_sent(remote, server, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "here.png").write_bytes(b"pixels")
+    load = {"class_type": "LoadImage", "inputs": {"image": "here.png"}}
+    assert remote("-i", tmp_path / "in", graph=GRAPH | {"3": load})[0] == 0
+    assert server.uploads == [("here.png", b"pixels")]
+    assert server.prompts[0]["prompt"]["3"]["inputs"]["image"] == "sent_here.png"
+
+
+def test_ctrl_c_takes_the_row_back(remote, server):
+    server.hang = True
+
+    def interrupt():
+        while not server.prompts:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code, _, err = remote("-q")
+    assert code == 130 and "interrupted" in err
+    assert sorted(path for path, _ in server.interrupted) == ["/interrupt", "/queue"]
+
+
+def test_no_server_is_said_before_anything(tmp_path, capsys):
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(GRAPH))
+    assert run(["run", str(file), "--server", "http://127.0.0.1:9", "-o", str(tmp_path / "out")]) == 2
+    assert "no ComfyUI answers there" in capsys.readouterr().err
