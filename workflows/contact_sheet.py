@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .jobs import Axis, Jobs
+from .jobs import Jobs
 
 if TYPE_CHECKING:
     from PIL import Image as images
@@ -35,16 +35,19 @@ class Layout:
 
 
 def layout(jobs: Jobs) -> Layout:
-    """The last axis goes across, the others down; a table's rows go down too. One axis alone goes across."""
-    axes = list(jobs.axes)
+    """The last axis goes across, the others down. A table goes down, each row labelled with its number and values."""
+    outer, across = [[_label(value) for value in axis.values] for axis in jobs.axes[:-1]], [""]
+    names = [axis.name for axis in jobs.axes]
+    if jobs.axes:
+        across = [_label(value) for value in jobs.axes[-1].values]
     if jobs.table:
-        axes.insert(0, Axis("row", tuple(str(number) for number in range(1, len(jobs.table) + 1))))
-    *outer, last = axes
-    down = [" · ".join(map(_label, values)) for values in itertools.product(*(axis.values for axis in outer))]
-    wide = len(last.values)
-    cells = [[y * wide + x + 1 for x in range(wide)] for y in range(len(down))]
-    down_name = " · ".join(axis.name for axis in outer)
-    return Layout(cells, [_label(value) for value in last.values], down, last.name, down_name)
+        rows = enumerate(jobs.table, 1)
+        outer.insert(0, [" · ".join([str(number), *map(_label, row.values())]) for number, row in rows])
+        names.insert(0, "row · " + " · ".join(dict.fromkeys(name for row in jobs.table for name in row)))
+    down = [" · ".join(labels) for labels in itertools.product(*outer)]
+    cells = [[y * len(across) + x + 1 for x in range(len(across))] for y in range(len(down))]
+    across_name = names.pop() if jobs.axes else ""
+    return Layout(cells, across, down, across_name, " · ".join(names))
 
 
 def draw(place: Layout, pictures: Mapping[int, Path]) -> images.Image:

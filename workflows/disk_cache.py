@@ -7,6 +7,7 @@ dropped with a warning and made again. The least recently used go when the folde
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -81,6 +82,7 @@ class Store:
         self._folder = folder
         self._max_bytes = max_bytes
         self._size: int | None = None
+        self._warned = False
 
     def read(self, name: str) -> Entry | None:
         """The entry, or None when there is none or it is damaged."""
@@ -95,11 +97,12 @@ class Store:
                 raise ValueError("its checksum is another")
             entry = Entry([[_decode(item, tensors) for item in items] for items in header["outputs"]])
             os.utime(path)  # used now
-        except FileNotFoundError:
+        except OSError:
             return None
         except Exception as error:  # whatever a damaged file leads to, it is made again
             _LOG.warning("--cache: %s is damaged and is made again (%s)", path, " ".join(str(error).split()))
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
         return entry
 
@@ -123,8 +126,9 @@ class Store:
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
                 raise
-            _LOG.warning("--cache: %s cannot be written (%s); going on without", path, " ".join(str(error).split()))
-            temporary.unlink(missing_ok=True)
+            self._cannot_write(error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             return
         self._size = None if self._size is None else self._size + size
         self._evict()
@@ -156,8 +160,13 @@ class Store:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(digest)
         except OSError as error:
-            _LOG.warning("--cache: %s cannot be written (%s); going on without", note, error.strerror)
+            self._cannot_write(error)
         return digest
+
+    def _cannot_write(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("--cache %s: cannot be written (%s); going on without", self._folder, error)
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}.safetensors"
@@ -176,7 +185,8 @@ class Store:
         for _, size, path in sorted(found):
             if self._size <= self._max_bytes:
                 break
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process was faster
+                path.unlink()
             self._size -= size
 
 
