@@ -6,12 +6,15 @@ Reroute, PrimitiveNode, Note and MarkdownNote live in the editor's page alone; w
 from .pictures_in import LoadImage, LoadImageMask
 from .pictures_out import PreviewImage, SaveImage
 from .primitives import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
+from .scaling import ImageBatch, ImageScale
 
 _CLASSES = (
     LoadImage,
     LoadImageMask,
     SaveImage,
     PreviewImage,
+    ImageScale,
+    ImageBatch,
     PrimitiveInt,
     PrimitiveFloat,
     PrimitiveString,

@@ -1,6 +1,10 @@
 """LoadImage and LoadImageMask as the editor has them: EXIF turned, frames as a batch, mask 1 where transparent."""
 
+import contextlib
+
 from .paths import annotated, content_hash, input_pictures, picture_problem
+
+_MAX_PIXELS = 1 << 29  # of all frames: 6 GB as float32; an animation of a few kB can hold more than any memory
 
 
 class LoadImage:
@@ -25,11 +29,14 @@ class LoadImage:
 
     def load_image(self, image):
         import torch
-        from PIL import Image, ImageSequence
+        from PIL import ImageSequence
 
-        images, masks, size = [], [], None
-        with Image.open(annotated(image)) as file:
+        images, masks, size, pixels = [], [], None, 0
+        with _opened(image) as file:
             for frame in ImageSequence.Iterator(file):
+                pixels += frame.width * frame.height
+                if pixels > _MAX_PIXELS:
+                    raise ValueError(f"{image}: its frames have more than {_MAX_PIXELS:,} pixels; give a part of it")
                 picture = _upright(frame)
                 size = size or picture.size
                 if picture.size != size:  # thumbnails and icon variants are not frames
@@ -63,19 +70,41 @@ class LoadImageMask:
         return content_hash(image)
 
     def load_image(self, image, channel):
-        from PIL import Image
-
-        with Image.open(annotated(image)) as file:
+        with _opened(image) as file:
             # A picture without alpha becomes opaque, so that its alpha mask is all 0.
             values = _floats(_upright(file).convert("RGBA").getchannel(channel[0].upper()))[None]
         return (1.0 - values if channel == "alpha" else values,)
 
 
-def _upright(frame):
-    """The frame turned as its EXIF says, 32-bit grey brought to 8 bit."""
-    from PIL import ImageOps
+@contextlib.contextmanager
+def _opened(name: str):
+    """The picture, open. Raises ValueError that names it when it is none, is broken, or is too large."""
+    from PIL import Image, UnidentifiedImageError
 
-    picture = ImageOps.exif_transpose(frame)
+    try:
+        with Image.open(annotated(name)) as file:
+            yield file
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(f"{name} has more than {limit:,} pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is not a picture that can be read; save it as PNG") from None
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's readers raise on broken files
+        raise ValueError(f"{name} cannot be read ({error}); save it again") from error
+
+
+def _upright(frame):
+    """The frame turned as its EXIF says, 32-bit grey brought to 8 bit. What a cut-off file lacks is grey."""
+    from PIL import ImageFile, ImageOps
+
+    try:
+        picture = ImageOps.exif_transpose(frame)
+    except (OSError, ValueError):
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+        try:
+            picture = ImageOps.exif_transpose(frame)
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
     return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
 
 

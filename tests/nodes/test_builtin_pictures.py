@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
@@ -165,3 +165,85 @@ def test_what_is_offered_and_what_is_refused(host, tmp_path):
 )
 def test_primitives_hand_their_value_on(name, value):
     assert getattr(NODES[name](), NODES[name].FUNCTION)(value=value) == (value,)
+
+
+def refusal(name, host):
+    with pytest.raises(ValueError) as caught:
+        NODES["LoadImage"]().load_image(image=name)
+    return str(caught.value)
+
+
+def test_a_picture_that_is_none_or_a_bomb_is_named(host, monkeypatch):
+    (host.folder("input") / "text.png").write_text("hello")
+    assert refusal("text.png", host) == "text.png is not a picture that can be read; save it as PNG"
+    Image.new("RGB", (90, 90)).save(host.folder("input") / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    assert refusal("big.png", host) == "big.png has more than 8,000 pixels; make it smaller"
+
+
+def test_an_animation_that_fills_the_memory_is_refused(host, monkeypatch):
+    frames = [Image.new("RGB", (64, 64), (30 * level, 0, 0)) for level in range(8)]
+    frames[0].save(host.folder("input") / "long.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr("comfyui_unclip.nodes.builtin.pictures_in._MAX_PIXELS", 64 * 64 * 3)
+    assert refusal("long.gif", host) == "long.gif: its frames have more than 12,288 pixels; give a part of it"
+
+
+def test_a_file_that_was_cut_off_is_loaded_as_far_as_it_goes(host):
+    path = host.folder("input") / "cut.png"
+    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    image, _ = NODES["LoadImage"]().load_image(image="cut.png")
+    assert image.shape == (1, 64, 64, 3) and image[0, :8].std() > 0.1 and image[0, -8:].std() == 0
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def scale(image, method="bilinear", width=0, height=0, crop="disabled"):
+    node = NODES["ImageScale"]()
+    return node.upscale(image=image, upscale_method=method, width=width, height=height, crop=crop)[0]
+
+
+def test_scaling_follows_the_side_that_is_given():
+    image = torch.rand(2, 10, 20, 3)
+    assert scale(image) is image
+    assert scale(image, width=7).shape == (2, 4, 7, 3)  # 3.5, to the even
+    assert scale(image, height=5).shape == (2, 5, 10, 3)
+    assert scale(image, width=1, height=1).shape == (2, 1, 1, 3)
+
+
+@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"])
+def test_scaling_keeps_what_is_flat_and_cuts_at_the_middle(method):
+    image = torch.zeros(1, 8, 24, 3)
+    image[:, :, 8:16] = 1.0
+    assert (scale(image, method, 16, 16, "center") - 1.0).abs().max() < 1e-6
+    assert scale(image, method, 16, 16).min() <= 0.0
+
+
+def test_a_batch_takes_the_first_ones_size():
+    first, second = torch.zeros(2, 8, 8, 3), torch.ones(1, 4, 16, 3)
+    (batch,) = NODES["ImageBatch"]().batch(image1=first, image2=second)
+    assert batch.shape == (3, 8, 8, 3) and batch[:2].max() == 0 and batch[2].min() == 1
+
+
+def test_pictures_come_out_as_from_the_editors_nodes(host):
+    """Values of ComfyUI 0.3.64's own nodes for these pictures: sums of IMAGE x ramp, and of MASK x ramp."""
+    rng = np.random.default_rng(7)
+    for mode, shape in (("L", (6, 5)), ("RGB", (6, 5, 3)), ("RGBA", (6, 5, 4)), ("LA", (6, 5, 2))):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels, mode).save(host.folder("input") / f"{mode}.png")
+        image, mask = NODES["LoadImage"]().load_image(image=f"{mode}.png")
+        scaled = scale(image, "lanczos", 9, 4, "center")
+        assert [fingerprint(image), fingerprint(mask), fingerprint(scaled)] == pytest.approx(EDITORS_VALUES[mode])
+
+
+def fingerprint(values):
+    flat = values.double().flatten()
+    return (flat * torch.linspace(0.5, 1.5, flat.numel(), dtype=torch.float64)).sum().item()
+
+
+EDITORS_VALUES = {
+    "L": [46.42557937910341, 0.0, 64.13238174795548],
+    "RGB": [41.624125147659555, 0.0, 50.906634821297565],
+    "RGBA": [44.31601757701653, 13.806422974528935, 48.883948289330135],
+    "LA": [37.45637898838797, 14.782758515456628, 47.9317218773067],
+}
