@@ -1,0 +1,66 @@
+"""The tiny stack's handles, a host that remembers, and nodes called as the executor calls them."""
+
+import pytest
+import torch
+
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.workflows.schema import input_specs
+
+
+class CountingHost(LocalHost):
+    """Remembers how many steps each run had."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.runs = []
+        self.warnings = []
+
+    def warn(self, *messages):
+        self.warnings.append(messages)
+
+    def report(self, label):
+        report = super().report(label)
+        self.runs.append((label, 0))
+        step = report.step
+
+        def counting(state):
+            self.runs[-1] = (label, self.runs[-1][1] + 1)
+            step(state)
+
+        report.step = counting
+        return report
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_models):
+    """Outputs of Load unCLIP by socket name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_MODELS", str(tiny_models))
+        loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
+        handles = loader().load(model_name="tiny", dtype="fp32")
+    return dict(zip(loader.RETURN_NAMES, handles, strict=True))
+
+
+@pytest.fixture
+def host():
+    with use_host(CountingHost()) as host:
+        yield host
+
+
+@pytest.fixture
+def node(stack, host):
+    """node(class, **inputs) -> its first output, widgets at their defaults; `stack` handles by socket."""
+    sources = {"clip": "CLIP", "prior": "PRIOR", "decoder": "DECODER"}
+
+    def call(name, **inputs):
+        cls = NODE_CLASS_MAPPINGS[name]
+        specs = input_specs(cls)
+        given = {n: spec.default for n, spec in specs.items() if spec.is_widget}
+        given |= {n: stack[sources[n]] for n in specs if n in sources}
+        if "upsampler" in specs:
+            given["upsampler"] = stack["UPSAMPLER " + name.removeprefix("UnCLIPUpsample")]
+        with torch.inference_mode():
+            return getattr(cls(), cls.FUNCTION)(**given | inputs)[0]
+
+    return call
