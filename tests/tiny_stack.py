@@ -103,7 +103,7 @@ def build(folder: Path) -> Path:
             save_stage(folder / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config)
         vectors = torch.nn.functional.normalize(torch.randn(100, 24), dim=-1)
         save_basis(folder / "tiny.pca.safetensors", fit_pca(vectors, CLIP_ID))
-        powers = torch.linspace(0.0, 1.0, stack.prior.schedule.timesteps)
+        powers = torch.linspace(0.0, 1.0, stack.prior.schedule.timesteps, dtype=torch.float64)
         save_noise_powers(folder / "tiny.analytic.safetensors", powers, stack.prior.prior_id)
     return folder
 

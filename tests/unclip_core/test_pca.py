@@ -1,5 +1,7 @@
 """Principal components of embeddings: fitted in the right order, exact where exactness is due, refused where not."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,7 +59,7 @@ def test_few_components_leave_the_mean_all_leave_nothing_out(turned, basis):
     errors = [
         (project(Embedding(vectors, "tiny"), basis, [count]).vector - vectors).norm() for count in range(1, DIM + 1)
     ]
-    assert all(more < fewer for fewer, more in zip(errors, errors[1:], strict=False))
+    assert all(more < fewer for fewer, more in pairwise(errors))
     centre = Embedding(basis.mean[None], "tiny")
     assert torch.allclose(project(centre, basis, [1]).vector, basis.mean[None], atol=1e-5)
 

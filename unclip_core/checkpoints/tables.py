@@ -40,7 +40,7 @@ def find_table(entry: StackEntry, kind: str, folders: Folders = ()) -> Path | No
 
 
 def save_basis(path: Path, basis: PCABasis, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a PCA basis, float32, whole or not at all. metadata: what it was fitted on, for people."""
+    """Write a PCA basis, whole or not at all. metadata: what it was fitted on, for people."""
     tensors = {"mean": basis.mean, "components": basis.components, "variance": basis.variance}
     _save(path, PCA, tensors, {**(metadata or {}), "clip_id": basis.clip_id})
 
@@ -60,15 +60,15 @@ def read_basis(entry: StackEntry, clip_id: str, folders: Folders = ()) -> PCABas
 
 
 def save_noise_powers(path: Path, powers: Tensor, prior_id: str, metadata: Mapping[str, str] | None = None) -> None:
-    """Write E||predicted noise||^2 / d of a prior, (timesteps,), float32 (facts C.5)."""
+    """Write E||predicted noise||^2 / d of a prior, (timesteps,) float64 (facts C.5)."""
     _save(path, ANALYTIC, {"noise_powers": powers}, {**(metadata or {}), "prior_id": prior_id})
 
 
 def read_noise_powers(entry: StackEntry, prior_id: str, timesteps: int, folders: Folders = ()) -> Tensor:
-    """The table of a stack's prior, (timesteps,). Raises ValueError if there is none, or if it is another prior's."""
+    """The table of a stack's prior, (timesteps,) float64. Raises ValueError if there is none, or if it is another prior's."""
     path, metadata, tensors = _read(entry, ANALYTIC, ("noise_powers",), folders)
     _check_owner(path, entry, ANALYTIC, "prior", prior_id, metadata.get("prior_id", "unknown"))
-    powers = tensors["noise_powers"].float()
+    powers = tensors["noise_powers"]
     if powers.shape != (timesteps,):
         raise CheckpointError(
             f"{path}: {tuple(powers.shape)} noise powers, but the prior has {timesteps} timesteps; fit them again with "
@@ -79,7 +79,7 @@ def read_noise_powers(entry: StackEntry, prior_id: str, timesteps: int, folders:
 
 def _save(path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     header = {**metadata, "format_version": str(FORMAT_VERSION), "table": kind}
-    write_safetensors(path, {name: value.float().contiguous() for name, value in tensors.items()}, header)
+    write_safetensors(path, {name: value.contiguous() for name, value in tensors.items()}, header)
 
 
 def _read(

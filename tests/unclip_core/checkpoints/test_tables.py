@@ -45,7 +45,7 @@ def test_a_basis_comes_back_as_it_was(entry, basis):
 
 
 def test_noise_powers_come_back_as_they_were(entry):
-    powers = torch.linspace(0, 1, 20)
+    powers = torch.linspace(0, 1, 20, dtype=torch.float64)
     save_noise_powers(entry.folder / "mine.analytic.safetensors", powers, "prior-a")
     assert torch.equal(read_noise_powers(entry, "prior-a", 20), powers)
 
