@@ -1,4 +1,4 @@
-"""The stages of unCLIP as objects: a network, its schedule, its defaults, and `.sample()`.
+"""The stages of unCLIP as objects: a network, its schedule, its defaults, and `.sample()` (and `Decoder.invert()`).
 
 `sample` checks its arguments, then returns a generator: it yields a StepState per step and returns the result
 (`finish(generator)` runs it to the end). None means the stack's own value. Weights are read and moved on first use.

@@ -183,6 +183,44 @@ def test_pictures_are_prepared_as_open_clip_does(height, width):
     assert levels.max() <= 1.6 and levels.mean() < 0.5
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 1, 8000, 4), (2, 8000, 3, 1), (1, 65, 64, 3)], ids=str)
+@pytest.mark.parametrize("crop", ["center", "squash"])
+def test_any_picture_goes_in(shape, crop):
+    pixels = preprocess(torch.rand(*shape) * 3 - 1, 32, (0, 0, 0), (1, 1, 1), crop)
+    assert pixels.shape == (shape[0], 3, 32, 32) and pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_long_strips_are_cut_before_they_are_scaled():
+    strip = torch.rand(1, 6, 600, 3, generator=torch.Generator().manual_seed(0))
+    middle = strip[:, :, 291:309]
+    ours, expected = (preprocess(x, 32, (0, 0, 0), (1, 1, 1)) for x in (strip, middle))
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(4, 4, 3), r"CLIP Image Encode: image must be \(B, H, W, C\).* got shape \(4, 4, 3\)"),
+        (torch.zeros(1, 0, 4, 3), r"CLIP Image Encode: image is empty, shape \(1, 0, 4, 3\)"),
+        (torch.full((1, 4, 4, 3), float("nan")), "CLIP Image Encode: the image holds NaN"),
+    ],
+)
+def test_what_is_no_picture_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess(bad, 32, (0, 0, 0), (1, 1, 1))
+
+
+def test_gradients_reach_the_pixels_of_a_network_built_under_inference_mode(weights):
+    clip = Clip.from_config(CONFIG, weights)
+    with torch.inference_mode():
+        plain = clip.encode_image(torch.full((1, 64, 64, 3), 0.25)).vector
+    pixels = torch.full((1, 3, 64, 64), 0.25, requires_grad=True)
+    embed = clip.embed_pixels(pixels)
+    assert torch.allclose(embed, plain.clone(), atol=1e-5)
+    embed[0, 0].backward()
+    assert pixels.grad.abs().max() > 0
+
+
 def test_squash_keeps_the_whole_picture_and_center_the_middle():
     wide = torch.zeros(1, 32, 96, 3)
     wide[:, :, :32], wide[:, :, 64:] = 1.0, 0.5  # white left, black middle, grey right
