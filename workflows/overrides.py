@@ -42,6 +42,7 @@ class Setting:
     spec: InputSpec
     value: Any
     linked: bool  # another node feeds it, so its own value is not used
+    shared: bool = False  # in a subgraph that is used several times: the value is that of all of them
 
     @property
     def name(self) -> str:
@@ -66,7 +67,16 @@ def settings(workflow: Workflow, classes: dict[str, type]) -> list[Setting]:
                     found.append(
                         Setting(node_id, node, node_title(node, classes), saved_title(node), spec, value, linked)
                     )
+    if workflow.is_ui and has_subgraphs(workflow):
+        from .subgraph_settings import subgraph_settings
+
+        found += subgraph_settings(workflow, classes)
     return found
+
+
+def has_subgraphs(workflow: Workflow) -> bool:
+    """Whether a saved graph defines subgraphs."""
+    return bool((workflow.data.get("definitions") or {}).get("subgraphs"))
 
 
 def _read_ui(node: dict, spec: InputSpec, classes: dict[str, type]) -> tuple[Any, bool]:
@@ -156,6 +166,8 @@ def _one_node(group: list[Setting], name: str) -> list[Setting]:
 def _unlinked(setting: Setting) -> Setting:
     if setting.linked:
         raise ValueError(f"{setting.name} is linked; set the node that feeds it")
+    if setting.shared:
+        raise ValueError(f"{setting.name} is in a subgraph that is used several times; unpack one in the editor")
     return setting
 
 
@@ -198,6 +210,11 @@ def _write(workflow: Workflow, setting: Setting, value: Any, classes: dict[str, 
     name, node = setting.spec.name, setting.node
     if not workflow.is_ui:
         node.setdefault("inputs", {})[name] = value
+        return
+    if node["type"] != PRIMITIVE and node["type"] not in classes:
+        from .subgraph_settings import write_promoted
+
+        write_promoted(workflow, setting, value, classes)
         return
     named = node.get("widgets_values_named")  # written by recent editors beside the list
     if isinstance(named, dict):

@@ -154,7 +154,9 @@ class _Column:
     def _is_direct(self, setting: Setting) -> bool:
         inputs = self._prepared.prompt.get(setting.node_id, {}).get("inputs", {})
         plain = setting.spec.type in ("INT", "FLOAT", "STRING", "BOOLEAN")
-        return plain and setting.spec.name in inputs and inputs[setting.spec.name] == setting.value
+        return (
+            plain and not setting.shared and setting.spec.name in inputs and inputs[setting.spec.name] == setting.value
+        )
 
     @property
     def spec(self) -> InputSpec:

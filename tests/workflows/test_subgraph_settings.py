@@ -1,0 +1,77 @@
+"""Values inside subgraphs: each that is offered can be set, and the converted graph has it and nothing else changed."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from comfyui_unclip.workflows.graph import Workflow
+from comfyui_unclip.workflows.jobs import build
+from comfyui_unclip.workflows.overrides import apply, settings
+from comfyui_unclip.workflows.prepared import to_api
+from comfyui_unclip.workflows.ui_to_api import convert
+
+_specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).with_name("editor_cases.py"))
+CASES = importlib.util.module_from_spec(_specification)
+_specification.loader.exec_module(CASES)
+CLASSES = CASES.classes()
+SUBGRAPHS = [name for name in CASES.CASES if name.startswith("subgraph")]
+OTHER = {"INT": "7", "FLOAT": "0.125", "STRING": "another", "BOOLEAN": "true"}
+
+
+def workflow(name):
+    return Workflow(Path("case.json"), copy.deepcopy(CASES.CASES[name]), True)
+
+
+def inputs(graph):
+    prompt, _ = convert(graph.data, CLASSES)
+    return {(node_id, name): value for node_id, node in prompt.items() for name, value in node["inputs"].items()}
+
+
+@pytest.mark.parametrize("name", SUBGRAPHS)
+def test_what_is_offered_can_be_set_and_nothing_else_changes(name):
+    before = inputs(workflow(name))
+    for setting in settings(workflow(name), CLASSES):
+        if setting.linked or setting.shared or setting.spec.type not in OTHER:
+            continue
+        graph = workflow(name)
+        done, problems = apply(graph, [(f"{setting.node_id}.{setting.spec.name}", OTHER[setting.spec.type])], CLASSES)
+        if problems:  # a widget that the file has no place for says so, and the file is left alone
+            assert "no place of its own" in str(problems[0]) and inputs(graph) == before
+            continue
+        after = inputs(graph)
+        changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        assert {after[key] for key in changed} <= {done[0].value}
+        own = (setting.node_id, setting.spec.name)
+        assert own not in after or after[own] == done[0].value, setting.name
+
+
+def test_a_promoted_widget_is_set_by_the_instance():
+    graph = workflow("subgraph, values in another order")
+    title = next(s.title for s in settings(graph, CLASSES) if s.node_id == "6")
+    done, problems = apply(graph, [(f"{title}.text", "said"), ("6.seed", "3")], CLASSES)
+    assert not problems and [assigned.node_id for assigned in done] == ["6", "6"]
+    prompt, _ = to_api(graph, CLASSES)
+    assert prompt["6:1"]["inputs"]["text"] == "said" and prompt["6:3"]["inputs"]["seed"] == 3
+
+
+def test_a_shared_inner_node_is_refused_by_name_and_its_instances_are_not():
+    graph = workflow("subgraph, twice")
+    _, problems = apply(graph, [("6:3.scale", "1.0")], CLASSES)
+    assert "used several times" in str(problems[0])
+    assert not apply(graph, [("6.text", "one"), ("8.text", "two")], CLASSES)[1]
+    prompt, _ = to_api(graph, CLASSES)
+    assert (prompt["6:1"]["inputs"]["text"], prompt["8:1"]["inputs"]["text"]) == ("one", "two")
+
+
+def test_a_sweep_by_input_name_reaches_every_instance():
+    from comfyui_unclip.workflows.prepared import Prepared, _read_columns
+
+    graph = workflow("subgraph, twice")
+    prompt, _ = to_api(graph, CLASSES)
+    jobs = build([], None, ["mode=soft,hard"])
+    prepared = Prepared(graph, CLASSES, jobs, prompt, [])
+    assert not _read_columns(prepared)
+    modes = [[prepared.row_prompt(row)[node]["inputs"]["mode"] for node in ("6:3", "8:3")] for row in (1, 2)]
+    assert modes == [["soft", "soft"], ["hard", "hard"]]
