@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from .memory import does_not_fit, is_out_of_memory
 from .models.kernels import freeze
 
 log = logging.getLogger("comfyui_unclip")
@@ -102,7 +103,12 @@ class Placed(Generic[Module]):
             _leave(self)  # before the weights are read, not after: both would be in memory together
         with self._lock:
             if self._module is None:
-                self._module = self._read()
+                try:
+                    self._module = self._read()
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype)) from error
             module = self._module
         if self._on_place is not None:
             self._on_place(module)

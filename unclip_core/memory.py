@@ -29,6 +29,29 @@ def rows_that_fit(device: torch.device, row_bytes: int) -> int:
     return max(1, free_bytes(device) // 2 // max(1, row_bytes))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the computer or of a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch's CPU allocator and MPS raise a plain RuntimeError; oneDNN says only that it could not make a primitive.
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in said for sign in ("can't allocate memory", "out of memory", "could not create a primitive")
+    )
+
+
+def does_not_fit(who: str, dtype: torch.dtype) -> str:
+    """What to tell a user whose memory holds not even one item, with the numbers."""
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        place = f"the GPU ({free / GIB:.1f} of {whole / GIB:.1f} GiB free)"
+    else:
+        place = f"memory ({_available_ram() / GIB:.1f} GiB free)"
+    name = str(dtype).removeprefix("torch.")
+    smaller = "choose dtype bf16 or fp16 in Load unCLIP" if dtype == torch.float32 else "choose a smaller model"
+    return f"{who}: one item at a time does not fit into {place} with weights in {name}; {smaller}, or close programs"
+
+
 def unet_row_bytes(config: UNetConfig, side: int, itemsize: int) -> int:
     """One row of a UNet forward at `side` pixels without gradients: the skips, and the widest level's working set."""
     pixels = (side // config.patch_size) ** 2

@@ -15,6 +15,7 @@ from .config import SamplingConfig, ScheduleConfig
 from .diffusion.guidance import check_guidance_scale
 from .diffusion.samplers import SAMPLERS, Model, NoiseSource, StepState
 from .diffusion.schedule import Schedule, ScheduleSteps
+from .memory import does_not_fit, is_out_of_memory
 
 Result = TypeVar("Result")
 ImageSteps = Generator[StepState, None, Tensor]
@@ -112,22 +113,38 @@ def run_chunks(
     """Sample `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model, x_T and noise.
 
     Yields every chunk's steps, numbered through; returns the samples (batch, ...) float32 on the CPU. How it is split
-    changes no draw, because items own their noise. Raises FloatingPointError at a NaN.
+    changes no draw, because items own their noise. A chunk that does not fit after all is halved and begun anew, and
+    the total grows. Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
     slices = list(split_rows(batch, rows))
-    total = len(slices) * len(settings.steps)
-    results = []
-    for number, chunk in enumerate(slices):
-        model, x_T, noise = prepare(chunk)
-        watch = NanWatch(settings.who, len(settings.steps), dtype, x_T.device)
-        sampler = SAMPLERS[settings.sampler]
-        states = sampler(model, x_T, settings.steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp)
-        for state in states:
-            watch.see(state)
-            yield replace(state, index=number * len(settings.steps) + state.index, total=total)
-            x = state.x_t
-        results.append(x.cpu())
+    results: list[Tensor] = []
+    while len(results) < len(slices):
+        chunk = slices[len(results)]
+        try:
+            results.append((yield from _run_chunk(settings, chunk, prepare, dtype, len(results), len(slices))))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if chunk.stop - chunk.start == 1:
+                raise MemoryError(does_not_fit(settings.who, dtype)) from error
+            middle = (chunk.start + chunk.stop) // 2
+            slices[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
     return torch.cat(results)
+
+
+def _run_chunk(
+    settings: Settings, chunk: slice, prepare: Callable[[slice], Chunk], dtype: torch.dtype, number: int, chunks: int
+) -> Generator[StepState, None, Tensor]:
+    """Sample chunk `number` of `chunks`."""
+    model, x_T, noise = prepare(chunk)
+    count = len(settings.steps)
+    watch = NanWatch(settings.who, count, dtype, x_T.device)
+    sampler = SAMPLERS[settings.sampler]
+    for state in sampler(model, x_T, settings.steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp):
+        watch.see(state)
+        yield replace(state, index=number * count + state.index, total=chunks * count)
+        x = state.x_t
+    return x.cpu()
 
 
 class NanWatch:
