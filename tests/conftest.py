@@ -12,10 +12,12 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and once more as `storybook`, so that shipped
-    graphs find their model even in a checkout without weights."""
+    """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs
+    carry: they then find their model in a checkout without weights, and on a machine without Karlo."""
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(_module("tiny_stack").build(folder / "tiny"), folder / "storybook")
+    _module("tiny_stack").build(folder / "tiny")
+    for name in ("storybook", "karlo-v1-alpha", "karlo-v1-alpha-image-variations"):
+        shutil.copytree(folder / "tiny", folder / name)
     return folder
 
 

@@ -22,6 +22,9 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 # Fitted tables lie beside the stages under these endings; they are no stages.
 TABLES = (".pca.safetensors", ".analytic.safetensors")
 
+# Models that `unclip pull` fetches under these very names.
+REPOSITORIES = {name: f"kakaobrain/{name}" for name in ("karlo-v1-alpha", "karlo-v1-alpha-image-variations")}
+
 log = logging.getLogger(__name__)
 
 
@@ -79,9 +82,10 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
     if name not in stacks:
         known = ", ".join(stacks) or "none"
         looked = ", ".join(str(folder) for folder in search_path(folders))
+        pull = f"get it with `unclip pull {REPOSITORIES[name]}`, or " if name in REPOSITORIES else ""
         raise ValueError(
-            f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; put a folder {name!r} with one "
-            f".safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
+            f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; {pull}put a folder {name!r} with "
+            f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
         )
     if problems := stacks[name].problems:
         raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}")

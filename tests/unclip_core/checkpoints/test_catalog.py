@@ -160,3 +160,11 @@ def test_reads_a_large_catalog_fast_and_without_torch(root):
         "assert time.perf_counter() - start < 0.5\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, catalog.ENVIRONMENT: str(root)})
+
+
+@pytest.mark.parametrize("name", ["karlo-v1-alpha", "karlo-v1-alpha-image-variations"])
+def test_a_missing_karlo_says_how_to_get_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ValueError, match=f"no model '{name}'.*`unclip pull kakaobrain/{name}`"):
+        catalog.find(name)
