@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..training.data import StorybookData, to_model
-from ..training.loop import Progress, train
+from ..training.loop import Progress, Task, train
 from ..training.recipes import Recipe
 from ..training.sheets import grid, save_png
 from ..training.storybook.draw import render
@@ -34,22 +35,31 @@ SPOILT_SHARE = 0.25
 JUDGE_RECIPE = Recipe(steps=1200, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.99, seed=7)
 
 
-class Judge(nn.Module):
-    """(B, 3, 64, 64) in -1..1 -> logits per head, the last class being "none of these"."""
+Network = TypeVar("Network", bound="Judge")
 
-    def __init__(self) -> None:
+
+class Judge(nn.Module):
+    """(B, 3, 64, 64) in -1..1 -> logits per head, the last class being "none of these". heads: names to classes."""
+
+    stage = "judge"
+
+    def __init__(self, heads: Mapping[str, Sequence[str]] = HEADS) -> None:
         super().__init__()
         widths = (3, 32, 64, 128, 128)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.hidden = nn.Linear(128 * 16, 256)
-        self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes) + 1) for name, classes in HEADS.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes) + 1) for name, classes in heads.items()})
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 256): what the heads read."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.silu(norm(conv(x)))
+        return F.silu(self.hidden(x.flatten(1)))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes + 1) by head."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(conv(x)))
-        x = F.dropout(F.silu(self.hidden(x.flatten(1))), 0.2, self.training)
+        x = F.dropout(self.features(x), 0.2, self.training)
         return {name: head(x) for name, head in self.heads.items()}
 
 
@@ -162,16 +172,26 @@ def half_erased(scene: Scene, rng: random.Random) -> Tensor:
 
 def trained_judge(folder: Path, data: StorybookData, on_progress=None, recipe: Recipe = JUDGE_RECIPE) -> Judge:
     """The judge in `folder`, trained there first if it is not yet. on_progress gets the loop's Progress."""
-    weights = folder / "judge.safetensors"
+    return trained(Judge(), lambda: JudgeTask(data), folder, on_progress, recipe)
+
+
+def trained(network: Network, make_task: Callable[[], Task], folder: Path, on_progress, recipe: Recipe) -> Network:
+    """`network` with the weights in `folder`, trained there first if they are not yet; in evaluation mode."""
+    weights = folder / f"{network.stage}.safetensors"
     if not weights.exists():
-        task = JudgeTask(data)
+        task = make_task()
         progress: Progress
         for progress in train(task, recipe, folder, len(task)):
             if on_progress:
                 on_progress(progress)
-    judge = Judge()
-    judge.load_state_dict(load_file(weights))
-    return judge.eval().requires_grad_(False)
+    network.load_state_dict(load_file(weights))
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features_of(judge: Judge, pictures: Tensor) -> Tensor:
+    """(B, 256) float32 of IMAGE (B, 64, 64, 3), in chunks."""
+    return torch.cat([judge.features(part.movedim(-1, 1) * 2 - 1) for part in pictures.split(256)])
 
 
 @torch.no_grad()

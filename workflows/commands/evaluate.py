@@ -1,9 +1,10 @@
-"""`unclip evaluate storybook`: scores of the embedded stack on held-out scenes."""
+"""`unclip evaluate`: scores of the embedded stack on held-out scenes, and of any stack on captions of one's own."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -26,8 +27,6 @@ def command() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True)
 def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
     """Judge samples of held-out captions, made with the settings saved in workflows/text_to_image.json."""
-    from tqdm import tqdm
-
     from ...unclip_core.allocator import keep_pages
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.evaluation import report, storybook
@@ -38,13 +37,7 @@ def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
     keep_pages()
     settings = storybook.SampleSettings(**saved_settings(GRAPH))
     output.mkdir(parents=True, exist_ok=True)
-    with tqdm(dynamic_ncols=True) as bar:
-
-        def tick(what: str, done: int, total: int) -> None:
-            bar.set_description(what)
-            bar.total, bar.n = total, done
-            bar.refresh()
-
+    with _progress() as tick:
         data = StorybookData(cache / "storybook", JUDGE_RECIPE.pictures, 1, workers=os.cpu_count() or 1)
         judge = trained_judge(cache / "judge", data, lambda p: tick("train judge", p.step, p.steps))
         handles = load_stack(find(stack), "auto")
@@ -54,6 +47,67 @@ def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
     sheet.save(output / "samples.png")
     (output / "scores.json").write_text(json.dumps(scores, indent=2))
     click.echo(f"wrote {output}/scores.json and {output}/samples.png")
+
+
+@command.command("samples")
+@click.option("--model", required=True, help="Installed stack to measure.")
+@click.option(
+    "--captions", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="One a line."
+)
+@click.option(
+    "--reference", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Real pictures."
+)
+@click.option("--limit", type=click.IntRange(4), help="Use only so many captions.")
+@click.option("--size", type=click.Choice(["64", "256"]), default="64", show_default=True, help="Pixels to score at.")
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/samples"), show_default=True)
+def samples(model, captions, reference, limit, size, seed, batch, dtype, output) -> None:
+    """CLIP score, and Fréchet distance, precision and recall on CLIP features, of samples with the stack's settings.
+
+    The judge is the stack's own CLIP: numbers of stacks with different CLIPs do not compare.
+    """
+    import dataclasses
+
+    from ...nodes.host import current_host
+    from ...unclip_core.allocator import keep_pages
+    from ...unclip_core.checkpoints.catalog import find
+    from ...unclip_core.evaluation import samples as scoring
+    from ...unclip_core.loading import load_stack
+    from ...unclip_core.training.sheets import grid, save_png
+
+    texts, paths = scoring.read_captions(captions)[:limit], scoring.reference_paths(reference)
+    folders = current_host().model_folders()
+    handles = load_stack(find(model, folders), dtype, folders=folders)
+    keep_pages()
+    with _progress() as tick:
+        real = scoring.embed_files(handles["clip"], paths, tick)
+        made = scoring.paint(handles, texts, seed, batch, size == "256", tick)
+    found = scoring.score(*made[1:], real)
+    for name, number in found.rows():
+        click.echo(f"{name}: {number}")
+    if found.caution():
+        click.echo(found.caution(), err=True)
+    output.mkdir(parents=True, exist_ok=True)
+    save_png(grid(made[0][:64]), output / "samples.png")
+    (output / "scores.json").write_text(json.dumps(dataclasses.asdict(found), indent=2))
+    click.echo(f"wrote {output}/scores.json and {output}/samples.png")
+
+
+@contextmanager
+def _progress():
+    """A bar, as the function that moves it: (what, done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(dynamic_ncols=True) as bar:
+
+        def tick(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield tick
 
 
 def saved_settings(graph: Path) -> dict[str, dict]:

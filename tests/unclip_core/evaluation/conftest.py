@@ -1,10 +1,18 @@
 """A judge's training set, and the handles of the stack `tiny`."""
 
+import dataclasses
+import sys
+
 import pytest
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
+from comfyui_unclip.unclip_core.evaluation.context import Budget, Context
+from comfyui_unclip.unclip_core.evaluation.judge import JUDGE_RECIPE
+from comfyui_unclip.unclip_core.evaluation.reader import READER_RECIPE
+from comfyui_unclip.unclip_core.evaluation.siblings import SIBLING_RECIPE
 from comfyui_unclip.unclip_core.loading import load_stack
 from comfyui_unclip.unclip_core.training.data import StorybookData
+from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +25,44 @@ def renders(tmp_path_factory):
 def handles(tiny_models):
     """Every stage of the stack `tiny`, in float32."""
     return load_stack(read_stack(tiny_models / "tiny"), "fp32")
+
+
+@pytest.fixture(scope="session")
+def story_models(tiny_models, tmp_path_factory):
+    """The stack `tiny`, knowing every word of the storybook, in a model folder: experiments ask for all of them."""
+    tiny = sys.modules["tiny_stack"]
+    plain = tiny.config()
+    config = dataclasses.replace(
+        plain,
+        clip=dataclasses.replace(plain.clip, vocabulary=vocabulary(), context_length=32),
+        prior=dataclasses.replace(plain.prior, context_length=32),
+    )
+    folder = tmp_path_factory.mktemp("story")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "config", lambda: config)
+        tiny.build(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def short_budget():
+    """Training of a step or two for whatever experiments train."""
+    small = {"steps": 2, "batch": 8, "warmup": 1, "pictures": 64}
+    return Budget(
+        dataclasses.replace(JUDGE_RECIPE, **small),
+        dataclasses.replace(READER_RECIPE, **small),
+        dataclasses.replace(SIBLING_RECIPE, **small),
+    )
+
+
+@pytest.fixture
+def make_context(story_models, short_budget, tmp_path_factory):
+    """A context over the stack `tiny`; its folders, if none are given, are shared, so that judges are trained once."""
+    shared = tmp_path_factory.getbasetemp() / "experiments"
+
+    def make(run=shared, **changes):
+        entry = read_stack(story_models / "tiny")
+        handles = load_stack(entry, "fp32")
+        return Context(entry, handles, run, shared / "cache", **{"budget": short_budget, **changes})
+
+    return make

@@ -1,0 +1,84 @@
+"""What the experiments share: their scenes, the choice of a setting on training scenes, rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ...training.storybook.scenes import Scene
+from ...training.storybook.shards import make_scenes
+from ..context import Context
+from ..judge import HEADS, Judge, verdicts
+from ..results import Result, Table
+
+TUNING_SEED, RESULT_SEED = 3100, 3000  # of scenes that settings are chosen on, and of those that results come from
+
+Setting = TypeVar("Setting")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the paper's experiments. full, quick: its settings, a frozen dataclass; run: what it does with them."""
+
+    name: str
+    title: str
+    paper: str
+    full: Any
+    quick: Any
+    run: Callable[[Context, Any], Result]
+
+
+def result_scenes(count: int, kind: str = "one", offset: int = 0) -> list[Scene]:
+    """Held-out scenes; other offsets, other scenes."""
+    return make_scenes(count, RESULT_SEED + offset, "heldout", kind)
+
+
+def tuning_scenes(count: int, kind: str = "one", offset: int = 0) -> list[Scene]:
+    """Training scenes, for choosing settings."""
+    return make_scenes(count, TUNING_SEED + offset, "train", kind)
+
+
+def truth(scene: Scene) -> dict[str, str]:
+    """The attributes of a scene's first thing, as the judge names them."""
+    thing = scene.things[0]
+    return {"object": thing.kind, "colour": thing.colour, "background": scene.background}
+
+
+def right(judge: Judge, pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, list[bool]]:
+    """Per attribute, and "all" three: which pictures (B, 64, 64, 3) show what their scenes have."""
+    found: dict[str, list[bool]] = {head: [] for head in (*HEADS, "all")}
+    for seen, scene in zip(judged(judge, pictures), scenes, strict=True):
+        hits = {head: seen[head] == value for head, value in truth(scene).items()}
+        for head, hit in {**hits, "all": all(hits.values())}.items():
+            found[head].append(hit)
+    return found
+
+
+def judged(judge: Judge, pictures: Tensor) -> list[dict[str, str]]:
+    """`verdicts` in chunks."""
+    return [seen for part in pictures.split(256) for seen in verdicts(judge, part)]
+
+
+def repeated(scenes: Sequence[Scene], count: int) -> list[Scene]:
+    """Every scene `count` times in a row, as the rows of a batch with that `count`."""
+    return [scene for scene in scenes for _ in range(count)]
+
+
+def choose(
+    settings: Sequence[Setting], score: Callable[[Setting], float], name: str, count: int
+) -> tuple[Setting, Table]:
+    """The setting of the highest score, the first of equals, and the table that shows the choice."""
+    scores = [score(setting) for setting in settings]
+    best = scores.index(max(scores))
+    rows = [
+        [_shown(setting), f"{value:.3g}", "chosen" if index == best else ""]
+        for index, (setting, value) in enumerate(zip(settings, scores, strict=True))
+    ]
+    return settings[best], Table(f"Fixed on {count} training scenes", [name, "score", ""], rows)
+
+
+def _shown(setting: Any) -> str:
+    return ", ".join(f"{value:g}" for value in setting) if isinstance(setting, tuple) else f"{setting:g}"

@@ -1,0 +1,147 @@
+"""What an experiment finds, and where it is kept: JSON and PNG in the run folder, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..training.sheets import save_png
+from .statistics import Measured
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number with a target. unit: "%" for shares, "dB", "x". below: the target is an upper bound."""
+
+    name: str
+    measured: Measured
+    target: float
+    unit: str = "%"
+    below: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the number itself, not its interval, reaches the target."""
+        return self.measured.value <= self.target if self.below else self.measured.value >= self.target
+
+    def row(self) -> list[str]:
+        """Name, number with interval, target, verdict."""
+        sign = "≤" if self.below else "≥"
+        target = f"{sign} {self.target:.0%}" if self.unit == "%" else f"{sign} {self.target:.3g} {self.unit}".rstrip()
+        return [self.name, self.measured.shown(self.unit), target, "yes" if self.reached else "**no**"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the report. image: IMAGE (1, H, W, 3); None once it lies in the run folder."""
+
+    name: str
+    caption: str
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One experiment's findings. paper: how they stand to the paper's claim, a sentence each. notes: conditions to
+    know when reading the numbers."""
+
+    checks: list[Check] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    paper: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def result_to_json(result: Result) -> dict[str, Any]:
+    """Everything but the figures' pixels."""
+    bare = dataclasses.replace(result, figures=[dataclasses.replace(f, image=None) for f in result.figures])
+    return dataclasses.asdict(bare)
+
+
+def result_from_json(data: dict[str, Any]) -> Result:
+    """The inverse of `result_to_json`."""
+    return Result(
+        checks=[Check(**{**check, "measured": Measured(**check["measured"])}) for check in data["checks"]],
+        tables=[Table(**table) for table in data["tables"]],
+        figures=[Figure(**figure) for figure in data["figures"]],
+        paper=data["paper"],
+        notes=data["notes"],
+        seconds=data["seconds"],
+    )
+
+
+class Store:
+    """A run folder's memory. Whatever is in it is whole: files are written beside and renamed, a JSON last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, name: str, key: str) -> Result | None:
+        """The result kept under this key, or None."""
+        path = self._place(name, key) / "result.json"
+        return result_from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def save(self, name: str, key: str, result: Result) -> None:
+        """Keep a result and its pictures."""
+        place = self._place(name, key)
+        place.mkdir(parents=True, exist_ok=True)
+        for figure in result.figures:
+            save_png(to_pil(figure.image), place / f"{figure.name}.png")
+        _write(place / "result.json", json.dumps(result_to_json(result), ensure_ascii=False, indent=1))
+
+    def picture(self, name: str, key: str, figure: Figure) -> Path:
+        """Where a kept figure lies."""
+        return self._place(name, key) / f"{figure.name}.png"
+
+    def tensors(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors made once: what takes long inside an experiment survives a kill of that experiment."""
+        path = self.folder / "made" / f"{name}-{key}.safetensors"
+        if not path.exists():
+            found = {label: tensor.contiguous() for label, tensor in make().items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            save_file(found, partial)
+            os.replace(partial, path)
+        return load_file(path)
+
+    def _place(self, name: str, key: str) -> Path:
+        return self.folder / "results" / f"{name}-{key}"
+
+
+def digest(*parts: object) -> str:
+    """A short key of anything that JSON, or str, can spell."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """The first of IMAGE (B, H, W, 3)."""
+    return Image.fromarray((image[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,123 @@
+"""Numbers with their uncertainty: shares, means, Fréchet distances, precision and recall. Pure tensor functions."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Z = 1.96  # 95 %
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def shown(self, unit: str = "") -> str:
+        """As text. unit: "%" for shares, else appended to three significant digits."""
+        if unit == "%":
+            return f"{self.value:.0%} ({self.low:.0%} to {self.high:.0%})"
+        value, low, high = (f"{number:.3g}" for number in (self.value, self.low, self.high))
+        return f"{value}{' ' + unit if unit else ''} ({low} to {high})"
+
+
+def share(values: Sequence[float], groups: int | None = None) -> Measured:
+    """Mean of values in 0..1 with Wilson's interval. groups: how many of them are independent (all, if None)."""
+    count = len(values) if groups is None else groups
+    if not values:
+        raise ValueError("share: there is no value to average")
+    mean = sum(values) / len(values)
+    middle, factor = mean + Z**2 / (2 * count), 1 + Z**2 / count
+    spread = Z * math.sqrt(mean * (1 - mean) / count + Z**2 / (4 * count**2))
+    # The interval reaches 0 and 1 exactly where the mean does; rounding must not leave the mean outside.
+    return Measured(
+        mean, max(0.0, min(mean, (middle - spread) / factor)), min(1.0, max(mean, (middle + spread) / factor))
+    )
+
+
+def mean(values: Sequence[float]) -> Measured:
+    """Mean with its interval from the values' own spread; no width for a single value."""
+    if not values:
+        raise ValueError("mean: there is no value to average")
+    middle = sum(values) / len(values)
+    if len(values) == 1:
+        return Measured(middle, middle, middle)
+    deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
+    spread = Z * deviation / math.sqrt(len(values))
+    return Measured(middle, middle - spread, middle + spread)
+
+
+class Reference:
+    """Mean and covariance of real features (N, D), against which `frechet` measures."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.mean, self.covariance = _moments(features)
+        values, vectors = torch.linalg.eigh(self.covariance)
+        self.root = vectors @ (values.clamp(min=0).sqrt()[:, None] * vectors.T)
+
+    def frechet(self, features: Tensor) -> float:
+        """|difference of means|^2 + tr(A + B - 2 (AB)^1/2), float64; 0 for the same moments."""
+        middle, covariance = _moments(features)
+        # tr (AB)^1/2 through the symmetric A^1/2 B A^1/2, whose eigenvalues are AB's own.
+        cross = torch.linalg.eigvalsh(self.root @ covariance @ self.root).clamp(min=0).sqrt().sum()
+        distance = (middle - self.mean).square().sum() + self.covariance.trace() + covariance.trace() - 2 * cross
+        return max(0.0, float(distance))
+
+
+def frechet_over_seeds(reference: Reference, seeds: Sequence[Tensor], repeats: int = 100) -> Measured:
+    """Mean Fréchet distance of several seeds' features (N, D). The interval comes from resampling each seed's rows.
+
+    Resampling repeats rows, which biases each distance upward, so only the spread of the repeats is used.
+    """
+    middle = sum(reference.frechet(features) for features in seeds) / len(seeds)
+    rng = random.Random(0)
+    found = []
+    for _ in range(repeats):
+        drawn = [features[rng.choices(range(len(features)), k=len(features))] for features in seeds]
+        found.append(sum(reference.frechet(features) for features in drawn) / len(seeds))
+    spread = Z * float(torch.tensor(found).std()) if repeats > 1 else 0.0
+    return Measured(middle, max(0.0, middle - spread), middle + spread)
+
+
+def precision_recall(real: Tensor, made: Tensor, neighbours: int = 3) -> tuple[float, float]:
+    """Kynkäänniemi et al. 2019: share of `made` (M, D) within reach of the real (N, D), and the other way round.
+
+    The reach of a point is the distance to its `neighbours`-th neighbour among its own kind.
+    Raises ValueError where there are no more points than neighbours.
+    """
+    if min(len(real), len(made)) <= neighbours:
+        raise ValueError(
+            f"precision and recall need more than {neighbours} pictures on each side, got {len(real)} real and "
+            f"{len(made)} made; give more captions or pictures"
+        )
+    between = torch.cdist(made.double(), real.double())  # (M, N)
+    reach_real = torch.cdist(real.double(), real.double()).kthvalue(neighbours + 1, dim=1).values
+    reach_made = torch.cdist(made.double(), made.double()).kthvalue(neighbours + 1, dim=1).values
+    precision = (between <= reach_real[None]).any(1).double().mean()
+    recall = (between <= reach_made[:, None]).any(0).double().mean()
+    return float(precision), float(recall)
+
+
+def spread_within(features: Tensor, groups: int) -> list[float]:
+    """Mean distance between the members of each group: features (groups * k, D), group by group, k at least 2."""
+    members = features.unflatten(0, (groups, -1))
+    count = members.shape[1]
+    distances = torch.cdist(members.double(), members.double()).sum((1, 2)) / (count * (count - 1))
+    return distances.tolist()
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    if len(features) < 2:
+        raise ValueError(f"a Fréchet distance needs at least 2 pictures on each side, got {len(features)}")
+    features = features.double()
+    middle = features.mean(0)
+    centred = features - middle
+    return middle, centred.T @ centred / (len(features) - 1)

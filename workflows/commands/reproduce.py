@@ -1,0 +1,90 @@
+"""`unclip reproduce`: the paper's experiments at storybook scale, as a report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+EPILOG = """\b
+Examples:
+  unclip reproduce --quick                            # under 10 minutes on 2 cores
+  unclip reproduce --only variations --only text_diff
+  unclip reproduce --quick -o docs/reproduction.md
+\b
+Stop it at any time: the same command goes on with the experiment that was under way.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--stack", default="storybook", show_default=True, help="Installed stack, trained on storybook scenes.")
+@click.option("--quick", is_flag=True, help="Small counts and short training: under 10 minutes on 2 cores.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="An experiment; may be given several times.  [default: all]"
+)
+@click.option("--list", "listed", is_flag=True, help="Show the experiments and stop.")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), default=Path("runs/reproduce"), show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Drawn scenes.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The report.  [default: RUN/report.md]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+def command(stack, quick, only, listed, run_folder, cache, output, threads) -> None:
+    """Run the paper's experiments and write a report with tables, plots and pictures."""
+    import torch
+
+    from ...nodes.host import current_host
+    from ...unclip_core.allocator import keep_pages
+    from ...unclip_core.checkpoints.catalog import find
+    from ...unclip_core.evaluation.context import FULL, QUICK, Context
+    from ...unclip_core.evaluation.reproduction import chosen, run_all, write_report
+    from ...unclip_core.loading import load_stack
+
+    experiments = chosen(only)
+    if listed:
+        for experiment in experiments:
+            click.echo(f"{experiment.name:18}{experiment.title} ({experiment.paper})")
+        return
+    folders = current_host().model_folders()
+    entry = find(stack, folders)
+    _check_stages(entry)
+    keep_pages()
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    path = output or run_folder / "report.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handles, finished = load_stack(entry, folders=folders), []
+    with _bar() as bar:
+
+        def tick(what: str, done: int, total: int) -> None:
+            bar.set_description_str(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        context = Context(entry, handles, run_folder, cache, QUICK if quick else FULL, tick)
+        for done in run_all(context, experiments, quick):
+            finished.append(done)
+            bar.write(_line(done))
+            write_report(context, finished, path, quick)
+    click.echo(f"wrote {path}")
+
+
+def _bar():
+    from tqdm import tqdm
+
+    return tqdm(dynamic_ncols=True, bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}", mininterval=0.5)
+
+
+def _line(done) -> str:
+    """One finished experiment."""
+    checks = done.result.checks
+    reached = f", {sum(check.reached for check in checks)} of {len(checks)} targets reached" if checks else ""
+    how = "kept from before" if done.cached else f"{done.result.seconds:.0f} s"
+    return f"{done.experiment.name}: {how}{reached}"
+
+
+def _check_stages(entry) -> None:
+    """Raises ValueError for a stack that the experiments cannot be run on, before any work."""
+    if missing := [stage for stage in ("clip", "prior", "decoder") if stage not in entry.stages]:
+        raise ValueError(
+            f"reproduce: model {entry.name!r} has no {', '.join(missing)}; the experiments need CLIP, prior and "
+            "decoder trained on storybook scenes, such as storybook"
+        )
