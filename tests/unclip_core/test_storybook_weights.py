@@ -12,7 +12,7 @@ from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.training.start import preset_stack
 from comfyui_unclip.unclip_core.training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
 
-TRAINED = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+TRAINED = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,35 @@ def test_upsampling_beats_bicubic_on_a_render(stack):
     from comfyui_unclip.unclip_core.evaluation.storybook import upsampler_scores
 
     assert upsampler_scores(stack["upsampler_256"], 4, lambda *progress: None)["gain"] > 1.5
+
+
+@pytest.fixture(scope="module")
+def held_out(stack):
+    """Captions of 24 held-out scenes, and the embeddings of their true pictures."""
+    from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, captions_of, real_pictures
+    from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
+
+    scenes = make_scenes(24, SCENE_SEED, "heldout", "one")
+    return stack["clip"].encode_text(captions_of(scenes)), stack["clip"].encode_image(real_pictures(scenes)).vector
+
+
+def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
+    text, true = held_out
+    guess = finish(stack["ar_prior"].sample(text)).vector
+    closeness = torch.cosine_similarity(guess, true)
+    other = torch.cosine_similarity(guess, true.roll(1, 0))
+    assert closeness.mean() > 0.9 and (closeness > other).float().mean() > 0.95
+    assert closeness.mean() > torch.cosine_similarity(text.embed, true).mean() + 0.1
+
+
+def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
+    from comfyui_unclip.unclip_core.pca import basis_of, project
+    from comfyui_unclip.unclip_core.types import Embedding
+
+    text, true = held_out
+    embed = Embedding(true, stack["clip"].clip_id)
+    kept = [project(embed, basis_of(stack["clip"]), [count], unit_norm=True).vector for count in (2, 8, 20)]
+    closeness = [torch.cosine_similarity(part, true).mean() for part in kept]
+    assert closeness[0] < closeness[1] < closeness[2] and closeness[2] > 0.99
+    guess = finish(stack["prior"].sample(text.take([0]), sampler="analytic_ddpm", steps=12)).vector
+    assert torch.cosine_similarity(guess, true[:1]).mean() > 0.85
