@@ -1,0 +1,88 @@
+"""What the addresses share: the folders, the node classes, the queue and the open pages; and small helpers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from ...nodes.host import use_host
+from .host import EditorHost
+from .pages import Pages
+from .plain import to_json
+from .worker import Worker
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Editor:
+    """One running editor."""
+
+    classes: dict[str, type]
+    host: EditorHost
+    worker: Worker
+    pages: Pages
+    user: Path  # saved workflows and settings
+    page: Path  # the frontend's files
+    max_upload: int  # bytes
+
+    async def in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Call `work` with our host beside the server's loop: node classes and pictures read from disk."""
+
+        def call() -> Result:
+            with use_host(self.host):
+                return work(*arguments)
+
+        return await asyncio.to_thread(call)
+
+
+def answer(data: Any, status: int = 200) -> web.Response:
+    """`data` as JSON."""
+    return web.Response(text=to_json(data), status=status, content_type="application/json")
+
+
+def bad(reason: str) -> web.HTTPBadRequest:
+    """To be raised: what was given is wrong."""
+    return web.HTTPBadRequest(text=reason)
+
+
+async def read_table(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object; empty without a body."""
+    if not request.can_read_body:
+        return {}
+    try:
+        data = await request.json()
+    except (ValueError, RecursionError):
+        raise bad("the body is not JSON") from None
+    if not isinstance(data, dict):
+        raise bad("the body is not a JSON object")
+    return data
+
+
+def read_count(request: web.Request, name: str, default: int) -> int:
+    """A whole number >= 0 of the query."""
+    text = request.query.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise bad(f"{name} is {text!r}; give a whole number")
+    return int(text)
+
+
+def read_ids(data: dict[str, Any], name: str) -> list[str]:
+    """A list of ids in a JSON object; empty when it is not there."""
+    ids = data.get(name, [])
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise bad(f"{name} is not a list of ids")
+    return ids
+
+
+def bind(handler: Callable[..., Any], editor: Editor) -> Callable[[web.Request], Any]:
+    """A handler `(editor, request)` as aiohttp calls it."""
+    return partial(handler, editor)

@@ -1,0 +1,33 @@
+"""The host of a run in the editor: folders of the command line, a cancel button, warnings under the node."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ...nodes.host import Interrupted, LocalHost
+from ..listening import running_node
+
+
+class EditorHost(LocalHost):
+    """`warned(node, text)` hears what to show under a node; it is set by whoever runs a job, as `cancel` is."""
+
+    def __init__(self, output: Path, input: Path):
+        super().__init__(output, input, quiet=True)
+        super().folder("temp")  # made before two threads can ask for it at once
+        self.cancel: threading.Event | None = None
+        self.warned: Callable[[str, str], None] | None = None
+        self._noted: set[str] = set()  # ids of nodes under which a text stands
+
+    def check_interrupt(self) -> None:
+        if self.cancel is not None and self.cancel.is_set():
+            raise Interrupted("cancelled in the editor")
+
+    def warn(self, *messages: str) -> None:
+        node = running_node.get()
+        if node is None or self.warned is None:
+            super().warn(*messages)
+        elif messages or node in self._noted:
+            self._noted.add(node)
+            self.warned(node, "\n".join(messages) or " ")  # the page ignores an empty text

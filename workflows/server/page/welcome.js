@@ -1,0 +1,50 @@
+// Says what this editor is, and opens with a graph that runs here instead of the editor's own first graph.
+import { app } from '/scripts/app.js'
+
+const GRAPH = 'text_to_image'
+const SEEN = 'unclip-edit.welcome'
+const TEXT = {
+  en: {
+    summary: 'The unCLIP editor',
+    detail:
+      'This is the stock ComfyUI page with the nodes of this pack alone. Graphs are under Templates; ' +
+      'press Run. For other nodes and models, install ComfyUI and put this pack into custom_nodes: ' +
+      'the same graphs open there.'
+  },
+  zh: {
+    summary: 'unCLIP 编辑器',
+    detail:
+      '这是标准的 ComfyUI 页面，只带本扩展包的节点。工作流在“模板”里，点“运行”即可。' +
+      '需要其他节点和模型时，请安装 ComfyUI，把本扩展包放进 custom_nodes：同样的工作流在那里也能打开。'
+  }
+}
+
+function words() {
+  const language = app.ui?.settings?.getSettingValue?.('Comfy.Locale') ?? navigator.language
+  return String(language).startsWith('zh') ? TEXT.zh : TEXT.en
+}
+
+function welcome() {
+  app.extensionManager?.toast?.add({ severity: 'info', ...words(), life: 15000 })
+}
+
+app.registerExtension({
+  name: 'unclip.edit',
+  aboutPageBadges: [{ label: 'unclip edit: the nodes of comfyui-unclip alone', url: '/', icon: 'pi pi-info-circle' }],
+  commands: [{ id: 'unclip.about', label: 'What is this editor?', icon: 'pi pi-info-circle', function: welcome }],
+  menuCommands: [{ path: ['Help'], commands: ['unclip.about'] }],
+
+  async init() {
+    const first = window.comfyAPI?.defaultGraph?.defaultGraph
+    const answer = await fetch(`/api/workflow_templates/comfyui-unclip/${GRAPH}.json`)
+    if (!first || !answer.ok) return
+    for (const key of Object.keys(first)) delete first[key]
+    Object.assign(first, await answer.json())
+  },
+
+  async setup() {
+    if (localStorage.getItem(SEEN)) return
+    localStorage.setItem(SEEN, 'yes')
+    welcome()
+  }
+})

@@ -1,0 +1,101 @@
+"""The open pages: a websocket each, told apart by the client id that a page keeps over a reload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from .plain import to_json
+
+_HEARTBEAT = 20.0  # seconds after which a page that vanished without a word is found out
+_WAITING = 512  # messages that a slow page may be behind; then pictures and progress are left out, then it is dropped
+_MAX_HEARD = 1 << 16
+MAX_CLIENT_ID = 128
+
+
+class Pages:
+    """Sends messages to pages, from any thread, and never waits for one."""
+
+    def __init__(self, features: dict[str, Any]):
+        self._features = features
+        self._open: dict[str, set[_Page]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __contains__(self, client: object) -> bool:
+        return client in self._open
+
+    def send(self, client: str | None, kind: str, data: dict[str, Any], droppable: bool = False) -> None:
+        """A message to the pages of a client, None: to all."""
+        self.send_raw(client, to_json({"type": kind, "data": data}), droppable)
+
+    def send_raw(self, client: str | None, message: str | bytes, droppable: bool = False) -> None:
+        """The same for a message that is encoded. A client without a page is nobody's fault: the run goes on."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the server is gone
+                self._loop.call_soon_threadsafe(self._deliver, client, message, droppable)
+
+    async def serve(self, request: web.Request, greet: Callable[[str], None]) -> web.WebSocketResponse:
+        """Hold one page's websocket until it closes. `greet(client)` sends the first messages."""
+        self._loop = asyncio.get_running_loop()
+        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_MAX_HEARD)
+        await socket.prepare(request)
+        client = request.query.get("clientId", "")[:MAX_CLIENT_ID] or uuid.uuid4().hex
+        page = _Page(socket)
+        self._open.setdefault(client, set()).add(page)
+        writer = asyncio.create_task(page.write())
+        try:
+            greet(client)
+            async for message in socket:
+                if message.type == WSMsgType.TEXT and _asks_features(message.data):
+                    page.push(to_json({"type": "feature_flags", "data": self._features}), False)
+        finally:
+            self._open[client].discard(page)
+            if not self._open[client]:
+                del self._open[client]
+            writer.cancel()
+        return socket
+
+    async def close(self) -> None:
+        """Say goodbye to every page."""
+        for page in [page for pages in self._open.values() for page in pages]:
+            with contextlib.suppress(Exception):
+                await page.socket.close(code=1001, message=b"the server stops")
+
+    def _deliver(self, client: str | None, message: str | bytes, droppable: bool) -> None:
+        groups = list(self._open.values()) if client is None else [self._open.get(client, set())]
+        for page in [page for group in groups for page in group]:
+            page.push(message, droppable)
+
+
+class _Page:
+    def __init__(self, socket: web.WebSocketResponse):
+        self.socket = socket
+        self._waiting: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+
+    def push(self, message: str | bytes, droppable: bool) -> None:
+        behind = self._waiting.qsize()
+        if behind < _WAITING:
+            self._waiting.put_nowait(message)
+        elif not droppable and behind == _WAITING:
+            self._waiting.put_nowait(None)  # it comes back by itself, and asks for what it missed
+
+    async def write(self) -> None:
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            while (message := await self._waiting.get()) is not None:
+                await (self.socket.send_str if isinstance(message, str) else self.socket.send_bytes)(message)
+            await self.socket.close()
+
+
+def _asks_features(text: str) -> bool:
+    """Whether this is the page's own list of features, which is answered with the server's."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(message, dict) and message.get("type") == "feature_flags"

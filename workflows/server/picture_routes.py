@@ -1,0 +1,221 @@
+"""Pictures to and from the page: /view, /upload/image, /upload/mask, /internal/files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_request import FileField
+
+from ...nodes.builtin.paths import inside, move_new, temporary_beside
+from .editor import Editor, answer, bad
+
+_KINDS = ("input", "output", "temp")
+_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".avif": "image/avif",
+}
+_MAX_PIXELS = 100_000_000
+_MAX_NAME = 150
+
+
+def routes() -> Iterator[tuple[str, str, Any]]:
+    """(method, path, handler) of every address."""
+    yield "GET", "/view", view
+    yield "POST", "/upload/image", upload_image
+    yield "POST", "/upload/mask", upload_mask
+    yield "GET", "/internal/files/{kind}", list_files
+
+
+async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
+    """A file of the input, output or temp folder; pictures as they are, or one channel, or as a small preview."""
+    path = _path(editor, request.query)
+    if not path.is_file():
+        raise web.HTTPNotFound(text=f"there is no file {path.name!r}")
+    kind = _TYPES.get(path.suffix.lower())
+    channel, preview = request.query.get("channel", "rgba"), request.query.get("preview", "")
+    if kind and (channel in ("rgb", "a") or preview):
+        try:
+            data, kind = await editor.in_thread(_converted, path, channel, preview)
+        except (OSError, ValueError) as error:
+            raise bad(f"{path.name} cannot be read: {error}") from None
+        return web.Response(body=data, content_type=kind)
+    # Whatever is not a picture is for saving, never for the browser to run.
+    headers = {"Content-Type": kind or "application/octet-stream", "Cache-Control": "no-cache"}
+    if kind is None:
+        headers["Content-Disposition"] = "attachment"
+    return web.FileResponse(path, headers=headers)
+
+
+async def upload_image(editor: Editor, request: web.Request) -> web.Response:
+    """Keep a picture. The same one again gets its old name, another of that name a new one."""
+    fields = await request.post()
+    name, data = _file(fields)
+    await editor.in_thread(_check, name, data)
+    return await _keep(editor, fields, name, data)
+
+
+async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
+    """Keep a copy of the picture that `original_ref` names, with the alpha that was painted on it."""
+    fields = await request.post()
+    name, data = _file(fields)
+    await editor.in_thread(_check, name, data)
+    try:
+        reference = json.loads(str(fields.get("original_ref", "")))
+        original = _path(editor, {key: str(value) for key, value in reference.items()})
+    except (ValueError, AttributeError, RecursionError):
+        raise bad("original_ref does not name the picture that the mask is for") from None
+    if not original.is_file():
+        raise web.HTTPNotFound(text=f"there is no file {original.name!r}")
+    masked = await editor.in_thread(_with_alpha, original, data)
+    return await _keep(editor, fields, str(Path(name).with_suffix(".png")), masked)
+
+
+async def list_files(editor: Editor, request: web.Request) -> web.Response:
+    """Names of the pictures in a folder, the newest first."""
+    kind = request.match_info["kind"]
+    if kind not in _KINDS:
+        raise bad(f"{kind!r} is none of {', '.join(_KINDS)}")
+    folder = editor.host.folder(kind)
+    entries = [entry for entry in os.scandir(folder) if entry.is_file()] if folder.is_dir() else []
+    pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in _TYPES]
+    return answer([entry.name for entry in sorted(pictures, key=lambda entry: -entry.stat().st_mtime)])
+
+
+def _path(editor: Editor, query: Any) -> Path:
+    """The file that filename, subfolder and type mean."""
+    name, kind = query.get("filename", ""), query.get("type", "output")
+    for mark in _KINDS:
+        if name.endswith(f" [{mark}]"):
+            name, kind = name[: -len(mark) - 3], mark
+    if not name or kind not in _KINDS or "\0" in name:
+        raise bad("give filename, and type input, output or temp")
+    return _inside(editor, kind, query.get("subfolder", ""), name)
+
+
+def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
+    folder = editor.host.folder(kind)
+    try:
+        return inside(folder, f"{subfolder}/{name}" if subfolder else name)
+    except (ValueError, OSError):
+        raise web.HTTPForbidden(text="this path leads out of its folder") from None
+
+
+def _file(fields: Any) -> tuple[str, bytes]:
+    """Name and content of the uploaded file."""
+    sent = fields.get("image")
+    if not isinstance(sent, FileField):
+        raise bad("no file was sent as image")
+    name = Path(sent.filename.replace("\\", "/")).name.strip()
+    stem, ending = Path(name).stem, Path(name).suffix.lower()
+    if ending not in _TYPES:
+        raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture; send one of {', '.join(_TYPES)}")
+    if not stem or stem.startswith(".") or not name.isprintable() or len(name.encode()) > _MAX_NAME:
+        raise bad(f"{name!r} cannot be a file's name here; rename it")
+    return name, sent.file.read()
+
+
+def _check(name: str, data: bytes) -> None:
+    """Refuse what is not a whole picture that can be shown, whatever its name says."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            pixels = picture.width * picture.height
+            if pixels <= _MAX_PIXELS:
+                picture.verify()
+    except Exception:  # Pillow's readers raise whatever a broken file makes them
+        raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture that can be read") from None
+    if pixels > _MAX_PIXELS:
+        raise web.HTTPRequestEntityTooLarge(
+            _MAX_PIXELS, pixels, text=f"{name!r} has {pixels} pixels, more than {_MAX_PIXELS}; make it smaller"
+        )
+
+
+async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Response:
+    kind, subfolder = str(fields.get("type", "input")), str(fields.get("subfolder", ""))
+    if kind not in ("input", "temp"):
+        raise bad(f"type is {kind!r}; pictures can be sent to input or temp")
+    path = _inside(editor, kind, subfolder, name)
+    overwrite = str(fields.get("overwrite", "")).lower() in ("true", "1")
+    try:
+        path = await editor.in_thread(_write, path, data, overwrite)
+    except OSError as error:
+        raise bad(f"{name!r} cannot be saved: {error.strerror or error}") from None
+    folder = path.parent.relative_to(editor.host.folder(kind).resolve()).as_posix()
+    return answer({"name": path.name, "subfolder": "" if folder == "." else folder, "type": kind})
+
+
+def _write(path: Path, data: bytes, overwrite: bool) -> Path:
+    """Write a whole file, under a free name unless it may be overwritten; return where it lies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path.parent, path.stem)
+    try:
+        temporary.write_bytes(data)
+        if overwrite:
+            os.replace(temporary, path)
+            return path
+        number, candidate = 0, path
+        while True:
+            try:
+                move_new(temporary, candidate)
+            except FileExistsError:
+                if candidate.is_file() and candidate.read_bytes() == data:
+                    return candidate
+                number += 1
+                candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
+            else:
+                return candidate
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:
+    """A channel of a picture as PNG, or the picture as `webp;90` or `jpeg;80`."""
+    from PIL import Image
+
+    form, _, quality = preview.partition(";")
+    form = form if form in ("webp", "jpeg") else "webp" if preview else "png"
+    with Image.open(path) as picture:
+        if channel == "rgb" or form == "jpeg":
+            picture = picture.convert("RGB")
+        elif channel == "a":
+            alpha = picture.convert("RGBA").getchannel("A")
+            picture = Image.new("RGBA", picture.size)
+            picture.putalpha(alpha)
+        file = BytesIO()
+        options = {} if form == "png" else {"quality": min(int(quality), 100) if quality.isdigit() else 90}
+        picture.save(file, format=form, **options)
+    return file.getvalue(), f"image/{form}"
+
+
+def _with_alpha(original: Path, mask: bytes) -> bytes:
+    """The original as PNG with the mask's alpha, its graph kept."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    with Image.open(original) as picture, Image.open(BytesIO(mask)) as painted:
+        alpha = painted.convert("RGBA").getchannel("A")
+        masked = picture.convert("RGBA")
+        if alpha.size != masked.size:
+            alpha = alpha.resize(masked.size)
+        masked.putalpha(alpha)
+        info = PngInfo()
+        for key, value in getattr(picture, "text", {}).items():
+            info.add_text(key, value)
+    file = BytesIO()
+    masked.save(file, format="PNG", pnginfo=info, compress_level=4)
+    return file.getvalue()

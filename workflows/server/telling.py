@@ -1,0 +1,139 @@
+"""What a run says (Event), as the messages that the editor's page understands, sent to the page that queued it."""
+
+from __future__ import annotations
+
+import struct
+import time
+import traceback
+from io import BytesIO
+from typing import Any
+
+from ...nodes.host import preview_picture
+from ..outcome import Event, NodeFailure
+from .job import Job
+from .pages import Pages
+from .plain import to_json
+
+_PREVIEW_INTERVAL = 0.2  # seconds: each preview waits for the device
+_STATE_INTERVAL = 0.05
+_TEXT, _PREVIEW = 3, 4  # kinds of binary messages
+
+
+class Teller:
+    """Tells one job's run to its page, and keeps in the job what the history needs."""
+
+    def __init__(self, job: Job, pages: Pages):
+        self._job = job
+        self._pages = pages
+        self._states: dict[str, dict[str, Any]] = {}
+        self._ran: list[str] = []
+        self._previewed = self._told_states = 0.0
+        self.node: str | None = None  # the node that runs
+
+    def hear(self, event: Event) -> None:
+        """Pass one event on."""
+        handler = getattr(self, f"_on_{event.kind}", None)
+        if handler is not None:
+            handler(event)
+
+    def note(self, node: str, text: str) -> None:
+        """Show a text under a node."""
+        name = node.encode()
+        message = struct.pack(">II", _TEXT, len(name)) + name + text.encode("utf-8", "replace")
+        self._pages.send_raw(self._job.client, message)
+
+    def failed(self, error: BaseException, failure: NodeFailure | None = None) -> None:
+        """Tell an error: of the node that `failure` names, or of the run itself."""
+        lines = traceback.format_tb(error.__traceback__)
+        data = {
+            "node_id": failure.node_id if failure else self.node or "",
+            "node_type": failure.class_type if failure else "",
+            "executed": failure.executed if failure else self._ran,
+            "exception_message": str(error) or type(error).__name__,
+            "exception_type": type(error).__name__,
+            "traceback": lines,
+            "current_inputs": failure.inputs if failure else {},
+            "current_outputs": [],
+        }
+        self._keep("execution_error", data)
+
+    def ended(self, success: bool) -> None:
+        """The job is over; what went wrong was told."""
+        self.node = None
+        if success:
+            self._keep("execution_success", {})
+        self._send("executing", {"node": None})
+
+    # --- Events --------------------------------------------------------------------------------------------------
+
+    def _on_start(self, event: Event) -> None:
+        self._keep("execution_start", {})
+
+    def _on_cached(self, event: Event) -> None:
+        self._keep("execution_cached", {"nodes": event.data["nodes"]})
+
+    def _on_executing(self, event: Event) -> None:
+        for state in self._states.values():
+            state["state"], state["value"] = "finished", state["max"]
+        self.node = event.node
+        self._ran.append(event.node)
+        self._send("executing", {"node": event.node, "display_node": event.data["display"]})
+        self._state(event.node, 0, 1, at_once=True)
+
+    def _on_progress(self, event: Event) -> None:
+        value, most = event.data["value"], event.data["max"]
+        last = value >= most
+        self._send("progress", {"node": event.node, "value": value, "max": most}, droppable=not last)
+        self._state(event.node, value, most, at_once=last)
+        self._preview(event.node, event.data["step"].x0, last)
+
+    def _on_executed(self, event: Event) -> None:
+        shown = event.data["ui"]
+        self._job.shown[event.node] = shown
+        self._send("executed", {"node": event.node, "display_node": event.data["display"], "output": shown})
+
+    def _on_blocked(self, event: Event) -> None:
+        self.note(event.node, event.data["message"])
+
+    def _on_error(self, event: Event) -> None:
+        failure = event.data["failure"]
+        self.failed(failure.__cause__ or failure, failure)
+
+    def _on_interrupted(self, event: Event) -> None:
+        node = event.node or ""
+        kind = self._job.prompt.get(node, {}).get("class_type", "")
+        self._keep("execution_interrupted", {"node_id": node, "node_type": kind, "executed": self._ran})
+
+    # --- Sending -------------------------------------------------------------------------------------------------
+
+    def _keep(self, kind: str, data: dict[str, Any]) -> None:
+        data = {**data, "prompt_id": self._job.id, "timestamp": int(time.time() * 1000)}
+        self._job.messages.append((kind, data))
+        self._pages.send(self._job.client, kind, data)
+
+    def _send(self, kind: str, data: dict[str, Any], droppable: bool = False) -> None:
+        self._pages.send(self._job.client, kind, {**data, "prompt_id": self._job.id}, droppable)
+
+    def _names(self, node: str) -> dict[str, Any]:
+        named = {name: node for name in ("node_id", "display_node_id", "real_node_id")}
+        return {**named, "parent_node_id": None, "prompt_id": self._job.id}
+
+    def _state(self, node: str, value: int, most: int, at_once: bool) -> None:
+        """The bars of all nodes; a fast sampler has more steps than a page can draw."""
+        self._states[node] = {**self._names(node), "value": value, "max": most, "state": "running"}
+        now = time.monotonic()
+        if at_once or now - self._told_states >= _STATE_INTERVAL:
+            self._told_states = now
+            self._send("progress_state", {"nodes": self._states}, droppable=not at_once)
+
+    def _preview(self, node: str, x0: Any, last: bool) -> None:
+        now = time.monotonic()
+        wanted = self._job.previews and self._job.client in self._pages and x0.ndim == 4
+        if not wanted or (now - self._previewed < _PREVIEW_INTERVAL and not last):
+            return
+        self._previewed = now
+        file = BytesIO()
+        preview_picture(x0).save(file, format="JPEG", quality=90)
+        about = to_json({**self._names(node), "image_type": "image/jpeg"}).encode()
+        message = struct.pack(">II", _PREVIEW, len(about)) + about + file.getvalue()
+        self._pages.send_raw(self._job.client, message, droppable=True)

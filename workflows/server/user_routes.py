@@ -1,0 +1,179 @@
+"""What the page keeps: saved workflows and other files (/userdata), and its settings (/settings, /users).
+
+The folder has the layout of ComfyUI's user/default/, so that moving there is copying it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ...nodes.builtin.paths import inside, move_new, temporary_beside
+from .editor import Editor, answer, bad, read_table
+
+SETTINGS = "comfy.settings.json"
+WORKFLOWS = "workflows"
+_FIRST_SETTINGS = {"Comfy.TutorialCompleted": True}  # the tour is of a service that this editor is not
+_TYPES = {".json": "application/json", ".css": "text/css"}
+
+
+def routes() -> Iterator[tuple[str, str, Any]]:
+    """(method, path, handler) of every address."""
+    yield "GET", "/users", users
+    yield "GET", "/settings", get_settings
+    yield "POST", "/settings", save_settings
+    yield "GET", "/settings/{id}", get_setting
+    yield "POST", "/settings/{id}", save_setting
+    yield "GET", "/userdata", list_files
+    yield "GET", "/userdata/{file}", get_file
+    yield "POST", "/userdata/{file}", save_file
+    yield "DELETE", "/userdata/{file}", delete_file
+    yield "POST", "/userdata/{file}/move/{to}", move_file
+
+
+async def users(editor: Editor, request: web.Request) -> web.Response:
+    return answer({"storage": "server", "migrated": True})
+
+
+async def get_settings(editor: Editor, request: web.Request) -> web.Response:
+    return answer(_settings(editor))
+
+
+async def save_settings(editor: Editor, request: web.Request) -> web.Response:
+    _keep_settings(editor, await read_table(request))
+    return answer({})
+
+
+async def get_setting(editor: Editor, request: web.Request) -> web.Response:
+    return answer(_settings(editor).get(request.match_info["id"]))
+
+
+async def save_setting(editor: Editor, request: web.Request) -> web.Response:
+    try:
+        value = await request.json()
+    except (ValueError, RecursionError):
+        raise bad("the body is not JSON") from None
+    _keep_settings(editor, {request.match_info["id"]: value})
+    return answer({})
+
+
+async def list_files(editor: Editor, request: web.Request) -> web.Response:
+    """The files of a folder: `recurse`, `split` into path parts, or `full_info` with size and times."""
+    name = request.query.get("dir", "")
+    if not name:
+        raise bad("give dir")
+    folder = _path(editor, name)
+    if not folder.is_dir():
+        raise web.HTTPNotFound(text=f"there is no folder {name!r}")
+    asked = {word for word in ("recurse", "split", "full_info") if request.query.get(word, "").lower() == "true"}
+    files = sorted(path for path in folder.glob("**/*" if "recurse" in asked else "*") if path.is_file())
+    if "full_info" in asked:
+        return answer([_info(path, folder) for path in files])
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return answer([[one, *one.split("/")] for one in names] if "split" in asked else names)
+
+
+async def get_file(editor: Editor, request: web.Request) -> web.StreamResponse:
+    path = _existing(editor, request)
+    kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
+    return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
+
+
+async def save_file(editor: Editor, request: web.Request) -> web.Response:
+    path, data = _path(editor, request.match_info["file"]), await request.read()
+    await _written(editor, path, data, _may_overwrite(request))
+    return answer(_told(editor, path, request))
+
+
+async def delete_file(editor: Editor, request: web.Request) -> web.Response:
+    _existing(editor, request).unlink()
+    return web.Response(status=204)
+
+
+async def move_file(editor: Editor, request: web.Request) -> web.Response:
+    path, target = _existing(editor, request), _path(editor, request.match_info["to"])
+    if target != path:
+        await _written(editor, target, path.read_bytes(), _may_overwrite(request))
+        path.unlink()
+    return answer(_told(editor, target, request))
+
+
+def _path(editor: Editor, name: str) -> Path:
+    """A path in the user folder."""
+    try:
+        path = inside(editor.user, name)
+    except (ValueError, OSError):
+        raise web.HTTPForbidden(text="this path leads out of the user folder") from None
+    if path == editor.user.resolve():
+        raise bad("give a file's name")
+    return path
+
+
+def _existing(editor: Editor, request: web.Request) -> Path:
+    path = _path(editor, request.match_info["file"])
+    if not path.is_file():
+        raise web.HTTPNotFound(text=f"there is no file {path.name!r}")
+    return path
+
+
+def _may_overwrite(request: web.Request) -> bool:
+    return request.query.get("overwrite", "true").lower() != "false"
+
+
+async def _written(editor: Editor, path: Path, data: bytes, overwrite: bool) -> None:
+    try:
+        await editor.in_thread(_write, path, data, overwrite)
+    except FileExistsError:
+        raise web.HTTPConflict(text=f"{path.name!r} exists") from None
+    except OSError as error:
+        raise bad(f"{path.name!r} cannot be saved: {error.strerror or error}") from None
+
+
+def _write(path: Path, data: bytes, overwrite: bool) -> None:
+    """A whole file or none: the editor saves while you work. Raises FileExistsError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path.parent, path.stem)
+    try:
+        temporary.write_bytes(data)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            move_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _told(editor: Editor, path: Path, request: web.Request) -> Any:
+    """What the page hears of a file that was saved."""
+    root = editor.user.resolve()
+    full = request.query.get("full_info", "").lower() == "true"
+    return _info(path, root) if full else path.relative_to(root).as_posix()
+
+
+def _info(path: Path, root: Path) -> dict[str, Any]:
+    found = path.stat()
+    return {
+        "path": path.relative_to(root).as_posix(),
+        "size": found.st_size,
+        "modified": int(found.st_mtime * 1000),
+        "created": int(found.st_ctime * 1000),
+    }
+
+
+def _settings(editor: Editor) -> dict[str, Any]:
+    try:
+        kept = json.loads((editor.user / SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        kept = {}
+    return _FIRST_SETTINGS | kept if isinstance(kept, dict) else dict(_FIRST_SETTINGS)
+
+
+def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
+    """Without a pause for another request between reading and writing, so that none is lost."""
+    text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
+    _write(editor.user / SETTINGS, text.encode("utf-8", "replace"), True)
