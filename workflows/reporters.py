@@ -43,7 +43,7 @@ class Reporter:
 
 
 class QuietReporter(Reporter):
-    """The paths of what was saved on stdout; what failed on stderr."""
+    """The paths of what was saved on stdout; warnings and what failed on stderr."""
 
     def event(self, row: int, event: Event) -> None:
         if not self.many and event.kind == "executed":  # at once: a long graph may have more to do
@@ -57,6 +57,9 @@ class QuietReporter(Reporter):
             if result.error is not None:
                 self._line(f"error: row {result.row}: {result.error}", err=True)
 
+    def warning(self, message: str) -> None:
+        self._line(f"warning: {message}", err=True)
+
     def made(self, path: Path) -> None:
         self._line(f"saved {path}")
 
@@ -65,7 +68,7 @@ class QuietReporter(Reporter):
 
 
 class HumanReporter(QuietReporter):
-    """The same, with one bar over all rows, warnings and a last line that sums up."""
+    """The same, with one bar over all rows and a last line that sums up."""
 
     def __init__(self, output: Path):
         super().__init__(output)
@@ -97,9 +100,6 @@ class HumanReporter(QuietReporter):
         super().result(result)
         if self._bar is not None:
             self._bar.update()
-
-    def warning(self, message: str) -> None:
-        self._line(f"warning: {message}", err=True)
 
     def end(self, summary: Summary | None) -> None:
         if self._bar is not None:

@@ -166,7 +166,9 @@ def test_shipped_graphs_title_the_caption_and_the_decoder(graph):
     first = {}
     for setting in settings(load_workflow(graph), node_classes()):
         first.setdefault(setting.saved_title, f"{setting.node['type']}.{setting.spec.name}")
-    assert first["prompt"] == "UnCLIPTextEncode.text" and first["decoder"].startswith("UnCLIPDecoderSample.")
+    assert first["decoder"].startswith("UnCLIPDecoderSample.")
+    if "UnCLIPTextEncode.text" in first.values():  # graphs that start from pictures alone have no caption
+        assert first["prompt"] == "UnCLIPTextEncode.text"
 
 
 def test_shipped_graphs_validate_with_torch_and_numpy_blocked(tiny_stack):
