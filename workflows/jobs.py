@@ -170,7 +170,7 @@ def _range(part: str) -> list[str]:
     if count > MAX_ROWS:
         raise ValueError(f"{part!r} is {count} values, more than {MAX_ROWS}; give fewer")
     sign = 1 if last >= first else -1
-    return [format((first + sign * step * index).normalize(), "f") for index in range(count)]  # decimals: 0.1 + 0.2 is 0.3
+    return [format((first + sign * step * index).normalize(), "f") for index in range(count)]  # exact decimals
 
 
 def _number(text: str) -> Decimal | None:
