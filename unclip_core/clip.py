@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ClipConfig
+from .device import Manager, Placed
 from .pca import PCABasis
 from .types import Embedding, TextEncoding, image_to_model
 from .words import WordTokenizer
@@ -28,7 +29,8 @@ def build_network(config: ClipConfig) -> nn.Module:
     import open_clip
 
     if config.architecture:
-        return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False)
+        where = torch.get_default_device()  # create_model would move what was built on the meta device to the CPU
+        return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False, device=where)
     if config.vision is None or config.text is None:
         raise ValueError(
             f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
@@ -111,10 +113,10 @@ def _middle(side: int, most: int) -> tuple[int, int]:
 
 
 class Clip:
-    """A CLIP handle. The network is built and its weights are read on first use.
+    """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
 
     weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
-    through open_clip.
+    through open_clip. manager: see `Placed`.
     """
 
     def __init__(
@@ -122,12 +124,13 @@ class Clip:
         config: ClipConfig,
         weights: StateDict | ReadWeights | None = None,
         device: torch.device | str = "cpu",
+        manager: Manager | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
+        self.placed: Placed[nn.Module] = Placed(self._load, self.device, torch.float32, manager)
         self.pca: Callable[[], PCABasis] | None = None  # reads the basis of this CLIP's image embeddings
         self._weights = weights
-        self._network: nn.Module | None = None
         self._byte_pairs = None
         self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
 
@@ -176,13 +179,8 @@ class Clip:
 
     @property
     def network(self) -> nn.Module:
-        """The open_clip model, on its device, in evaluation mode."""
-        if self._network is None:
-            # Nodes run under inference mode; weights made there could never take part in a gradient (CLIP guidance).
-            with torch.inference_mode(False):
-                self._network = self._load().eval().requires_grad_(False).to(self.device)
-            self._weights = None
-        return self._network
+        """The open_clip model, on its device, in evaluation mode. Sends away what was there, see `Placed`."""
+        return self.placed()
 
     def _load(self) -> nn.Module:
         import open_clip
@@ -190,7 +188,9 @@ class Clip:
         if self._weights is None and self.config.architecture:
             return open_clip.create_model(self.config.architecture, pretrained=self.config.pretrained)
         if self._weights is None:
-            return build_network(self.config)
+            network = build_network(self.config)
+            self._weights = network.state_dict()  # read again, it must not draw other weights
+            return network
         network = empty_network(self.config)
         state = self._weights(network) if callable(self._weights) else self._weights
         # Assigned, not copied: float32 weights stay in their mapped file.
@@ -245,18 +245,21 @@ class Clip:
         return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels."""
+        """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
+
+        For use beside another network: CLIP must be in place, see `placed`.
+        """
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
             pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
-        return self._scale(self.network.encode_image((pixels - mean) / std))
+        return self._scale(self.placed.module.encode_image((pixels - mean) / std))
 
     @property
     def image_size(self) -> int:
         """Pixels of the side that the image tower reads."""
         self._require("image", "CLIP Image Encode", "image_encoder")
-        size = self.network.visual.image_size
+        size = self.placed.module.visual.image_size
         return size[0] if isinstance(size, tuple | list) else size
 
     def _require(self, tower: str, who: str, folder: str) -> None:

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -73,13 +73,22 @@ def place(module: Module, device: torch.device | str, dtype: torch.dtype) -> Mod
     return module.to(device=device, dtype=dtype, memory_format=memory_format(device))
 
 
+class Manager(Protocol):
+    """Another program's memory manager, which decides what lies on the device beside its own models."""
+
+    def adopt(self, module: nn.Module) -> object:
+        """Take charge of a network that lies on the CPU; what it returns is kept as long as the network is."""
+
+    def bring(self, adopted: Sequence[object], need: int) -> None:
+        """Have all of these, as `adopt` returned them, on the device, and `need` bytes free for their forwards."""
+
+
 class Placed(Generic[Module]):
     """A network that is built on first use and lives on its device only while it is the one in use.
 
     `build()` returns the module on the CPU. Calling the object returns it in place; every other large Placed network of
     that device leaves first, for the CPU or, from the CPU, for the disk it came from, so that the largest stage sets
-    the memory needed, not the sum. `on_place` replaces that rule: it is called with the module and must bring it to
-    the device (an editor's memory manager).
+    the memory needed, not the sum. `manager` replaces that rule by an editor's own.
     """
 
     def __init__(
@@ -87,46 +96,66 @@ class Placed(Generic[Module]):
         build: Callable[[], Module],
         device: torch.device,
         dtype: torch.dtype,
-        on_place: Callable[[Module], None] | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._build = build
-        self._on_place = on_place
+        self._manager = manager
+        self._adopted: object = None
         self._module: Module | None = None
         self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self) -> Module:
-        """The module, on its device, in evaluation mode, without gradients."""
-        if self._on_place is None and self.device.type == "cpu" and self._module is None:
-            _leave(self)  # before the weights are read, not after: both would be in memory together
+    def __call__(self, *beside: Placed, need: int = 0) -> Module:
+        """The module, on its device, in evaluation mode, without gradients.
+
+        beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
+        once for a run, before it starts: placing a network in the middle of it would send away the one that runs.
+        """
+        for other in beside:
+            if other.device != self.device:
+                other()
+        together = (self, *(other for other in beside if other.device == self.device))
+        # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
+        with torch.inference_mode(False):
+            if self._manager is not None:
+                for placed in together:
+                    placed.module  # noqa: B018 - reads the weights
+                self._manager.bring([placed._adopted for placed in together], need)
+            elif self.device.type == "cpu":
+                _take_memory(together)
+            else:
+                _take_device(together)
+        return self.module
+
+    @property
+    def module(self) -> Module:
+        """The network where it lies, read if it has not been."""
         with self._lock:
             if self._module is None:
                 try:
-                    self._module = self._read()
+                    with torch.inference_mode(False):
+                        module = self._read()
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
                     raise MemoryError(does_not_fit("Load unCLIP", self.dtype)) from error
-            module = self._module
-        if self._on_place is not None:
-            self._on_place(module)
-        elif self.device.type != "cpu":
-            _take_device(self)
-        elif module_bytes(module) >= LARGE_BYTES:
-            _on_device[self.device] = weakref.ref(self)
-        return module
+                if self._manager is not None:
+                    self._adopted = self._manager.adopt(module)
+                self._module = module
+            return self._module
 
     def _read(self) -> Module:
         started = time.perf_counter()
         module = self._build().eval().requires_grad_(False)
         # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
-        if self.device.type == "cpu" and self._on_place is None:
+        packs = self.device.type == "cpu" and self._manager is None
+        if packs:
             freeze(module)
         log.info(
-            "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads",
+            "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,
             sum(parameter.numel() for parameter in module.parameters()) / 1e6,
             module_bytes(module) / 1e9,
@@ -134,6 +163,7 @@ class Placed(Generic[Module]):
             self.device,
             time.perf_counter() - started,
             torch.get_num_threads(),
+            "weights packed as they are used" if packs else "weights as they are",
         )
         return module
 
@@ -142,7 +172,7 @@ class Placed(Generic[Module]):
         if self.dtype == torch.float32:
             return self
         if self._float32 is None:
-            self._float32 = Placed(self._build, self.device, torch.float32, self._on_place)
+            self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
         return self._float32
 
     @property
@@ -154,13 +184,12 @@ class Placed(Generic[Module]):
         """Bring the weights back to the CPU."""
         if self._module is not None:
             self._module.to("cpu")
-        if _current(self.device) is self:
-            del _on_device[self.device]
+        _set_current(self.device, [placed for placed in _current(self.device) if placed is not self])
 
     def unload(self) -> None:
         """Forget the weights; the next use reads them again."""
         self.offload()
-        self._module = None
+        self._module = self._adopted = None
         if self._float32 is not None:
             self._float32.unload()
 
@@ -170,27 +199,38 @@ def module_bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
 
 
-_on_device: dict[torch.device, weakref.ref[Placed]] = {}  # weak: a stack that is dropped must free its memory
+_on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack that is dropped must free its memory
 
 
-def _current(device: torch.device) -> Placed | None:
-    reference = _on_device.get(device)
-    return reference() if reference is not None else None
+def _current(device: torch.device) -> list[Placed]:
+    """The networks that were brought to `device` last and still exist."""
+    found = (reference() for reference in _on_device.get(device, ()))
+    return [placed for placed in found if placed is not None]
 
 
-def _leave(placed: Placed) -> None:
-    """Make the large network that is in memory, if it is another, leave it."""
-    current = _current(placed.device)
-    if current is not None and current is not placed:
-        current.unload()
+def _set_current(device: torch.device, placed: Sequence[Placed]) -> None:
+    _on_device[device] = [weakref.ref(each) for each in placed]
 
 
-def _take_device(placed: Placed) -> None:
-    """Make `placed` the only network on its device."""
-    current = _current(placed.device)
-    if current is placed:
-        return
-    if current is not None:
-        current.offload()
-    placed._module.to(placed.device)
-    _on_device[placed.device] = weakref.ref(placed)
+def _take_memory(together: Sequence[Placed]) -> None:
+    """Read those of `together` that are not in memory; large networks that are none of them leave it for that."""
+    device = together[0].device
+    others = [placed for placed in _current(device) if placed not in together]
+    if not all(placed.loaded for placed in together):  # before the weights are read, not after: both would be in memory
+        for other in others:
+            other.unload()
+        others = []
+    large = [placed for placed in together if module_bytes(placed.module) >= LARGE_BYTES]
+    _set_current(device, others + large)
+
+
+def _take_device(together: Sequence[Placed]) -> None:
+    """Make `together` the only networks on their device."""
+    device, current = together[0].device, _current(together[0].device)
+    for other in current:
+        if other not in together:
+            other.offload()
+    for placed in together:
+        if placed not in current:
+            placed.module.to(device)
+    _set_current(device, together)

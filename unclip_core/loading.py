@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from .checkpoints.header import StageFile, read_stage
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .config import STAGES
-from .device import Placed, memory_format, pick_device, pick_dtype
+from .device import Manager, Placed, memory_format, pick_device, pick_dtype
 from .models.ar_prior import ARPriorNetwork
 from .models.decoder import DecoderNetwork
 from .models.prior import PriorNetwork
@@ -80,13 +79,13 @@ def load_stack(
     entry: StackEntry,
     dtype: str | torch.dtype = "auto",
     device: torch.device | str | None = None,
-    on_place: Callable[[nn.Module], None] | None = None,
+    manager: Manager | None = None,
     folders: Folders = (),
 ) -> dict[str, object]:
     """Handles of every stage in STAGES; nothing is read until one is used, and one the stack lacks says so then.
 
-    dtype: see `pick_dtype`. device: None picks the best. on_place: see `Placed`. CLIP stays in float32. folders: the
-    host's model folders, where fitted tables may lie.
+    dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
+    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie.
     """
     from .clip import Clip
     from .stages import ARPrior, Decoder, Prior, Upsampler
@@ -95,14 +94,15 @@ def load_stack(
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        handles["clip"] = Clip.from_config(clip.config, partial(read_state, clip), device=device)
+        handles["clip"] = Clip.from_config(clip.config, partial(read_state, clip), device=device, manager=manager)
         handles["clip"].pca = partial(read_basis, entry, clip.config.clip_id, folders)
 
+    @cache  # prior and decoder share it: CLIP need not come back for the second
     def null_text() -> TextEncoding:
         return handles["clip"].encode_text([""])
 
     def placed(found: StageFile) -> Placed:
-        return Placed(partial(load_network, found, weights, memory_format(device)), device, weights, on_place)
+        return Placed(partial(load_network, found, weights, memory_format(device)), device, weights, manager)
 
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
         if found := entry.stages.get(stage):

@@ -10,6 +10,8 @@ GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
 CPU_LIMIT = 1 * GIB
 UNKNOWN_FREE = 2 * GIB
+# Rows at a time that are worth sending other models away for.
+ASKED_ROWS = 8
 
 
 def free_bytes(device: torch.device) -> int:
@@ -27,6 +29,11 @@ def free_bytes(device: torch.device) -> int:
 def rows_that_fit(device: torch.device, row_bytes: int) -> int:
     """At least 1. Half of what is free: estimates err, and others use the device too."""
     return max(1, free_bytes(device) // 2 // max(1, row_bytes))
+
+
+def bytes_to_ask_for(rows: int, row_bytes: int) -> int:
+    """What an editor's memory manager should keep free for a batch: enough for `rows_that_fit` to find a few rows."""
+    return 2 * min(rows, ASKED_ROWS) * row_bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from .device import Placed
 from .diffusion.guidance import check_guidance_scale, needs_pair
 from .diffusion.noise import ItemNoise
 from .diffusion.samplers import StepState
-from .memory import ar_prior_row_bytes, rows_that_fit
+from .memory import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from .models.ar_prior import ARPriorNetwork
 from .stage_run import NanWatch, check_count, split_rows
 from .stage_text import TextRows, TextStage, choose_closest, stack_texts
@@ -93,9 +93,9 @@ class ARPrior(TextStage):
 
     @torch.no_grad()
     def _run(self, text: TextEncoding, negative: TextEncoding | None, plan: _Plan) -> EmbeddingSteps:
-        network, candidates = self.network(), len(plan.noises)
-        pair = 2 if needs_pair(plan.guidance_scale) else 1
+        pair, candidates = 2 if needs_pair(plan.guidance_scale) else 1, len(plan.noises)
         row_bytes = ar_prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
+        network = self.network(need=bytes_to_ask_for(plan.batch, row_bytes))
         slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
         steps, found = self.config.components + 1, []
         for number, items in enumerate(slices):

@@ -16,7 +16,7 @@ from .diffusion.edits import edit_x0, keep_known
 from .diffusion.guidance import guide, needs_pair
 from .diffusion.noise import ItemNoise
 from .diffusion.samplers import Model
-from .memory import rows_that_fit, unet_row_bytes
+from .memory import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from .models.decoder import Conditioning, DecoderNetwork
 from .picture import Picture, fit_picture
 from .stage_guided import ClipGuide, clip_guide
@@ -161,7 +161,8 @@ class Decoder(TextStage):
         placed = self.network.as_float32() if inverted else self.network
         layout, first = memory_format(placed.device), settings.steps.steps[0]
         shape = (3, self.config.unet.image_size, self.config.unet.image_size)
-        model_for = self._models(placed, settings, embed, text)
+        beside = (start.guide.clip.placed,) if start.guide is not None else ()
+        model_for = self._models(self._place(placed, settings, batch, *beside), placed, settings, embed, text)
 
         def prepare(rows: slice) -> Chunk:
             model = model_for(rows)
@@ -197,7 +198,7 @@ class Decoder(TextStage):
     ) -> NoiseSteps:
         placed = self.network.as_float32()
         layout = memory_format(placed.device)
-        model_for = self._models(placed, settings, embed, text)
+        model_for = self._models(self._place(placed, settings, batch), placed, settings, embed, text)
 
         def prepare(rows: slice) -> tuple[Model, Tensor]:
             x_0 = expand_rows(picture, batch)[rows].to(placed.device)
@@ -209,18 +210,27 @@ class Decoder(TextStage):
 
     def _rows(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
         """How many rows fit at once."""
+        return rows_that_fit(placed.device, self._row_bytes(placed, settings))
+
+    def _row_bytes(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
         unet, pair = self.config.unet, 2 if needs_pair(settings.guidance_scale) else 1
-        return rows_that_fit(placed.device, pair * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize))
+        return pair * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
+
+    def _place(self, placed: Placed[DecoderNetwork], settings: Settings, batch: int, *beside: Placed) -> DecoderNetwork:
+        """The network on its device, with room for some rows and for the networks that run beside it."""
+        self.null_text()  # encoded before the network takes CLIP's place, and kept
+        return placed(*beside, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
 
     def _models(
         self,
+        network: DecoderNetwork,
         placed: Placed[DecoderNetwork],
         settings: Settings,
         embed: Embedding | None,
         text: TextEncoding | None,
     ) -> Callable[[slice], Model]:
         """The guided model of a chunk of rows, its conditions computed once."""
-        network, pair = placed(), needs_pair(settings.guidance_scale)
+        pair = needs_pair(settings.guidance_scale)
         times = TimeTable(network.time_features, settings.steps, placed.device)
 
         def model_for(rows: slice) -> Model:

@@ -13,7 +13,7 @@ from .device import Placed
 from .diffusion.guidance import guide, needs_pair
 from .diffusion.noise import ItemNoise
 from .diffusion.samplers import StepState
-from .memory import prior_row_bytes, rows_that_fit
+from .memory import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from .models.prior import PriorNetwork
 from .stage_run import Chunk, Settings, TimeTable, check_count, run_chunks, settle
 from .stage_text import TextRows, TextStage, choose_closest, stack_texts
@@ -92,9 +92,13 @@ class Prior(TextStage):
         count: int,
         noises: list[ItemNoise],
     ) -> EmbeddingSteps:
-        network, placed, candidates = self.network(), self.network, len(noises)
+        placed, candidates, pair = self.network, len(noises), needs_pair(settings.guidance_scale)
+        if pair and negative is None:
+            negative = self.null_text()  # before the network takes CLIP's place
+        row_bytes = self._row_bytes(settings, candidates)
+        network = placed(need=bytes_to_ask_for(texts * count, row_bytes))
         prompt = TextRows.of(text, placed.device)
-        unconditional = self._unconditional(network, negative) if needs_pair(settings.guidance_scale) else None
+        unconditional = self._unconditional(network, negative) if pair else None
         times = TimeTable(network.time_features, settings.steps, placed.device)
 
         def prepare(items: slice) -> Chunk:
@@ -117,14 +121,13 @@ class Prior(TextStage):
             x_T = noise.draw((self.config.clip_dim,)).to(placed.device)
             return guide(model, settings.guidance_scale), x_T, noise
 
-        rows = rows_that_fit(placed.device, self._row_bytes(settings, candidates))
+        rows = rows_that_fit(placed.device, row_bytes)
         x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
         return choose_closest(vectors, texts_of_items, self.config.clip_id)
 
-    def _unconditional(self, network: PriorNetwork, negative: TextEncoding | None) -> TextRows:
-        text = negative if negative is not None else self.null_text()
+    def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
         if text is not None:
             return TextRows.of(text, self.network.device)
         return TextRows(*network.null_text(1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .config import UpsamplerConfig
 from .device import Placed, memory_format
 from .diffusion.noise import ItemNoise
-from .memory import rows_that_fit, unet_row_bytes
+from .memory import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from .models.upsampler import UpsamplerNetwork
 from .resize import resize_bicubic
 from .stage_run import Chunk, ImageSteps, Settings, TimeTable, run_chunks, settle
@@ -46,7 +46,8 @@ class Upsampler:
     @torch.no_grad()
     def _run(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:
         config, placed = self.config, self.network
-        network, layout = placed(), memory_format(placed.device)
+        row_bytes = unet_row_bytes(config.unet, config.high_size, placed.dtype.itemsize)
+        network, layout = placed(need=bytes_to_ask_for(len(low), row_bytes)), memory_format(placed.device)
         shape = (3, config.high_size, config.high_size)
         times = TimeTable(network.time_features, settings.steps, placed.device)
         last = torch.tensor([settings.steps.timesteps[-1]], device=placed.device)
@@ -68,6 +69,5 @@ class Upsampler:
             noise = items.rows(rows)
             return model, noise.draw(shape).to(placed.device).contiguous(memory_format=layout), noise
 
-        row_bytes = unet_row_bytes(config.unet, config.high_size, placed.dtype.itemsize)
         x_0 = yield from run_chunks(settings, len(low), rows_that_fit(placed.device, row_bytes), prepare, placed.dtype)
         return model_to_image(x_0)

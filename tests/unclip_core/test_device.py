@@ -81,11 +81,61 @@ def test_only_one_network_is_on_the_device():
     first.unload()
 
 
+def test_networks_of_one_run_are_there_together():
+    first, second, third = (Placed(Travelling, META, torch.float32) for _ in range(3))
+    second()
+    first(second)
+    assert first.module.journey == ["meta"] and second.module.journey == ["meta"]  # the second never left
+    third()
+    assert first.module.journey == second.module.journey == ["meta", "cpu"]
+    first(second)
+    second()
+    assert first.module.journey[-1] == "cpu" and second.module.journey[-1] == "meta"
+
+
+def test_a_network_beside_on_another_device_is_placed_there():
+    first, second = Placed(Travelling, META, torch.float32), Placed(Travelling, torch.device("cpu"), torch.float32)
+    first(second)
+    assert second.loaded and second.module.journey == []
+
+
+class Manager:
+    def __init__(self):
+        self.brought = []
+
+    def adopt(self, module):
+        return ("adopted", module)
+
+    def bring(self, adopted, need):
+        self.brought.append((adopted, need))
+
+
 def test_a_manager_replaces_that_rule():
-    seen = []
-    placed = Placed(Travelling, META, torch.float32, on_place=seen.append)
-    assert [placed(), placed()] == seen
-    assert seen[0].journey == []
+    manager = Manager()
+    first, second = (Placed(Travelling, META, torch.float32, manager) for _ in range(2))
+    module = first(second, need=7)
+    assert manager.brought == [([("adopted", module), ("adopted", second.module)], 7)]
+    assert module.journey == [] and second.module.journey == []
+
+
+def test_weights_are_no_inference_tensors_wherever_they_are_read():
+    with torch.inference_mode():
+        module = Placed(lambda: nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)()
+    assert not module.weight.is_inference()
+
+
+def test_on_a_processor_one_large_network_is_in_memory_at_a_time(monkeypatch):
+    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
+    first, second, third = (Placed(lambda: nn.Linear(2, 2), torch.device("cpu"), torch.float32) for _ in range(3))
+    first()
+    second()
+    assert not first.loaded and second.loaded
+    first(second)
+    assert first.loaded and second.loaded
+    second()  # alone again, but nothing needs the room
+    assert first.loaded
+    third()
+    assert third.loaded and not first.loaded and not second.loaded
 
 
 def test_dropped_networks_free_their_memory():

@@ -138,8 +138,36 @@ def test_unknown_stage():
         build_network("painter", None)
 
 
-def test_the_managers_hook_places_every_network(folder):
-    placed = []
-    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", on_place=placed.append)
+class Manager:
+    """Remembers what it was asked to bring; everything lies where it runs already."""
+
+    def __init__(self):
+        self.brought = []
+
+    def adopt(self, module):
+        return module
+
+    def bring(self, adopted, need):
+        self.brought.append(([type(module).__name__ for module in adopted], need))
+
+
+def test_a_manager_places_every_network_clip_included(folder):
+    manager = Manager()
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
     run(stack)
-    assert [type(module).__name__ for module in placed] == ["PriorNetwork", "DecoderNetwork", "UpsamplerNetwork"]
+    assert [names for names, _ in manager.brought] == [
+        ["CLIP"],
+        ["CLIP"],  # for the unconditional text
+        ["PriorNetwork"],
+        ["DecoderNetwork"],
+        ["UpsamplerNetwork"],
+    ]
+    assert all(need > 10_000 for names, need in manager.brought if names != ["CLIP"])
+
+
+def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
+    manager = Manager()
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
+    text = stack["clip"].encode_text(["a red star"])
+    finish(stack["decoder"].sample(None, text, steps=2, clip=stack["clip"], clip_scale=1.0))
+    assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]
