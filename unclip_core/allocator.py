@@ -7,7 +7,10 @@ Peak memory grows by what the largest moment leaves behind, a few per cent.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+
+log = logging.getLogger("comfyui_unclip")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGE = 2**31 - 1
@@ -22,4 +25,6 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return all(mallopt(*knob) for knob in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGE), (_M_TOP_PAD, _TOP_PAD)))
+    kept = all(mallopt(*knob) for knob in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGE), (_M_TOP_PAD, _TOP_PAD)))
+    log.info("allocator: %s", "keeps the pages of large tensors" if kept else "left as it is, only glibc has the knobs")
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def _options(function):
             click.option("--cache", type=_PATH, metavar="DIR", help="Keep encodings and inversions on disk, there."),
             click.option("--cache-size", default="2G", show_default=True, metavar="SIZE", help="Limit of --cache."),
             click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout."),
+            click.option("-v", "--verbose", is_flag=True, help="Say what was chosen: dtype, threads, memory."),
             click.option("-q", "--quiet", is_flag=True, help="No progress bars, and only the paths of the pictures."),
         )
     ):
@@ -94,12 +96,15 @@ def _options(function):
 
 @click.command(epilog=EXAMPLES, short_help="Run a saved graph and write its pictures.")
 @_options
-def command(file, assignments, table, sweeps, as_json, quiet, dry_run, partial, cache_size, **given) -> int:
+def command(file, assignments, table, sweeps, as_json, quiet, verbose, dry_run, partial, cache_size, **given) -> int:
     """Run the graph in FILE, as the editor saves or exports it, and write its pictures into the output folder.
 
     Everything that is wrong with the graph is listed before any work starts (exit code 2). The values that were used
     are kept inside each PNG: drop it on the editor to get the graph back.
     """
+    if verbose:
+        logging.basicConfig(format="%(message)s")  # to stderr, between the bars
+        logging.getLogger("comfyui_unclip").setLevel(logging.INFO)
     try:
         options = Options(
             input=given.pop("input_folder"),
