@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.clip import preprocess
+from comfyui_unclip.unclip_core.clip import empty_network, preprocess
+from comfyui_unclip.unclip_core.presets import KARLO
 from comfyui_unclip.unclip_core.stages import Prior, finish
 
 CAPTION, SEED = "a red star on a night sky", 7
@@ -108,3 +109,10 @@ def test_the_folder_is_read_as_diffusers_runs_it(both):
     decoder, upsampler = both.stages["decoder"].config, both.stages["upsampler_256"].config
     assert (decoder.sampling.steps, decoder.sampling.guidance_scale) == (25, 8.0)
     assert upsampler.final_network and upsampler.sampling.steps == 7
+
+
+def test_karlos_own_clip_is_built_without_memory():
+    """ViT-L-14 by its name in open_clip, for the folder's tensors to be assigned to."""
+    network = empty_network(KARLO.clip)
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert network.transformer.width == 768 and network.visual.image_size == (224, 224)
