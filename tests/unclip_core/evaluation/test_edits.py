@@ -1,0 +1,167 @@
+"""What experiments ask for and how they count it, against answers that are known."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from comfyui_unclip.unclip_core.embedding import similarity
+from comfyui_unclip.unclip_core.evaluation.experiments import interpolation, text_diff, variations
+from comfyui_unclip.unclip_core.evaluation.experiments.common import choose, result_scenes, right, truth, tuning_scenes
+from comfyui_unclip.unclip_core.evaluation.experiments.edits import KINDS, edits_of
+from comfyui_unclip.unclip_core.evaluation.experiments.guidance import _real
+from comfyui_unclip.unclip_core.evaluation.experiments.inpainting import box_mask, repaint, requests
+from comfyui_unclip.unclip_core.evaluation.experiments.reconstruction import photograph_like
+from comfyui_unclip.unclip_core.evaluation.experiments.typographic import attacked
+from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
+from comfyui_unclip.unclip_core.evaluation.reader import truth_of
+from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
+from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
+from comfyui_unclip.unclip_core.training.storybook.draw import render
+from comfyui_unclip.unclip_core.training.storybook.scenes import held_out
+from comfyui_unclip.unclip_core.types import Embedding
+
+
+class Oracle(Judge):
+    """Says what it was told, picture after picture."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def forward(self, x):
+        rows = [self.answers.pop(0) for _ in range(len(x))]
+        picks = {name: [(*classes, "none").index(row[name]) for row in rows] for name, classes in HEADS.items()}
+        return {name: torch.eye(len(HEADS[name]) + 1)[index] for name, index in picks.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edits_name_one_change_of_a_held_out_scene(kind):
+    edits = edits_of(kind, 6, result_scenes)
+    assert len(edits) == 6 and edits == edits_of(kind, 6, result_scenes)
+    words = set(vocabulary())
+    for edit in edits:
+        assert set(edit.scene.triples()) <= held_out() and edit.before != edit.after and edit.attribute == kind
+        for caption in (edit.before, edit.after):
+            assert set(caption.replace('"', " ").split()) <= words, caption
+        now = truth_of(edit.scene)
+        assert not edit.changed(now) and edit.others_stay(now) and not edit.done(now)
+        wanted = {**now, kind: edit.wanted}
+        assert edit.done(wanted)
+        for other in {"object", "colour", "background"} - {kind}:
+            assert not edit.done({**wanted, other: "none"})
+    assert not {edit.scene for edit in edits_of(kind, 6, tuning_scenes)} & {edit.scene for edit in edits}
+
+
+def test_words_are_added_and_removed_and_any_word_is_one():
+    edits = edits_of("word", 4, result_scenes)
+    assert [edit.wanted == "none" for edit in edits] == [False, True, False, True]
+    added = edits[0]
+    assert added.changed({"word": "ipod"}) and not added.changed({"word": "none"})
+    with pytest.raises(ValueError, match="kind 'mood' is unknown"):
+        edits_of("mood", 2, result_scenes)
+
+
+def test_the_control_turns_by_the_same_angles_elsewhere():
+    generator = torch.Generator().manual_seed(0)
+    start, end = (Embedding(10 * torch.randn(5, 192, generator=generator), "a") for _ in range(2))
+    end = dataclasses.replace(end, vector=0.5 * start.vector + end.vector)
+    turned = text_diff.random_turn(start, end, seed=1)
+    assert torch.allclose(similarity(start, turned), similarity(start, end), atol=1e-5)
+    assert torch.allclose(turned.vector.norm(dim=1), start.vector.norm(dim=1), rtol=1e-5)
+    across = F.normalize(turned.vector, dim=1) - similarity(start, turned)[:, None] * F.normalize(start.vector, dim=1)
+    assert F.cosine_similarity(across, end.vector - start.vector, dim=1).abs().max() < 0.4
+    assert not torch.equal(turned.vector, text_diff.random_turn(start, end, seed=2).vector)
+
+
+def test_paths_count_ends_and_switches():
+    pair = interpolation.unlike_pairs(1)[0]
+    a, b = truth(pair[0]), truth(pair[1])
+    assert all(a[head] != b[head] for head in HEADS)
+    none = dict.fromkeys(HEADS, "none")
+    context = dataclasses.make_dataclass("Judging", ["judge"])(Oracle([a, {**a, "colour": "none"}, b, none, b]))
+    scores = interpolation.PathScores.of(context, [pair], torch.zeros(5, 64, 64, 3), 5)
+    assert scores.one_of_ends == pytest.approx([0.8, 0.6, 0.8])  # object, colour, background
+    assert scores.one_switch == [False, False, False]  # through "none" and back
+    assert scores.inner == [pytest.approx(5 / 9)]
+    context.judge.answers = [a, a, b]
+    assert interpolation.PathScores.of(context, [pair], torch.zeros(3, 64, 64, 3), 3).one_switch == [True] * 3
+
+
+def test_pairs_of_an_interpolation_are_unlike_and_used_once():
+    pairs = interpolation.unlike_pairs(8)
+    assert len({id(scene) for pair in pairs for scene in pair}) == 16
+    assert all(truth(x)[head] != truth(y)[head] for x, y in pairs for head in HEADS)
+
+
+def test_distances_of_variations():
+    pictures = torch.zeros(2, 4, 4, 3)
+    made = torch.stack([pictures[0] + 0.1, pictures[0] + 0.3, pictures[1] + 0.5, pictures[1] + 0.5])
+    assert variations._to_input(made, pictures, 2) == pytest.approx([0.2, 0.5])
+    assert variations._between(made, 2) == pytest.approx([0.2, 0.0])
+    assert variations._between(pictures, 2) == [0.0, 0.0]
+    ratio = variations._ratio([0.4, 0.8], [0.1, 0.2])
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((4.0, 4.0, 4.0))
+    rough = variations._ratio([0.4, 0.8], [0.2, 0.1])
+    assert rough.value == pytest.approx(4.0) and rough.low < 4.0 < rough.high
+
+
+def test_masks_cover_the_object_and_requests_ask_for_something_else():
+    scenes = result_scenes(12)
+    for scene in scenes:
+        bare = dataclasses.replace(scene, things=())
+        changed = torch.from_numpy((render(scene, 64) != render(bare, 64)).any(-1))
+        mask = box_mask(scene)
+        assert changed.sum() > 0 and not (changed & (mask == 0)).any() and mask.mean() < 0.95
+    asked = requests(scenes)
+    assert [request.attribute for request in asked[:4]] == ["object", "colour", "object", "colour"]
+    for request in asked:
+        now = truth(request.scene)
+        assert request.wanted[request.attribute] != now[request.attribute]
+        assert {**request.wanted, request.attribute: now[request.attribute]} == now
+        assert request.wanted["object"] in request.caption
+
+
+def test_what_is_outside_the_mask_stays(make_context):
+    asked = requests(result_scenes(3))
+    made, masks = repaint(make_context(), asked, 2.0, 2)
+    pictures = real_pictures([request.scene for request in asked])
+    assert (made - pictures).abs().amax(-1)[masks == 0].max() < 1 / 255
+    assert (made - pictures).abs().amax(-1)[masks == 1].mean() > 0.05
+
+
+def test_photograph_like_pictures_have_the_spectrum_of_photographs():
+    pictures = photograph_like(6)
+    assert pictures.shape == (6, 64, 64, 3) and pictures.min() >= 0.0 and pictures.max() <= 1.0
+    power = torch.fft.rfft(pictures.mean(-1), dim=2).abs().square().mean((0, 1))
+    assert power[2] > 3 * power[8] and power[8] > 2 * power[24] > 0  # along one axis 1/f^2 is 1/f
+    assert torch.equal(photograph_like(2), pictures[:2])
+
+
+def test_lettered_attacks_never_name_their_own_object():
+    scenes = attacked(10)
+    assert len(scenes) == 10 and all(scene.word not in (None, scene.things[0].kind) for scene in scenes)
+
+
+def test_renders_to_compare_diversity_with_are_of_the_same_things():
+    scenes = result_scenes(3)
+    pictures = _real(scenes, 2)
+    assert pictures.shape == (6, 64, 64, 3) and (pictures[0] - pictures[1]).abs().mean() > 0.01
+
+
+def test_right_counts_attributes_one_by_one_and_together():
+    scenes = result_scenes(2)
+    answers = [truth(scenes[0]), {**truth(scenes[1]), "colour": "none"}]
+    found = right(Oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
+    assert found == {
+        "object": [True, True],
+        "colour": [True, False],
+        "background": [True, True],
+        "all": [True, False],
+    }
+
+
+def test_the_first_of_the_best_settings_is_chosen():
+    best, table = choose((1.0, 2.0, 3.0), {1.0: 0.2, 2.0: 0.7, 3.0: 0.7}.get, "guidance", 5)
+    assert best == 2.0 and [row[2] for row in table.rows] == ["", "chosen", ""] and "5 training" in table.title

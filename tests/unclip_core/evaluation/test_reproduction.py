@@ -1,0 +1,157 @@
+"""The run folder and the report: what was computed is kept, what changed is computed again."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.evaluation import reproduction
+from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
+from comfyui_unclip.unclip_core.evaluation.experiments.common import Experiment
+from comfyui_unclip.unclip_core.evaluation.reproduction import chosen, run_all, write_report
+from comfyui_unclip.unclip_core.evaluation.results import Check, Figure, Result, Store, Table, digest
+from comfyui_unclip.unclip_core.evaluation.statistics import Measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    size: int = 3
+
+
+def result():
+    return Result(
+        checks=[
+            Check("kept", Measured(0.9, 0.8, 0.95), 0.85),
+            Check("control", Measured(0.5, 0.4, 0.6), 0.3, below=True),
+        ],
+        tables=[Table("A table", ["a", "b"], [["one | two", "2"]])],
+        figures=[Figure("grid", "A grid.", torch.rand(1, 8, 12, 3))],
+        paper=["Agrees with §0."],
+        notes=["A note."],
+    )
+
+
+@pytest.fixture
+def counted():
+    """An experiment that counts how often it is run; `fails` makes it fail."""
+    calls = []
+
+    def run(context, settings):
+        calls.append(settings.size)
+        if calls.count(settings.size) < run.fails:
+            raise KeyboardInterrupt
+        return result()
+
+    run.fails = 0
+    experiment = Experiment("counted", "Counting", "§0: one, two", Settings(), Settings(1), run)
+    return experiment, calls
+
+
+def test_checks_know_whether_they_are_reached():
+    kept, control = result().checks
+    assert kept.reached and kept.row() == ["kept", "90% (80% to 95%)", "≥ 85%", "yes"]
+    assert not control.reached and control.row()[2:] == ["≤ 30%", "**no**"]
+    assert Check("psnr", Measured(40.0, 39.0, 41.0), 40.0, "dB").row()[1:3] == ["40 dB (39 to 41)", "≥ 40 dB"]
+
+
+def test_results_come_back_from_the_folder_as_they_were(tmp_path):
+    store, kept = Store(tmp_path), result()
+    assert store.load("x", "1") is None
+    store.save("x", "1", kept)
+    found = store.load("x", "1")
+    bare = dataclasses.replace(kept, figures=[dataclasses.replace(kept.figures[0], image=None)])
+    assert found == bare and store.picture("x", "1", found.figures[0]).stat().st_size > 0
+    assert store.load("x", "2") is None
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+
+
+def test_a_result_half_written_is_no_result(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr("comfyui_unclip.unclip_core.evaluation.results.save_png", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.save("x", "1", result())
+    assert store.load("x", "1") is None
+
+
+def test_tensors_are_made_once(tmp_path):
+    store, made = Store(tmp_path), []
+
+    def make():
+        made.append(1)
+        return {"x": torch.arange(6.0).view(2, 3).T}
+
+    first, second = store.tensors("a", "1", make), store.tensors("a", "1", make)
+    assert len(made) == 1 and torch.equal(first["x"], second["x"]) and first["x"].shape == (3, 2)
+    store.tensors("a", "2", make)
+    assert len(made) == 2
+
+
+def test_what_is_finished_is_not_run_again_and_a_killed_run_goes_on(make_context, tmp_path, counted):
+    experiment, calls = counted
+    other = dataclasses.replace(experiment, name="other")
+    context = make_context(tmp_path)
+    experiment.run.fails = 2
+    with pytest.raises(KeyboardInterrupt):
+        list(run_all(context, [experiment], False))
+    assert calls == [3]
+    done = list(run_all(context, [experiment, other], False))
+    assert [finished.cached for finished in done] == [False, False] and calls == [3, 3, 3]
+    again = list(run_all(make_context(tmp_path), [experiment, other], False))
+    assert [finished.cached for finished in again] == [True, True] and len(calls) == 3
+    assert again[0].result.checks == done[0].result.checks and again[0].result.seconds == done[0].result.seconds > 0
+
+
+def test_other_settings_weights_or_budgets_are_other_results(make_context, tmp_path, counted, monkeypatch):
+    experiment, calls = counted
+    context = make_context(tmp_path)
+    list(run_all(context, [experiment], False))
+    list(run_all(context, [experiment], True))
+    assert calls == [3, 1]
+    budget = dataclasses.replace(context.budget, judge=dataclasses.replace(context.budget.judge, steps=3))
+    list(run_all(make_context(tmp_path, budget=budget), [experiment], False))
+    assert calls == [3, 1, 3]
+    changed = make_context(tmp_path)
+    changed.__dict__["weights"] = "other"
+    list(run_all(changed, [experiment], False))
+    assert calls == [3, 1, 3, 3]
+    monkeypatch.setattr(reproduction, "_source", lambda experiment: "edited")
+    list(run_all(make_context(tmp_path), [experiment], False))
+    assert len(calls) == 5
+
+
+def test_weights_are_known_by_their_bytes(make_context, story_models, tmp_path):
+    first, second = make_context(), make_context()
+    assert first.weights == second.weights and len(first.weights) == 16
+    assert digest(1, "a") == digest(1, "a") != digest("a", 1)
+    table = story_models / "tiny" / "tiny.pca.safetensors"
+    kept = table.read_bytes()
+    try:
+        table.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        assert make_context().weights != first.weights
+    finally:
+        table.write_bytes(kept)
+
+
+def test_the_report_has_everything_and_its_pictures_beside_it(make_context, tmp_path, counted):
+    experiment, _ = counted
+    context = make_context(tmp_path / "run")
+    finished = list(run_all(context, [experiment], True))
+    path = tmp_path / "docs" / "report.md"
+    path.parent.mkdir()
+    write_report(context, finished, path, True)
+    text = path.read_text(encoding="utf-8")
+    assert "`unclip reproduce --quick`" in text and "**Quick run**" in text and context.weights in text
+    assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | yes |" in text
+    assert "- **Counting.** Agrees with §0." in text and "| one \\| two | 2 |" in text and "A note." in text
+    pictures = re.findall(r"\]\((.*?)\)", text)
+    assert pictures == ["report/grid.png"] and all((path.parent / picture).is_file() for picture in pictures)
+    write_report(context, finished, path, False)
+    assert "Quick run" not in path.read_text(encoding="utf-8")
+
+
+def test_experiments_are_chosen_by_name_in_the_reports_order():
+    assert chosen([]) == list(EXPERIMENTS.values())
+    assert [experiment.name for experiment in chosen(["pca", "variations"])] == ["variations", "pca"]
+    with pytest.raises(ValueError, match=r"experiment 'dreams' is unknown; choose of judges, reconstruction"):
+        chosen(["dreams"])

@@ -1,0 +1,105 @@
+"""Numbers with their uncertainty, against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.evaluation.statistics import (
+    Measured,
+    Reference,
+    frechet_over_seeds,
+    mean,
+    precision_recall,
+    share,
+    spread_within,
+)
+
+
+def normal(count, dims, seed=0):
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def whitened(count, dims, seed=0):
+    """Points whose sample mean is 0 and whose sample covariance is the identity."""
+    x = normal(count, dims, seed)
+    x = x - x.mean(0)
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (count - 1))).T
+
+
+def test_a_share_has_wilsons_interval():
+    # 8 of 10, by hand: centre (0.8 + z2/20) / (1 + z2/10), z = 1.96
+    found = share([True] * 8 + [False] * 2)
+    assert found.value == 0.8 and (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-3)
+    all_right = share([True] * 20)
+    assert all_right.value == all_right.high == 1.0 and 0.8 < all_right.low < 0.9
+    assert share([False] * 3).low == 0.0
+    grouped = share([True] * 80 + [False] * 20, groups=10)
+    assert grouped == share([True] * 8 + [False] * 2)
+    with pytest.raises(ValueError, match="no value"):
+        share([])
+
+
+def test_a_mean_has_an_interval_from_its_spread():
+    assert mean([3.0]) == Measured(3.0, 3.0, 3.0)
+    found = mean([1.0, 2.0, 3.0, 4.0])
+    half = 1.96 * math.sqrt(5 / 3) / 2
+    assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+
+
+def test_numbers_are_shown_with_their_interval():
+    assert Measured(0.8, 0.49, 0.943).shown("%") == "80% (49% to 94%)"
+    assert Measured(31.234, 30.0, 32.0).shown("dB") == "31.2 dB (30 to 32)"
+    assert Measured(0.01234, 0.01, 0.02).shown() == "0.0123 (0.01 to 0.02)"
+
+
+def test_frechet_distance_is_the_closed_form_of_gaussians():
+    x = whitened(200, 5)
+    reference = Reference(x)
+    assert reference.frechet(x) == pytest.approx(0.0, abs=1e-9)
+    assert reference.frechet(x + 2.0) == pytest.approx(5 * 4.0)
+    # N(0, 1) against N(0, 9) in five dimensions: 5 (1 + 9 - 2 * 3)
+    assert reference.frechet(3.0 * x) == pytest.approx(20.0)
+    # Covariances that do not commute, worked out with a matrix root of the plain product.
+    a, b = normal(300, 3, 1) @ torch.diag(torch.tensor([1.0, 2.0, 3.0]).double()), normal(300, 3, 2) @ normal(3, 3, 3)
+    ca, cb = (torch.cov(x.T) for x in (a, b))
+    root = torch.linalg.eigvals(ca @ cb).real.sqrt().sum()
+    expected = (a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * root
+    assert Reference(a).frechet(b) == pytest.approx(float(expected))
+    with pytest.raises(ValueError, match="at least 2"):
+        Reference(x[:1])
+
+
+def test_more_dimensions_than_rows_are_no_nan():
+    distance = Reference(normal(6, 32)).frechet(normal(6, 32, 1))
+    assert math.isfinite(distance) and distance > 0
+
+
+def test_distances_over_seeds_average_and_their_interval_narrows():
+    reference = Reference(whitened(400, 3))
+    near, far = whitened(400, 3, 1), whitened(400, 3, 1) + 1.0
+    both = frechet_over_seeds(reference, [near, far], 20)
+    assert both.value == pytest.approx(1.5) and both.low < 1.5 < both.high
+    wide = frechet_over_seeds(reference, [far[:40]], 40)
+    narrow = frechet_over_seeds(reference, [far], 40)
+    assert narrow.high - narrow.low < 0.6 * (wide.high - wide.low)
+    assert frechet_over_seeds(reference, [near], 20) == frechet_over_seeds(reference, [near], 20)
+
+
+def test_precision_and_recall_tell_a_copy_from_a_collapse_and_a_miss():
+    real = normal(60, 4)
+    assert precision_recall(real, real) == (1.0, 1.0)
+    collapsed = real[:1] + 1e-4 * normal(60, 4, 1)
+    precision, recall = precision_recall(real, collapsed)
+    assert precision == 1.0 and recall < 0.1  # good pictures, all alike
+    assert precision_recall(real, real + 100.0) == (0.0, 0.0)
+    wide = torch.cat([real, real[:20] + 50.0])
+    precision, recall = precision_recall(real, wide)
+    assert precision == pytest.approx(0.75) and recall == 1.0
+    with pytest.raises(ValueError, match="more than 3 pictures on each side, got 60 real and 3 made"):
+        precision_recall(real, real[:3])
+
+
+def test_spread_is_the_mean_distance_within_each_group():
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0], [1.0, 1.0]])
+    assert spread_within(features, 2) == pytest.approx([5.0, 0.0])
