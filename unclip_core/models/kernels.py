@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory import drop_mapped_pages
+
 # Beyond this a convolution hides the reordering of its weights, and packed ones are slower on 256 px maps.
 PACKED_PIXELS = 64 * 64
 # A linear layer over many rows hides the reordering too, and gains nothing.
@@ -137,8 +139,9 @@ def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
     """Replace the layer's weight by oneDNN's layout of it; at no time are there two copies of more than one layer."""
     with _packing:
         if layer.packed is None:
-            layer.packed = reorder(layer.weight.detach())
-            layer.weight = None
+            weight = layer.weight.detach()
+            layer.packed, layer.weight = reorder(weight), None
+            drop_mapped_pages(weight)
 
 
 def beats_fused_attention(q: Tensor) -> bool:

@@ -1,11 +1,16 @@
 """Layers after `freeze` against the plain ones: the same sums, in another order."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from comfyui_unclip.unclip_core.memory import drop_mapped_pages
 from comfyui_unclip.unclip_core.models import kernels
 from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
 from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
@@ -134,3 +139,31 @@ def test_what_was_packed_is_described():
     freeze(network)
     network[0](channels_last(1, 8, 4, 4))
     assert kernels.describe(network) == "1 of 2 layers packed for oneDNN"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what a process maps")
+def test_a_packed_layer_gives_its_mapped_pages_back(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file({"w": torch.randn(2048, 2048)}, file)
+    with safe_open(file, framework="pt") as mapping:
+        weight = mapping.get_tensor("w")
+    total, before = weight.sum(), resident(weight)
+    drop_mapped_pages(weight)
+    assert before > 10 and resident(weight) < 1  # MB of 16
+    assert torch.equal(weight.sum(), total)  # and reads them again
+    own = torch.ones(2**20)
+    drop_mapped_pages(own)
+    assert own.all(), "memory without a file must stay"
+
+
+def resident(tensor):
+    """MB of the mapping around a tensor that are in memory."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        span = line.split()[0]
+        if "-" in span and not span.endswith(":"):
+            low, high = (int(edge, 16) for edge in span.split("-"))
+            inside = low <= tensor.data_ptr() < high
+        elif inside and line.startswith("Rss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
