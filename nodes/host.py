@@ -1,4 +1,4 @@
-"""What a node may ask of the program it runs in: progress, preview, interrupt, folders, device.
+"""What a node may ask of the program it runs in: progress, preview, interrupt, folders, device, memory.
 
 `current_host()` is what the executor set (LocalHost), else ComfyUI when it is the one that imported us (ComfyHost).
 This is the only module that imports ComfyUI's own, and only inside functions.
@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from ..unclip_core.device import Manager
     from ..unclip_core.diffusion.samplers import StepState
 
 Result = TypeVar("Result")
@@ -29,6 +30,7 @@ MODEL_FOLDER = "unclip"
 CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
+_WHOLE = 2**62  # bytes: more than any network has
 _warned_nodes: set[str] = set()  # in the editor: ids of nodes under which a text was put
 
 
@@ -83,6 +85,10 @@ class Host(abc.ABC):
         """Where stages run; None leaves it to the core."""
         return None
 
+    def memory_manager(self) -> Manager | None:
+        """What decides which networks lie on the device; None leaves it to the core."""
+        return None
+
     def dtype(self, setting: str) -> str:
         """A loader's dtype setting after the program's own force flags."""
         return setting
@@ -134,7 +140,7 @@ class LocalHost(Host):
 
 
 class ComfyHost(Host):
-    """Inside ComfyUI: its progress bar, preview, cancel button, folders and device."""
+    """Inside ComfyUI: its progress bar, preview, cancel button, folders, device and memory manager."""
 
     def report(self, label: str) -> Report:
         return _EditorBar()
@@ -162,6 +168,10 @@ class ComfyHost(Host):
 
         return model_management.get_torch_device()
 
+    def memory_manager(self) -> Manager | None:
+        # On a processor ComfyUI has nothing to move and keeps every model; the core keeps one large one, packed.
+        return None if self.device().type == "cpu" else _EditorMemory()
+
     def dtype(self, setting: str) -> str:
         from comfy.cli_args import args
 
@@ -186,6 +196,27 @@ class ComfyHost(Host):
         import folder_paths
 
         return Path(getattr(folder_paths, f"get_{kind}_directory")())
+
+
+class _EditorMemory:
+    """Networks among all the models that ComfyUI moves to the device and away again, those of other packs included."""
+
+    def adopt(self, module: torch.nn.Module) -> Any:
+        from comfy import model_management
+        from comfy.model_patcher import ModelPatcher
+
+        offload = model_management.unet_offload_device()
+        return ModelPatcher(module, load_device=model_management.get_torch_device(), offload_device=offload)
+
+    def bring(self, adopted: Sequence[Any], need: int) -> None:
+        from comfy import model_management
+
+        # In full: of a part, the layers left behind would be on another device than their input.
+        model_management.load_models_gpu(list(adopted), memory_required=need, force_full_load=True)
+        for patcher in adopted:
+            kind = patcher.load_device.type
+            if any(parameter.device.type != kind for parameter in patcher.model.parameters()):
+                patcher.partially_load(patcher.load_device, _WHOLE)  # --novram does not heed force_full_load
 
 
 class _Bar(Report):

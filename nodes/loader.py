@@ -68,5 +68,6 @@ class UnCLIPLoader:
         host = current_host()
         folders = host.model_folders()
         entry = catalog.find(model_name, folders)
-        stack = load_stack(entry, host.dtype(dtype), device=host.device(), folders=folders)
+        manager = host.memory_manager()
+        stack = load_stack(entry, host.dtype(dtype), device=host.device(), manager=manager, folders=folders)
         return tuple(stack[stage] for stage in STAGES)

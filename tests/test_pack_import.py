@@ -1,4 +1,7 @@
-"""The pack as ComfyUI loads it: by path, under any folder name, beside modules that have our rooms' names."""
+"""The pack as ComfyUI loads it: by path, under any folder name, beside modules that have our rooms' names.
+
+`folder_paths` here is a stand-in with the names of ComfyUI's that the pack uses.
+"""
 
 import json
 import subprocess
@@ -14,7 +17,7 @@ LOADER = """
 import importlib.util, json, sys, time
 folder, decoys = sys.argv[1:]
 sys.path.insert(0, decoys)
-import nodes
+import comfy, folder_paths, nodes
 before = set(sys.modules)
 path_before = list(sys.path)
 name = folder.replace(".", "_x_")
@@ -24,6 +27,7 @@ sys.modules[name] = module
 started = time.process_time()
 spec.loader.exec_module(module)
 seconds = time.process_time() - started  # of the processor: a busy machine is not our fault
+folders = {name: (list(paths), sorted(kinds)) for name, (paths, kinds) in folder_paths.folder_names_and_paths.items()}
 print(json.dumps({
     "seconds": seconds,
     "loaded": sorted({m.split(".")[0] for m in set(sys.modules) - before if not m.startswith("/")}),
@@ -33,7 +37,20 @@ print(json.dumps({
     "heavy": sorted(m for m in ("torch", "numpy", "open_clip", "torchvision", "PIL") if m in sys.modules),
     "path": sys.path == path_before,
     "web": module.WEB_DIRECTORY,
+    "folders": folders,
 }))
+"""
+
+FOLDER_PATHS = """
+models_dir = "/comfy/models"
+folder_names_and_paths = {"unclip": (["/from/yaml"], set()), "loras": (["/comfy/models/loras"], {".safetensors"})}
+def add_model_folder_path(name, path):
+    folder_names_and_paths.setdefault(name, ([], set()))[0].append(path)
+def get_folder_paths(name):
+    return folder_names_and_paths[name][0][:]
+def get_input_directory():
+    return "/comfy/input"
+get_output_directory = get_input_directory
 """
 
 
@@ -43,6 +60,9 @@ def loaded(request, tmp_path_factory):
     decoys = base / "ComfyUI"
     decoys.mkdir()
     (decoys / "nodes.py").write_text("NODE_CLASS_MAPPINGS = {'KSampler': object}\n")
+    (decoys / "comfy").mkdir()
+    (decoys / "comfy" / "__init__.py").touch()
+    (decoys / "folder_paths.py").write_text(FOLDER_PATHS)
     for name in ("utils", "workflows", "unclip_core", "host", "config", "comfyui_unclip"):
         (decoys / f"{name}.py").write_text("raise RuntimeError('a decoy was imported')\n")
     pack = base / "custom_nodes" / request.param
@@ -69,3 +89,11 @@ def test_nothing_heavy_is_imported(loaded):
 def test_it_is_quick_and_leaves_sys_path_alone(loaded):
     assert loaded["seconds"] < 0.5
     assert loaded["path"] and (ROOT / loaded["web"] / "docs").is_dir()
+
+
+def test_the_model_folder_is_known_from_the_start_beside_the_users_own(loaded):
+    """The editor caches a listing with the extensions it had when first asked."""
+    assert loaded["folders"] == {
+        "unclip": [["/from/yaml", "/comfy/models/unclip"], [".safetensors"]],
+        "loras": [["/comfy/models/loras"], [".safetensors"]],
+    }

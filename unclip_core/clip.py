@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .config import ClipConfig
 from .device import Manager, Placed
 from .pca import PCABasis
-from .types import Embedding, TextEncoding, image_to_model
+from .types import Embedding, TextEncoding, check_image, image_to_model
 from .words import WordTokenizer
 
 CROPS = ("center", "squash")
@@ -82,15 +82,16 @@ def preprocess(
     """
     if crop not in CROPS:
         raise ValueError(f"CLIP Image Encode: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
-    if image.ndim == 4 and 0 in image.shape:
-        raise ValueError(f"CLIP Image Encode: image is empty, shape {tuple(image.shape)}")
-    if image.ndim == 4 and crop == "center":  # a strip of 8000 x 1 would become one of 512,000 x 64 on the way
-        (top, height), (left, width) = (_middle(side, 4 * min(image.shape[1:3])) for side in image.shape[1:3])
-        image = image[:, top : top + height, left : left + width]
     try:
-        pixels = (image_to_model(image).clamp(-1.0, 1.0) + 1.0) * 0.5
+        check_image(image)
     except ValueError as error:
         raise ValueError(f"CLIP Image Encode: {error}") from None
+    if 0 in image.shape:
+        raise ValueError(f"CLIP Image Encode: image is empty, shape {tuple(image.shape)}")
+    if crop == "center":  # a strip of 8000 x 1 would become one of 512,000 x 64 on the way
+        (top, height), (left, width) = (_middle(side, 4 * min(image.shape[1:3])) for side in image.shape[1:3])
+        image = image[:, top : top + height, left : left + width]
+    pixels = (image_to_model(image).clamp(-1.0, 1.0) + 1.0) * 0.5
     if not pixels.isfinite().all():
         raise ValueError("CLIP Image Encode: the image holds NaN; save it again or load another one")
     height, width = pixels.shape[-2:]

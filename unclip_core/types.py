@@ -139,15 +139,30 @@ def expand_rows(tensor: Tensor, batch: int) -> Tensor:
 
 
 def image_to_model(image: Tensor) -> Tensor:
-    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, H, W) in -1..1. Alpha is flattened on white, grey repeated to RGB."""
-    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"image must be (B, H, W, C) with 1, 3 or 4 channels, got shape {tuple(image.shape)}")
+    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, H, W) in -1..1. Alpha is flattened on white, grey repeated to RGB.
+
+    Raises ValueError for anything else that an editor may link to an image's place.
+    """
+    check_image(image)
     if image.shape[-1] == 4:
         alpha = image[..., 3:]
         image = image[..., :3] * alpha + (1.0 - alpha)
     elif image.shape[-1] == 1:
         image = image.expand(*image.shape[:-1], 3)
     return image.movedim(-1, 1).to(torch.float32) * 2.0 - 1.0
+
+
+def check_image(image: object) -> None:
+    """Raises ValueError for what is no IMAGE: latents, masks, numbers of another kind."""
+    if not isinstance(image, Tensor):
+        latent = isinstance(image, dict) and "samples" in image
+        hint = " (a LATENT; decode it to a picture first)" if latent else ""
+        raise ValueError(f"image must be a picture (B, H, W, C), got {type(image).__name__}{hint}")
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        hint = " (a MASK? convert it to an image first)" if image.ndim == 3 else ""
+        raise ValueError(f"image must be (B, H, W, C) with 1, 3 or 4 channels, got shape {tuple(image.shape)}{hint}")
+    if image.dtype == torch.uint8:
+        raise ValueError("image must hold numbers in 0..1, got uint8; divide by 255")
 
 
 def model_to_image(x: Tensor) -> Tensor:

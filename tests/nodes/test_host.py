@@ -1,8 +1,11 @@
-"""Progress, preview and interrupt through both hosts. ComfyUI itself is not installed here: small stand-ins have its
-modules' names and record what they are asked."""
+"""Progress, preview, interrupt and memory through both hosts. ComfyUI itself is not installed here: small stand-ins
+have its modules' names and record what they are asked. The memory manager's never runs out of room; what the real one
+makes of these calls was tried by hand with ComfyUI 0.3.64."""
 
+import gc
 import sys
 import types
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 
 from comfyui_unclip.nodes import host
 from comfyui_unclip.nodes.host import ComfyHost, LocalHost, current_host, preview_picture, use_host
+from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
 
 
@@ -105,6 +109,9 @@ class Editor:
     folders: dict = field(default_factory=dict)
     node: str = "3"
     texts: list = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    loads: list = field(default_factory=list)
+    loads_fully: bool = True
 
 
 class Cancelled(Exception):
@@ -126,6 +133,19 @@ def editor(monkeypatch, tmp_path):
         if told.cancelled:
             raise Cancelled
 
+    class ModelPatcher:
+        def __init__(self, model, load_device, offload_device):
+            self.model, self.load_device, self.offload_device = model, load_device, offload_device
+
+        def partially_load(self, device, extra_memory):
+            told.loads.append(("rest of", self.model, device, extra_memory))
+            self.model.to(device)
+
+    def load_models_gpu(patchers, memory_required, force_full_load):
+        told.loads.append(([p.model for p in patchers], memory_required, force_full_load))
+        for patcher in patchers if told.loads_fully else ():
+            patcher.model.to(patcher.load_device)
+
     def add(name, path):
         told.folders.setdefault(name, ([], set()))[0].append(path)
 
@@ -135,8 +155,11 @@ def editor(monkeypatch, tmp_path):
         "comfy.cli_args": {"args": told.args, "LatentPreviewMethod": types.SimpleNamespace(NoPreviews="none")},
         "comfy.model_management": {
             "throw_exception_if_processing_interrupted": throw,
-            "get_torch_device": lambda: torch.device("cpu"),
+            "get_torch_device": lambda: told.device,
+            "unet_offload_device": lambda: torch.device("cpu"),
+            "load_models_gpu": load_models_gpu,
         },
+        "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
         "comfy_execution": {},
         "comfy_execution.utils": {"get_executing_context": lambda: types.SimpleNamespace(node_id=told.node)},
         "server": {
@@ -243,3 +266,58 @@ def test_only_the_editors_force_flags_override_auto(editor, flag, setting, expec
 def test_folders_and_device_are_the_editors(editor, tmp_path):
     assert ComfyHost().folder("input") == tmp_path / "input"
     assert ComfyHost().device() == torch.device("cpu")
+
+
+META = torch.device("meta")  # stands in for an accelerator: moving there needs no hardware
+
+
+def network():
+    return torch.nn.Linear(4, 4)
+
+
+def test_on_a_processor_the_core_manages_memory_itself(editor):
+    assert ComfyHost().memory_manager() is None and LocalHost().memory_manager() is None
+
+
+def test_networks_are_loaded_whole_by_the_editors_memory_manager(editor):
+    editor.device = META
+    manager = ComfyHost().memory_manager()
+    first, second = (Placed(network, META, torch.float32, manager) for _ in range(2))
+    module = first(second, need=1000)
+    assert editor.loads == [([module, second.module], 1000, True)]
+    assert module.weight.device == META and not module.weight.is_inference()
+    assert second(need=5) is second.module and editor.loads[1] == ([second.module], 5, True)
+
+
+def test_what_the_editor_leaves_behind_is_loaded_too(editor):
+    """With --novram it heeds no wish to load in full."""
+    editor.device, editor.loads_fully = META, False
+    placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
+    module = placed()
+    assert editor.loads[1][:3] == ("rest of", module, META) and editor.loads[1][3] > 1e15
+
+
+def test_a_network_is_in_the_editors_charge_as_long_as_its_handle(editor):
+    """It holds patchers weakly; one that dies early takes the network out of its books while it is on the device."""
+    editor.device = META
+    placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
+    placed()
+    patcher = weakref.ref(placed._adopted)
+    gc.collect()
+    assert patcher() is not None and patcher().offload_device == torch.device("cpu")
+    del placed
+    gc.collect()
+    assert patcher() is None
+
+
+def test_load_unclip_hands_the_manager_to_every_stage(editor, tiny_models, monkeypatch):
+    from comfyui_unclip.nodes.loader import UnCLIPLoader
+
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
+    monkeypatch.setattr(ComfyHost, "device", lambda self: torch.device("cpu"))
+    monkeypatch.setattr(ComfyHost, "memory_manager", lambda self: host._EditorMemory())
+    clip, _, decoder, *_ = UnCLIPLoader().load(model_name="tiny", dtype="fp32")
+    text = clip.encode_text(["a red star"])
+    ComfyHost().drive(decoder.sample(None, text, steps=2), "Decoder Sample")
+    loaded = [([type(module).__name__ for module in modules], need) for modules, need, _ in editor.loads]
+    assert loaded[0] == (["CLIP"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000

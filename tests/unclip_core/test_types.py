@@ -78,6 +78,21 @@ def test_what_is_no_picture_is_refused(shape):
         image_to_model(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"samples": torch.zeros(1, 4, 8, 8)}, r"got dict \(a LATENT; decode it"),
+        ([1.0], "got list"),
+        (None, "got NoneType"),
+        (torch.zeros(1, 64, 64), r"shape \(1, 64, 64\) \(a MASK\? convert it"),
+        (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), "got uint8; divide by 255"),
+    ],
+)
+def test_other_things_that_a_graph_can_link_are_named(other, said):
+    with pytest.raises(ValueError, match=said):
+        image_to_model(other)
+
+
 def test_another_clip_is_refused_by_name_dimension_and_fix():
     check_same_clip("Decoder Sample", "ViT-L-14/openai", 768, "ViT-L-14/openai", 768)
     with pytest.raises(ValueError) as caught:

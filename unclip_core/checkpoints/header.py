@@ -109,9 +109,7 @@ def read_entries(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Ten
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); convert it first") from None
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from None
+        raise _unreadable(path, error) from None
     try:
         metadata = header.pop("__metadata__", {})
         tensors, end = {}, 0
@@ -154,10 +152,15 @@ def stamp(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from None
+        raise _unreadable(path, error) from None
     return stat.st_mtime_ns, stat.st_size
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    fix = "check the path and its permissions"
+    if isinstance(error, FileNotFoundError):  # deleted or moved since the model was listed
+        fix = "check the path, put the file back, or get the model again with `unclip pull`"
+    return CheckpointError(f"{path}: cannot be read ({error.strerror}); {fix}")
 
 
 @lru_cache(maxsize=1024)
