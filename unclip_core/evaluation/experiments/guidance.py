@@ -109,6 +109,6 @@ EXPERIMENT = Experiment(
     "Guidance: fidelity against diversity",
     "§5.3: guidance costs unCLIP less diversity than GLIDE",
     Settings(),
-    Settings(scenes=12, samples=3, steps=15, guidances=(1.0, 2.0, 4.0)),
+    Settings(scenes=10, samples=3, steps=12, guidances=(1.0, 2.0, 4.0)),
     run,
 )

@@ -57,7 +57,7 @@ def run(context: Context, settings: Settings) -> Result:
         Check("last frame against its picture", quality[1], 30.0, "dB"),
         Check("an attribute equals one of the two ends", share(ours.one_of_ends, settings.pairs), 0.80),
         Check("an attribute switches at most once", share(ours.one_switch, settings.pairs), 0.70),
-        Check("lead over a lerp of pixels, inner frames", mean(lead), 1e-9, "of 1"),
+        Check("lead over a lerp of pixels, inner frames", mean(lead), 1e-9),
     ]
     columns = ["way", "one of the ends", "the same, inner frames", "at most one switch"]
     return Result(

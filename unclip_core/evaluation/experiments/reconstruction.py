@@ -109,6 +109,6 @@ EXPERIMENT = Experiment(
     "Reconstruction through (z_i, x_T)",
     "§3: the bipartite latent reconstructs its picture",
     Settings(),
-    Settings(scenes=12, photographs=2),
+    Settings(scenes=10, photographs=2),
     run,
 )
