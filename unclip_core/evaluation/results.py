@@ -64,7 +64,7 @@ class Figure:
 @dataclass(frozen=True)
 class Result:
     """One experiment's findings. paper: how they stand to the paper's claim, a sentence each. notes: conditions to
-    know when reading the numbers."""
+    know when reading the numbers. seconds: on the clock; processor: of all threads, whatever else the machine did."""
 
     checks: list[Check] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -72,6 +72,7 @@ class Result:
     paper: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    processor: float = 0.0
 
 
 def result_to_json(result: Result) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def result_from_json(data: dict[str, Any]) -> Result:
         paper=data["paper"],
         notes=data["notes"],
         seconds=data["seconds"],
+        processor=data["processor"],
     )
 
 

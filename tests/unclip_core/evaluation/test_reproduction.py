@@ -100,6 +100,7 @@ def test_what_is_finished_is_not_run_again_and_a_killed_run_goes_on(make_context
     again = list(run_all(make_context(tmp_path), [experiment, other], False))
     assert [finished.cached for finished in again] == [True, True] and len(calls) == 3
     assert again[0].result.checks == done[0].result.checks and again[0].result.seconds == done[0].result.seconds > 0
+    assert again[0].result.processor == done[0].result.processor >= 0
 
 
 def test_other_settings_weights_or_budgets_are_other_results(make_context, tmp_path, counted, monkeypatch):
