@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import mimetypes
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,7 +73,6 @@ def make_app(editor: Editor, guard: Guard) -> web.Application:
     for method, path, handler in pack_routes.page_routes():
         app.router.add_route(method, path, bind(handler, editor))
     app.router.add_get("/", bind(_index, editor))
-    mimetypes.add_type("text/javascript", ".js")  # a system may say text/plain, which the browser would not run
     app.router.add_static("/", editor.page)
 
     async def start(app: web.Application) -> None:
@@ -105,13 +104,19 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             reason = f"cannot listen on {settings.listen} port {settings.port}: {error.strerror or error}"
             raise ValueError(f"{reason}; choose another with --port") from None
         port = runner.addresses[0][1]
-        host = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
         query = "" if settings.token is None else f"?token={settings.token}"
-        ready(f"http://{host}:{port}/{query}")
+        ready(f"http://{_shown_host(settings.listen)}:{port}/{query}")
         await asyncio.Event().wait()
     finally:
         with suppress(Exception):
             await runner.cleanup()
+
+
+def _shown_host(listen: str) -> str:
+    """What to write into an address: all addresses of a machine are none that a browser opens."""
+    if listen in ("0.0.0.0", "::", ""):
+        return socket.gethostname()
+    return f"[{listen}]" if ":" in listen and not listen.startswith("[") else listen
 
 
 def _routes() -> Iterator[tuple[str, str, Any]]:

@@ -81,7 +81,7 @@ class Guard:
                 if not _same(given, self.token or ""):
                     raise web.HTTPUnauthorized(text="open the address with ?token=... that unclip edit printed")
                 entered = web.HTTPSeeOther("/")  # so that the token does not stay in the address bar
-                entered.set_cookie(_cookie(request), self._badge(), httponly=True, samesite="Strict")
+                entered.set_cookie(_cookie(request), self._badge(), httponly=True, samesite="Lax")
                 raise entered
             return await handler(request)
 
@@ -96,6 +96,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Sent with every answer."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
+    if request.path.endswith(".js") and response.status == 200:
+        # A system's own table may say text/plain, which the browser would not run.
+        response.headers["Content-Type"] = "text/javascript; charset=utf-8"
 
 
 def _name(host: str) -> str:

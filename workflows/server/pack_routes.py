@@ -24,7 +24,6 @@ _LOCALES = CHECKOUT / "locales"
 _OWN = Path(__file__).parent / "page"
 _OWN_NAME = "unclip-edit"
 _SERVED = {".md", ".png", ".jpg", ".webp", ".gif", ".js", ".css", ".json"}
-_KINDS = {".md": "text/markdown; charset=utf-8", ".js": "text/javascript; charset=utf-8"}  # systems disagree on these
 
 
 def routes() -> Iterator[tuple[str, str, Any]]:
@@ -47,6 +46,7 @@ def routes() -> Iterator[tuple[str, str, Any]]:
 
 def page_routes() -> Iterator[tuple[str, str, Any]]:
     """Addresses outside /api."""
+    yield "GET", "/user.css", no_style
     yield "GET", "/templates/{file}", nothing  # the editor's own gallery is for nodes that are not here
     yield "GET", f"/extensions/{PACK}/{{file:.+}}", get_web_file
     yield "GET", f"/extensions/{_OWN_NAME}/{{file}}", get_own_file
@@ -120,6 +120,10 @@ async def no_entries(editor: Editor, request: web.Request) -> web.Response:
     return answer({})
 
 
+async def no_style(editor: Editor, request: web.Request) -> web.Response:
+    return web.Response(content_type="text/css")
+
+
 async def get_web_file(editor: Editor, request: web.Request) -> web.StreamResponse:
     return _file(_WEB, request.match_info["file"], _SERVED)
 
@@ -130,7 +134,7 @@ async def get_own_file(editor: Editor, request: web.Request) -> web.StreamRespon
 
 def feature_flags(max_upload: int) -> dict[str, Any]:
     """What the server can, as the page asks for it."""
-    return {"supports_preview_metadata": True, "max_upload_size": max_upload}
+    return {"supports_preview_metadata": True, "max_upload_size": max_upload, "show_signin_button": False}
 
 
 def _file(folder: Path, name: str, endings: set[str]) -> web.FileResponse:
@@ -140,7 +144,7 @@ def _file(folder: Path, name: str, endings: set[str]) -> web.FileResponse:
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
     if path.suffix not in endings or not path.is_file():
         raise web.HTTPNotFound(text=f"there is no file {name!r}")
-    kind = {"Content-Type": _KINDS[path.suffix]} if path.suffix in _KINDS else {}
+    kind = {"Content-Type": "text/markdown; charset=utf-8"} if path.suffix == ".md" else {}
     return web.FileResponse(path, headers={"Cache-Control": "no-cache", **kind})
 
 

@@ -18,7 +18,8 @@ from .editor import Editor, answer, bad, read_table
 
 SETTINGS = "comfy.settings.json"
 WORKFLOWS = "workflows"
-_FIRST_SETTINGS = {"Comfy.TutorialCompleted": True}  # the tour is of a service that this editor is not
+# The tour and the news are of a service that this editor is not.
+FIRST_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False}
 _TYPES = {".json": "application/json", ".css": "text/css"}
 
 
@@ -170,7 +171,7 @@ def _settings(editor: Editor) -> dict[str, Any]:
         kept = json.loads((editor.user / SETTINGS).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         kept = {}
-    return _FIRST_SETTINGS | kept if isinstance(kept, dict) else dict(_FIRST_SETTINGS)
+    return FIRST_SETTINGS | kept if isinstance(kept, dict) else dict(FIRST_SETTINGS)
 
 
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:

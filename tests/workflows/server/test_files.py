@@ -7,6 +7,8 @@ import aiohttp
 import pytest
 from PIL import Image
 
+from comfyui_unclip.workflows.server.user_routes import FIRST_SETTINGS
+
 ROADS_OUT = [
     "../secret.txt",
     "..%2fsecret.txt",
@@ -247,14 +249,14 @@ def test_graphs_are_saved_listed_moved_and_deleted(ask, tmp_path):
 def test_settings_outlive_the_server_and_a_broken_file(ask, tmp_path):
     async def change(client):
         first = await (await client.get("/api/settings")).json()
-        assert first == {"Comfy.TutorialCompleted": True}
+        assert first == FIRST_SETTINGS
         assert (await client.post("/api/settings", json={"a": 1, "b": [2]})).status == 200
         assert (await client.post("/api/settings/Comfy.Locale", data=b'"zh"')).status == 200
         assert (await client.post("/api/settings/x", data=b"{")).status == 400
 
     async def look(client):
         kept = await (await client.get("/api/settings")).json()
-        assert kept == {"Comfy.TutorialCompleted": True, "a": 1, "b": [2], "Comfy.Locale": "zh"}
+        assert kept == {**FIRST_SETTINGS, "a": 1, "b": [2], "Comfy.Locale": "zh"}
         assert await (await client.get("/api/settings/Comfy.Locale")).json() == "zh"
 
     ask(change)
@@ -262,7 +264,7 @@ def test_settings_outlive_the_server_and_a_broken_file(ask, tmp_path):
     (tmp_path / "user" / "comfy.settings.json").write_text("{")
 
     async def again(client):
-        assert (await (await client.get("/settings")).json()) == {"Comfy.TutorialCompleted": True}
+        assert (await (await client.get("/settings")).json()) == FIRST_SETTINGS
 
     ask(again)
 

@@ -73,7 +73,7 @@ def test_beyond_this_machine_the_token_decides(ask):
         async with client.get(f"/?token={TOKEN}", headers=host, allow_redirects=False) as entered:
             assert entered.status == 303 and entered.headers["Location"] == "/"
             cookie = entered.headers["Set-Cookie"]
-        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
+        assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and TOKEN not in cookie
         badge = {**host, "Cookie": cookie.split(";")[0]}
         assert (await client.get("/", headers=badge)).status == 200
         assert (await client.get("/api/queue", headers={**host, "Authorization": f"Bearer {TOKEN}"})).status == 200
@@ -91,6 +91,8 @@ def test_every_answer_keeps_the_page_to_itself(ask):
                 assert response.headers["X-Frame-Options"] == "SAMEORIGIN"
                 assert "default-src 'self'" in response.headers["Content-Security-Policy"]
                 assert "Access-Control-Allow-Origin" not in response.headers
+                if path == "/assets/a.js":
+                    assert response.content_type == "text/javascript"
         async with client.get("/api/queue", headers={"Host": "evil.example"}) as refused:
             assert refused.headers["X-Content-Type-Options"] == "nosniff"
 
