@@ -284,13 +284,16 @@ def test_the_pack_is_served_with_templates_help_and_words(ask, repository):
         graph = await get("/api/workflow_templates/comfyui-unclip/text_to_image.json")
         assert graph == (repository / "workflows" / "text_to_image.json").read_bytes()
         assert (await client.get("/api/workflow_templates/comfyui-unclip/graph.py")).status == 404
-        assert b"#" in await get("/extensions/comfyui-unclip/docs/UnCLIPLoader.md")
-        assert (await get("/extensions/comfyui-unclip/docs/UnCLIPLoader/zh.md")).decode()
+        for page in (repository / "web" / "docs").glob("UnCLIPLoader/*.md"):
+            assert await get(f"/extensions/comfyui-unclip/docs/UnCLIPLoader/{page.name}") == page.read_bytes()
         words = json.loads(await get("/api/i18n"))
         assert words["zh"]["nodeDefs"]["UnCLIPLoader"]["display_name"] and words["en"]["dataTypes"]["UNCLIP_CLIP"]
         assert json.loads(await get("/templates/index.json")) == []
-        for extension in json.loads(await get("/api/extensions")):
-            assert b"registerExtension" in await get(extension)
+        extensions = json.loads(await get("/api/extensions"))
+        assert "/extensions/unclip-edit/welcome.js" in extensions
+        assert all([await get(extension) for extension in extensions])
+        ours = {f"/extensions/comfyui-unclip/js/{path.name}" for path in (repository / "web" / "js").glob("*.js")}
+        assert ours <= set(extensions)
         stats = json.loads(await get("/api/system_stats"))["system"]
         assert stats["comfyui_version"].startswith("unclip edit")
         assert b"the page" in await get("/")
