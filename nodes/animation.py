@@ -66,6 +66,7 @@ class UnCLIPSaveAnimation:
         folder, stem, counter = save_place(filename_prefix, root, images.shape[2], images.shape[1])
         pixels = (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
         frames = [Image.fromarray(frame) for frame in pixels]
+        forwards = len(frames)
         if back_and_forth:
             frames += frames[-2:0:-1]
         temporary = temporary_beside(folder, stem)
@@ -90,4 +91,4 @@ class UnCLIPSaveAnimation:
             "subfolder": "" if subfolder == "." else subfolder,
             "type": "output",
         }
-        return {"ui": {"images": [shown], "animated": [True]}}
+        return {"ui": {"images": [shown], "animated": [True], "frames": [forwards]}}

@@ -76,6 +76,7 @@ def test_an_animation_loops_over_its_frames(node, tmp_path, kind):
     assert shown == {
         "images": [{"filename": f"run_00001_.{kind}", "subfolder": "film", "type": "output"}],
         "animated": [True],
+        "frames": [3],  # those that go forwards
     }
     with Image.open(tmp_path / "out" / "film" / f"run_00001_.{kind}") as film:
         assert (film.n_frames, film.info["loop"], film.size) == (4, 0, (16, 16))

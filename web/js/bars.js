@@ -1,0 +1,49 @@
+// Zero-Shot Classify: bars on the node, most likely label first.
+import { app } from "../../../scripts/app.js";
+import { afterRun, make, show } from "./widget.js";
+
+const ROW = 18;
+const SHOWN = 8; // rows; more are scrolled to
+
+app.registerExtension({
+  name: "unclip.bars",
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (nodeData.name === "UnCLIPZeroShot") afterRun(nodeType, draw);
+  },
+});
+
+function draw(node, output) {
+  const labels = output?.labels?.[0];
+  const table = output?.probabilities;
+  if (!labels || !table?.length) return;
+  const box = make("div", { overflowY: "auto", fontSize: "11px", color: "var(--input-text, #ddd)" });
+  for (const row of table) {
+    const ranked = labels.map((label, place) => [label, row[place]]).sort((a, b) => b[1] - a[1]);
+    box.append(make("div", { marginBottom: "6px" }, ...ranked.map(([label, share]) => bar(label, share))));
+  }
+  const rows = Math.min(labels.length * table.length, SHOWN);
+  show(node, "unclip_bars", box, rows * ROW + 10);
+}
+
+function bar(label, share) {
+  const percent = `${(100 * share).toFixed(1)} %`;
+  const fill = make("div", {
+    position: "absolute",
+    inset: "1px auto 1px 0",
+    width: `${100 * share}%`,
+    background: "var(--p-primary-color, #4a8)",
+    opacity: "0.45",
+    borderRadius: "3px",
+  });
+  const text = { position: "relative", padding: "0 4px", whiteSpace: "nowrap", overflow: "hidden" };
+  const name = make("span", { ...text, flex: "1", textOverflow: "ellipsis" }, label);
+  const line = make(
+    "div",
+    { position: "relative", display: "flex", height: `${ROW}px`, lineHeight: `${ROW}px` },
+    fill,
+    name,
+    make("span", text, percent),
+  );
+  line.title = `${label}: ${percent}`;
+  return line;
+}
