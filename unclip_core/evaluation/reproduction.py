@@ -86,7 +86,10 @@ def _head(context: Context, finished: list[Finished], quick: bool) -> list[str]:
     )
     minutes, worked = (sum(getattr(done.result, spent) for done in finished) / 60 for spent in ("seconds", "processor"))
     command = "unclip reproduce" + (" --quick" if quick else "")
-    machine = f"{torch.get_num_threads()} threads, {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}"
+    threads = torch.get_num_threads()
+    machine = (
+        f"{threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}"
+    )
     lines = [
         "# The paper's experiments, at storybook scale",
         "",
@@ -100,7 +103,9 @@ def _head(context: Context, finished: list[Finished], quick: bool) -> list[str]:
         "",
         "## Targets",
         "",
-        *_table(Table("", ["experiment", "measured", "", "target", "reached"], _target_rows(finished))),
+        *_table(
+            Table("", ["experiment", "measured", "value (95 % interval)", "target", "reached"], _target_rows(finished))
+        ),
         "",
         "## How this stands to the paper",
         "",
@@ -116,15 +121,15 @@ def _target_rows(finished: list[Finished]) -> list[list[str]]:
 
 
 def _section(done: Finished, folder: str) -> list[str]:
-    result = done.result
+    result, claim = done.result, done.experiment.paper
     lines = [
         f"## {done.experiment.title}",
         "",
-        f"{done.experiment.paper}. {result.processor:.0f} s of processor time.",
+        f"{claim[0].upper()}{claim[1:]}. {result.processor:.0f} s of processor time.",
         "",
     ]
     if result.checks:
-        columns = ["measured", "", "target", "reached"]
+        columns = ["measured", "value (95 % interval)", "target", "reached"]
         lines += [*_table(Table("", columns, [check.row() for check in result.checks])), ""]
     for table in result.tables:
         lines += [f"{table.title}:", "", *_table(table), ""]

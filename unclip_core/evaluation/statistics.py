@@ -44,7 +44,7 @@ def share(values: Sequence[float], groups: int | None = None) -> Measured:
 
 
 def mean(values: Sequence[float]) -> Measured:
-    """Mean with its interval from the values' own spread; no width for a single value."""
+    """Mean with its interval from the values' own spread; no width for a single value, none below 0 for sizes."""
     if not values:
         raise ValueError("mean: there is no value to average")
     middle = sum(values) / len(values)
@@ -52,7 +52,8 @@ def mean(values: Sequence[float]) -> Measured:
         return Measured(middle, middle, middle)
     deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
     spread = Z * deviation / math.sqrt(len(values))
-    return Measured(middle, middle - spread, middle + spread)
+    low = middle - spread
+    return Measured(middle, max(0.0, low) if min(values) >= 0.0 else low, middle + spread)
 
 
 class Reference:

@@ -103,3 +103,7 @@ def test_precision_and_recall_tell_a_copy_from_a_collapse_and_a_miss():
 def test_spread_is_the_mean_distance_within_each_group():
     features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0], [1.0, 1.0]])
     assert spread_within(features, 2) == pytest.approx([5.0, 0.0])
+
+
+def test_the_interval_of_sizes_does_not_reach_below_nothing():
+    assert mean([0.0, 0.0, 3.0]).low == 0.0 > mean([0.0, -0.1, 3.0]).low
