@@ -2,12 +2,18 @@
 
 import importlib.util
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
+
+
+def pytest_configure():
+    """Ctrl-C is tested with real signals, which a shell that starts the tests in the background makes them ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

