@@ -65,7 +65,7 @@ def save_noise_powers(path: Path, powers: Tensor, prior_id: str, metadata: Mappi
 
 
 def read_noise_powers(entry: StackEntry, prior_id: str, timesteps: int, folders: Folders = ()) -> Tensor:
-    """The table of a stack's prior, (timesteps,) float64. Raises ValueError if there is none, or if it is another prior's."""
+    """The table of a stack's prior, (timesteps,) float64. Raises ValueError for none or another prior's."""
     path, metadata, tensors = _read(entry, ANALYTIC, ("noise_powers",), folders)
     _check_owner(path, entry, ANALYTIC, "prior", prior_id, metadata.get("prior_id", "unknown"))
     powers = tensors["noise_powers"]

@@ -135,7 +135,7 @@ def test_a_fresh_residual_upsampler_answers_with_the_enlarged_picture(randomise)
     plain = UpsamplerNetwork(replace(config, residual=False))
     plain.load_state_dict(upsampler.state_dict())
     torch.testing.assert_close(upsampler(x, t, low), plain(x, t, low) + low)
-    with pytest.raises(ValueError, match="needs prediction 'x0'.*got 'eps'"):
+    with pytest.raises(ValueError, match=r"needs prediction 'x0'.*got 'eps'"):
         UpsamplerConfig(unet=unet, residual=True)
 
 
