@@ -94,7 +94,8 @@ def _head(context: Context, finished: list[Finished], quick: bool) -> list[str]:
         "# The paper's experiments, at storybook scale",
         "",
         f"Written by `{command}` on the stack `{context.entry.name}` (weights {context.weights}), "
-        f"{time.strftime('%Y-%m-%d')}; {minutes:.1f} minutes, {worked:.1f} of processor time, on {machine}. {scale}",
+        f"{time.strftime('%Y-%m-%d')}; {minutes:.1f} minutes, {worked:.1f} of processor time, on {machine}; models "
+        f"and samples kept from before took none. {scale}",
         "",
         "Scenes that results come from are held out: their combinations of object, colour and background are in no "
         "training picture of any stage or judge. Guidance and theta are chosen on training scenes, one value for all "

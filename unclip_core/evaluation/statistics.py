@@ -13,6 +13,11 @@ from torch import Tensor
 Z = 1.96  # 95 %
 
 
+def plain(number: float) -> str:
+    """Three significant digits, without an exponent from a thousand up."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
 @dataclass(frozen=True)
 class Measured:
     """A number and its 95 % interval."""
@@ -25,7 +30,7 @@ class Measured:
         """As text. unit: "%" for shares, else appended to three significant digits."""
         if unit == "%":
             return f"{self.value:.0%} ({self.low:.0%} to {self.high:.0%})"
-        value, low, high = (f"{number:.3g}" for number in (self.value, self.low, self.high))
+        value, low, high = map(plain, (self.value, self.low, self.high))
         return f"{value}{' ' + unit if unit else ''} ({low} to {high})"
 
 

@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.embedding import similarity
-from comfyui_unclip.unclip_core.evaluation.experiments import interpolation, text_diff, variations
+from comfyui_unclip.unclip_core.evaluation.experiments import (
+    guidance,
+    interpolation,
+    prior_importance,
+    text_diff,
+    variations,
+)
 from comfyui_unclip.unclip_core.evaluation.experiments.common import choose, result_scenes, right, truth, tuning_scenes
 from comfyui_unclip.unclip_core.evaluation.experiments.edits import KINDS, edits_of
 from comfyui_unclip.unclip_core.evaluation.experiments.guidance import _real
@@ -16,6 +22,7 @@ from comfyui_unclip.unclip_core.evaluation.experiments.reconstruction import pho
 from comfyui_unclip.unclip_core.evaluation.experiments.typographic import attacked
 from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
 from comfyui_unclip.unclip_core.evaluation.reader import truth_of
+from comfyui_unclip.unclip_core.evaluation.statistics import Measured
 from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
 from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.training.storybook.draw import render
@@ -101,9 +108,9 @@ def test_distances_of_variations():
     assert variations._to_input(made, pictures, 2) == pytest.approx([0.2, 0.5])
     assert variations._between(made, 2) == pytest.approx([0.2, 0.0])
     assert variations._between(pictures, 2) == [0.0, 0.0]
-    ratio = variations._ratio([0.4, 0.8], [0.1, 0.2])
+    ratio = variations.ratio_of([0.4, 0.8], [0.1, 0.2])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((4.0, 4.0, 4.0))
-    rough = variations._ratio([0.4, 0.8], [0.2, 0.1])
+    rough = variations.ratio_of([0.4, 0.8], [0.2, 0.1])
     assert rough.value == pytest.approx(4.0) and rough.low < 4.0 < rough.high
 
 
@@ -165,3 +172,22 @@ def test_right_counts_attributes_one_by_one_and_together():
 def test_the_first_of_the_best_settings_is_chosen():
     best, table = choose((1.0, 2.0, 3.0), {1.0: 0.2, 2.0: 0.7, 3.0: 0.7}.get, "guidance", 5)
     assert best == 2.0 and [row[2] for row in table.rows] == ["", "chosen", ""] and "5 training" in table.title
+
+
+def test_verdicts_say_contradiction_and_doubt_plainly():
+    full, text, zero = prior_importance.FULL_STACK, prior_importance.TEXT_DECODER, prior_importance.ZERO_SHOT
+    sharp = {name: Measured(value, value - 1, value + 1) for name, value in ((full, 10), (text, 20), (zero, 15))}
+    right_enough = dict.fromkeys((full, text, zero), 0.6)
+    said = prior_importance._verdict(sharp, right_enough)
+    assert [sentence.split()[0] for sentence in said] == ["Agrees", "Contradicts"]
+    wide = {name: Measured(number.value, 0.0, 50.0) for name, number in sharp.items()}
+    said = prior_importance._verdict(wide, {**right_enough, full: 0.05, text: 0.05, zero: 0.0})
+    assert [sentence.split()[0] for sentence in said] == ["Undecided", "Undecided", "The"] and "5%" in said[2]
+    settings = guidance.Settings(guidances=(1.0, 4.0))
+    stack, alone = guidance.STACK, guidance.CAPTION
+    spreads = {(stack, 1.0): [4.0, 5.0], (stack, 4.0): [3.6, 4.5], (alone, 1.0): [4.0, 5.0], (alone, 4.0): [2.0, 2.5]}
+    fine = {stack: 0.9, alone: 0.5}
+    assert guidance._verdict(spreads, fine, settings).startswith("Agrees with §5.3")
+    swapped = {(stack if name == alone else alone, scale): value for (name, scale), value in spreads.items()}
+    assert guidance._verdict(swapped, fine, settings).startswith("Contradicts §5.3")
+    assert "right in 10% at best" in guidance._verdict(spreads, {**fine, alone: 0.1}, settings)

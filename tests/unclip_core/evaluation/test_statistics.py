@@ -50,6 +50,7 @@ def test_a_mean_has_an_interval_from_its_spread():
 def test_numbers_are_shown_with_their_interval():
     assert Measured(0.8, 0.49, 0.943).shown("%") == "80% (49% to 94%)"
     assert Measured(31.234, 30.0, 32.0).shown("dB") == "31.2 dB (30 to 32)"
+    assert Measured(1554.4, 999.4, 1_234_567.0).shown() == "1,554 (999 to 1,234,567)"
     assert Measured(0.01234, 0.01, 0.02).shown() == "0.0123 (0.01 to 0.02)"
 
 

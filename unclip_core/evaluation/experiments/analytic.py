@@ -51,7 +51,7 @@ def run(context: Context, settings: Settings) -> Result:
         ]
         for name in SAMPLERS
     }
-    plot = line_plot(lines, "steps", "Fréchet x 1,000", log_x=True)
+    plot = line_plot(lines, "steps", "distance x 1,000", log_x=True)
     return Result(
         tables=[Table(f"{settings.captions} held-out captions a seed", ["steps", "variance", *COLUMNS], rows)],
         figures=[Figure("analytic", "Distance by steps.", plot)],

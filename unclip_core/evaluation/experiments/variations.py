@@ -70,7 +70,7 @@ def run(context: Context, settings: Settings) -> Result:
     checks = [
         Check("all three attributes kept at eta 1", share(kept[1.0]["all"], groups), 0.85),
         Check("least growth of the distance from one eta to the next", Measured(steps_up, steps_up, steps_up), 0.0, ""),
-        Check("distance at eta 1 over that at eta 0", _ratio(distances[1.0], distances[0.0]), 3.0, "x"),
+        Check("distance at eta 1 over that at eta 0", ratio_of(distances[1.0], distances[0.0]), 3.0, "x"),
     ]
     columns = ["", *HEADS, "all three", "distance to the input", "distance between seeds"]
     return Result(
@@ -147,12 +147,12 @@ def _between(made: Tensor, scenes: int) -> list[float]:
     return [float(torch.cdist(group, group, p=1).sum() / (count * (count - 1) * group.shape[1])) for group in members]
 
 
-def _ratio(above: list[float], below: list[float]) -> Measured:
+def ratio_of(above: list[float], below: list[float]) -> Measured:
     """Ratio of the means; the interval from the mean of scenes' own differences a - r b (Fieller, to first order)."""
     top, bottom = sum(above) / len(above), max(sum(below) / len(below), 1e-9)
     ratio = top / bottom
     around = mean([(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)])
-    return Measured(ratio, ratio + around.low, ratio + around.high)
+    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high)
 
 
 def _figures(pictures, made, distances, kept, settings: Settings) -> list[Figure]:
@@ -187,6 +187,6 @@ EXPERIMENT = Experiment(
     "Variations",
     "§3.1: eta 0 reconstructs, more eta varies what CLIP does not see",
     Settings(),
-    Settings(scenes=12, seeds=2, steps=25, guidances=(1.0, 2.0), tuning=6, refine=1),
+    Settings(scenes=12, seeds=2, steps=25, guidances=(1.0, 2.0, 3.0), tuning=10, refine=1),
     run,
 )
