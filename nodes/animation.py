@@ -1,6 +1,6 @@
 """Save Animation: a batch of frames as a looping picture."""
 
-from .builtin.paths import inside, publish, save_place, temporary_beside
+from .builtin.paths import check_prefix, publish, save_place, shown_file, temporary_beside
 from .host import current_host
 
 FORMATS = {"webp": "WEBP", "gif": "GIF"}
@@ -53,11 +53,7 @@ class UnCLIPSaveAnimation:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=""):
-        try:
-            inside(current_host().folder("output"), filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix)
 
     def save(self, *, images, filename_prefix, fps, format, back_and_forth):
         from PIL import Image
@@ -69,8 +65,7 @@ class UnCLIPSaveAnimation:
         forwards = len(frames)
         if back_and_forth:
             frames += frames[-2:0:-1]
-        temporary = temporary_beside(folder, stem)
-        try:
+        with temporary_beside(folder, stem) as temporary:
             # Pillow would merge equal frames of a GIF, and a still would lose its length: disposal keeps them apart.
             options = {"quality": 90, "method": 4} if format == "webp" else {"disposal": 2, "optimize": False}
             frames[0].save(
@@ -83,12 +78,5 @@ class UnCLIPSaveAnimation:
                 **options,
             )
             number = publish(temporary, folder, stem, counter, ending=f"_.{format}")
-        finally:
-            temporary.unlink(missing_ok=True)
-        subfolder = folder.relative_to(root.resolve()).as_posix()
-        shown = {
-            "filename": f"{stem}_{number:05}_.{format}",
-            "subfolder": "" if subfolder == "." else subfolder,
-            "type": "output",
-        }
+        shown = shown_file(folder / f"{stem}_{number:05}_.{format}", root, "output")
         return {"ui": {"images": [shown], "animated": [True], "frames": [forwards]}}

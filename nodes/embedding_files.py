@@ -2,7 +2,7 @@
 
 import os
 
-from .builtin.paths import annotated, inside, publish, save_place, temporary_beside
+from .builtin.paths import annotated, check_prefix, publish, save_place, temporary_beside
 from .host import current_host
 
 _ENDING = ".safetensors"
@@ -41,23 +41,16 @@ class UnCLIPSaveEmbedding:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=""):
-        try:
-            inside(current_host().folder("output"), filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix)
 
     def save(self, *, embed, filename_prefix):
         from ..unclip_core.checkpoints.embedding_file import save_embedding
 
         root = current_host().folder("output")
         folder, stem, counter = save_place(filename_prefix, root, 0, 0)
-        temporary = temporary_beside(folder, stem)
-        try:
+        with temporary_beside(folder, stem) as temporary:
             save_embedding(temporary, embed)
             number = publish(temporary, folder, stem, counter, ending=f"_{_ENDING}")
-        finally:
-            temporary.unlink(missing_ok=True)
         path = (folder / f"{stem}_{number:05}_{_ENDING}").relative_to(root.resolve()).as_posix()
         return {"ui": {"text": [f"{path} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"]}}
 

@@ -21,12 +21,12 @@ _WIDE_FONTS = (
 )
 _LATIN = 0x24F  # the last code point of Latin Extended-B
 _FROM_HERE_ANY_BREAK = 0x2E7F  # Chinese and Japanese lines may break after any letter
-_PUNCTUATION = "·…×→"
+_ELLIPSIS = "…"  # beyond Latin, and in the font all the same
 
 
 def font_for(text: str, size: int) -> FreeTypeFont:
     """A font of `size` pixels that has the letters of `text`, as far as this machine has one."""
-    return _load(any(ord(letter) > _LATIN and letter not in _PUNCTUATION for letter in text), size)
+    return _load(any(ord(letter) > _LATIN and letter != _ELLIPSIS for letter in text), size)
 
 
 @lru_cache(maxsize=32)

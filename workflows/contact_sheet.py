@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..unclip_core.fonts import cut, font_for, width_of, wrapped
 from .jobs import Jobs
 
 if TYPE_CHECKING:
     from PIL import Image as images
-    from PIL.ImageFont import FreeTypeFont
 
 MAX_CELL = 256  # pixels a side; larger pictures are shrunk
 _MAX_SIDE = 12_000  # pixels of the sheet
 _GAP, _FONT = 8, 16
 _INK, _PAPER, _EMPTY = (32, 32, 32), (255, 255, 255), (224, 224, 224)
-# Pillow's own font has Latin letters only; these are looked for on the machine when a label needs more.
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "DroidSansFallbackFull.ttf", "wqy-microhei.ttc")
-_WIDE_FONTS += ("msyh.ttc", "PingFang.ttc", "DejaVuSans.ttf")
 
 
 @dataclass(frozen=True)
@@ -54,28 +51,28 @@ def draw(place: Layout, pictures: Mapping[int, Path]) -> images.Image:
     """The sheet as a picture. `pictures` are by row number; a row without one is a grey cell."""
     from PIL import Image, ImageDraw
 
-    font = _font("".join([*place.across, *place.down, place.across_name, place.down_name]))
+    font = font_for("".join([*place.across, *place.down, place.across_name, place.down_name]), _FONT)
     rows, columns = len(place.cells), len(place.across)
     cell = min(MAX_CELL, _largest(pictures), (_MAX_SIDE - 400) // max(rows, columns) - _GAP)
     cell = max(cell, 16)
-    left = max([_width(font, text) for text in (*place.down, place.down_name)], default=0)
+    left = max([width_of(font, text) for text in (*place.down, place.down_name)], default=0)
     left = min(left, 360) + 2 * _GAP if place.down_name else _GAP
-    heads = [_wrapped(font, text, cell) for text in place.across]
+    heads = [wrapped(font, text, cell) for text in place.across]
     line = _FONT + 4
     top = _GAP + line + max(len(head) for head in heads) * line + _GAP
     size = (left + columns * (cell + _GAP), top + rows * (cell + _GAP))
-    size = (max(size[0], left + _width(font, place.across_name) + _GAP), size[1])
+    size = (max(size[0], left + width_of(font, place.across_name) + _GAP), size[1])
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((left, _GAP), place.across_name, _INK, font)
     if place.down_name:
-        pen.text((_GAP, top - _GAP - line), _cut(font, place.down_name, left - 2 * _GAP), _INK, font)
+        pen.text((_GAP, top - _GAP - line), cut(font, place.down_name, left - 2 * _GAP), _INK, font)
     for x, head in enumerate(heads):
         for number, text in enumerate(head):
             pen.text((left + x * (cell + _GAP), _GAP + line * (1 + number)), text, _INK, font)
     for y, row in enumerate(place.cells):
         corner = top + y * (cell + _GAP)
-        for number, text in enumerate(_wrapped(font, place.down[y], left - 2 * _GAP)[: max(1, cell // line)]):
+        for number, text in enumerate(wrapped(font, place.down[y], left - 2 * _GAP)[: max(1, cell // line)]):
             pen.text((_GAP, corner + number * line), text, _INK, font)
         for x, number in enumerate(row):
             spot = (left + x * (cell + _GAP), corner)
@@ -83,7 +80,7 @@ def draw(place: Layout, pictures: Mapping[int, Path]) -> images.Image:
             if number in pictures:
                 _paste(sheet, pictures[number], spot, cell)
             else:
-                pen.text((spot[0] + 4, spot[1] + 4), _cut(font, "no picture", cell - 8), _INK, font)
+                pen.text((spot[0] + 4, spot[1] + 4), cut(font, "no picture", cell - 8), _INK, font)
     return sheet
 
 
@@ -108,51 +105,3 @@ def _largest(pictures: Mapping[int, Path]) -> int:
 
 def _label(value: Any) -> str:
     return " ".join(str(value).split()) or "(empty)"
-
-
-def _font(text: str) -> FreeTypeFont:
-    from PIL import ImageFont
-
-    if any(ord(letter) > 0x24F for letter in text.replace("·", "").replace("…", "")):
-        for name in _WIDE_FONTS:
-            try:
-                return ImageFont.truetype(name, _FONT)
-            except OSError:
-                continue
-    return ImageFont.load_default(_FONT)
-
-
-def _width(font: FreeTypeFont, text: str) -> int:
-    return int(font.getlength(text)) + 1
-
-
-def _wrapped(font: FreeTypeFont, text: str, width: int, most: int = 4) -> list[str]:
-    """The text on at most `most` lines of `width` pixels, cut where it must be."""
-    lines: list[str] = []
-    for word in _words(text):
-        if lines and _width(font, lines[-1] + word.rstrip()) <= width:
-            lines[-1] += word
-        else:
-            lines.append(word)
-    kept = [_cut(font, line.rstrip(), width) for line in lines[:most]]
-    if len(lines) > most:
-        kept[-1] = _cut(font, kept[-1] + "…", width)
-    return kept or [""]
-
-
-def _words(text: str) -> Sequence[str]:
-    """Pieces after which a line may break: after a space, and after each letter that stands alone, as Chinese ones."""
-    pieces = [""]
-    for letter in text:
-        pieces[-1] += letter
-        if letter == " " or ord(letter) > 0x2E7F:
-            pieces.append("")
-    return [piece for piece in pieces if piece]
-
-
-def _cut(font: FreeTypeFont, text: str, width: int) -> str:
-    if _width(font, text) <= width:
-        return text
-    while text and _width(font, text + "…") > width:
-        text = text[:-1]
-    return text + "…"

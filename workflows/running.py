@@ -179,9 +179,6 @@ def _draw_grid(jobs: Jobs, pictures: dict[int, Path], output: Path) -> Path:
     from .contact_sheet import draw, layout
 
     sheet = draw(layout(jobs), pictures)
-    temporary = temporary_beside(output, "grid")
-    try:
+    with temporary_beside(output, "grid") as temporary:
         sheet.save(temporary, format="PNG")
         return output / f"grid_{publish(temporary, output, 'grid', 1):05}_.png"
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,8 +19,7 @@ def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     numbered = _NUMBERED.fullmatch(path.name)
-    temporary = temporary_beside(folder, path.stem)
-    try:
+    with temporary_beside(folder, path.stem) as temporary:
         temporary.write_bytes(data)
         if numbered:
             stem = numbered["stem"].removesuffix(tag) + tag
@@ -28,8 +27,6 @@ def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "
             path = folder / f"{stem}_{counter:05}{numbered['ending']}"
         else:
             path = _free(temporary, folder / f"{path.stem}{tag}{path.suffix}")
-    finally:
-        temporary.unlink(missing_ok=True)
     return path.relative_to(output.resolve())
 
 

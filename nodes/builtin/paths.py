@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..host import current_host
@@ -78,6 +80,21 @@ def fill_prefix(prefix: str, width: int, height: int) -> str:
     return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
 
 
+def check_prefix(prefix: str) -> bool | str:
+    """What VALIDATE_INPUTS of a node that saves answers: True, or why the prefix leads out of the output folder."""
+    try:
+        inside(current_host().folder("output"), prefix)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def shown_file(path: Path, root: Path, kind: str) -> dict[str, str]:
+    """A saved file as the editor's page asks for it again; `root` is the folder of `kind`, "output" or "temp"."""
+    subfolder = path.parent.relative_to(root.resolve()).as_posix()
+    return {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind}
+
+
 def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
     """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`."""
     target = inside(root, fill_prefix(prefix, width, height))
@@ -88,9 +105,14 @@ def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, 
     return folder, stem, max(counters, default=0) + 1
 
 
-def temporary_beside(folder: Path, name: str) -> Path:
-    """A hidden name of its own for a file that is being written; `publish` gives it its real one."""
-    return folder / f".{name}.{secrets.token_hex(4)}.part"
+@contextlib.contextmanager
+def temporary_beside(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden name of its own for a file that is being written; `publish` gives it its real one, else it goes."""
+    temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> int:

@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 from ..host import current_host
-from .paths import inside, publish, save_place, temporary_beside
+from .paths import check_prefix, publish, save_place, shown_file, temporary_beside
 
 
 class SaveImage:
@@ -29,11 +29,7 @@ class SaveImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=""):
-        try:
-            inside(current_host().folder("output"), filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix)
 
     def save_images(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
         root = current_host().folder(self.FOLDER)
@@ -42,9 +38,7 @@ class SaveImage:
         for number, image in enumerate(images):
             own = stem.replace("%batch_num%", str(number))
             counter = _write_png(folder, own, counter, image, prompt, extra_pnginfo, self.COMPRESS_LEVEL) + 1
-            name = f"{own}_{counter - 1:05}_.png"
-            subfolder = folder.relative_to(root.resolve()).as_posix()
-            results.append({"filename": name, "subfolder": "" if subfolder == "." else subfolder, "type": self.FOLDER})
+            results.append(shown_file(folder / f"{own}_{counter - 1:05}_.png", root, self.FOLDER))
         return {"ui": {"images": results}}
 
 
@@ -81,9 +75,6 @@ def _write_png(
         info.add_text(key, json.dumps(value))
     # Truncated, not rounded: the editor does, and the two must write the same file.
     pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
-    temporary = temporary_beside(folder, stem)
-    try:
+    with temporary_beside(folder, stem) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)
         return publish(temporary, folder, stem, counter)
-    finally:
-        temporary.unlink(missing_ok=True)

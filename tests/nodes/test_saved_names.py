@@ -46,9 +46,9 @@ def test_a_taken_name_is_passed_over(tmp_path, monkeypatch, links):
 
         monkeypatch.setattr(paths.os, "link", refuse)
     (tmp_path / "x_00003_.png").write_bytes(b"kept")
-    temporary = paths.temporary_beside(tmp_path, "x")
-    temporary.write_bytes(b"new")
-    assert paths.publish(temporary, tmp_path, "x", 3) == 4
+    with paths.temporary_beside(tmp_path, "x") as temporary:
+        temporary.write_bytes(b"new")
+        assert paths.publish(temporary, tmp_path, "x", 3) == 4
     assert (tmp_path / "x_00003_.png").read_bytes() == b"kept" and (tmp_path / "x_00004_.png").read_bytes() == b"new"
     assert len(list(tmp_path.iterdir())) == 2
 

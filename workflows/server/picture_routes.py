@@ -162,8 +162,7 @@ async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Resp
 def _write(path: Path, data: bytes, overwrite: bool) -> Path:
     """Write a whole file, under a free name unless it may be overwritten; return where it lies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path.parent, path.stem)
-    try:
+    with temporary_beside(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
         if overwrite:
             os.replace(temporary, path)
@@ -179,8 +178,6 @@ def _write(path: Path, data: bytes, overwrite: bool) -> Path:
                 candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
             else:
                 return candidate
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:

@@ -138,15 +138,12 @@ async def _written(editor: Editor, path: Path, data: bytes, overwrite: bool) -> 
 def _write(path: Path, data: bytes, overwrite: bool) -> None:
     """A whole file or none: the editor saves while you work. Raises FileExistsError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path.parent, path.stem)
-    try:
+    with temporary_beside(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
         if overwrite:
             os.replace(temporary, path)
         else:
             move_new(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _told(editor: Editor, path: Path, request: web.Request) -> Any:
