@@ -42,6 +42,21 @@ def test_a_stage_is_trained_and_taken_up_again(tiny, capsys):
     assert error.startswith("error: ") and "another recipe (steps 2 -> 3)" in error
 
 
+def test_any_number_of_the_recipe_can_be_set(tiny, capsys):
+    assert train("clip", "--steps", "1", "--set", "siblings=2", "--set", "lr=1", "--set", "decay=False") == 0
+    recipe = json.loads(torch.load(tiny / "runs" / "clip" / "checkpoint.pt", weights_only=True)["recipe"])
+    assert (recipe["siblings"], recipe["lr"], recipe["decay"]) == (2, 1.0, False)
+    for wrong, said in (
+        ("drop=1", "text_drop"),
+        ("ema", "FIELD=VALUE"),
+        ("decay=1", "decay is bool, as True; '1' is not"),
+        ("steps=2.5", "steps is int"),
+        ("timesteps=3", "timesteps is str, as 'logit_normal'"),
+    ):
+        assert train("clip", "--set", wrong) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_wrong_weights_and_wrong_words_end_with_one_line_and_code_2(tiny, tiny_models, capsys):
     weights = str(tiny_models / "tiny" / "prior.safetensors")
     assert train("decoder", "--clip", str(tiny_models / "tiny" / "clip.safetensors"), "--init", weights) == 2

@@ -33,8 +33,8 @@ class Data(Protocol):
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """A caption for each row."""
 
-    def alike(self, row: int) -> list[int]:
-        """Rows that are hard to tell from this one, itself included."""
+    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
+        """Rows that are hard to tell from this one, itself included; cousins: easier, of other objects too."""
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
@@ -70,9 +70,11 @@ class StorybookData:
 
     def __init__(self, folder: Path, count: int, seed: int, workers: int = 1) -> None:
         self.shard, self.scenes = prepare(folder, count, seed, workers)
-        self._alike: dict[tuple[str, str, str], list[int]] = {}
+        self._alike: dict[tuple[str, ...], list[int]] = {}
         for row, scene in enumerate(self.scenes):
-            self._alike.setdefault(scene.triples()[0], []).append(row)
+            triple = scene.triples()[0]
+            for key in (triple, triple[1:]):
+                self._alike.setdefault(key, []).append(row)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -85,9 +87,10 @@ class StorybookData:
         """See Data."""
         return [caption(self.scenes[row], rng)[0] for row in rows]
 
-    def alike(self, row: int) -> list[int]:
-        """See Data: the scenes whose first object, its colour and the background are the same."""
-        return self._alike[self.scenes[row].triples()[0]]
+    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
+        """See Data: the scenes with the same colour of the first object, background and, but for cousins, object."""
+        triple = self.scenes[row].triples()[0]
+        return self._alike[triple[1:] if cousins else triple]
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""

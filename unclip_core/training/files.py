@@ -119,7 +119,7 @@ class FilesData:
             raise ValueError(f"{text}: not UTF-8 text ({error.reason}); save the caption as UTF-8") from None
         return rng.choice(lines) if lines else ""
 
-    def alike(self, row: int) -> list[int]:
+    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
         """See Data: files say nothing about each other."""
         return [row]
 

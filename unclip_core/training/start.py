@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..checkpoints.catalog import EMBEDDED
@@ -120,3 +122,28 @@ def recipe_for(preset: str, stage: str, **changes: object) -> Recipe:
         raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STORYBOOK_RECIPES)}")
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(STORYBOOK_RECIPES[stage], **given)
+
+
+def recipe_changes(settings: Iterable[str]) -> dict[str, object]:
+    """What "field=value" texts say of a Recipe's fields. Raises ValueError for an unknown field or a wrong kind."""
+    kinds = typing.get_type_hints(Recipe)
+    found: dict[str, object] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(f"--set {text!r}: write FIELD=VALUE with a field of the recipe: {', '.join(kinds)}")
+        try:
+            parsed = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed = value
+        kind = typing.get_origin(kinds[name]) or kinds[name]
+        if kind is float and type(parsed) is int:
+            parsed = float(parsed)
+        if type(parsed) is not kind:
+            raise ValueError(f"--set {text!r}: {name} is {kind.__name__}, as {_default(name)!r}; {value!r} is not")
+        found[name] = parsed
+    return found
+
+
+def _default(name: str) -> object:
+    return getattr(STORYBOOK_RECIPES["decoder"], name)

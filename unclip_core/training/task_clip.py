@@ -22,6 +22,16 @@ from .sheets import grid, save_png
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
+def shifted(pictures: Tensor, most: int, rng: random.Random) -> Tensor:
+    """Every picture (B, C, H, W) moved by -most..most pixels each way, its edges mirrored into what comes free."""
+    if not most:
+        return pictures
+    height, width = pictures.shape[-2:]
+    padded = F.pad(pictures, (most,) * 4, mode="reflect")
+    corners = [(rng.randint(0, 2 * most), rng.randint(0, 2 * most)) for _ in range(len(pictures))]
+    return torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, corners, strict=True)])
+
+
 class ClipTask:
     """Contrastive pre-training on `data` with the towers and vocabulary of `config`."""
 
@@ -34,22 +44,27 @@ class ClipTask:
     def build(self) -> nn.Module:
         """The open_clip model with fresh weights."""
         torch.manual_seed(0)
-        return build_network(self.config)
+        network = build_network(self.config)
+        if not self.recipe.train_text:
+            for name, value in network.named_parameters():
+                value.requires_grad_(name.startswith("visual."))
+        return network
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pictures normalised for CLIP (B, 3, H, W), ids (B, T)."""
         rows = self.with_siblings(rows, rng)
         ids = torch.tensor([self.tokenizer.encode(caption) for caption in self.data.captions(rows, rng)])
-        return self.normalise(self.data.pictures(rows)), ids
+        return self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng)), ids
 
     def with_siblings(self, rows: list[int], rng: random.Random) -> list[int]:
         """As many rows, in groups of `recipe.siblings` that are alike: negatives that only details tell apart."""
         if self.recipe.siblings == 1:
             return rows
-        leaders = rows[: -(-len(rows) // self.recipe.siblings)]
-        grouped = [
-            pick for row in leaders for pick in (row, *rng.choices(self.data.alike(row), k=self.recipe.siblings - 1))
-        ]
+        grouped: list[int] = []
+        for row in rows[: -(-len(rows) // self.recipe.siblings)]:
+            grouped.append(row)
+            for _ in range(self.recipe.siblings - 1):
+                grouped.append(rng.choice(self.data.alike(row, cousins=rng.random() < self.recipe.cousins)))
         return grouped[: len(rows)]
 
     def normalise(self, pictures: Tensor) -> Tensor:

@@ -31,25 +31,27 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--batch", type=click.IntRange(1))
 @click.option("--lr", type=click.FloatRange(0, min_open=True))
 @click.option("--seed", type=int)
-@click.option("--siblings", type=click.IntRange(1), help="CLIP: alike rows per group of a batch.")
 @click.option("--pictures", type=click.IntRange(1), help="Scenes to draw for training.")
+@click.option(
+    "--set", "changed", multiple=True, metavar="FIELD=VALUE", help="Any other number of the recipe, as text_drop=0.8."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--fp32", is_flag=True, help="No bf16 autocast.")
-def command(stage, preset, run_folder, data, cache, clip, init, device, threads, fp32, **changes) -> None:
+def command(stage, preset, run_folder, data, cache, clip, init, device, threads, fp32, changed, **changes) -> None:
     """Train one STAGE alone, with checkpoints, sample sheets and exact resume."""
     import torch
     from tqdm import tqdm
 
     from ...unclip_core.allocator import keep_pages
     from ...unclip_core.device import pick_device
-    from ...unclip_core.training.start import RunOptions, recipe_for, start
+    from ...unclip_core.training.start import RunOptions, recipe_changes, recipe_for, start
 
     keep_pages()
     if threads:
         torch.set_num_threads(threads)
     stage = stage.replace("-", "_")
-    recipe = recipe_for(preset, stage, **changes)
+    recipe = recipe_for(preset, stage, **{**changes, **recipe_changes(changed)})
     chosen = str(pick_device()) if device == "auto" else device
     options = RunOptions(stage, preset, run_folder, data, cache, clip, init, chosen, not fp32)
     with tqdm(total=recipe.steps, unit="step", dynamic_ncols=True, desc=f"train {stage}") as bar:

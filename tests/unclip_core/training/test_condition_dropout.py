@@ -6,9 +6,7 @@ import random
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.training.loop import train
 from comfyui_unclip.unclip_core.training.recipes import STORYBOOK_RECIPES, Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask
 from comfyui_unclip.unclip_core.training.task_decoder import DecoderTask
 from comfyui_unclip.unclip_core.training.task_prior import PriorTask
 from comfyui_unclip.unclip_core.training.task_upsampler import UpsamplerTask
@@ -105,22 +103,3 @@ def test_an_upsampler_sees_a_spoilt_enlarged_quarter_of_the_picture(tiny_configs
     task = UpsamplerTask("upsampler_256", plain, story, RECIPE)
     batch = task.batch([0], random.Random(0), torch.Generator())
     assert batch["level"].item() == 0.5 and task.loss(task.build(), batch)[0].isfinite()
-
-
-def test_siblings_put_pictures_that_only_details_tell_apart_into_a_batch(story_clip_config, story):
-    task = ClipTask(story_clip_config, story, dataclasses.replace(RECIPE, siblings=3))
-    rows = task.with_siblings([5, 9, 40, 2, 7, 11, 12, 1], random.Random(0))
-    assert len(rows) == 8 and [rows[0], rows[3], rows[6]] == [5, 9, 40]
-    for leader in (0, 3, 6):
-        assert len({story.scenes[row].triples()[0] for row in rows[leader : leader + 3]}) == 1
-    pictures, ids = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
-    assert pictures.shape == (4, 3, 64, 64) and ids.shape == (4, 32)
-    plain = ClipTask(story_clip_config, story, RECIPE)
-    assert plain.with_siblings([5, 9], random.Random(0)) == [5, 9]
-
-
-def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
-    recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
-    task = ClipTask(story_clip_config, story, recipe)
-    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
