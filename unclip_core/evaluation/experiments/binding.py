@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...drawing import labelled_grid
 from ..context import Context
 from ..results import Figure, Result, Table
 from ..statistics import share
-from ..storybook import captions_of, pair_scores, real_pictures
-from .common import Experiment, result_scenes
+from ..storybook import pair_scores
+from .common import Experiment, Limits, caption_alone, limited_ways, result_scenes
 
 
-@dataclass(frozen=True)
-class Settings:
-    """scenes: held-out ones of two objects that differ in kind and colour."""
-
-    scenes: int = 100
-    steps: int = 50
-    guidance: float = 3.0
-
-
-def run(context: Context, settings: Settings) -> Result:
+def run(context: Context, settings: Limits) -> Result:
     """Caption alone, full stack, and the true picture's z_i."""
     scenes = [
         scene
         for scene in result_scenes(3 * settings.scenes, "two", offset=90)
         if len({thing.kind for thing in scene.things}) == len({thing.colour for thing in scene.things}) == 2
     ][: settings.scenes]
-    pictures, captions = real_pictures(scenes), captions_of(scenes)
-    imagined, text = context.imagine(captions, seed=8)
-    options = {"seed": 8, "steps": settings.steps, "guidance_scale": settings.guidance}
-    ways = {
-        "caption alone": context.decode(None, text, what="pairs, caption alone", **options),
-        "full stack": context.decode(imagined, text, what="pairs, full stack", **options),
-        "the true picture's z_i": context.decode(context.embed(pictures), what="pairs, true z_i", **options),
-        "renders": pictures,
-    }
+    ways = limited_ways(context, scenes, settings, "pairs", seed=8)
     rows, bound = [], {}
     for name, made in ways.items():
         scores = pair_scores(context.judge, made, scenes)
@@ -53,8 +34,7 @@ def run(context: Context, settings: Settings) -> Result:
         paper=[_verdict(bound)],
         notes=[
             f"Bound: each half of the picture shows its own object in its own colour, where the caption puts it. "
-            f"Guidance {settings.guidance:g}, {settings.steps} steps, not tuned. The decoder saw captions without an "
-            "image embedding in 5 % of its training."
+            f"Guidance {settings.guidance:g}, {settings.steps} steps, not tuned. {caption_alone(context)}"
         ],
     )
 
@@ -70,7 +50,7 @@ EXPERIMENT = Experiment(
     "binding",
     "Limits: attribute binding",
     "§7, Fig. 14: z_i mixes up which object has which attribute",
-    Settings(),
-    Settings(scenes=12, steps=15),
+    Limits(),
+    Limits(scenes=12, steps=15),
     run,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from ...training.storybook.shards import make_scenes
 from ..context import Context
 from ..judge import HEADS, Judge, verdicts
 from ..results import Result, Table
+from ..storybook import captions_of, real_pictures
 
 TUNING_SEED, RESULT_SEED = 3100, 3000  # of scenes that settings are chosen on, and of those that results come from
 
@@ -39,6 +41,41 @@ def result_scenes(count: int, kind: str = "one", offset: int = 0) -> list[Scene]
 def tuning_scenes(count: int, kind: str = "one", offset: int = 0) -> list[Scene]:
     """Training scenes, for choosing settings."""
     return make_scenes(count, TUNING_SEED + offset, "train", kind)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Settings of the experiments on the decoder's limits, which decode so many `scenes` by `limited_ways`."""
+
+    scenes: int = 100
+    steps: int = 50
+    guidance: float = 3.0
+
+
+def limited_ways(context: Context, scenes: list[Scene], settings: Limits, what: str, seed: int) -> dict[str, Tensor]:
+    """IMAGEs of the scenes by what the decoder is told of them, and the scenes' own renders, each named."""
+    pictures = real_pictures(scenes)
+    imagined, text = context.imagine(captions_of(scenes), seed=seed)
+    told = {
+        "caption alone": (None, text),
+        "full stack": (imagined, text),
+        "the true picture's z_i": (context.embed(pictures), None),
+    }
+    options = {"seed": seed, "steps": settings.steps, "guidance_scale": settings.guidance}
+    made = {name: context.decode(*given, what=f"{what}, {name}", **options) for name, given in told.items()}
+    return {**made, "renders": pictures}
+
+
+def caption_alone(context: Context) -> str:
+    """A sentence on how often the decoder was trained on a caption alone."""
+    recipe = json.loads(context.entry.stages["decoder"].metadata.get("recipe", "{}"))
+    if not recipe:
+        return "How often the decoder was trained on a caption alone is not known."
+    embed, text = recipe["embed_drop"], recipe["text_drop"]
+    return (
+        f"In its last run of training the decoder saw a caption alone in {embed * (1 - text):.1%} of the samples "
+        f"(image embedding dropped {embed:.0%}, caption {text:.0%})."
+    )
 
 
 def truth(scene: Scene) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ..plots import Point, line_plot
 from ..results import Figure, Result, Table
 from ..statistics import mean, share, spread_within
 from ..storybook import real_pictures
-from .common import Experiment, repeated, result_scenes, right
+from .common import Experiment, caption_alone, repeated, result_scenes, right
 from .variations import ratio_of, repeated_captions
 
 READABLE = 0.2  # share of right pictures below which their diversity is not worth comparing
@@ -72,9 +72,8 @@ def run(context: Context, settings: Settings) -> Result:
         paper=[_verdict(spreads, best, settings)],
         notes=[
             "Diversity: mean distance of the judge's features between pictures of one caption; renders are of the "
-            "same object, colour and background, anywhere and at any size. The decoder was trained on a caption alone "
-            "in 5 % of the samples (image embedding dropped 10 %, kept captions 50 %), so 'caption alone' stands in "
-            "for GLIDE at a disadvantage."
+            "same object, colour and background, anywhere and at any size. 'Caption alone' stands in for GLIDE at a "
+            f"disadvantage. {caption_alone(context)}"
         ],
     )
 

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...drawing import labelled_grid
 from ..context import Context
 from ..reader import readings
 from ..results import Figure, Result, Table
 from ..statistics import share
-from ..storybook import captions_of, real_pictures
-from .common import Experiment, result_scenes
+from .common import Experiment, Limits, limited_ways, result_scenes
 
 
-@dataclass(frozen=True)
-class Settings:
-    """scenes: held-out lettered ones."""
-
-    scenes: int = 100
-    steps: int = 50
-    guidance: float = 3.0
-
-
-def run(context: Context, settings: Settings) -> Result:
+def run(context: Context, settings: Limits) -> Result:
     """Does the word come out, from a caption and from the true picture's z_i?"""
     scenes = result_scenes(settings.scenes, "word", offset=91)
-    pictures, captions = real_pictures(scenes), captions_of(scenes)
-    imagined, text = context.imagine(captions, seed=9)
-    options = {"seed": 9, "steps": settings.steps, "guidance_scale": settings.guidance}
-    ways = {
-        "caption alone": context.decode(None, text, what="words, caption alone", **options),
-        "full stack": context.decode(imagined, text, what="words, full stack", **options),
-        "the true picture's z_i": context.decode(context.embed(pictures), what="words, true z_i", **options),
-        "renders": pictures,
-    }
+    ways = limited_ways(context, scenes, settings, "words", seed=9)
     rows, exact = [], {}
     for name, made in ways.items():
         seen = readings(context.reader, made)
@@ -64,7 +44,7 @@ EXPERIMENT = Experiment(
     "spelling",
     "Limits: spelling",
     "§7, Fig. 16: the model writes no coherent text",
-    Settings(),
-    Settings(scenes=12, steps=15),
+    Limits(),
+    Limits(scenes=12, steps=15),
     run,
 )
