@@ -52,6 +52,9 @@ def test_experiments_are_listed(desk, capsys):
 def test_wrong_names_end_with_one_line_before_any_work(desk, capsys):
     assert run(["reproduce", "--only", "dreams"]) == 2
     assert capsys.readouterr().err.startswith("error: reproduce: experiment 'dreams' is unknown; choose of judges")
+    for wrong in (["--full", "pca"], ["--quick", "--only", "pca", "--full", "spelling"]):
+        assert run(["reproduce", *wrong]) == 2
+        assert "for --quick, and experiments that --only does not leave out" in capsys.readouterr().err
     assert run(["reproduce", "--stack", "nope"]) == 2
     assert "no model 'nope'" in capsys.readouterr().err
     assert not (desk / "runs").exists()

@@ -83,12 +83,13 @@ class Context:
 
     @cached_property
     def judge(self) -> Judge:
-        """The judge, trained on renders alone."""
+        """The judge, trained on renders alone; by its full recipe it is the one that `unclip evaluate` uses."""
+        recipe = self.budget.judge
         return trained_judge(
-            self._folder("judge", self.budget.judge),
-            self.data(self.budget.judge),
+            self.cache / "judge" if recipe == JUDGE_RECIPE else self._folder("judge", recipe),
+            self.data(recipe),
             lambda p: self.tick("train judge", p.step, p.steps),
-            self.budget.judge,
+            recipe,
         )
 
     @cached_property

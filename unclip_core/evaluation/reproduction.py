@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from .results import Check, Result, Table
 
 @dataclass(frozen=True)
 class Finished:
-    """One experiment's result and where it is kept. cached: it was there already."""
+    """One experiment's result and where it is kept. cached: it was there already. quick: made with quick settings."""
 
     experiment: Experiment
     result: Result
     key: str
     cached: bool
+    quick: bool
 
 
 def chosen(names: Iterable[str]) -> list[Experiment]:
@@ -38,10 +39,13 @@ def chosen(names: Iterable[str]) -> list[Experiment]:
     return [experiment for name, experiment in EXPERIMENTS.items() if not names or name in names]
 
 
-def run_all(context: Context, experiments: Iterable[Experiment], quick: bool) -> Iterator[Finished]:
-    """Run what is not kept yet; yields each experiment as it is finished."""
+def run_all(
+    context: Context, experiments: Iterable[Experiment], quick: bool, full: Container[str] = ()
+) -> Iterator[Finished]:
+    """Run what is not kept yet; yields each experiment as it is finished. full: names not to be quick with."""
     for experiment in experiments:
-        settings = experiment.quick if quick else experiment.full
+        shortened = quick and experiment.name not in full
+        settings = experiment.quick if shortened else experiment.full
         key = context.key(experiment.name, asdict(settings), _source(experiment))
         result = context.store.load(experiment.name, key)
         cached = result is not None
@@ -52,7 +56,7 @@ def run_all(context: Context, experiments: Iterable[Experiment], quick: bool) ->
             spent = {"seconds": time.perf_counter() - started, "processor": time.process_time() - worked}
             result = replace(result, **spent)
             context.store.save(experiment.name, key, result)
-        yield Finished(experiment, result, key, cached)
+        yield Finished(experiment, result, key, cached, shortened)
 
 
 def _source(experiment: Experiment) -> str:
@@ -61,11 +65,11 @@ def _source(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def write_report(context: Context, finished: list[Finished], path: Path, quick: bool) -> None:
+def write_report(context: Context, finished: list[Finished], path: Path) -> None:
     """Markdown at `path`, pictures in the folder of its name beside it."""
     pictures = path.parent / path.stem
     pictures.mkdir(parents=True, exist_ok=True)
-    lines = _head(context, finished, quick)
+    lines = _head(context, finished)
     for done in finished:
         for figure in done.result.figures:
             shutil.copyfile(
@@ -77,15 +81,22 @@ def write_report(context: Context, finished: list[Finished], path: Path, quick: 
     os.replace(partial, path)
 
 
-def _head(context: Context, finished: list[Finished], quick: bool) -> list[str]:
+def _head(context: Context, finished: list[Finished]) -> list[str]:
+    quick, full = ([done for done in finished if done.quick is kind] for kind in (True, False))
+    mixed = full if quick else []
     scale = (
         "**Quick run**: counts, steps and the training of judges and small decoders are cut down, so intervals "
         "are wide and ceilings lower than in a full one (`unclip reproduce` without `--quick`)."
         if quick
         else "Full run."
     )
+    if mixed:
+        titles = ", ".join(done.experiment.title for done in mixed)
+        scale += f" **Full counts** were given to: {titles}; the judge is fully trained for all."
     minutes, worked = (sum(getattr(done.result, spent) for done in finished) / 60 for spent in ("seconds", "processor"))
-    command = "unclip reproduce" + (" --quick" if quick else "")
+    command = " ".join(
+        ["unclip reproduce", *(["--quick"] if quick else []), *(f"--full {done.experiment.name}" for done in mixed)]
+    )
     threads = torch.get_num_threads()
     machine = (
         f"{threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ Examples:
   unclip reproduce --quick                            # under 10 minutes on 2 cores
   unclip reproduce --only variations --only text_diff
   unclip reproduce --quick -o docs/reproduction.md
+  unclip reproduce --quick --full variations --full interpolation
 \b
 Stop it at any time: the same command goes on with the experiment that was under way.
 """
@@ -23,12 +25,13 @@ Stop it at any time: the same command goes on with the experiment that was under
 @click.option(
     "--only", multiple=True, metavar="NAME", help="An experiment; may be given several times.  [default: all]"
 )
+@click.option("--full", multiple=True, metavar="NAME", help="With --quick: an experiment to run with full counts.")
 @click.option("--list", "listed", is_flag=True, help="Show the experiments and stop.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), default=Path("runs/reproduce"), show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Drawn scenes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The report.  [default: RUN/report.md]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-def command(stack, quick, only, listed, run_folder, cache, output, threads) -> None:
+def command(stack, quick, only, full, listed, run_folder, cache, output, threads) -> None:
     """Run the paper's experiments and write a report with tables, plots and pictures."""
     import torch
 
@@ -40,6 +43,8 @@ def command(stack, quick, only, listed, run_folder, cache, output, threads) -> N
     from ...unclip_core.loading import load_stack
 
     experiments = chosen(only)
+    if full and (not quick or not {each.name for each in chosen(full)} <= {each.name for each in experiments}):
+        raise ValueError(f"--full {' '.join(full)}: for --quick, and experiments that --only does not leave out")
     if listed:
         for experiment in experiments:
             click.echo(f"{experiment.name:18}{experiment.title} ({experiment.paper})")
@@ -59,11 +64,14 @@ def command(stack, quick, only, listed, run_folder, cache, output, threads) -> N
             bar.total, bar.n = total, done
             bar.refresh()
 
-        context = Context(entry, handles, run_folder, cache, QUICK if quick else FULL, tick)
-        for done in run_all(context, experiments, quick):
+        budget = QUICK if quick else FULL
+        if full:
+            budget = replace(budget, judge=FULL.judge)
+        context = Context(entry, handles, run_folder, cache, budget, tick)
+        for done in run_all(context, experiments, quick, full):
             finished.append(done)
             bar.write(_line(done))
-            write_report(context, finished, path, quick)
+            write_report(context, finished, path)
     click.echo(f"wrote {path}")
 
 

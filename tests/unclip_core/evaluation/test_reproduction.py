@@ -140,15 +140,26 @@ def test_the_report_has_everything_and_its_pictures_beside_it(make_context, tmp_
     finished = list(run_all(context, [experiment], True))
     path = tmp_path / "docs" / "report.md"
     path.parent.mkdir()
-    write_report(context, finished, path, True)
+    write_report(context, finished, path)
     text = path.read_text(encoding="utf-8")
     assert "`unclip reproduce --quick`" in text and "**Quick run**" in text and context.weights in text
     assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | yes |" in text
     assert "- **Counting.** Agrees with §0." in text and "| one \\| two | 2 |" in text and "A note." in text
     pictures = re.findall(r"\]\((.*?)\)", text)
     assert pictures == ["report/grid.png"] and all((path.parent / picture).is_file() for picture in pictures)
-    write_report(context, finished, path, False)
+    write_report(context, list(run_all(context, [experiment], False)), path)
     assert "Quick run" not in path.read_text(encoding="utf-8")
+
+
+def test_single_experiments_of_a_quick_run_can_be_full(make_context, tmp_path, counted):
+    experiment, calls = counted
+    other = dataclasses.replace(experiment, name="other", title="Other")
+    context = make_context(tmp_path)
+    finished = list(run_all(context, [experiment, other], True, ["other"]))
+    assert calls == [1, 3] and [done.quick for done in finished] == [True, False]
+    write_report(context, finished, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "`unclip reproduce --quick --full other`" in text and "were given to: Other; the judge" in text
 
 
 def test_experiments_are_chosen_by_name_in_the_reports_order():
