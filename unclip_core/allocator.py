@@ -17,6 +17,16 @@ _LARGE = 2**31 - 1
 _TOP_PAD = 64 * 2**20
 
 
+def give_back_pages() -> bool:
+    """Give the system what freed tensors left behind, after a large network went. Returns whether it could (glibc)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
 def keep_pages() -> bool:
     """Tell the C library to reuse memory. Returns whether it could: only glibc has the knobs; elsewhere a no-op."""
     if not sys.platform.startswith("linux"):

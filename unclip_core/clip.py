@@ -5,7 +5,9 @@ The only module that imports open_clip, and only when a model is first used: imp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -37,15 +39,14 @@ def build_network(config: ClipConfig) -> nn.Module:
         )
     vision, text = config.vision, config.text
     words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
+    if vision.trunk:
+        tower = {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
+    else:
+        names = ("layers", "width", "head_width", "patch_size")
+        tower = {name: getattr(vision, name) for name in names}
     return open_clip.CLIP(
         config.embed_dim,
-        {
-            "layers": vision.layers,
-            "width": vision.width,
-            "head_width": vision.head_width,
-            "patch_size": vision.patch_size,
-            "image_size": vision.image_size,
-        },
+        {**tower, "image_size": vision.image_size},
         {
             "context_length": config.context_length,
             "vocab_size": words,
@@ -59,7 +60,7 @@ def build_network(config: ClipConfig) -> nn.Module:
 
 def empty_network(config: ClipConfig) -> nn.Module:
     """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
-    with torch.device("meta"):
+    with torch.device("meta"), _random_weights_unsaid():
         network = build_network(config)
     if "image" not in config.towers:
         network.visual = None
@@ -70,6 +71,21 @@ def empty_network(config: ClipConfig) -> nn.Module:
     length = config.context_length
     network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
     return network
+
+
+@contextlib.contextmanager
+def _random_weights_unsaid() -> Iterator[None]:
+    """Without open_clip's warning that a model was initialised randomly, for one whose weights are yet to come."""
+
+    def lets_pass(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded for model")
+
+    root = logging.getLogger()  # which open_clip writes to
+    root.addFilter(lets_pass)
+    try:
+        yield
+    finally:
+        root.removeFilter(lets_pass)
 
 
 def preprocess(

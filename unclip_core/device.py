@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
+from .allocator import give_back_pages
 from .memory import does_not_fit, is_out_of_memory
 from .models.kernels import freeze
 
@@ -111,7 +112,7 @@ class Placed(Generic[Module]):
         """The module, on its device, in evaluation mode, without gradients.
 
         beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
-        once for a run, before it starts: placing a network in the middle of it would send away the one that runs.
+        once for a run, before it starts, or for each leg of it: a network that is placed sends away those that run.
         """
         for other in beside:
             if other.device != self.device:
@@ -219,6 +220,8 @@ def _take_memory(together: Sequence[Placed]) -> None:
     if not all(placed.loaded for placed in together):  # before the weights are read, not after: both would be in memory
         for other in others:
             other.unload()
+        if others:
+            give_back_pages()
         others = []
     large = [placed for placed in together if module_bytes(placed.module) >= LARGE_BYTES]
     _set_current(device, others + large)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from .device import Manager, Placed, memory_format, pick_device, pick_dtype
 from .models.ar_prior import ARPriorNetwork
 from .models.decoder import DecoderNetwork
 from .models.prior import PriorNetwork
-from .models.upsampler import UpsamplerNetwork
+from .models.upsampler import stored_upsampler
 from .types import TextEncoding
 
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "prior": PriorNetwork,
     "decoder": DecoderNetwork,
-    "upsampler_256": UpsamplerNetwork,
-    "upsampler_1024": UpsamplerNetwork,
+    "upsampler_256": stored_upsampler,
+    "upsampler_1024": stored_upsampler,
     "ar_prior": ARPriorNetwork,
 }
 
@@ -60,8 +61,9 @@ def load_network(
     source: StageFile | str | Path,
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
+    part: str = "",
 ) -> nn.Module:
-    """The network of a catalog's stage, or of a native file.
+    """The network of a catalog's stage, or of a native file; part: only this submodule of it.
 
     What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
     other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
@@ -70,7 +72,8 @@ def load_network(
     found = source if isinstance(source, StageFile) else read_stage(source)
     with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
         network = build_network(found.stage, found.config)
-    state = read_state(found, network, dtype=dtype, layout=layout)
+    state = read_state(found, network, dtype=dtype, layout=layout, part=part)
+    network = network.get_submodule(part)
     network.load_state_dict(state, strict=True, assign=True)
     return network
 
@@ -94,15 +97,17 @@ def load_stack(
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        handles["clip"] = Clip.from_config(clip.config, partial(read_state, clip), device=device, manager=manager)
+        read_clip = partial(read_state, clip, dtype=torch.float32)  # one by one, not first all and then all again
+        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager)
         handles["clip"].pca = partial(read_basis, entry, clip.config.clip_id, folders)
 
     @cache  # prior and decoder share it: CLIP need not come back for the second
     def null_text() -> TextEncoding:
         return handles["clip"].encode_text([""])
 
-    def placed(found: StageFile) -> Placed:
-        return Placed(partial(load_network, found, weights, memory_format(device)), device, weights, manager)
+    def placed(found: StageFile, part: str = "") -> Placed:
+        read = partial(load_network, found, weights, memory_format(device), part)
+        return Placed(read, device, weights, manager)
 
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
         if found := entry.stages.get(stage):
@@ -112,7 +117,8 @@ def load_stack(
         handles["prior"].noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
-            handles[stage] = Upsampler(found.config, placed(found))
+            parts = ("first", "final") if found.config.final_network else ("",)
+            handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
     return handles

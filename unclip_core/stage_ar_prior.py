@@ -16,7 +16,7 @@ from .diffusion.noise import ItemNoise
 from .diffusion.samplers import StepState
 from .memory import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from .models.ar_prior import ARPriorNetwork
-from .stage_run import NanWatch, check_count, split_rows
+from .stage_run import NanWatch, check_count, run_slices, split_rows
 from .stage_text import TextRows, TextStage, choose_closest, stack_texts
 from .types import Embedding, TextEncoding, broadcast_batch, expand_rows
 
@@ -96,13 +96,16 @@ class ARPrior(TextStage):
         pair, candidates = 2 if needs_pair(plan.guidance_scale) else 1, len(plan.noises)
         row_bytes = ar_prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
         network = self.network(need=bytes_to_ask_for(plan.batch, row_bytes))
-        slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
-        steps, found = self.config.components + 1, []
-        for number, items in enumerate(slices):
+        steps = self.config.components + 1
+
+        def run(items: slice, number: int, chunks: int) -> Generator[StepState, None, Tensor]:
             for state in self._codes(network, text, negative, plan, items):
-                yield replace(state, index=number * steps + state.index, total=len(slices) * steps)
+                yield replace(state, index=number * steps + state.index, total=chunks * steps)
                 z = state.x0
-            found.append(z.float().cpu())
+            return z.float().cpu()
+
+        slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
+        found = yield from run_slices(slices, run, self.WHO, self.network.dtype)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
         return choose_closest(vectors, texts, self.config.clip_id)

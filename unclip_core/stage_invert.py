@@ -13,7 +13,7 @@ from .config import DecoderConfig
 from .diffusion.invert import Inverted, ddim_invert
 from .diffusion.samplers import Model, StepState
 from .diffusion.schedule import Schedule
-from .stage_run import NanWatch, Settings, settle, split_rows
+from .stage_run import NanWatch, Settings, run_slices, settle, split_rows
 from .types import Embedding, Inversion, Noise, TextEncoding
 
 NoiseSteps = Generator[StepState, None, Noise]
@@ -98,24 +98,28 @@ def run_inversion(
 ) -> Generator[StepState, None, Inverted]:
     """Invert `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model and x_0.
 
-    Yields every chunk's steps. Returns x_T (batch, ...) and residuals (batch,), float32 on the CPU.
+    Yields every chunk's steps. Returns x_T (batch, ...) and residuals (batch,), float32 on the CPU. A chunk that does
+    not fit after all is halved and begun anew.
     """
-    slices = list(split_rows(batch, rows))
-    results, done, walk = [], 0, len(settings.steps)
-    for left, chunk in zip(reversed(range(len(slices))), slices, strict=True):
+    done, walk = 0, len(settings.steps)
+
+    def run(chunk: slice, number: int, chunks: int) -> Generator[StepState, None, Inverted]:
+        nonlocal done
         model, x_0 = prepare(chunk)
-        watch = NanWatch(settings.who, walk, x_0.dtype, device)
+        watch, after = NanWatch(settings.who, walk, x_0.dtype, device), (chunks - number - 1) * walk
         states = ddim_invert(model, x_0, settings.steps, refine=refine)
         while True:
             try:
                 state = next(states)
             except StopIteration as stop:
-                results.append(stop.value)
-                break
+                done += state.index + 1
+                return stop.value
             if state.index < 2 * walk:  # what follows tries whether refinement paid, and may fail
                 watch.see(replace(state, index=state.index % walk))
-            yield replace(state, index=done + state.index, total=done + state.total + left * walk)
-        done += state.index + 1
+            yield replace(state, index=done + state.index, total=done + state.total + after)
+
+    slices = list(split_rows(batch, rows))
+    results = yield from run_slices(slices, run, settings.who, None)
     return Inverted(
         torch.cat([result.x_T.float().cpu() for result in results]),
         torch.cat([result.residual.float().cpu() for result in results]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -101,14 +101,23 @@ def split_rows(batch: int, rows: int) -> Iterator[slice]:
 
 
 Chunk = tuple[Model, Tensor, NoiseSource]
+Prepare = Callable[[slice], Chunk]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Consecutive steps of a run that one network makes, for the whole batch before the next leg begins.
+
+    begin: brings the network and returns what prepares a chunk. It is called with the samples so far (B, ...), None
+    where the run begins, and when the run no longer holds the network of the leg before.
+    """
+
+    steps: ScheduleSteps
+    begin: Callable[[Tensor | None], Prepare]
 
 
 def run_chunks(
-    settings: Settings,
-    batch: int,
-    rows: int,
-    prepare: Callable[[slice], Chunk],
-    dtype: torch.dtype,
+    settings: Settings, batch: int, rows: int, prepare: Prepare, dtype: torch.dtype
 ) -> Generator[StepState, None, Tensor]:
     """Sample `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model, x_T and noise.
 
@@ -116,48 +125,83 @@ def run_chunks(
     changes no draw, because items own their noise. A chunk that does not fit after all is halved and begun anew, and
     the total grows. Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
-    slices = list(split_rows(batch, rows))
-    results: list[Tensor] = []
+    return run_legs(settings, batch, lambda: rows, [Leg(settings.steps, lambda x: prepare)], dtype)
+
+
+def run_legs(
+    settings: Settings, batch: int, rows: Callable[[], int], legs: Sequence[Leg], dtype: torch.dtype
+) -> Generator[StepState, None, Tensor]:
+    """`run_chunks` over legs that make up `settings.steps`; `rows` is asked when the first network is there.
+
+    Samplers start anew with each leg: none of them carries anything into the last step, so a leg of its own for that
+    one changes nothing.
+    """
+    slices: list[slice] = []
+    first, x = 0, None
+    for leg in legs:
+        prepare = leg.begin(x)
+        slices = slices or list(split_rows(batch, rows()))
+        x = yield from _run_leg(settings, first, leg.steps, prepare, slices, dtype)
+        first += len(leg.steps)
+        del prepare  # it holds the network, whose weights must be free to go before the next one's are read
+    return x
+
+
+def run_slices(
+    slices: list[slice],
+    run: Callable[[slice, int, int], Generator[StepState, None, Result]],
+    who: str,
+    dtype: torch.dtype | None,
+) -> Generator[StepState, None, list[Result]]:
+    """`run(slice, number, count)` for each slice of a batch; one that does not fit after all is halved, in the list
+    too, and begun anew. dtype: see `does_not_fit`. Raises MemoryError with what to do if a single item does not."""
+    results: list[Result] = []
     while len(results) < len(slices):
         chunk = slices[len(results)]
         try:
-            results.append((yield from _run_chunk(settings, chunk, prepare, dtype, len(results), len(slices))))
+            results.append((yield from run(chunk, len(results), len(slices))))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
-                raise MemoryError(does_not_fit(settings.who, dtype)) from error
+                raise MemoryError(does_not_fit(who, dtype)) from error
             middle = (chunk.start + chunk.stop) // 2
             slices[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
-    return torch.cat(results)
+    return results
 
 
-def _run_chunk(
-    settings: Settings, chunk: slice, prepare: Callable[[slice], Chunk], dtype: torch.dtype, number: int, chunks: int
+def _run_leg(
+    settings: Settings, first: int, steps: ScheduleSteps, prepare: Prepare, slices: list[slice], dtype: torch.dtype
 ) -> Generator[StepState, None, Tensor]:
-    """Sample chunk `number` of `chunks`."""
-    model, x_T, noise = prepare(chunk)
-    count = len(settings.steps)
-    watch = NanWatch(settings.who, count, dtype, x_T.device)
-    sampler = SAMPLERS[settings.sampler]
-    for state in sampler(model, x_T, settings.steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp):
-        watch.see(state)
-        yield replace(state, index=number * count + state.index, total=chunks * count)
-        x = state.x_t
-    return x.cpu()
+    """These steps, from number `first` of the run on, for every slice."""
+
+    def run(chunk: slice, number: int, chunks: int) -> Generator[StepState, None, Tensor]:
+        before, total = chunks * first + number * len(steps), chunks * len(settings.steps)
+        model, x, noise = prepare(chunk)
+        watch = NanWatch(settings.who, len(settings.steps), dtype, x.device, first + len(steps))
+        sampler = SAMPLERS[settings.sampler]
+        for state in sampler(model, x, steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp):
+            watch.see(replace(state, index=first + state.index))
+            yield replace(state, index=before + state.index, total=total)
+            x = state.x_t
+        return x.cpu()
+
+    return torch.cat((yield from run_slices(slices, run, settings.who, dtype)))
 
 
 class NanWatch:
     """Finds the step at which a run turned into NaN or infinity.
 
     On a CPU at that very step. Elsewhere each step leaves a flag on the device, and the flags are read together every
-    quarter of a second and after the last step: reading one makes the host wait for the device.
+    quarter of a second and after the last step: reading one makes the host wait for the device. total: steps of the
+    run; seen: how many of them are made when this watch ends, None for all.
     """
 
     INTERVAL = 0.25
 
-    def __init__(self, who: str, total: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, who: str, total: int, dtype: torch.dtype, device: torch.device, seen: int | None = None) -> None:
         self.who, self.total, self.dtype = who, total, dtype
+        self._seen = total if seen is None else seen
         self._at_once = device.type == "cpu"
         self._pending: list[tuple[int, int, Tensor]] = []  # (index, t, flag)
         self._last_read = time.monotonic()
@@ -166,7 +210,7 @@ class NanWatch:
         """Look at a step. Raises FloatingPointError naming stage, step and dtype."""
         self._pending.append((state.index, state.t, torch.isfinite(state.x_t).all()))
         now = time.monotonic()
-        if self._at_once or now - self._last_read >= self.INTERVAL or state.index + 1 == self.total:
+        if self._at_once or now - self._last_read >= self.INTERVAL or state.index + 1 == self._seen:
             self._last_read = now
             self._read()
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .config import UpsamplerConfig
 from .device import Placed, memory_format
 from .diffusion.noise import ItemNoise
+from .diffusion.schedule import ScheduleSteps
 from .memory import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from .models.upsampler import UpsamplerNetwork
 from .resize import resize_bicubic
-from .stage_run import Chunk, ImageSteps, Settings, TimeTable, run_chunks, settle
+from .stage_run import Chunk, ImageSteps, Leg, Prepare, Settings, TimeTable, run_legs, settle
 from .types import image_to_model, model_to_image
 
 
 class Upsampler:
-    """A diffusion upsampler: pictures -> larger pictures, from the picture alone (§2.1)."""
+    """A diffusion upsampler: pictures -> larger pictures, from the picture alone (§2.1).
 
-    def __init__(self, config: UpsamplerConfig, network: Placed[UpsamplerNetwork]) -> None:
+    final_network: makes the last step, where the config has one.
+    """
+
+    def __init__(
+        self,
+        config: UpsamplerConfig,
+        network: Placed[UpsamplerNetwork],
+        final_network: Placed[UpsamplerNetwork] | None = None,
+    ) -> None:
         self.config = config
         self.network = network
+        self.final_network = final_network
         self.WHO = f"Upsample {config.high_size}"
 
     def sample(
@@ -45,29 +57,41 @@ class Upsampler:
 
     @torch.no_grad()
     def _run(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:
-        config, placed = self.config, self.network
-        row_bytes = unet_row_bytes(config.unet, config.high_size, placed.dtype.itemsize)
-        network, layout = placed(need=bytes_to_ask_for(len(low), row_bytes)), memory_format(placed.device)
-        shape = (3, config.high_size, config.high_size)
-        times = TimeTable(network.time_features, settings.steps, placed.device)
-        last = torch.tensor([settings.steps.timesteps[-1]], device=placed.device)
-        final_time = network.time_features(last, final=True) if config.final_network else None
+        steps, device, dtype = settings.steps, self.network.device, self.network.dtype
+        row_bytes = unet_row_bytes(self.config.unet, self.config.high_size, dtype.itemsize)
+        begin = partial(self._begin, low, items, bytes_to_ask_for(len(low), row_bytes))
+        last = len(steps) - 1 if self.final_network is not None else len(steps)
+        parts = ((self.network, steps[:last]), (self.final_network, steps[last:]))
+        legs = [Leg(part, partial(begin, placed, part)) for placed, part in parts if len(part)]
+        x_0 = yield from run_legs(settings, len(low), lambda: rows_that_fit(device, row_bytes), legs, dtype)
+        return model_to_image(x_0)
+
+    def _begin(
+        self,
+        low: Tensor,
+        items: ItemNoise,
+        need: int,
+        placed: Placed[UpsamplerNetwork],
+        steps: ScheduleSteps,
+        x: Tensor | None,
+    ) -> Prepare:
+        """Bring a leg's network and return what prepares its chunks; x: the samples so far, None for noise."""
+        device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
+        others = [other for other in (self.network, self.final_network) if other not in (placed, None)]
+        # On a processor one takes the other's place. On an accelerator, moving both there and back for every picture
+        # would cost more than the room for two.
+        network = placed(*(others if device.type != "cpu" else ()), need=need)
+        times = TimeTable(network.time_features, steps, device)
 
         def prepare(rows: slice) -> Chunk:
-            large = resize_bicubic(low[rows].to(placed.device), config.high_size)
+            large = resize_bicubic(low[rows].to(device), side)
             large = large.to(placed.dtype).contiguous(memory_format=layout)
 
-            left = len(settings.steps)
-
             def model(x_t: Tensor, t: Tensor) -> Tensor:
-                nonlocal left
-                left -= 1  # counted here, because reading t would wait for the device
-                if left == 0 and config.final_network:
-                    return network(x_t, None, large, final=True, time=final_time)
                 return network(x_t, None, large, time=times[t[:1]])  # all rows are at the same t
 
             noise = items.rows(rows)
-            return model, noise.draw(shape).to(placed.device).contiguous(memory_format=layout), noise
+            x_t = noise.draw((3, side, side)) if x is None else x[rows]
+            return model, x_t.to(device).contiguous(memory_format=layout), noise
 
-        x_0 = yield from run_chunks(settings, len(low), rows_that_fit(placed.device, row_bytes), prepare, placed.dtype)
-        return model_to_image(x_0)
+        return prepare

@@ -4,6 +4,7 @@
     python tests/benchmarks/karlo.py /data/karlo-v1-alpha             # three steps a stage, Markdown
     python tests/benchmarks/karlo.py /data/karlo-v1-alpha --complete  # every step of a picture
     python tests/benchmarks/karlo.py /data/karlo-v1-alpha --tuned     # diffusers: channels-last, our allocator setting
+    python tests/benchmarks/karlo.py /data/karlo-v1-alpha --stages prior --batch 4 --steps 2   # holds that stage alone
     python tests/benchmarks/karlo.py /data/karlo-v1-alpha --dtype fp16 --compile      # CUDA graphs on both sides
     OMP_NUM_THREADS=1 python tests/benchmarks/karlo.py /data/karlo-v1-alpha --cpu-time  # beside other work
 
@@ -21,13 +22,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 CAPTION = "a red star on a night sky"
 STAGES = {"prior": 25, "decoder": 25, "super_res": 7}  # steps of a picture
+# What diffusers needs for a stage, besides its text encoder.
+NETWORKS = {
+    "prior": ("prior",),
+    "decoder": ("decoder", "text_proj"),
+    "super_res": ("super_res_first", "super_res_last"),
+}
 # Operations of one step with guidance, batch 1, as diffusers computes it.
 GFLOP = {"prior": 328.8, "decoder": 1216.6, "super_res": 8497.4}
 GUIDANCE = {"prior": 4.0, "decoder": 8.0}
@@ -52,7 +59,7 @@ def peak_gigabytes() -> float:
 class Ours:
     """Our stages, as `unclip run` drives them."""
 
-    def __init__(self, folder: Path, dtype: str, compiled: bool, tuned: bool) -> None:
+    def __init__(self, folder: Path, dtype: str, compiled: bool, tuned: bool, stages: Sequence[str]) -> None:
         from comfyui_unclip.unclip_core.allocator import keep_pages
         from comfyui_unclip.unclip_core.checkpoints.catalog import find
         from comfyui_unclip.unclip_core.loading import load_stack
@@ -86,19 +93,19 @@ class Ours:
     def _compile(self, stage: str) -> None:
         import torch
 
-        network = self.stack["upsampler_256" if stage == "super_res" else stage].network()
-        if stage == "prior" and not hasattr(network.step, "_torchdynamo_orig_callable"):
-            network.step = torch.compile(network.step, mode="reduce-overhead")
-        elif stage != "prior":
-            for unet in (network.unet, getattr(network, "final_unet", None)):
-                if unet is not None and unet._compiled_call_impl is None:
-                    unet.compile(mode="reduce-overhead")
+        handle = self.stack["upsampler_256" if stage == "super_res" else stage]
+        networks = [placed.module for placed in (handle.network, getattr(handle, "final_network", None)) if placed]
+        for network in networks:
+            if stage == "prior" and not hasattr(network.step, "_torchdynamo_orig_callable"):
+                network.step = torch.compile(network.step, mode="reduce-overhead")
+            elif stage != "prior" and network.unet._compiled_call_impl is None:
+                network.unet.compile(mode="reduce-overhead")
 
 
 class Diffusers:
     """The networks and schedulers of diffusers' UnCLIPPipeline, driven step by step."""
 
-    def __init__(self, folder: Path, dtype: str, compiled: bool, tuned: bool) -> None:
+    def __init__(self, folder: Path, dtype: str, compiled: bool, tuned: bool, stages: Sequence[str]) -> None:
         import torch
         from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
         from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
@@ -115,7 +122,8 @@ class Diffusers:
             "text_encoder": CLIPTextModelWithProjection,
         }
         self.networks = {}
-        for name, kind in kinds.items():
+        for name in ("text_encoder", *(name for stage in stages for name in NETWORKS[stage])):
+            kind = kinds[name]
             network = kind.from_pretrained(folder / name, torch_dtype=self.dtype).to(self.device).eval()
             if tuned and name in ("decoder", "super_res_first", "super_res_last"):
                 network.to(memory_format=torch.channels_last)
@@ -215,7 +223,8 @@ def serve(side: str, options: argparse.Namespace) -> None:
     import torch
 
     torch.set_grad_enabled(False)
-    worker = (Ours if side == "ours" else Diffusers)(options.folder, dtype, options.compile, options.tuned)
+    kind = Ours if side == "ours" else Diffusers
+    worker = kind(options.folder, dtype, options.compile, options.tuned, options.stages)
     synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     out.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
@@ -272,6 +281,7 @@ class Side:
     @classmethod
     def start(cls, side: str, options: argparse.Namespace, tuned: bool) -> Side:
         command = [sys.executable, __file__, str(options.folder), "--serve", side, "--dtype", options.dtype]
+        command += ["--stages", *options.stages]
         command += ["--compile"] * options.compile + ["--tuned"] * tuned + ["--cpu-time"] * options.cpu_time
         begin = time.perf_counter()
         environment = os.environ | (ALLOCATOR if tuned else {})
@@ -365,7 +375,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3, help="steps a turn; a picture is extrapolated by medians")
-    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), help="only these")
     parser.add_argument("--complete", action="store_true", help="every step of a picture")
     parser.add_argument("--tuned", action="store_true", help="against channels-last and our allocator setting")
     parser.add_argument("--compile", action="store_true", help="torch.compile (CUDA graphs) on both sides")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -111,6 +112,20 @@ def test_bf16_weights_are_read_as_float32(weights):
     torch.testing.assert_close(
         text.embed, Clip.from_config(CONFIG, weights).encode_text(CAPTIONS).embed, atol=0.02, rtol=0
     )
+
+
+def test_open_clip_warns_of_random_weights_only_where_they_stay(named, caplog):
+    def texts():
+        return [record.getMessage() for record in caplog.records if "randomly" in record.getMessage()]
+
+    clip = Clip.from_config(named.config, named.network.state_dict())
+    with caplog.at_level(logging.WARNING):
+        clip.encode_text(["a cat"])
+        assert not texts()  # the weights were assigned
+        logging.warning("No pretrained weights loaded for model 'other'. Model initialized randomly.")
+        assert len(texts()) == 1  # nothing is silenced for good
+        assert Clip.open(NAMED).network is not None
+    assert len(texts()) == 2 and NAMED in texts()[1]
 
 
 def test_no_caption_and_no_towers_are_refused(clip):

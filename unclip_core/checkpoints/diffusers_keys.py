@@ -101,8 +101,8 @@ def _decoder(name: str) -> Rule:
 
 
 def _upsampler(name: str) -> Rule:
-    first, _, rest = name.partition(".")
-    return Rule({"unet": "super_res_first", "final_unet": "super_res_last"}[first], unet_names(rest))
+    network, _, rest = name.rpartition("unet.")
+    return Rule("super_res_last" if network == "final." else "super_res_first", unet_names(rest))
 
 
 def unet_names(name: str) -> tuple[str, ...]:

@@ -149,8 +149,8 @@ def _decoder(name: str, config: UNetConfig) -> Rule:
 
 
 def _upsampler(name: str, config: UNetConfig) -> Rule:
-    first, _, rest = name.partition(".")
-    prefix = {"unet": "model_first_steps.", "final_unet": "model_last_step."}[first]
+    network, _, rest = name.partition(".unet.")
+    prefix = {"first": "model_first_steps.", "final": "model_last_step."}[network]
     return _unet("upsampler_256", prefix, rest, config)
 
 

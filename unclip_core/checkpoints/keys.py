@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..memory import drop_mapped_pages
 from .header import CheckpointError
 from .tensors import Source
 
@@ -40,15 +41,15 @@ class Rule:
         """Whether the tensor is more than a view of one source."""
         return len(self.sources) > 1 or self.transposed or self.interleaved is not None
 
-    def build(self, tensors: list[Tensor], target: torch.Size) -> Tensor:
-        """Our tensor from the sources."""
-        if self.transposed:
-            tensors = [tensor.t().contiguous() for tensor in tensors]
-        if self.interleaved:
-            parts, heads = self.interleaved
-            tensors = [tensor.reshape(heads, parts, -1).transpose(0, 1) for tensor in tensors]
-        tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        return tensor.reshape(target)
+    def fill(self, out: Tensor, tensors: list[Tensor]) -> None:
+        """Write our tensor, of whatever dtype and layout `out` has, from the sources."""
+        for place, tensor in zip(out.chunk(len(tensors)) if out.ndim else (out,), tensors, strict=True):
+            if self.transposed:
+                tensor = tensor.t()
+            if self.interleaved:
+                parts, heads = self.interleaved
+                tensor = tensor.reshape(heads, parts, -1).transpose(0, 1)
+            place.copy_(tensor.reshape(place.shape))
 
 
 def assemble(
@@ -61,13 +62,15 @@ def assemble(
     given: Iterable[str] = (),
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
+    part: str = "",
 ) -> dict[str, Tensor]:
     """The state dict of `network`, which may be on the meta device, from foreign tensors.
 
     rule_of: the rule for each of our names. parts: the foreign tensors. where: what to call the source in an error.
     ignored: endings of foreign names that carry no weights. given: our names that the caller fills in. dtype,
     memory_format: what matrices and kernels are brought to, one by one; vectors keep theirs, and what needs no change
-    stays mapped. Raises CheckpointError naming file, key, expected and found.
+    stays mapped. part: a submodule of `network`, whose tensors alone are read, although all are checked; the names are
+    its own. Raises CheckpointError naming file, key, expected and found.
     """
     targets = {name: tensor.shape for name, tensor in network.state_dict().items() if name not in tuple(given)}
     rules = {name: rule_of(name) for name in targets}
@@ -77,11 +80,13 @@ def assemble(
             "them, or download the model again"
         )
     exact = tuple(f"{name}." for name, module in network.named_modules() if getattr(module, "keeps_dtype", False))
+    prefix = f"{part}." if part else ""
     return {
-        name: _tensor(
+        name.removeprefix(prefix): _tensor(
             rules[name], shape, parts[rules[name].part], None if name.startswith(exact) else dtype, memory_format
         )
         for name, shape in targets.items()
+        if name.startswith(prefix)
     }
 
 
@@ -95,10 +100,15 @@ def _tensor(
     found = [sources[name] for name in rule.sources]
     wanted = dtype if dtype is not None and found[0].dtype.is_floating_point and len(shape) > 1 else found[0].dtype
     relaid = memory_format == torch.channels_last and len(shape) == 4 and max(shape[2:]) > 1
-    if not rule.rebuilds and not relaid and all(source.dtype == wanted for source in found):
-        return rule.build([source.mapped() for source in found], shape)
-    tensor = rule.build([source.read().to(wanted) for source in found], shape)
-    return tensor.contiguous(memory_format=memory_format) if relaid else tensor.contiguous()
+    tensors = [source.mapped() for source in found]
+    if not rule.rebuilds and not relaid and tensors[0].dtype == wanted:
+        return tensors[0].reshape(shape)
+    # Straight from the mapped file: buffers on the way would leave holes in the heap.
+    out = torch.empty(tuple(shape), dtype=wanted, memory_format=memory_format if relaid else torch.contiguous_format)
+    rule.fill(out, tensors)
+    for tensor in tensors:
+        drop_mapped_pages(tensor)
+    return out
 
 
 @dataclass(frozen=True)

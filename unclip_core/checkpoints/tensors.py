@@ -1,7 +1,7 @@
 """The tensors of a WeightSet, by name: mapped from the file, or read into memory of their own.
 
-A mapped tensor costs no memory until it is touched, and then only pages that the system can drop. What must change its
-dtype, layout or shape on the way is read aside instead: touched pages stay with the process as long as the mapping.
+A mapped tensor costs no memory until it is touched, and then only pages that the system can drop; with the process they
+stay as long as the mapping, if they are not given back.
 """
 
 from __future__ import annotations

@@ -60,6 +60,11 @@ class ScheduleSteps:
     def __iter__(self):
         return iter(self.steps)
 
+    def __getitem__(self, part: slice) -> ScheduleSteps:
+        """Some of these steps."""
+        powers = None if self.noise_powers is None else self.noise_powers[part]
+        return replace(self, steps=self.steps[part], noise_powers=powers)
+
     @property
     def timesteps(self) -> tuple[int, ...]:
         """Training timesteps, descending."""

@@ -69,6 +69,11 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
         stage, _, init = load_stage(options.init)
         if stage != options.stage:
             raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
+    elif getattr(config, "final_network", False):
+        raise ValueError(
+            f"preset {options.preset}: the last step of its {options.stage} is a second network's, which is not "
+            "trained here; give --init with weights that have it, or choose another preset"
+        )
     clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
     data = open_data(options, recipe)
     task = make_task(options, stack, data, recipe, clip)

@@ -14,7 +14,7 @@ from ..checkpoints.native import save_stage
 from ..config import UpsamplerConfig
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import Schedule
-from ..models.upsampler import UpsamplerNetwork
+from ..models.upsampler import stored_upsampler
 from ..resize import resize_bicubic
 from ..types import model_to_image
 from .data import Data, first_rows, move
@@ -35,7 +35,7 @@ class UpsamplerTask:
     def build(self) -> nn.Module:
         """The network with fresh weights."""
         torch.manual_seed(0)
-        return UpsamplerNetwork(self.config)
+        return stored_upsampler(self.config)
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor]:
         """High-resolution crops, their spoilt and enlarged low-resolution selves, levels, noise and timesteps."""

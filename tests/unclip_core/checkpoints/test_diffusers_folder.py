@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
-from comfyui_unclip.unclip_core.checkpoints import catalog
+from comfyui_unclip.unclip_core.checkpoints import catalog, states
+from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
+from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.weight_sets import find_weights
 from comfyui_unclip.unclip_core.loading import load_network, load_stack
 from comfyui_unclip.unclip_core.presets import KARLO
@@ -125,12 +128,40 @@ def test_decoder_and_text_projection_equal_diffusers(entry, written, guided):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("final", [False, True])
-def test_upsampler_networks_equal_diffusers(entry, written, final):
-    theirs = written[1]["super_res_last" if final else "super_res_first"]
-    ours = load_network(entry.stages["upsampler_256"]).eval()
+@pytest.mark.parametrize(("part", "folder"), [("first", "super_res_first"), ("final", "super_res_last")])
+def test_upsampler_networks_equal_diffusers(entry, written, part, folder):
+    ours = load_network(entry.stages["upsampler_256"], part=part).eval()
     x, low, t = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32), torch.tensor([999, 0])
-    assert_close(ours(x, t, low, final=final), theirs(torch.cat([x, low], dim=1), t).sample)
+    assert_close(ours(x, t, low), written[1][folder](torch.cat([x, low], dim=1), t).sample)
+
+
+@pytest.mark.parametrize(("part", "folder"), [("first", "super_res_first"), ("final", "super_res_last")])
+def test_of_two_networks_the_other_is_checked_but_not_touched(copied, monkeypatch, part, folder):
+    touched = []
+
+    def watched(weights):
+        return {key: watch(key, source) for key, source in open_weights(weights).items()}
+
+    def watch(key, source):
+        def mapped():
+            touched.append((source.path.parent.name, key))
+            return source.mapped()
+
+        return replace(source, mapped=mapped, read=None)
+
+    monkeypatch.setattr(states, "open_weights", watched)
+    stage = catalog.read_stack(copied).stages["upsampler_256"]
+    load_network(stage, torch.bfloat16, torch.channels_last, part)
+    assert {name for name, _ in touched} == {folder} and len(touched) == len(set(touched)) > 20
+    other = "super_res_last" if part == "first" else "super_res_first"
+    path = copied / other / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_in.bias"] = torch.zeros(3)
+    save_file(state, path)
+    with pytest.raises(
+        CheckpointError, match=rf"do not fit UpsamplerPair \(of the wrong shape: conv_in.bias .* in {other}"
+    ):
+        load_network(stage, part=part)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from comfyui_unclip.unclip_core.config import (
 )
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
-from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork, UpsamplerPair, stored_upsampler
 
 PRIOR = PriorConfig(clip_dim=24, text_width=20, context_length=10, width=32, depth=3, heads=4)
 UNET = UNetConfig(
@@ -65,7 +65,7 @@ UPSAMPLERS = {
 CONFIGS = (
     [(PriorNetwork, config, f"prior-{name}") for name, config in PRIORS.items()]
     + [(DecoderNetwork, config, f"decoder-{name}") for name, config in DECODERS.items()]
-    + [(UpsamplerNetwork, config, f"upsampler-{name}") for name, config in UPSAMPLERS.items()]
+    + [(stored_upsampler, config, f"upsampler-{name}") for name, config in UPSAMPLERS.items()]
 )
 
 
@@ -97,7 +97,7 @@ def run(text):
         words = {name: value[rows] for name, value in text.items()}
         if isinstance(module, PriorNetwork):
             return module(vector[rows], t[rows], words["tokens"], words["embed"], words["mask"], **options)
-        if isinstance(module, UpsamplerNetwork):
+        if isinstance(module, UpsamplerNetwork | UpsamplerPair):
             return module(picture[rows], t[rows], low[rows], torch.tensor([0.0, 0.5, 1.0])[rows], **options)
         condition = module.condition(vector[rows], words["tokens"], words["mask"], words["embed"], words["ids"])
         return module(picture[rows], t[rows], condition, **options)

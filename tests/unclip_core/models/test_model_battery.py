@@ -36,7 +36,7 @@ def test_every_parameter_gets_a_gradient(case, randomise, run):
     run(module).square().mean().backward()
     # Nulls are used by dropped rows only, the final network by the last step only; they have tests of their own.
     silent = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-    assert not {name for name in silent if not name.startswith(("null_", "final_unet."))}
+    assert not {name for name in silent if not name.startswith(("null_", "final."))}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])

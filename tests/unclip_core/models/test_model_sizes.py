@@ -8,7 +8,7 @@ import torch
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
-from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.models.upsampler import stored_upsampler
 from comfyui_unclip.unclip_core.presets import KARLO, PAPER
 
 
@@ -37,9 +37,8 @@ def test_karlo_decoder_exactly():
 
 
 def test_karlo_super_resolution_exactly():
-    upsampler = build(UpsamplerNetwork, KARLO.upsampler_256)
-    assert count(upsampler.unet) == 691_579_523
-    assert count(upsampler.final_unet) == 691_579_523
+    upsampler = build(stored_upsampler, KARLO.upsampler_256)
+    assert count(upsampler.first) == count(upsampler.final) == 691_579_523
     assert count(upsampler) == 2 * 691_579_523
 
 
@@ -47,8 +46,8 @@ def test_karlo_super_resolution_exactly():
     ("network", "stage", "size"),
     [
         (DecoderNetwork, "decoder", 3.5e9),
-        (UpsamplerNetwork, "upsampler_256", 700e6),
-        (UpsamplerNetwork, "upsampler_1024", 300e6),
+        (stored_upsampler, "upsampler_256", 700e6),
+        (stored_upsampler, "upsampler_1024", 300e6),
     ],
 )
 def test_paper_within_ten_percent(network, stage, size):
@@ -125,7 +124,7 @@ def test_karlo_super_resolution_has_the_tensors_of_diffusers():
         up_block_types=("ResnetUpsampleBlock2D",) * 4,
         add_attention=False,
     )
-    assert unfused(build(UpsamplerNetwork, KARLO.upsampler_256).unet.state_dict()) == unfused(theirs.state_dict())
+    assert unfused(build(stored_upsampler, KARLO.upsampler_256).first.unet.state_dict()) == unfused(theirs.state_dict())
 
 
 def test_karlo_prior_has_the_tensors_of_diffusers():

@@ -11,7 +11,7 @@ from comfyui_unclip.unclip_core.config import ScheduleConfig, UNetConfig, Upsamp
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.layers import ResBlock, SpatialAttention, time_features
 from comfyui_unclip.unclip_core.models.unet import UNet
-from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork, stored_upsampler
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 TINY = UNetConfig(16, 3, 3, 16, (1, 2), 1, (8,), 8, 0, norm_groups=8)
@@ -108,21 +108,24 @@ def test_other_sizes_than_trained(randomise):
     assert out.shape == (1, 3, 24, 40)
 
 
-def test_upsampler_final_network_and_level(randomise):
+def test_upsampler_pair_and_level(randomise):
     config = UpsamplerConfig(
         final_network=True,
         augmentation_level=True,
         sampling_level=0.25,
         unet=replace(TINY, in_channels=6, attention_resolutions=()),
     )
-    upsampler = randomise(UpsamplerNetwork(config))
+    pair = randomise(stored_upsampler(config))
+    upsampler = pair.first
     x, low, t = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
     default = upsampler(x, t, low)
+    torch.testing.assert_close(default, pair(x, t, low))
     torch.testing.assert_close(default, upsampler(x, t, low, torch.full((2,), 0.25)))
     assert not torch.allclose(default, upsampler(x, t, low, torch.ones(2)), atol=1e-3)
-    assert not torch.allclose(default, upsampler(x, t, low, final=True), atol=1e-3)
-    table = upsampler.time_features(t, final=True)
-    torch.testing.assert_close(upsampler(x, t, low, final=True), upsampler(x, t * 0, low, final=True, time=table))
+    assert not torch.allclose(default, pair.final(x, t, low), atol=1e-3)
+    table = upsampler.time_features(t)
+    torch.testing.assert_close(default, upsampler(x, t * 0, low, time=table))
+    assert isinstance(stored_upsampler(replace(config, final_network=False)), UpsamplerNetwork)
 
 
 def test_a_fresh_residual_upsampler_answers_with_the_enlarged_picture(randomise):
@@ -144,5 +147,3 @@ def test_upsampler_errors():
     x, t = torch.randn(1, 3, 16, 16), torch.tensor([3])
     with pytest.raises(ValueError, match=r"low has shape \(1, 3, 8, 8\), but x_t \(1, 3, 16, 16\); enlarge it first"):
         upsampler(x, t, torch.randn(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="no final network"):
-        upsampler(x, t, x, final=True)

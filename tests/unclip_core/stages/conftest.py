@@ -7,10 +7,11 @@ import torch
 
 from comfyui_unclip.unclip_core import config as c
 from comfyui_unclip.unclip_core.device import Placed
+from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
-from comfyui_unclip.unclip_core.stages import Decoder, Prior, Upsampler
+from comfyui_unclip.unclip_core.stages import ARPrior, Decoder, Prior, Upsampler
 from comfyui_unclip.unclip_core.types import Embedding, TextEncoding
 
 CLIP_ID, DIM, WIDTH, LENGTH = "tiny/test", 12, 8, 6
@@ -45,8 +46,8 @@ def counting(network):
     return network
 
 
-def placed(network, dtype=torch.float32, std=0.15):
-    return Placed(lambda: counting(random_weights(network, std=std)), torch.device("cpu"), dtype)
+def placed(network, dtype=torch.float32, std=0.15, seed=0):
+    return Placed(lambda: counting(random_weights(network, seed, std)), torch.device("cpu"), dtype)
 
 
 def text(rows=1, norm=1.0, seed=0, clip_id=CLIP_ID, dim=DIM):
@@ -136,7 +137,7 @@ def make_upsampler(final_network=False, augmentation_level=True):
         schedule=c.ScheduleConfig(prediction="v"),
         sampling=c.SamplingConfig("ddpm", 3),
     )
-    return Upsampler(config, placed(UpsamplerNetwork(config)))
+    return Upsampler(config, *(placed(UpsamplerNetwork(config), seed=seed) for seed in range(1 + final_network)))
 
 
 @pytest.fixture
@@ -145,12 +146,46 @@ def tiny():
     return types.SimpleNamespace(
         text=text,
         embed=embed,
+        random_weights=random_weights,
         prior=make_prior,
         decoder=make_decoder,
         upsampler=make_upsampler,
         clip_id=CLIP_ID,
         dim=DIM,
     )
+
+
+@pytest.fixture
+def make_ar_prior(randomise):
+    """make_ar_prior(damage) -> an autoregressive prior of 5 components and 16 buckets; damage: NaN in its output."""
+
+    def make(damage=False):
+        config = c.ARPriorConfig(
+            clip_id=CLIP_ID,
+            clip_dim=DIM,
+            text_width=WIDTH,
+            components=5,
+            buckets=16,
+            context_length=LENGTH,
+            width=16,
+            depth=2,
+            heads=2,
+            embed_scale=3.5,
+            text_encoder=None,
+            sampling=c.ARSamplingConfig(guidance_scale=1.0),
+        )
+
+        def build():
+            torch.manual_seed(0)
+            network = randomise(ARPriorNetwork(config))
+            network.quantiser.mean.copy_(torch.linspace(-0.3, 0.3, DIM))
+            if damage:
+                network.code_out.weight.data.fill_(float("nan"))
+            return network
+
+        return ARPrior(config, Placed(build, torch.device("cpu"), torch.float32))
+
+    return make
 
 
 @pytest.fixture

@@ -7,46 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core import stage_ar_prior
-from comfyui_unclip.unclip_core.config import ARPriorConfig, ARSamplingConfig
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
-from comfyui_unclip.unclip_core.stage_ar_prior import ARPrior, draw_bucket
+from comfyui_unclip.unclip_core.stage_ar_prior import draw_bucket
 from comfyui_unclip.unclip_core.stages import finish
 
-COMPONENTS, BUCKETS = 5, 16
-
-
-def make(tiny, randomise, damage=False):
-    config = ARPriorConfig(
-        clip_id=tiny.clip_id,
-        clip_dim=tiny.dim,
-        text_width=8,
-        components=COMPONENTS,
-        buckets=BUCKETS,
-        context_length=6,
-        width=16,
-        depth=2,
-        heads=2,
-        embed_scale=3.5,
-        text_encoder=None,
-        sampling=ARSamplingConfig(guidance_scale=1.0),
-    )
-
-    def build():
-        torch.manual_seed(0)
-        network = randomise(ARPriorNetwork(config))
-        network.quantiser.mean.copy_(torch.linspace(-0.3, 0.3, tiny.dim))
-        if damage:
-            network.code_out.weight.data.fill_(float("nan"))
-        return network
-
-    return ARPrior(config, Placed(build, torch.device("cpu"), torch.float32))
+COMPONENTS = 5
 
 
 @pytest.fixture
-def prior(tiny, randomise):
-    return make(tiny, randomise)
+def prior(make_ar_prior):
+    return make_ar_prior()
 
 
 def vectors(prior, text, **options):
@@ -233,6 +203,6 @@ def test_wrong_inputs_are_refused(tiny, prior):
         prior.sample(tiny.text(3), negative_text=tiny.text(2))
 
 
-def test_damaged_weights_are_noticed_at_the_first_code(tiny, randomise):
+def test_damaged_weights_are_noticed_at_the_first_code(tiny, make_ar_prior):
     with pytest.raises(FloatingPointError, match=r"Autoregressive Prior: NaN or infinity at step 2 of 6"):
-        vectors(make(tiny, randomise, damage=True), tiny.text())
+        vectors(make_ar_prior(damage=True), tiny.text())

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core import stage_upsampler
+from comfyui_unclip.unclip_core import stage_ar_prior, stage_decoder, stage_upsampler
 from comfyui_unclip.unclip_core.memory import is_out_of_memory
 from comfyui_unclip.unclip_core.models.layers import GroupNorm, attend, time_features
 from comfyui_unclip.unclip_core.stages import finish
@@ -54,6 +54,49 @@ def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage,
     steps = upsampler_stage.config.sampling.steps
     assert full.tried == [5] + [2] * steps + [3] + [1] * steps + [2] * steps
     assert states[-1].index + 1 == states[-1].total == 3 * steps
+
+
+def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monkeypatch):
+    decoder, embed = tiny.decoder(), tiny.embed()
+    whole = finish(decoder.invert(IMAGES, embed, steps=4, refine=1))
+    network = decoder.network()
+    full = Full(network, 2, ERRORS[0])
+    monkeypatch.setattr(network, "forward", full)
+    monkeypatch.setattr(stage_decoder, "rows_that_fit", lambda *given: 5)
+    states = []
+    split = finish(decoder.invert(IMAGES, embed, steps=4, refine=1), states.append)
+    assert torch.allclose(split.x_T, whole.x_T, atol=1e-4)
+    assert list(dict.fromkeys(full.tried)) == [5, 2, 3, 1] and full.tried[-1] == 2
+    assert [state.index for state in states] == list(range(states[-1].total))
+    monkeypatch.setattr(network, "forward", Full(network, 0, ERRORS[0]))
+    expected = r"DDIM Invert: one item .* with weights in float32, which it needs; choose a smaller model"
+    with pytest.raises(MemoryError, match=expected):
+        finish(decoder.invert(IMAGES, steps=4))
+
+
+def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(tiny, make_ar_prior, monkeypatch):
+    prior, text = make_ar_prior(), tiny.text(5)
+    whole = finish(prior.sample(text, seed=3))
+    network = prior.network()
+    step, tried = network.step, []
+
+    def full(bucket, cache):
+        tried.append(len(bucket))
+        if len(bucket) > 2:
+            raise ERRORS[1]
+        return step(bucket, cache)
+
+    monkeypatch.setattr(network, "step", full)
+    monkeypatch.setattr(stage_ar_prior, "rows_that_fit", lambda *given: 5)
+    states = []
+    split = finish(prior.sample(text, seed=3), states.append)
+    assert torch.allclose(split.vector, whole.vector, atol=1e-5)
+    codes = prior.config.components
+    assert tried == [5] + [2] * codes + [3] + [1] * codes + [2] * codes
+    assert states[-1].index + 1 == states[-1].total == 3 * (codes + 1)
+    monkeypatch.setattr(network, "step", lambda *given: full(torch.zeros(3), None))
+    with pytest.raises(MemoryError, match=r"Autoregressive Prior: one item at a time does not fit into"):
+        finish(prior.sample(text))
 
 
 def test_a_single_item_that_does_not_fit_says_what_to_do(upsampler_stage, monkeypatch):

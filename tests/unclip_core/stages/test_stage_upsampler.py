@@ -1,12 +1,18 @@
-"""The upsampler stage: seeds, sizes, channels, the final network."""
+"""The upsampler stage: seeds, sizes, channels, the final network and its place."""
+
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from comfyui_unclip.unclip_core import device as devices
+from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
+from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
+from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.resize import resize_bicubic
-from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.stages import Upsampler, finish
 
 
 def pictures(rows=1, height=8, width=8, channels=3, seed=0):
@@ -55,23 +61,78 @@ def test_network_sees_the_bicubic_enlargement(tiny):
 
 def test_final_network_makes_the_last_step_only(tiny):
     for steps in (1, 3):
-        upsampler = tiny.upsampler(final_network=True)
-        finish(upsampler.sample(pictures(), steps=steps))
-        assert [call[1].get("final", False) for call in upsampler.network().calls] == [False] * (steps - 1) + [True]
+        upsampler, states = tiny.upsampler(final_network=True), []
+        finish(upsampler.sample(pictures(), steps=steps), states.append)
+        assert [(state.index, state.total) for state in states] == [(index, steps) for index in range(steps)]
+        assert upsampler.network.loaded == (steps > 1)  # there is nothing for it to do in a single step
+        assert len(upsampler.network().calls) == steps - 1 and len(upsampler.final_network().calls) == 1
     plain = tiny.upsampler()
     finish(plain.sample(pictures()))
-    assert [call[1].get("final", False) for call in plain.network().calls] == [False] * 3
+    assert plain.final_network is None and len(plain.network().calls) == 3
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_rows, sampler):
+    """The last step needs nothing of the steps before but where they arrived: no draw, no history."""
+    plain, both = tiny.upsampler(), tiny.upsampler(final_network=True)
+    both.final_network = plain.network
+    whole = finish(plain.sample(pictures(3), seed=5, sampler=sampler))
+    for rows, chunks in ((3, 1), (2, 2)):
+        limit_rows(rows)
+        states = []
+        split = finish(both.sample(pictures(3), seed=5, sampler=sampler), states.append)
+        assert torch.allclose(split, whole, atol=2e-5)
+        assert [(state.index, state.total) for state in states] == [(i, 3 * chunks) for i in range(3 * chunks)]
+
+
+def test_on_a_processor_a_large_final_network_takes_the_first_ones_place(tiny, limit_rows, monkeypatch):
+    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
+    limit_rows(1)
+    upsampler, there = tiny.upsampler(final_network=True), []
+    networks = (upsampler.network, upsampler.final_network)
+    finish(upsampler.sample(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
+    assert there == [[True, False]] * 4 + [[False, True]] * 2  # both pictures' steps before the change
+
+
+def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny, monkeypatch):
+    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
+    config, first, left = tiny.upsampler(final_network=True).config, [], []
+
+    def build_first():
+        network = tiny.random_weights(UpsamplerNetwork(config))
+        first.extend(weakref.ref(parameter) for parameter in network.parameters())
+        return network
+
+    def build_final():
+        left.extend(weight for weight in first if weight() is not None)
+        return tiny.random_weights(UpsamplerNetwork(config))
+
+    placed = [Placed(build, torch.device("cpu"), torch.float32) for build in (build_first, build_final)]
+    finish(Upsampler(config, *placed).sample(pictures()))
+    assert len(first) > 10 and placed[1].loaded and not left
+
+
+def test_an_accelerator_has_both_networks_from_the_start(tiny):
+    """Checked where no arithmetic is done; the run itself would need the hardware."""
+    config = tiny.upsampler(final_network=True).config
+    meta = torch.device("meta")
+    first, final = (Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2))
+    upsampler, moved = Upsampler(config, first, final), []
+    for placed in (first, final, first):
+        upsampler._begin(torch.zeros(1, 3, 8, 8), None, 0, placed, Schedule(config.schedule).respace(3), None)
+        moved.append([next(network.module.parameters()).device for network in (first, final)])
+    assert moved == [[meta, meta]] * 3
 
 
 def test_final_network_uses_its_own_time_features(tiny):
     upsampler = tiny.upsampler(final_network=True)
     states = []
     finish(upsampler.sample(pictures(), steps=1, seed=3), states.append)
-    network = upsampler.network()
+    network = upsampler.final_network()
     x_T = ItemNoise(3, 1, "upsampler_32").draw((3, 32, 32))
     low = resize_bicubic(pictures().movedim(-1, 1) * 2 - 1, 32)
     with torch.no_grad():
-        v = network(x_T, torch.tensor([999]), low, final=True)
+        v = network(x_T, torch.tensor([999]), low)
     assert torch.allclose(states[0].x0, (x_T * 4.928e-5 - v).clamp(-1, 1), atol=1e-4)
 
 

@@ -117,6 +117,8 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
         start(options("painter"), plan)
     with pytest.raises(ValueError, match="--preset 'nope' is unknown; choose one of paper, karlo"):
         start(dataclasses.replace(options("decoder"), preset="nope"), plan)
+    with pytest.raises(ValueError, match=r"the last step of its upsampler_256 is a second network's, .* --init"):
+        start(dataclasses.replace(options("upsampler_256"), preset="karlo-v1-alpha"), plan)
     with pytest.raises(ValueError, match="preset karlo-v1-alpha has no upsampler_1024"):
         start(dataclasses.replace(options("upsampler_1024"), preset="karlo-v1-alpha"), plan)
     with pytest.raises(ValueError, match=r"--init .*prior.safetensors holds a prior, not a decoder"):
