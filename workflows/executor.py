@@ -322,6 +322,9 @@ def _shown(value: Any) -> Any:
     """A value for an error report: plain ones as they are, tensors by their shape, others as short text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    shape = getattr(value, "shape", None)
-    text = f"{type(value).__name__} {tuple(shape)}" if shape is not None else str(value)
+    try:
+        shape = getattr(value, "shape", None)
+        text = f"{type(value).__name__} {tuple(shape)}" if shape is not None else str(value)
+    except Exception:  # a value may refuse to be looked at, as the handle of a missing stage does
+        text = type(value).__name__
     return text if len(text) <= 200 else text[:197] + "..."

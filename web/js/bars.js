@@ -3,6 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { afterRun, make, show } from "./widget.js";
 
 const ROW = 18;
+const GAP = 6; // between pictures
 const SHOWN = 8; // rows; more are scrolled to
 
 app.registerExtension({
@@ -19,10 +20,11 @@ function draw(node, output) {
   const box = make("div", { overflowY: "auto", fontSize: "11px", color: "var(--input-text, #ddd)" });
   for (const row of table) {
     const ranked = labels.map((label, place) => [label, row[place]]).sort((a, b) => b[1] - a[1]);
-    box.append(make("div", { marginBottom: "6px" }, ...ranked.map(([label, share]) => bar(label, share))));
+    const gap = box.hasChildNodes() ? `${GAP}px` : "0";
+    box.append(make("div", { marginTop: gap }, ...ranked.map(([label, share]) => bar(label, share))));
   }
-  const rows = Math.min(labels.length * table.length, SHOWN);
-  show(node, "unclip_bars", box, rows * ROW + 10);
+  const height = (labels.length * ROW + GAP) * table.length - GAP;
+  show(node, "unclip_bars", box, Math.min(height, SHOWN * ROW));
 }
 
 function bar(label, share) {

@@ -1,10 +1,11 @@
-// Save Animation: the frames side by side, and a slider that holds one of them still, with its place on the way.
+// Save Animation: the frames side by side, and a slider that holds one of them still beside them, with its place on the
+// way. Low, so that the editor's own preview, which plays, keeps its room above.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { afterRun, make, show } from "./widget.js";
 
 const THUMB = 48;
-const LARGE = 128;
+const LARGE = 112;
 const MOST = 128; // frames; a longer animation is shown by evenly spread ones
 const TYPES = { webp: "image/webp", gif: "image/gif" };
 const PATHS = {
@@ -26,7 +27,7 @@ async function draw(node, output) {
   if (!type || typeof ImageDecoder === "undefined") return; // the editor's own preview plays it all the same
   const frames = await decode(file, type, output.frames?.[0]);
   if (frames.pictures.length < 2) return;
-  show(node, "unclip_filmstrip", strip(frames, path(node, frames.total)), THUMB + LARGE + 40);
+  show(node, "unclip_filmstrip", strip(frames, path(node, frames.total)), LARGE);
 }
 
 /** The first `count` frames (those that go forwards), as canvases, and how many there are. */
@@ -62,11 +63,11 @@ function copy(image, width, height, side) {
 }
 
 function strip({ pictures, total }, where) {
-  const held = make("div", { height: `${LARGE}px`, display: "flex", justifyContent: "center" });
+  const held = make("div", { width: `${LARGE}px`, height: `${LARGE}px`, flex: "none" });
   const caption = make("div", { textAlign: "center", fontSize: "11px", color: "var(--input-text, #ddd)" });
   const slider = make("input", { width: "100%", margin: "0" });
   Object.assign(slider, { type: "range", min: 0, max: pictures.length - 1, step: 1, value: 0 });
-  const row = make("div", { display: "flex", overflowX: "auto", gap: "2px" });
+  const row = make("div", { display: "flex", overflowX: "auto", gap: "2px", scrollbarWidth: "thin" });
   const thumbs = pictures.map(({ canvas }, place) => {
     const thumb = copy(canvas, canvas.width, canvas.height, THUMB);
     Object.assign(thumb.style, { cursor: "pointer", flex: "none", outlineOffset: "-2px" });
@@ -86,7 +87,9 @@ function strip({ pictures, total }, where) {
   hold(0);
   // Dragging the slider must not drag the node.
   for (const kind of ["pointerdown", "mousedown"]) slider.addEventListener(kind, (event) => event.stopPropagation());
-  return make("div", { color: "var(--p-primary-color, #4a8)" }, held, row, slider, caption);
+  const side = { flex: "1", minWidth: "0", display: "flex", flexDirection: "column", justifyContent: "center", gap: "4px" };
+  const box = { display: "flex", gap: "8px", color: "var(--p-primary-color, #4a8)" };
+  return make("div", box, held, make("div", side, row, slider, caption));
 }
 
 /** Where the frames lie on the nearest Slerp or Text Diff above the node, if its frames are the animation's. */

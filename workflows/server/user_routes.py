@@ -18,8 +18,17 @@ from .editor import Editor, answer, bad, read_table
 
 SETTINGS = "comfy.settings.json"
 WORKFLOWS = "workflows"
-# The tour and the news are of a service that this editor is not.
-FIRST_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False}
+STYLE = "user.css"
+# The tour and the news are of a service that this editor is not. A graph of this pack fits a small screen: its words
+# are to be read there, without the map, the counters and the pack's name, the same on every node, lying over it.
+FIRST_SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "LiteGraph.Canvas.MinFontSizeForLOD": 5,
+}
 _TYPES = {".json": "application/json", ".css": "text/css"}
 
 
@@ -80,6 +89,8 @@ async def list_files(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def get_file(editor: Editor, request: web.Request) -> web.StreamResponse:
+    if request.match_info["file"] == STYLE and not (editor.user / STYLE).is_file():
+        return web.Response(content_type=_TYPES[".css"])  # the page asks for it always, and complains of none
     path = _existing(editor, request)
     kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
     return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": "no-cache"})

@@ -1,35 +1,26 @@
-"""The editor as a person meets it: `unclip edit` as a process, its page in a headless Chromium.
+"""The editor as a person meets it: `unclip edit` as a process, its page in a headless Chromium (desk.py says which).
 
-Needs a Chromium: $UNCLIP_CHROMIUM, one on the path (Debian: apt-get install chromium), or Playwright's own. Without one
-these tests are skipped and say so; with UNCLIP_BROWSER_TESTS=required that is a failure. $UNCLIP_EDITOR_FRONTEND takes
-another frontend's static folder. Screenshots go to .artifacts/editor/.
+Without one these tests are skipped and say so; with UNCLIP_BROWSER_TESTS=required that is a failure. Screenshots go to
+.artifacts/editor/.
 """
 
-import contextlib
+import base64
+import importlib.util
+import io
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import TimeoutError as PageTimeout
+from PIL import Image, ImageSequence
 from playwright.sync_api import sync_playwright
 
-PATIENCE = 90.0  # seconds for one step
-FIRST = 300.0  # for the first load: minutes where cores are scarce
-ENDED = ("execution_success", "execution_error", "execution_interrupted")
-READY = "() => window.app?.graph && app.canvas && LiteGraph.registered_node_types['UnCLIPLoader']"
-DROP = """async (bytes) => {
-  const files = new DataTransfer()
-  files.items.add(new File([new Uint8Array(bytes)], 'made.png', { type: 'image/png' }))
-  const canvas = app.canvas.canvas
-  const where = { bubbles: true, cancelable: true, dataTransfer: files, clientX: 900, clientY: 700 }
-  for (const kind of ['dragenter', 'dragover', 'drop']) canvas.dispatchEvent(new DragEvent(kind, where))
-}"""
+_spec = importlib.util.spec_from_file_location("desk", Path(__file__).with_name("desk.py"))
+parts = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(parts)
+
 # Where a slot of a node is on the screen.
 SLOT = """([type, isInput, slot]) => {
   const node = app.graph._nodes.find((node) => node.type === type)
@@ -38,145 +29,68 @@ SLOT = """([type, isInput, slot]) => {
   const box = app.canvas.canvas.getBoundingClientRect()
   return [box.left + (x + left) * scale, box.top + (y + top) * scale]
 }"""
-
-
-def chromium(play):
-    """Path of a Chromium, or None for none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = [os.environ.get("UNCLIP_CHROMIUM"), *map(shutil.which, names), play.chromium.executable_path]
-    return next((path for path in found if path and os.path.exists(path)), None)
-
-
-class Desk:
-    """One browser tab before one editor."""
-
-    def __init__(self, page, address, folder, pictures):
-        self.page, self.address, self.folder, self._pictures = page, address, folder, pictures
-        self.heard, self.errors = [], []
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("websocket", lambda socket: socket.on("framereceived", self._take))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def open(self):
-        self.page.goto(self.address, timeout=FIRST * 1000)
-        self.page.wait_for_function(READY, timeout=FIRST * 1000)
-        self.page.wait_for_timeout(2000)
-
-    def shoot(self, name):
-        self.page.screenshot(path=self._pictures / f"{name}.png")
-
-    def wait(self, test, start=0):
-        """The first (kind, data) heard since `start` that passes the test."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if hit := next((entry for entry in self.heard[start:] if test(*entry)), None):
-                return hit
-            self.page.wait_for_timeout(30)
-        raise TimeoutError(f"nothing came; the last were {[kind for kind, _ in self.heard[-8:]]}")
-
-    def press_run(self):
-        """Press Run, and return how many messages there were before."""
-        start = len(self.heard)
-        with self.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as answer:
-            self.page.get_by_test_id("queue-button").click()
-        self.answer = answer.value
-        return start
-
-    def end_of(self, start):
-        """How the run ended."""
-        return self.wait(lambda kind, data: kind in ENDED, start)
-
-    def set(self, node, **values):
-        """Turn a node's widgets, found by its title."""
-        change = """([title, values]) => {
-          const node = app.graph._nodes.find((node) => node.title === title)
-          for (const widget of node.widgets) if (widget.name in values) widget.value = values[widget.name]
-        }"""
-        self.page.evaluate(change, [node, values])
-
-    def of(self, node, what):
-        """An expression of `node`, found by its title."""
-        return self.page.evaluate(
-            f"(title) => {{ const node = app.graph._nodes.find((n) => n.title === title); return {what} }}", node
-        )
-
-    def look_at(self, node):
-        """Bring a node to the middle, large enough for its text fields to be there."""
-        look = """(title) => {
-          const [x, y] = app.graph._nodes.find((node) => node.title === title).pos
-          app.canvas.ds.scale = 1
-          app.canvas.ds.offset[0] = 500 - x
-          app.canvas.ds.offset[1] = 300 - y
-          app.canvas.setDirty(true, true)
-        }"""
-        self.page.evaluate(look, node)
-        self.page.wait_for_timeout(500)
-
-    def close_messages(self):
-        """Close what lies over the canvas."""
-        self.page.keyboard.press("Escape")
-        for button in self.page.locator(".p-toast-close-button").all():
-            with contextlib.suppress(PageTimeout):
-                button.click(timeout=2000)
-
-    def open_template(self, name):
-        self.close_messages()
-        self.page.get_by_role("button", name="Templates").first.click()
-        self.page.get_by_text(name, exact=True).last.click()
-        self.page.wait_for_function("() => !document.querySelector('.p-dialog, [role=dialog]')")
-        self.page.wait_for_timeout(1000)
-
-    def open_search(self, x, y):
-        """Double-click on the canvas, again if a busy page took it for two clicks."""
-        for _ in range(5):
-            self.page.mouse.dblclick(x, y)
-            with contextlib.suppress(PageTimeout):
-                self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'", timeout=10_000)
-                return
-        raise AssertionError("double-clicking opens no search")
-
-    def _take(self, frame):
-        if isinstance(frame, str):
-            message = json.loads(frame)
-            self.heard.append((message["type"], message["data"]))
-        elif int.from_bytes(frame[:4], "big") == 4:
-            size = int.from_bytes(frame[4:8], "big")
-            self.heard.append(("preview", json.loads(frame[8 : 8 + size])))
+STRIP = "node.widgets.find((widget) => widget.name === 'unclip_filmstrip')?.element"
+BARS = "node.widgets.find((widget) => widget.name === 'unclip_bars')?.element"
+FAULT = "node.widgets.find((widget) => widget.name === 'unclip_fault')?.element.textContent"
+OURS = "**/extensions/comfyui-unclip/**"
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory, tiny_models, repository):
+def models(tiny_models, tmp_path_factory):
+    """A model folder with `tiny` alone."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(tiny_models / "tiny", folder / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, models, repository):
+    """The first tab."""
     folder = tmp_path_factory.mktemp("editor")
     pictures = repository / ".artifacts" / "editor"
     pictures.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as play:
-        path = chromium(play)
+        path = parts.chromium(play)
         if path is None:
             reason = "NO BROWSER TEST WAS MADE: no Chromium; apt-get install chromium, or set UNCLIP_CHROMIUM"
             (pytest.fail if os.environ.get("UNCLIP_BROWSER_TESTS") == "required" else pytest.skip)(reason)
-        frontend = os.environ.get("UNCLIP_EDITOR_FRONTEND")
-        command = [sys.executable, "-m", "comfyui_unclip.workflows.cli", "edit", "--no-browser", "--port", "0"]
-        command += ["--frontend", frontend] if frontend else []
-        environment = {**os.environ, "UNCLIP_MODELS": str(tiny_models), "PYTHONUNBUFFERED": "1"}
-        with open(folder / "log", "w") as log:
-            server = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
-            )
-            try:
-                address = server.stdout.readline().split()[-1]
-                options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-                browser = play.chromium.launch(executable_path=path, args=options)
-                context = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-US")
-                made = Desk(context.new_page(), address, folder, pictures)
-                made.open()
-                yield made
-                browser.close()
-            finally:
-                server.send_signal(signal.SIGINT)
-                try:
-                    assert server.wait(20) == 0
-                finally:
-                    server.kill()
+        places = {"UNCLIP_MODELS": str(models), "HF_HUB_CACHE": str(folder / "cache")}
+        with parts.served(folder, **places) as address:
+            browser = parts.launch(play, path)
+            context = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-US")
+            made = parts.Desk(context.new_page(), address, folder, pictures)
+            made.open()
+            yield made
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def plain_tab(desk):
+    """A second tab, to which the pack's web extension is not given."""
+    page = desk.page.context.new_page()
+    page.route(OURS, lambda route: route.fulfill(status=404, body=""))
+    tab = parts.Desk(page, desk.address, desk.folder, desk.folder)
+    tab.open()
+    return tab
+
+
+@pytest.fixture(scope="module")
+def animation(repository):
+    """A shipped graph that makes an animation of five frames, each with noise of its own, by the tiny model."""
+    graph = read_graph(repository, "interpolate_one_noise")
+    turn(graph, "model", 0, "tiny")
+    turn(graph, "between the embeddings", 2, 5)
+    turn(graph, "one noise for all", 2, 5)
+    return graph
+
+
+def read_graph(repository, name):
+    return json.loads((repository / "workflows" / f"{name}.json").read_text("utf-8"))
+
+
+def turn(graph, title, place, value):
+    """Set a widget of a saved graph."""
+    next(node for node in graph["nodes"] if node.get("title") == title)["widgets_values"][place] = value
 
 
 def test_it_opens_with_a_graph_that_runs_here_and_says_what_it_is(desk):
@@ -210,14 +124,14 @@ def test_a_template_is_opened_changed_and_run_to_its_picture(desk):
 
 
 def test_cancel_stops_the_sampler_at_once(desk):
-    desk.set("decoder", steps=1000, seed=77)
+    desk.set("decoder", steps=1000, count=32, seed=77)  # longer than a busy machine takes to press a button
     start = desk.press_run()
     desk.wait(lambda kind, data: kind == "progress" and data["max"] == 1000 and data["value"] > 3, start)
     desk.shoot("running")
     desk.page.get_by_role("button", name="Cancel current run").click()
     kind, data = desk.end_of(start)
     assert kind == "execution_interrupted" and data["node_id"] == str(desk.of("decoder", "node.id"))
-    desk.set("decoder", steps=3)
+    desk.set("decoder", steps=3, count=1)
     assert desk.end_of(desk.press_run())[0] == "execution_success"
 
 
@@ -237,7 +151,7 @@ def test_a_made_picture_dropped_on_the_canvas_brings_its_graph(desk):
     desk.close_messages()
     desk.page.evaluate("() => app.graph.clear()")
     made = min((desk.folder / "out").glob("*.png"))
-    desk.page.evaluate(DROP, list(made.read_bytes()))
+    desk.drop(made)
     desk.page.wait_for_function("() => app.graph._nodes.some((node) => node.title === 'decoder')")
     desk.page.wait_for_timeout(1000)
     desk.shoot("dropped")
@@ -277,6 +191,133 @@ def test_a_graph_from_an_empty_canvas_by_search(desk):
     assert (desk.folder / "out" / "ComfyUI_00001_.png").is_file()
 
 
+def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
+    desk.load(animation)
+    kind, data = desk.end_of(desk.press_run())
+    assert kind == "execution_success", data
+    desk.look_at("animation")
+    desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'animation' && {STRIP})")
+    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 1 + 5  # the one that is held, and all
+    assert "widget" not in json.dumps(desk.of("animation", "node.serialize().widgets_values"))
+    saved = max((desk.folder / "out" / "unclip").glob("*.webp"))
+    with Image.open(saved) as film:
+        frames = [
+            frame.convert("RGB").resize((112, 112), Image.Resampling.BOX) for frame in ImageSequence.Iterator(film)
+        ]
+    slider = desk.page.locator("input[type=range]:visible").last
+    slider.focus()
+    for place in (0, 1, 2, 4):
+        while int(slider.input_value()) < place:
+            slider.press("ArrowRight")
+        held = desk.of("animation", f"{STRIP}.querySelector('canvas').toDataURL()")
+        with Image.open(io.BytesIO(base64.b64decode(held.split(",")[1]))) as picture:
+            shown = np.asarray(picture.convert("RGB").resize((112, 112)), dtype=np.float32)
+        far = [np.abs(shown - np.asarray(frame, dtype=np.float32)).mean() for frame in frames[:5]]
+        assert int(np.argmin(far)) == place and sorted(far)[1] > 1.5 * min(far)
+        assert f"{place + 1} / 5 · → {place / 4:.2f}" in desk.of("animation", f"{STRIP}.textContent")
+    desk.shoot("filmstrip")
+
+
+def test_bars_show_each_label_with_its_share_the_largest_first(desk, repository):
+    graph = read_graph(repository, "typographic_attack")
+    kept = {"model", "picture", "labels", "chart"}
+    graph["nodes"] = [node for node in graph["nodes"] if node.get("title") in kept]
+    ids = {node["id"] for node in graph["nodes"]}
+    graph["links"] = [link for link in graph["links"] if link[1] in ids and link[3] in ids]
+    turn(graph, "model", 0, "tiny")
+    turn(graph, "labels", 0, "a red star\na blue boat\nthe sea")
+    desk.load(graph)
+    start = desk.press_run()
+    told = desk.wait(lambda kind, data: kind == "executed" and "probabilities" in (data["output"] or {}), start)[1]
+    assert desk.end_of(start)[0] == "execution_success"
+    (shares,) = told["output"]["probabilities"]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'labels' && {BARS})")
+    desk.look_at("labels")
+    desk.shoot("bars")
+    rows = desk.of(
+        "labels", f"[...{BARS}.querySelectorAll('[title]')].map((row) => [row.title, row.firstChild.style.width])"
+    )
+    ranked = sorted(zip(("a red star", "a blue boat", "the sea"), shares, strict=True), key=lambda pair: -pair[1])
+    assert [title for title, _ in rows] == [f"{label}: {100 * share:.1f} %" for label, share in ranked]
+    widths = [float(width.removesuffix("%")) for _, width in rows]
+    assert widths == pytest.approx([100 * share for _, share in ranked], abs=0.01)
+
+
+def test_without_the_packs_web_extension_everything_still_works(plain_tab, animation):
+    plain_tab.load(animation)
+    kind, data = plain_tab.end_of(plain_tab.press_run())
+    assert kind == "execution_success", data
+    plain_tab.look_at("animation")
+    shown = "() => app.graph._nodes.find((node) => node.title === 'animation').imgs?.[0]?.complete"
+    plain_tab.page.wait_for_function(shown)
+    assert plain_tab.of("animation", f"!({STRIP})")
+    assert not plain_tab.errors
+
+
+def test_two_tabs_queue_at_once_and_each_gets_its_own(desk, plain_tab, animation):
+    starts = {}
+    for number, tab in enumerate((desk, plain_tab)):
+        tab.load(animation)
+        tab.set("decoder", steps=60)
+        tab.set("save", filename_prefix=f"tab{number}")
+        tab.set("one noise for all", seed=100 + number)
+        starts[tab] = tab.press_run()
+    jobs = {tab: tab.answer.json()["prompt_id"] for tab in starts}
+    assert len(set(jobs.values())) == 2
+    for number, (tab, start) in enumerate(starts.items()):
+        assert tab.end_of(start)[0] == "execution_success"
+        told = [data for kind, data in tab.heard[start:] if kind in ("executed", "progress", "execution_success")]
+        assert {data["prompt_id"] for data in told} == {jobs[tab]}
+        save = str(tab.of("save", "node.id"))
+        (made,) = next(data["output"]["images"] for data in told if data.get("node") == save and "output" in data)
+        assert made["filename"].startswith(f"tab{number}")
+
+
+def test_a_tab_that_goes_in_the_middle_leaves_its_run_and_its_picture(desk, plain_tab):
+    plain_tab.set("decoder", steps=150)
+    plain_tab.set("save", filename_prefix="left_alone")
+    start = plain_tab.press_run()
+    job = plain_tab.answer.json()["prompt_id"]
+    plain_tab.wait(lambda kind, data: kind == "progress" and 3 < data["value"] < 100 and data["max"] == 150, start)
+    plain_tab.page.close()
+    history = f"{desk.address}api/history/{job}"
+    for _ in range(600):
+        if ended := desk.page.request.get(history).json():
+            break
+        desk.page.wait_for_timeout(200)
+    assert ended[job]["status"]["status_str"] == "success"
+    assert (desk.folder / "out" / "left_alone_00001_.png").is_file()
+
+
+def test_a_model_that_is_not_installed_is_told_on_the_loader_with_how_to_get_it(desk):
+    desk.open_template("text_to_image_karlo")
+    desk.press_run()
+    loader = str(desk.of("model", "node.id"))
+    assert desk.answer.status == 400 and list(desk.answer.json()["node_errors"]) == [loader]
+    desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'model' && {FAULT})")
+    assert "unclip pull kakaobrain/karlo-v1-alpha" in desk.of("model", FAULT)
+    assert desk.page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).map((n) => n.title)") == ["model"]
+    desk.shoot("not_installed")
+
+
+def test_a_model_file_that_is_gone_is_told_on_its_node_until_the_next_run(desk, models, animation):
+    desk.load(animation)
+    (models / "tiny").rename(models / "whole")
+    shutil.copytree(models / "whole", models / "tiny", ignore=shutil.ignore_patterns("decoder.*"))
+    desk.page.request.post(f"{desk.address}api/free", data={"unload_models": True, "free_memory": True})
+    kind, data = desk.end_of(desk.press_run())
+    assert (kind, data["node_id"]) == ("execution_error", str(desk.of("decoder", "node.id")))
+    desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'decoder' && {FAULT})")
+    assert "has no decoder stage" in desk.of("decoder", FAULT)
+    desk.look_at("decoder")
+    desk.shoot("model_gone")
+    shutil.rmtree(models / "tiny")
+    (models / "whole").rename(models / "tiny")
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    assert desk.of("decoder", f"!({FAULT})")
+
+
 def test_in_chinese(desk):
     desk.page.evaluate("async () => { await app.extensionManager.setting.set('Comfy.Locale', 'zh') }")
     desk.page.wait_for_timeout(500)
@@ -300,4 +341,5 @@ def test_in_chinese(desk):
 
 def test_nothing_went_wrong_in_the_page_or_the_server(desk):
     assert not desk.errors
+    assert not [line for line in desk.console if "/extensions/" in line or "unclip:" in line]
     assert "Traceback" not in (desk.folder / "log").read_text()

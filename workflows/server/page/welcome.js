@@ -40,9 +40,14 @@ app.registerExtension({
     if (!first || !answer.ok) return
     for (const key of Object.keys(first)) delete first[key]
     Object.assign(first, await answer.json())
+    delete first.extra?.ds // no place and zoom of its own: the page then shows the whole of it
   },
 
   async setup() {
+    // There is no account to sign in to; pages ask for this in different ways, and not all heed the answer.
+    const style = document.createElement('style')
+    style.textContent = '[data-testid="login-button"] { display: none }'
+    document.head.append(style)
     if (localStorage.getItem(SEEN)) return
     localStorage.setItem(SEEN, 'yes')
     welcome()
