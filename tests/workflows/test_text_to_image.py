@@ -161,6 +161,30 @@ def test_shipped_graphs_are_laid_out(graph):
     assert data["last_node_id"] == max(boxes) and data["last_link_id"] == max(link[0] for link in data["links"])
 
 
+# Heights that nodes take in the editors (frontends 1.27 to 1.58) once they show a preview: growing, they cover others.
+AFTER_A_RUN = {
+    "UnCLIPDecoderSample": 642,
+    "UnCLIPUpsample256": 350,
+    "UnCLIPUpsample1024": 350,
+    "UnCLIPDDIMInvert": 414,
+    "UnCLIPImageGrid": 354,
+    "UnCLIPSaveAnimation": 486,
+    "SaveImage": 282,
+    "PreviewImage": 258,
+}
+
+
+@every_graph
+def test_shipped_graphs_have_room_for_what_a_run_shows(graph):
+    data = json.loads(graph.read_text(encoding="utf-8"))
+    groups = [group["bounding"] for group in data["groups"]]
+    for node in data["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        assert height >= AFTER_A_RUN.get(node["type"], 0), node["title"]
+        inside = [gx <= x and gy <= y - 30 and x + width <= gx + w and y + height <= gy + h for gx, gy, w, h in groups]
+        assert sum(inside) == (node["type"] != "MarkdownNote"), node["title"]
+
+
 @every_graph
 def test_shipped_graphs_title_the_caption_and_the_decoder(graph):
     first = {}
