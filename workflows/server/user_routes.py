@@ -27,7 +27,7 @@ FIRST_SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
-    "LiteGraph.Canvas.MinFontSizeForLOD": 5,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 3,
 }
 _TYPES = {".json": "application/json", ".css": "text/css"}
 

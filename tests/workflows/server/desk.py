@@ -22,7 +22,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, Playwright
 from playwright.sync_api import TimeoutError as PageTimeout
 
-PATIENCE = 90.0  # seconds for one step
+PATIENCE = 180.0  # seconds for one step
 FIRST = 300.0  # for the first load: minutes where cores are scarce
 ENDED = ("execution_success", "execution_error", "execution_interrupted")
 _READY = "() => window.app?.graph && app.canvas && LiteGraph.registered_node_types['UnCLIPLoader']"
@@ -152,9 +152,11 @@ class Desk:
             with contextlib.suppress(PageTimeout):
                 button.click(timeout=2000)
 
-    def load(self, graph: dict[str, Any]) -> None:
-        """Put a saved graph on the canvas."""
-        self.page.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
+    def load(self, graph: dict[str, Any], name: str | None = None) -> None:
+        """Put a saved graph on the canvas, in a tab of its own. name: what the tab is called."""
+        self.page.evaluate(
+            "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name) }", [graph, name]
+        )
         self.page.wait_for_timeout(500)
 
     def open_template(self, name: str) -> None:
