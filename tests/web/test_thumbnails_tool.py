@@ -1,6 +1,7 @@
 """tests/tools/thumbnails.py: from a folder of finished outputs to the pictures that are shipped."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ def tool(repository):
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path, repository):
     (tmp_path / "workflows").mkdir()
-    for name in ("shown", "plain", "never_run"):
+    for name in ("shown", "plain"):
         (tmp_path / "workflows" / f"{name}.json").write_text("{}")
+    shutil.copy(repository / "workflows" / "text_to_image_karlo.json", tmp_path / "workflows" / "never_run.json")
     page = tmp_path / "web" / "docs" / "Node" / "en.md"
     page.parent.mkdir(parents=True)
     page.write_text("![what it is](shown.jpg)")
@@ -34,7 +36,12 @@ def test_pictures_are_made_small_for_cards_and_pages(tool, checkout, capsys):
     Image.fromarray(noise).save(outputs / "shown" / "unclip" / "unclip_00001_.png")
     Image.new("RGBA", (64, 64), "red").save(outputs / "plain.png")
     written = {path.relative_to(checkout).as_posix(): path for path in tool.make_all(outputs, checkout)}
-    assert set(written) == {"workflows/shown.jpg", "web/docs/shown.jpg", "workflows/plain.jpg"}
+    assert set(written) == {
+        "workflows/shown.jpg",
+        "web/docs/shown.jpg",
+        "workflows/plain.jpg",
+        "workflows/never_run.jpg",
+    }
     assert "never_run: no picture" in capsys.readouterr().out
     assert all(path.stat().st_size <= 40 * 1024 for path in written.values())  # even of pure noise
     assert not list(checkout.rglob("*.part"))
@@ -46,3 +53,19 @@ def test_pictures_are_made_small_for_cards_and_pages(tool, checkout, capsys):
         assert page.size == (640, 128)
     with Image.open(written["workflows/plain.jpg"]) as card:
         assert card.getpixel((200, 150))[0] > 240 and card.getpixel((200, 150))[1] < 20
+
+
+def test_a_graph_that_never_ran_gets_a_drawing_of_itself_which_a_picture_replaces_and_nothing_else(tool, checkout):
+    (checkout / "workflows" / "shown.json").unlink()
+    (checkout / "workflows" / "plain.json").unlink()
+    outputs, thumbnail = checkout / "out", checkout / "workflows" / "never_run.jpg"
+    tool.make_all(outputs, checkout)
+    with Image.open(thumbnail) as card:
+        drawn = np.asarray(card, dtype=np.float32)
+        assert card.size == (400, 300) and drawn.std() > 20 and thumbnail.stat().st_size <= 40 * 1024
+    assert tool.make_all(outputs, checkout) == []
+    outputs.mkdir()
+    Image.new("RGB", (64, 64), "red").save(outputs / "never_run.png")
+    assert tool.make_all(outputs, checkout) == [thumbnail]
+    with Image.open(thumbnail) as card:
+        assert card.getpixel((200, 150))[0] > 240
