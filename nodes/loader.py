@@ -62,6 +62,15 @@ class UnCLIPLoader:
             return str(error)
         return True
 
+    @classmethod
+    def IS_CHANGED(cls, model_name=None, **_):
+        # Files come, go and are replaced while the editor is open: the handles of before would know nothing of it.
+        try:
+            stages = catalog.find(model_name, current_host().model_folders()).stages.values()
+            return repr([(str(found.path), found.path.stat().st_mtime_ns) for found in stages])
+        except (ValueError, OSError) as error:
+            return str(error)
+
     def load(self, *, model_name, dtype):
         from ..unclip_core.loading import load_stack
 
@@ -69,5 +78,14 @@ class UnCLIPLoader:
         folders = host.model_folders()
         entry = catalog.find(model_name, folders)
         manager = host.memory_manager()
-        stack = load_stack(entry, host.dtype(dtype), device=host.device(), manager=manager, folders=folders)
+        stack = load_stack(
+            entry,
+            host.dtype(dtype),
+            device=host.device(),
+            manager=manager,
+            folders=folders,
+            check=lambda: (
+                current_host().check_interrupt()
+            ),  # of the run that first uses a stage, which may be a later one
+        )
         return tuple(stack[stage] for stage in STAGES)

@@ -62,8 +62,9 @@ def load_network(
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
     part: str = "",
+    check: Callable[[], None] | None = None,
 ) -> nn.Module:
-    """The network of a catalog's stage, or of a native file; part: only this submodule of it.
+    """The network of a catalog's stage, or of a native file; part: only this submodule of it; check: see `load_stack`.
 
     What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
     other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
@@ -72,7 +73,7 @@ def load_network(
     found = source if isinstance(source, StageFile) else read_stage(source)
     with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
         network = build_network(found.stage, found.config)
-    state = read_state(found, network, dtype=dtype, layout=layout, part=part)
+    state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
     network = network.get_submodule(part)
     network.load_state_dict(state, strict=True, assign=True)
     return network
@@ -84,11 +85,13 @@ def load_stack(
     device: torch.device | str | None = None,
     manager: Manager | None = None,
     folders: Folders = (),
+    check: Callable[[], None] | None = None,
 ) -> dict[str, object]:
     """Handles of every stage in STAGES; nothing is read until one is used, and one the stack lacks says so then.
 
     dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
-    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie.
+    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
+    each tensor that is read; what it raises ends the reading, and the next use begins it anew.
     """
     from .clip import Clip
     from .stages import ARPrior, Decoder, Prior, Upsampler
@@ -97,7 +100,8 @@ def load_stack(
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        read_clip = partial(read_state, clip, dtype=torch.float32)  # one by one, not first all and then all again
+        # In float32 one by one, not first all and then all again.
+        read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
         handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager)
         handles["clip"].pca = partial(read_basis, entry, clip.config.clip_id, folders)
 
@@ -106,7 +110,7 @@ def load_stack(
         return handles["clip"].encode_text([""])
 
     def placed(found: StageFile, part: str = "") -> Placed:
-        read = partial(load_network, found, weights, memory_format(device), part)
+        read = partial(load_network, found, weights, memory_format(device), part, check)
         return Placed(read, device, weights, manager)
 
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):

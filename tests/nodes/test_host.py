@@ -321,3 +321,22 @@ def test_load_unclip_hands_the_manager_to_every_stage(editor, tiny_models, monke
     ComfyHost().drive(decoder.sample(None, text, steps=2), "Decoder Sample")
     loaded = [([type(module).__name__ for module in modules], need) for modules, need, _ in editor.loads]
     assert loaded[0] == (["CLIP"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000
+
+
+def test_cancel_ends_the_reading_of_weights_too_and_the_next_run_reads_them(editor, tiny_models, monkeypatch):
+    from comfyui_unclip.nodes.loader import UnCLIPLoader
+
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
+    clip, _, decoder, *_ = UnCLIPLoader().load(model_name="tiny", dtype="fp32")
+    editor.cancelled = True  # after the loader's own run, as if it were cached
+    with pytest.raises(Cancelled):
+        clip.encode_text(["a red star"])
+    editor.cancelled = False
+    text = clip.encode_text(["a red star"])
+    editor.cancelled = True
+    with pytest.raises(Cancelled):
+        next(decoder.sample(None, text, steps=2))
+    assert not decoder.network.loaded
+    editor.cancelled = False
+    ComfyHost().drive(decoder.sample(None, text, steps=2), "Decoder Sample")
+    assert [value for value, *_ in editor.updates] == [1, 2]

@@ -103,6 +103,31 @@ def test_nothing_is_read_before_use(folder):
         finish(stack["decoder"].sample(None, text))
 
 
+def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
+    class Cancelled(Exception):
+        pass
+
+    left = [3]
+
+    def check():
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cancelled
+
+    stack = load_stack(catalog.read_stack(folder), "bf16", "cpu", check=check)
+    with pytest.raises(Cancelled):
+        stack["clip"].encode_text(["star"])
+    for stage in ("prior", "decoder", "upsampler_256"):
+        left[0] = 3
+        with pytest.raises(Cancelled):
+            stack[stage].network()
+        assert not stack[stage].network.loaded and left == [-1]
+    left[0] = 10_000
+    text = stack["clip"].encode_text(["star"])
+    embed = finish(stack["prior"].sample(text))
+    assert finish(stack["decoder"].sample(embed, text)).shape[0] == 1
+
+
 def test_a_missing_stage_says_so_when_used(folder):
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
     for stage in ("upsampler_1024", "ar_prior"):

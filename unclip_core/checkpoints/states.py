@@ -25,15 +25,23 @@ def read_state(
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
     part: str = "",
+    check: Callable[[], None] | None = None,
 ) -> dict[str, Tensor]:
     """The state dict of `network` (on the meta device will do), which must be the one that `found.config` describes.
 
-    dtype, layout, part: see `assemble`; where a folder has several variants, the one stored as `dtype` is read. Raises
-    CheckpointError naming file, key, expected and found; then nothing has been read.
+    dtype, layout, part, check: see `assemble`; where a folder has several variants, the one stored as `dtype` is read.
+    Raises CheckpointError naming file, key, expected and found; then nothing has been read.
     """
     rule_of, ignored, given = rules_of(found)
     parts = {part: open_weights(weight_set) for part, weight_set in found.weights(_NAMES.get(dtype)).items()}
-    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout, "part": part}
+    options = {
+        "ignored": ignored,
+        "given": given,
+        "dtype": dtype,
+        "memory_format": layout,
+        "part": part,
+        "check": check,
+    }
     return assemble(network, rule_of, parts, str(found.path), **options) | given
 
 
