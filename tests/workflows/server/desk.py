@@ -93,7 +93,7 @@ class Desk:
         self.page, self.address, self.folder, self._pictures = page, address, folder, pictures
         self.heard: list[tuple[str, Any]] = []
         self.errors: list[str] = []
-        self.console: list[str] = []  # warnings and errors of the console
+        self.console: list[tuple[str, str]] = []  # warnings and errors of the console, and the file they come from
         page.set_default_timeout(PATIENCE * 1000)
         page.on("websocket", lambda socket: socket.on("framereceived", self._take))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -127,8 +127,9 @@ class Desk:
         return start
 
     def end_of(self, start: int, patience: float = PATIENCE) -> tuple[str, Any]:
-        """How the run ended."""
-        return self.wait(lambda kind, data: kind in ENDED, start, patience)
+        """How the run that was queued last ended."""
+        job = self.answer.json()["prompt_id"]
+        return self.wait(lambda kind, data: kind in ENDED and data["prompt_id"] == job, start, patience)
 
     def set(self, node: str, **values: Any) -> None:
         """Turn a node's widgets, found by its title."""
@@ -190,4 +191,4 @@ class Desk:
 
     def _note(self, message: Any) -> None:
         if message.type in ("warning", "error"):
-            self.console.append(f"{message.text} ({message.location.get('url', '')})")
+            self.console.append((message.text, message.location.get("url", "")))

@@ -93,7 +93,7 @@ def test_a_file_deleted_between_listing_and_loading_is_named_on_the_node_that_re
         assert (error["node_id"], error["node_type"]) == ("decode", "UnCLIPDecoderSample")
         assert "decoder.safetensors" in error["exception_message"] and "No such file" in error["exception_message"]
 
-        error = (await page.run(painting(dtype="auto")))[1]  # listed again, it is a model without a decoder
+        error = (await page.run(painting()))[1]  # listed again, it is a model without a decoder
         assert error["node_id"] == "decode" and "has no decoder stage" in error["exception_message"]
         assert error["current_inputs"]["decoder"] == ["MissingStage"] and "_failure" not in "".join(error["traceback"])
 
