@@ -64,10 +64,11 @@ class UnCLIPLoader:
 
     @classmethod
     def IS_CHANGED(cls, model_name=None, **_):
-        # Files come, go and are replaced while the editor is open: the handles of before would know nothing of it.
+        # Stages come and go while the editor is open: the handles of before would know nothing of it. No path and no
+        # time, so that a copy of the same weights elsewhere is the same to --cache.
         try:
             stages = catalog.find(model_name, current_host().model_folders()).stages.values()
-            return repr([(str(found.path), found.path.stat().st_mtime_ns) for found in stages])
+            return repr([(found.stage, found.path.is_file() and found.path.stat().st_size) for found in stages])
         except (ValueError, OSError) as error:
             return str(error)
 
