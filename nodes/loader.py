@@ -85,8 +85,6 @@ class UnCLIPLoader:
             device=host.device(),
             manager=manager,
             folders=folders,
-            check=lambda: (
-                current_host().check_interrupt()
-            ),  # of the run that first uses a stage, which may be a later one
+            check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
         )
         return tuple(stack[stage] for stage in STAGES)

@@ -34,15 +34,8 @@ def read_state(
     """
     rule_of, ignored, given = rules_of(found)
     parts = {part: open_weights(weight_set) for part, weight_set in found.weights(_NAMES.get(dtype)).items()}
-    options = {
-        "ignored": ignored,
-        "given": given,
-        "dtype": dtype,
-        "memory_format": layout,
-        "part": part,
-        "check": check,
-    }
-    return assemble(network, rule_of, parts, str(found.path), **options) | given
+    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout, "part": part}
+    return assemble(network, rule_of, parts, str(found.path), check=check, **options) | given
 
 
 def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], dict[str, Tensor]]:
