@@ -39,14 +39,9 @@ def build_network(config: ClipConfig) -> nn.Module:
         )
     vision, text = config.vision, config.text
     words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
-    if vision.trunk:
-        tower = {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
-    else:
-        names = ("layers", "width", "head_width", "patch_size")
-        tower = {name: getattr(vision, name) for name in names}
     return open_clip.CLIP(
         config.embed_dim,
-        {**tower, "image_size": vision.image_size},
+        {**_image_tower(config), "image_size": vision.image_size},
         {
             "context_length": config.context_length,
             "vocab_size": words,
@@ -56,6 +51,20 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
+
+
+def _image_tower(config: ClipConfig) -> dict[str, object]:
+    """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
+    vision = config.vision
+    if not vision.trunk:
+        return {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+    import timm
+
+    if not timm.is_model(vision.trunk):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm {timm.__version__} has no network {vision.trunk!r}; `pip install -U timm`"
+        )
+    return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
 
 
 def empty_network(config: ClipConfig) -> nn.Module:

@@ -48,13 +48,15 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """A plain ViT image tower; named open_clip models bring their own."""
+    """An image tower: a plain ViT, or the timm network that `trunk` names (then the other numbers but image_size do not
+    apply); named open_clip models bring their own."""
 
     width: int = 192
     layers: int = 6
     head_width: int = 64
     patch_size: int = 8
     image_size: int = 64
+    trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,28 @@ def named(tmp_path_factory):
     return clip
 
 
+def test_an_image_tower_may_be_a_network_of_timm(weights):
+    config = dataclasses.replace(CONFIG, vision=ClipVisionConfig(image_size=64, trunk="convnext_atto"))
+    torch.manual_seed(0)
+    state = build_network(config).state_dict()
+    words = [name for name in state if not name.startswith("visual.")]
+    assert set(words) == {name for name in weights if not name.startswith("visual.")}
+    clip = Clip.from_config(config, state)
+    pictures = torch.rand(2, 64, 64, 3)
+    own = clip.encode_image(pictures).vector
+    assert own.shape == (2, 24) and not torch.allclose(own[0], own[1])
+    with torch.no_grad():
+        network = build_network(config)
+        network.load_state_dict(state)
+        straight = network.eval().encode_image(preprocess(pictures, 64, config.image_mean, config.image_std))
+    assert torch.allclose(own, F.normalize(straight, dim=-1), atol=1e-5)
+    unknown = dataclasses.replace(CONFIG, vision=ClipVisionConfig(trunk="convnext_colossal"))
+    with pytest.raises(
+        ValueError, match=r"timm .* has no network .convnext_colossal"
+    ):
+        build_network(unknown)
+
+
 def test_captions_become_tokens_embedding_ids_and_mask(clip):
     text = clip.encode_text(CAPTIONS)
     assert text.tokens.shape == (3, 10, 16) and text.embed.shape == (3, 24)
