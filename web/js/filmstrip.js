@@ -26,7 +26,7 @@ async function draw(node, output) {
   const type = TYPES[file?.filename?.split(".").pop()];
   if (!type || typeof ImageDecoder === "undefined") return; // the editor's own preview plays it all the same
   const frames = await decode(file, type, output.frames?.[0]);
-  if (frames.pictures.length < 2) return;
+  if (frames.pictures.length < 2 || !node.graph) return; // the node may have left the canvas while its frames came
   show(node, "unclip_filmstrip", strip(frames, path(node, frames.total)), LARGE);
 }
 
