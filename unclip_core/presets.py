@@ -91,21 +91,21 @@ KARLO = StackConfig(
 STORYBOOK = StackConfig(
     name="storybook",
     clip=ClipConfig(
-        clip_id="storybook-1",
+        clip_id="storybook-2",
         embed_dim=192,
         text_width=128,
         context_length=32,
         normalised=True,
         architecture=None,
         pretrained=None,
-        vision=ClipVisionConfig(),
+        vision=ClipVisionConfig(trunk="convnext_atto"),
         text=ClipTextConfig(),
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.5, 0.5, 0.5),
     ),
     prior=PriorConfig(
-        clip_id="storybook-1",
-        prior_id="storybook-1/prior",
+        clip_id="storybook-2",
+        prior_id="storybook-2/prior",
         clip_dim=192,
         text_width=128,
         context_length=32,
@@ -119,8 +119,8 @@ STORYBOOK = StackConfig(
         sampling=SamplingConfig("ddpm", 25, 1.0),
     ),
     decoder=DecoderConfig(
-        clip_id="storybook-1",
-        decoder_id="storybook-1/decoder",
+        clip_id="storybook-2",
+        decoder_id="storybook-2/decoder",
         clip_dim=192,
         text_width=128,
         embed_scale=13.86,  # sqrt(192): unit variance per dimension
@@ -185,8 +185,8 @@ STORYBOOK = StackConfig(
         sampling=SamplingConfig("ddim", 2),
     ),
     ar_prior=ARPriorConfig(
-        clip_id="storybook-1",
-        ar_prior_id="storybook-1/ar_prior",
+        clip_id="storybook-2",
+        ar_prior_id="storybook-2/ar_prior",
         clip_dim=192,
         text_width=128,
         components=20,  # 99.1 % of the variance of the training embeddings

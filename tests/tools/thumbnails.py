@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
-CARD = (400, 300)  # what the editor's template cards are about
+CARD = (400, 400)  # template cards are square
 PAGE = (640, 640)
 LIMIT = 40 * 1024  # bytes of a picture
 ENDINGS = (".png", ".jpg", ".webp", ".gif")

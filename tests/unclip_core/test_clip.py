@@ -72,9 +72,7 @@ def test_an_image_tower_may_be_a_network_of_timm(weights):
         straight = network.eval().encode_image(preprocess(pictures, 64, config.image_mean, config.image_std))
     assert torch.allclose(own, F.normalize(straight, dim=-1), atol=1e-5)
     unknown = dataclasses.replace(CONFIG, vision=ClipVisionConfig(trunk="convnext_colossal"))
-    with pytest.raises(
-        ValueError, match=r"timm .* has no network .convnext_colossal"
-    ):
+    with pytest.raises(ValueError, match=r"timm .* has no network .convnext_colossal"):
         build_network(unknown)
 
 

@@ -84,4 +84,4 @@ def test_every_template_has_a_small_thumbnail_and_no_thumbnail_is_left_over(repo
     assert set(pictures) == graphs, "run tests/tools/thumbnails.py"
     for path in pictures.values():
         with Image.open(path) as picture:
-            assert picture.size == (400, 300) and path.stat().st_size <= 40 * 1024
+            assert picture.size == (400, 400) and path.stat().st_size <= 40 * 1024

@@ -47,7 +47,7 @@ def test_pictures_are_made_small_for_cards_and_pages(tool, checkout, capsys):
     assert not list(checkout.rglob("*.part"))
     with Image.open(written["workflows/shown.jpg"]) as card:
         pixels = np.asarray(card, dtype=np.float32)
-        assert card.size == (400, 300)
+        assert card.size == (400, 400)
         assert pixels[140:160].std() > 3 * pixels[:80].std()  # a strip lies whole, before a blur
     with Image.open(written["web/docs/shown.jpg"]) as page:
         assert page.size == (640, 128)
@@ -62,7 +62,7 @@ def test_a_graph_that_never_ran_gets_a_drawing_of_itself_which_a_picture_replace
     tool.make_all(outputs, checkout)
     with Image.open(thumbnail) as card:
         drawn = np.asarray(card, dtype=np.float32)
-        assert card.size == (400, 300) and drawn.std() > 20 and thumbnail.stat().st_size <= 40 * 1024
+        assert card.size == (400, 400) and drawn.std() > 20 and thumbnail.stat().st_size <= 40 * 1024
     assert tool.make_all(outputs, checkout) == []
     outputs.mkdir()
     Image.new("RGB", (64, 64), "red").save(outputs / "never_run.png")

@@ -187,6 +187,6 @@ EXPERIMENT = Experiment(
     "Variations",
     "§3.1: eta 0 reconstructs, more eta varies what CLIP does not see",
     Settings(),
-    Settings(scenes=12, seeds=2, steps=25, guidances=(1.0, 2.0), tuning=6, refine=1),
+    Settings(scenes=24, seeds=2, steps=25, guidances=(1.0, 2.0), tuning=12, refine=1),
     run,
 )
