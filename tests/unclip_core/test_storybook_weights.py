@@ -67,11 +67,11 @@ def test_upsampling_beats_bicubic_on_a_render(stack):
 
 @pytest.fixture(scope="module")
 def held_out(stack):
-    """Captions of 24 held-out scenes, and the embeddings of their true pictures."""
+    """Captions of 96 held-out scenes, and the embeddings of their true pictures."""
     from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, captions_of, real_pictures
     from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
 
-    scenes = make_scenes(24, SCENE_SEED, "heldout", "one")
+    scenes = make_scenes(96, SCENE_SEED, "heldout", "one")
     return stack["clip"].encode_text(captions_of(scenes)), stack["clip"].encode_image(real_pictures(scenes)).vector
 
 
@@ -80,8 +80,8 @@ def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
     guess = finish(stack["ar_prior"].sample(text)).vector
     closeness = torch.cosine_similarity(guess, true)
     other = torch.cosine_similarity(guess, true.roll(1, 0))
-    assert closeness.mean() > 0.9 and (closeness > other).float().mean() > 0.95
-    assert closeness.mean() > torch.cosine_similarity(text.embed, true).mean() + 0.1
+    assert closeness.mean() > 0.88 and (closeness > other).float().mean() > 0.95
+    assert closeness.mean() > torch.cosine_similarity(text.embed, true).mean() + 0.08  # nearer than the caption is
 
 
 def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
@@ -93,5 +93,5 @@ def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
     kept = [project(embed, basis_of(stack["clip"]), [count], unit_norm=True).vector for count in (2, 8, 20)]
     closeness = [torch.cosine_similarity(part, true).mean() for part in kept]
     assert closeness[0] < closeness[1] < closeness[2] and closeness[2] > 0.99
-    guess = finish(stack["prior"].sample(text.take([0]), sampler="analytic_ddpm", steps=12)).vector
-    assert torch.cosine_similarity(guess, true[:1]).mean() > 0.85
+    guess = finish(stack["prior"].sample(text.take(slice(32)), sampler="analytic_ddpm", steps=12)).vector
+    assert torch.cosine_similarity(guess, true[:32]).mean() > 0.88
