@@ -19,7 +19,7 @@ from ..storybook import captions_of, psnr, real_pictures
 from .common import Experiment, choose, repeated, result_scenes, right, tuning_scenes
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
-FAITHFUL = 25.0  # dB that a guidance must reconstruct the tuning scenes with, to be chosen
+FAITHFUL = 30.0  # dB that a guidance must reconstruct the tuning scenes with, as every reconstruction here is asked to
 
 
 @dataclass(frozen=True)
