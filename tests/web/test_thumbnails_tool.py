@@ -48,7 +48,7 @@ def test_pictures_are_made_small_for_cards_and_pages(tool, checkout, capsys):
     with Image.open(written["workflows/shown.jpg"]) as card:
         pixels = np.asarray(card, dtype=np.float32)
         assert card.size == (400, 400)
-        assert pixels[140:160].std() > 3 * pixels[:80].std()  # a strip lies whole, before a blur
+        assert pixels[190:210].std() > 3 * pixels[:120].std()  # a strip lies whole, before a blur
     with Image.open(written["web/docs/shown.jpg"]) as page:
         assert page.size == (640, 128)
     with Image.open(written["workflows/plain.jpg"]) as card:

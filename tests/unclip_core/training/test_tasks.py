@@ -123,7 +123,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
         start(dataclasses.replace(options("upsampler_1024"), preset="karlo-v1-alpha"), plan)
     with pytest.raises(ValueError, match=r"--init .*prior.safetensors holds a prior, not a decoder"):
         start(options("decoder", init=tiny / "prior.safetensors"), plan)
-    with pytest.raises(ValueError, match=r"--clip .*holds clip tiny-1; this preset needs the CLIP storybook-1"):
+    with pytest.raises(ValueError, match=r"--clip .*holds clip tiny-1; this preset needs the CLIP storybook-2"):
         start(dataclasses.replace(options("prior"), preset="storybook"), plan)
     with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds decoder"):
         start(options("prior", clip=tiny / "decoder.safetensors"), plan)
