@@ -1,6 +1,5 @@
 """tests/tools/canvas_screenshots.py without a browser; tests/workflows/server/test_browser.py drives it in one."""
 
-import importlib.util
 import io
 
 import numpy as np
@@ -9,12 +8,8 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    path = repository / "tests" / "tools" / "canvas_screenshots.py"
-    spec = importlib.util.spec_from_file_location("canvas_screenshots_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("canvas_screenshots")
 
 
 def screenshot(pixels):

@@ -1,17 +1,12 @@
 """Every picture of a graph on the pages stands beside the command that makes it, and the tool finds both."""
 
-import importlib.util
-
 import pytest
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    spec = importlib.util.spec_from_file_location("doc_pictures", repository / "tests" / "tools" / "doc_pictures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("doc_pictures")
 
 
 def test_every_picture_has_a_command_and_a_file(tool, repository):

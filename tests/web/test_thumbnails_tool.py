@@ -1,6 +1,5 @@
 """tests/tools/thumbnails.py: from a folder of finished outputs to the pictures that are shipped."""
 
-import importlib.util
 import shutil
 
 import numpy as np
@@ -9,12 +8,8 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    path = repository / "tests" / "tools" / "thumbnails.py"
-    spec = importlib.util.spec_from_file_location("thumbnails_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("thumbnails")
 
 
 @pytest.fixture

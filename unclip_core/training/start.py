@@ -145,10 +145,7 @@ def recipe_changes(settings: Iterable[str]) -> dict[str, object]:
         if kind is float and type(parsed) is int:
             parsed = float(parsed)
         if type(parsed) is not kind:
-            raise ValueError(f"--set {text!r}: {name} is {kind.__name__}, as {_default(name)!r}; {value!r} is not")
+            example = getattr(STORYBOOK_RECIPES["decoder"], name)
+            raise ValueError(f"--set {text!r}: {name} is {kind.__name__}, as {example!r}; {value!r} is not")
         found[name] = parsed
     return found
-
-
-def _default(name: str) -> object:
-    return getattr(STORYBOOK_RECIPES["decoder"], name)
