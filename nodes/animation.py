@@ -1,6 +1,6 @@
 """Save Animation: a batch of frames as a looping picture."""
 
-from .builtin.paths import check_prefix, publish, save_place, shown_file, temporary_beside
+from .files import check_prefix, publish, save_place, shown_file, temporary_beside
 from .host import current_host
 
 FORMATS = {"webp": "WEBP", "gif": "GIF"}

@@ -46,7 +46,7 @@ class UnCLIPTextAsEmbedding(_Embedding):
         return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."})}}
 
     def convert(self, *, text):
-        from ..unclip_core.embedding import text_as_embedding
+        from ..unclip_core.embeddings import text_as_embedding
 
         return (text_as_embedding(text),)
 
@@ -73,7 +73,7 @@ class UnCLIPSlerp(_Embedding):
         }
 
     def mix(self, *, embed_a, embed_b, start, end, frames):
-        from ..unclip_core.embedding import slerp_embeddings
+        from ..unclip_core.embeddings import slerp_embeddings
 
         warnings = []
         embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warnings.append)
@@ -104,7 +104,7 @@ class UnCLIPTextDiff(_Embedding):
         }
 
     def turn(self, *, embed, text_from, text_to, start_theta, end_theta, frames):
-        from ..unclip_core.embedding import text_diff
+        from ..unclip_core.embeddings import text_diff
 
         warnings = []
         turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)

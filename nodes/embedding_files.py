@@ -2,7 +2,7 @@
 
 import os
 
-from .builtin.paths import annotated, check_prefix, publish, save_place, temporary_beside
+from .files import annotated, check_prefix, publish, save_place, temporary_beside
 from .host import current_host
 
 _ENDING = ".safetensors"

@@ -1,6 +1,6 @@
 """Example Picture: something to start from when the input folder is empty."""
 
-from ..unclip_core.training.storybook.examples import EXAMPLES, example
+from ..unclip_core.storybook.examples import EXAMPLES, example
 
 
 class UnCLIPExamplePicture:

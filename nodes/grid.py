@@ -71,7 +71,7 @@ class UnCLIPImageGrid:
         image_7=None,
         image_8=None,
     ):
-        from ..unclip_core.drawing import labelled_grid, near_square, same_size
+        from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
         further = (image_2, image_3, image_4, image_5, image_6, image_7, image_8)
         rows = same_size([image, *(batch for batch in further if batch is not None)], cell_height)

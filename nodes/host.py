@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..unclip_core.device import Manager
     from ..unclip_core.diffusion.samplers import StepState
+    from ..unclip_core.runtime.placement import Manager
 
 Result = TypeVar("Result")
 MODEL_FOLDER = "unclip"

@@ -73,7 +73,7 @@ class UnCLIPLoader:
             return str(error)
 
     def load(self, *, model_name, dtype):
-        from ..unclip_core.loading import load_stack
+        from ..unclip_core.stack import load_stack
 
         host = current_host()
         folders = host.model_folders()

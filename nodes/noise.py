@@ -37,7 +37,7 @@ class UnCLIPRandomNoise(_Noise):
         }
 
     def draw(self, *, seed, count, shared):
-        from ..unclip_core.embedding import random_noise
+        from ..unclip_core.embeddings import random_noise
 
         return (random_noise(seed, count, shared),)
 
@@ -127,7 +127,7 @@ class UnCLIPSlerpNoise(_Noise):
         }
 
     def mix(self, *, noise_a, noise_b, start, end, frames):
-        from ..unclip_core.embedding import slerp_noises
+        from ..unclip_core.embeddings import slerp_noises
 
         warnings = []
         noise = slerp_noises(noise_a, noise_b, start, end, frames, warn=warnings.append)

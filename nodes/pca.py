@@ -62,6 +62,6 @@ class UnCLIPPCAProject:
         return True
 
     def project(self, *, clip, embed, component_counts):
-        from ..unclip_core.pca import basis_of, project
+        from ..unclip_core.clip.pca import basis_of, project
 
         return (project(embed, basis_of(clip), parse_counts(component_counts), unit_norm=clip.config.normalised),)

@@ -45,8 +45,8 @@ class UnCLIPZeroShot:
     def classify(self, *, clip, image, labels):
         import torch
 
-        from ..unclip_core.drawing import bar_chart
-        from ..unclip_core.zero_shot import classify
+        from ..unclip_core.clip.zero_shot import classify
+        from ..unclip_core.pictures.drawing import bar_chart
 
         names = [line.strip() for line in labels.splitlines() if line.strip()]
         table = classify(clip, image, names).tolist()

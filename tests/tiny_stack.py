@@ -7,13 +7,13 @@ from pathlib import Path
 
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import save_basis, save_noise_powers
-from comfyui_unclip.unclip_core.clip import build_network
+from comfyui_unclip.unclip_core.clip.model import build_network
+from comfyui_unclip.unclip_core.clip.pca import fit_pca
 from comfyui_unclip.unclip_core.config import ClipTextConfig, ClipVisionConfig, StackConfig
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
-from comfyui_unclip.unclip_core.pca import fit_pca
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 
 VOCABULARY = ("a", "red", "blue", "star", "boat", "on", "in", "the", "night", "sky", "sea", "above")

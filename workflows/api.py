@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ..nodes.host import use_host
-from .graph import Workflow, WorkflowError, load_workflow
-from .jobs import from_values
-from .outcome import Event
-from .prepared import Prepared, prepare
-from .reporters import Reporter
-from .results import RowResult
-from .run_host import RunHost
-from .running import Options, check_options, classes_for, new_session, run_prepared
-from .session import Session
+from .document.graph import Workflow, WorkflowError, load_workflow
+from .engine.outcome import Event
+from .engine.run_host import RunHost
+from .engine.session import Session
+from .places.running import Options, check_options, classes_for, new_session, run_prepared
+from .rows.jobs import from_values
+from .rows.prepared import Prepared, prepare
+from .rows.reporters import Reporter
+from .rows.results import RowResult
 
 
 @dataclass

@@ -13,7 +13,7 @@ import sys
 import click
 
 from . import commands
-from .graph import WorkflowError
+from .document.graph import WorkflowError
 
 
 class _Commands(click.Group):

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from .paths import annotated, content_hash, input_pictures, picture_problem
+from ..files import annotated, content_hash, input_pictures, picture_problem
 
 _MAX_PIXELS = 1 << 29  # of all frames: 6 GB as float32; an animation of a few kB can hold more than any memory
 

@@ -5,8 +5,8 @@ import secrets
 import string
 from pathlib import Path
 
+from ..files import check_prefix, publish, save_place, shown_file, temporary_beside
 from ..host import current_host
-from .paths import check_prefix, publish, save_place, shown_file, temporary_beside
 
 
 class SaveImage:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from comfyui_unclip.nodes.host import LocalHost
-from comfyui_unclip.workflows.session import Session
+from comfyui_unclip.workflows.engine.session import Session
 
 
 class Number:

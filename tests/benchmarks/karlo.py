@@ -60,9 +60,9 @@ class Ours:
     """Our stages, as `unclip run` drives them."""
 
     def __init__(self, folder: Path, dtype: str, compiled: bool, tuned: bool, stages: Sequence[str]) -> None:
-        from comfyui_unclip.unclip_core.allocator import keep_pages
         from comfyui_unclip.unclip_core.checkpoints.catalog import find
-        from comfyui_unclip.unclip_core.loading import load_stack
+        from comfyui_unclip.unclip_core.pages import keep_pages
+        from comfyui_unclip.unclip_core.stack import load_stack
 
         keep_pages()
         self.compiled = compiled

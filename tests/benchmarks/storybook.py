@@ -98,7 +98,7 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     import torch
 
-    from comfyui_unclip.unclip_core.device import cpu_has_bf16, pick_device, pick_dtype
+    from comfyui_unclip.unclip_core.runtime.placement import cpu_has_bf16, pick_device, pick_dtype
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -149,9 +149,9 @@ def main() -> int:
 
     seconds, peak = cold_run(options.graph, options.prompt)
 
-    from comfyui_unclip.unclip_core.allocator import keep_pages
     from comfyui_unclip.unclip_core.checkpoints.catalog import find
-    from comfyui_unclip.unclip_core.loading import load_stack
+    from comfyui_unclip.unclip_core.pages import keep_pages
+    from comfyui_unclip.unclip_core.stack import load_stack
     from comfyui_unclip.workflows.commands.evaluate import saved_settings
 
     keep_pages()

@@ -14,8 +14,8 @@ import torch
 
 from comfyui_unclip.nodes import host
 from comfyui_unclip.nodes.host import ComfyHost, LocalHost, current_host, preview_picture, use_host
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 
 
 def states(total, x0=None, closed=None):

@@ -7,7 +7,7 @@ import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
-from comfyui_unclip.workflows.schema import input_specs, widget_places
+from comfyui_unclip.workflows.document.schema import input_specs, widget_places
 
 FROZEN = {
     "UnCLIPLoader": (

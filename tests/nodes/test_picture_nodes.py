@@ -6,9 +6,9 @@ from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.unclip_core.training.storybook.examples import EXAMPLES
-from comfyui_unclip.unclip_core.training.storybook.scenes import held_out
-from comfyui_unclip.workflows.schema import input_specs
+from comfyui_unclip.unclip_core.storybook.examples import EXAMPLES
+from comfyui_unclip.unclip_core.storybook.scenes import held_out
+from comfyui_unclip.workflows.document.schema import input_specs
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.nodes.pca import parse_counts
-from comfyui_unclip.workflows.schema import input_specs
+from comfyui_unclip.workflows.document.schema import input_specs
 
 
 class CountingHost(LocalHost):

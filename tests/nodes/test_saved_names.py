@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_unclip.nodes import files as paths
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
-from comfyui_unclip.nodes.builtin import paths
 from comfyui_unclip.nodes.host import LocalHost, use_host
 
 SAVE_MANY = """

@@ -132,7 +132,7 @@ def main() -> None:
     if options.object_info:
         info = json.loads(options.object_info.read_text(encoding="utf-8"))
     else:
-        from comfyui_unclip.workflows.schema import node_classes
+        from comfyui_unclip.workflows.document.schema import node_classes
 
         info = object_info(node_classes())
     options.output.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import platform, sys
-from comfyui_unclip.unclip_core.allocator import give_back_pages, keep_pages
+from comfyui_unclip.unclip_core.pages import give_back_pages, keep_pages
 
 def resident():
     with open("/proc/self/statm") as file:

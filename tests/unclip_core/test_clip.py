@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from comfyui_unclip.unclip_core.clip import Clip, build_network, preprocess, text_states
+from comfyui_unclip.unclip_core.clip.model import Clip, build_network, preprocess, text_states
 from comfyui_unclip.unclip_core.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from comfyui_unclip.unclip_core import device as devices
-from comfyui_unclip.unclip_core.device import Placed, cpu_has_bf16, pick_device, pick_dtype, place
+from comfyui_unclip.unclip_core.runtime import placement as devices
+from comfyui_unclip.unclip_core.runtime.placement import Placed, cpu_has_bf16, pick_device, pick_dtype, place
 
 META = torch.device("meta")  # stands in for an accelerator: moving there needs no hardware
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.embedding import (
+from comfyui_unclip.unclip_core.embeddings import (
     antipodes,
     random_noise,
     similarity,

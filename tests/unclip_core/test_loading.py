@@ -9,7 +9,7 @@ import torch
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
-from comfyui_unclip.unclip_core.clip import build_network as build_clip
+from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
 from comfyui_unclip.unclip_core.config import (
     ClipConfig,
     ClipTextConfig,
@@ -20,8 +20,8 @@ from comfyui_unclip.unclip_core.config import (
     UNetConfig,
     UpsamplerConfig,
 )
-from comfyui_unclip.unclip_core.device import Placed
-from comfyui_unclip.unclip_core.loading import build_network, load_network, load_stack
+from comfyui_unclip.unclip_core.runtime.placement import Placed
+from comfyui_unclip.unclip_core.stack import build_network, load_network, load_stack
 from comfyui_unclip.unclip_core.stages import finish
 
 CLIP = ClipConfig(

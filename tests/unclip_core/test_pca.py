@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.clip import Clip
+from comfyui_unclip.unclip_core.clip.model import Clip
+from comfyui_unclip.unclip_core.clip.pca import basis_of, fit_pca, project
 from comfyui_unclip.unclip_core.config import ClipConfig
-from comfyui_unclip.unclip_core.pca import basis_of, fit_pca, project
 from comfyui_unclip.unclip_core.types import Embedding
 
 DIM = 8

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.picture import Picture, fit_mask, fit_picture
+from comfyui_unclip.unclip_core.pictures.fitting import Picture, fit_mask, fit_picture
 
 
 def image(height, width, channels=3, rows=1, seed=0):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.loading import load_stack
 from comfyui_unclip.unclip_core.presets import STORYBOOK
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
 from comfyui_unclip.unclip_core.training.start import preset_stack
-from comfyui_unclip.unclip_core.training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
 
 TRAINED = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 
@@ -69,7 +69,7 @@ def test_upsampling_beats_bicubic_on_a_render(stack):
 def held_out(stack):
     """Captions of 96 held-out scenes, and the embeddings of their true pictures."""
     from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, captions_of, real_pictures
-    from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
+    from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
     scenes = make_scenes(96, SCENE_SEED, "heldout", "one")
     return stack["clip"].encode_text(captions_of(scenes)), stack["clip"].encode_image(real_pictures(scenes)).vector
@@ -85,7 +85,7 @@ def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
 
 
 def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
-    from comfyui_unclip.unclip_core.pca import basis_of, project
+    from comfyui_unclip.unclip_core.clip.pca import basis_of, project
     from comfyui_unclip.unclip_core.types import Embedding
 
     text, true = held_out

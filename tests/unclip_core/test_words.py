@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfyui_unclip.unclip_core.words import PAD, START, UNKNOWN, WordTokenizer
+from comfyui_unclip.unclip_core.clip.words import PAD, START, UNKNOWN, WordTokenizer
 
 WORDS = ("a", "red", "star", "says", '"', "hello", "星", "红", "色")
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.schema import input_specs
+from comfyui_unclip.workflows.document.schema import input_specs
 
 LANGUAGES = ("en", "zh")
 every_page = pytest.mark.parametrize(

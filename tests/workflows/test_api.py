@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from comfyui_unclip.workflows import load, run
-from comfyui_unclip.workflows.graph import WorkflowError
-from comfyui_unclip.workflows.outcome import NodeFailure
+from comfyui_unclip.workflows.document.graph import WorkflowError
+from comfyui_unclip.workflows.engine.outcome import NodeFailure
 
 
 @pytest.fixture

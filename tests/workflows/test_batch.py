@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 
-from comfyui_unclip.workflows.results import Results, RowResult
+from comfyui_unclip.workflows.rows.results import Results, RowResult
 
 
 def wait_for(path, lines):

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from comfyui_unclip.workflows.contact_sheet import draw, layout
-from comfyui_unclip.workflows.jobs import build
+from comfyui_unclip.workflows.rows.contact_sheet import draw, layout
+from comfyui_unclip.workflows.rows.jobs import build
 
 
 @pytest.fixture

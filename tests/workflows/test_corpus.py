@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyui_unclip.workflows.schema import node_classes
-from comfyui_unclip.workflows.ui_to_api import convert
+from comfyui_unclip.workflows.document.conversion import convert
+from comfyui_unclip.workflows.document.schema import node_classes
 
 PACKAGES = [f"comfyui-workflow-templates-media-{part}" for part in ("api", "image", "other", "video")]
 # The corpus's README: widgets of the editor's page alone, which are no input of the class.

@@ -3,7 +3,7 @@
 import pytest
 
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.draw import as_mermaid, as_text
+from comfyui_unclip.workflows.document.drawing import as_mermaid, as_text
 
 
 def wires(text):

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from comfyui_unclip.nodes.host import Interrupted, LocalHost, current_host
-from comfyui_unclip.workflows.outcome import NodeFailure
-from comfyui_unclip.workflows.session import Session
+from comfyui_unclip.workflows.engine.outcome import NodeFailure
+from comfyui_unclip.workflows.engine.session import Session
 
 
 def outcome(prompt, classes, host=None, limit=None, **options):

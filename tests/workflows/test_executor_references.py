@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from comfyui_unclip.nodes.host import LocalHost
-from comfyui_unclip.workflows.node_packs import known_classes
-from comfyui_unclip.workflows.session import Session
+from comfyui_unclip.workflows.engine.node_packs import known_classes
+from comfyui_unclip.workflows.engine.session import Session
 
 TESTS = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("executor_cases", TESTS / "workflows" / "executor_cases.py")

@@ -6,8 +6,8 @@ from PIL import Image
 
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import read_header
-from comfyui_unclip.unclip_core.loading import load_stack
-from comfyui_unclip.unclip_core.pca import basis_of
+from comfyui_unclip.unclip_core.clip.pca import basis_of
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.workflows.cli import run
 

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.workflows.graph import WorkflowError, load_workflow
-from comfyui_unclip.workflows.overrides import apply
-from comfyui_unclip.workflows.preflight import check
-from comfyui_unclip.workflows.schema import node_classes
-from comfyui_unclip.workflows.ui_to_api import convert
+from comfyui_unclip.workflows.checks.preflight import check
+from comfyui_unclip.workflows.document.conversion import convert
+from comfyui_unclip.workflows.document.graph import WorkflowError, load_workflow
+from comfyui_unclip.workflows.document.schema import node_classes
+from comfyui_unclip.workflows.settings.overrides import apply
 
 HERE = Path(__file__).parent
 EXAMPLES = int(os.environ.get("UNCLIP_FUZZ", "250"))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfyui_unclip.workflows.graph import (
+from comfyui_unclip.workflows.document.graph import (
     Problem,
     WorkflowError,
     ancestors,
@@ -17,7 +17,7 @@ from comfyui_unclip.workflows.graph import (
     node_name,
     topological_order,
 )
-from comfyui_unclip.workflows.reading import MAX_BYTES
+from comfyui_unclip.workflows.document.reading import MAX_BYTES
 
 
 def test_loads_both_forms_and_the_post_body(save, api, ui):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from comfyui_unclip.workflows.graph import WorkflowError
-from comfyui_unclip.workflows.jobs import MAX_ROWS, build, from_values
+from comfyui_unclip.workflows.document.graph import WorkflowError
+from comfyui_unclip.workflows.rows.jobs import MAX_ROWS, build, from_values
 
 
 def values(word):

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from comfyui_unclip.workflows.cli import run as unclip
-from comfyui_unclip.workflows.graph import WorkflowError
-from comfyui_unclip.workflows.node_packs import known_classes, load_pack, with_packs
+from comfyui_unclip.workflows.document.graph import WorkflowError
+from comfyui_unclip.workflows.engine.node_packs import known_classes, load_pack, with_packs
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 
-from comfyui_unclip.workflows.graph import load_workflow
-from comfyui_unclip.workflows.overrides import apply, settings
-from comfyui_unclip.workflows.ui_to_api import convert
+from comfyui_unclip.workflows.document.conversion import convert
+from comfyui_unclip.workflows.document.graph import load_workflow
+from comfyui_unclip.workflows.settings.overrides import apply, settings
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from comfyui_unclip.workflows.preflight import check
+from comfyui_unclip.workflows.checks.preflight import check
 
 GOOD = {"seed": 1, "mode": "soft", "scale": 1.0}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfyui_unclip.workflows.ray_pool import Segments, worker_plan
+from comfyui_unclip.workflows.places.ray_pool import Segments, worker_plan
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from datetime import datetime
 
 import pytest
 
-from comfyui_unclip.workflows.replacements import choose, fill_name
+from comfyui_unclip.workflows.document.replacements import choose, fill_name
 
 NOW = datetime(2024, 3, 5, 14, 7, 9)
 

@@ -16,7 +16,7 @@ from comfyui_unclip.workflows.cli import run
 def desk(tmp_path, tiny_stack, monkeypatch):
     """A working folder, the stack `tiny`, examiners trained for two steps and one small experiment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("comfyui_unclip.unclip_core.allocator.keep_pages", lambda: True)  # would outlive the test
+    monkeypatch.setattr("comfyui_unclip.unclip_core.pages.keep_pages", lambda: True)  # would outlive the test
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     small = {"steps": 2, "batch": 8, "warmup": 1, "pictures": 64}
     full = contexts.FULL

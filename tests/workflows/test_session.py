@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from comfyui_unclip.nodes.host import LocalHost, Report
-from comfyui_unclip.workflows.session import Session
+from comfyui_unclip.workflows.engine.session import Session
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comfyui_unclip.unclip_core.training.storybook import examples
+from comfyui_unclip.unclip_core.storybook import examples
 from comfyui_unclip.workflows import load, run
 
 CELL, GAP = 64, 4

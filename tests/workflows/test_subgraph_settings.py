@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from comfyui_unclip.workflows.graph import Workflow
-from comfyui_unclip.workflows.jobs import build
-from comfyui_unclip.workflows.overrides import apply, settings
-from comfyui_unclip.workflows.prepared import to_api
-from comfyui_unclip.workflows.ui_to_api import convert
+from comfyui_unclip.workflows.document.conversion import convert
+from comfyui_unclip.workflows.document.graph import Workflow
+from comfyui_unclip.workflows.rows.jobs import build
+from comfyui_unclip.workflows.rows.prepared import to_api
+from comfyui_unclip.workflows.settings.overrides import apply, settings
 
 _specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).with_name("editor_cases.py"))
 CASES = importlib.util.module_from_spec(_specification)
@@ -66,7 +66,7 @@ def test_a_shared_inner_node_is_refused_by_name_and_its_instances_are_not():
 
 
 def test_a_sweep_by_input_name_reaches_every_instance():
-    from comfyui_unclip.workflows.prepared import Prepared, _read_columns
+    from comfyui_unclip.workflows.rows.prepared import Prepared, _read_columns
 
     graph = workflow("subgraph, twice")
     prompt, _ = to_api(graph, CLASSES)

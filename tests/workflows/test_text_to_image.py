@@ -15,10 +15,10 @@ from PIL import Image
 from comfyui_unclip.nodes import host as host_module
 from comfyui_unclip.nodes.host import LocalHost
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.graph import load_workflow
-from comfyui_unclip.workflows.overrides import settings
-from comfyui_unclip.workflows.schema import input_specs, node_classes
-from comfyui_unclip.workflows.ui_to_api import VIRTUAL
+from comfyui_unclip.workflows.document.conversion import VIRTUAL
+from comfyui_unclip.workflows.document.graph import load_workflow
+from comfyui_unclip.workflows.document.schema import input_specs, node_classes
+from comfyui_unclip.workflows.settings.overrides import settings
 
 GRAPHS = sorted(Path(__file__).parents[2].glob("workflows/*.json"), key=lambda path: path.name)
 every_graph = pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)

@@ -17,7 +17,7 @@ from comfyui_unclip.workflows.commands import evaluate
 def tiny(tiny_models, tmp_path, monkeypatch):
     """A working folder, and the preset `tiny`."""
     monkeypatch.setitem(start.PRESETS, "tiny", sys.modules["tiny_stack"].config())
-    monkeypatch.setattr("comfyui_unclip.unclip_core.allocator.keep_pages", lambda: True)  # would outlive the test
+    monkeypatch.setattr("comfyui_unclip.unclip_core.pages.keep_pages", lambda: True)  # would outlive the test
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

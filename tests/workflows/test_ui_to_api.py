@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyui_unclip.workflows.schema import input_specs, node_classes
-from comfyui_unclip.workflows.ui_to_api import convert
+from comfyui_unclip.workflows.document.conversion import convert
+from comfyui_unclip.workflows.document.schema import input_specs, node_classes
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"

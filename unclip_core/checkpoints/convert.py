@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clip import empty_network
+from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
-from ..device import DTYPES
-from ..loading import build_network
 from ..presets import KARLO
+from ..runtime.placement import DTYPES
+from ..stack import build_network
 from .catalog import read_stack
 from .diffusers_configs import DIFFUSERS_MASK
 from .header import CheckpointError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..loading import build_network
+from ..stack import build_network
 from .catalog import StackEntry
 from .header import CheckpointError, StageFile, WeightSet
 from .keys import find_mismatches
@@ -107,7 +107,7 @@ def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]])
 
 def _network(stage: StageFile) -> torch.nn.Module:
     if stage.stage == "clip":
-        from ..clip import empty_network
+        from ..clip.model import empty_network
 
         return empty_network(stage.config)
     return build_network(stage.stage, stage.config)

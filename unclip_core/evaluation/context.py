@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints.catalog import StackEntry
 from ..checkpoints.tables import ANALYTIC, PCA, find_table
-from ..clip import Clip
+from ..clip.model import Clip
 from ..stages import ARPrior, Decoder, Prior, finish
 from ..training.data import StorybookData
 from ..training.recipes import Recipe

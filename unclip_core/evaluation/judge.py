@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..storybook.draw import render
+from ..storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
 from ..training.data import StorybookData, to_model
 from ..training.loop import Progress, Task, train
 from ..training.recipes import Recipe
 from ..training.sheets import grid, save_png
-from ..training.storybook.draw import render
-from ..training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
 from ..types import model_to_image
 
 HEADS = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS}

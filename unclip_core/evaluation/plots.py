@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..drawing import INK, PAPER, TRACK
-from ..fonts import font_for, width_of
+from ..pictures.drawing import INK, PAPER, TRACK
+from ..pictures.fonts import font_for, width_of
 
 COLOURS = ((31, 96, 180), (214, 84, 30), (40, 140, 70), (150, 60, 160), (180, 140, 20), (60, 60, 60))
 WIDTH, HEIGHT, TEXT = 640, 400, 16

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..storybook.scenes import WIDTHS, WORDS, Scene
+from ..storybook.shards import draw_many, make_scenes
 from ..training.data import to_model
 from ..training.loop import Progress
 from ..training.recipes import Recipe
 from ..training.sheets import grid, save_png
-from ..training.storybook.scenes import WIDTHS, WORDS, Scene
-from ..training.storybook.shards import draw_many, make_scenes
 from ..types import model_to_image
 from .judge import HEADS, Judge, JudgeTask, classes_of, trained
 

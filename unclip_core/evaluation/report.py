@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..storybook.shards import make_scenes
 from ..training.sheets import grid
-from ..training.storybook.shards import make_scenes
 from . import storybook
 from .judge import Judge
 from .storybook import SampleSettings, Tick

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..clip import Clip
+from ..clip.model import Clip
 from ..stages import finish
 from ..training.files import PICTURES
 from .statistics import Measured, Reference, frechet_over_seeds, mean, precision_recall

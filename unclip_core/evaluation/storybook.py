@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip import Clip
-from ..resize import resize_bicubic
+from ..clip.model import Clip
+from ..pictures.resizing import resize_bicubic
 from ..stages import Decoder, Prior, Upsampler, finish
+from ..storybook.captions import caption, matches
+from ..storybook.draw import render
+from ..storybook.scenes import Scene
+from ..storybook.shards import draw_many, make_scenes
 from ..training.data import to_model
-from ..training.storybook.captions import caption, matches
-from ..training.storybook.draw import render
-from ..training.storybook.scenes import Scene
-from ..training.storybook.shards import draw_many, make_scenes
 from ..types import model_to_image
 from .judge import HEADS, Judge, two_halves, verdicts
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .storybook.captions import caption
-from .storybook.draw import render
-from .storybook.scenes import Scene
-from .storybook.shards import prepare
+from ..storybook.captions import caption
+from ..storybook.draw import render
+from ..storybook.scenes import Scene
+from ..storybook.shards import prepare
 
 
 class Data(Protocol):

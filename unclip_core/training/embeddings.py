@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clip import Clip
+from ..clip.model import Clip
 from ..types import model_to_image
 from .data import Data
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import Schedule
-from ..stage_prior import Prior
-from ..stage_text import TextRows
+from ..stages.prior import Prior
+from ..stages.text import TextRows
 from ..types import Embedding, TextEncoding, check_same_clip
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from ..checkpoints.catalog import EMBEDDED
 from ..checkpoints.native import load_stage
-from ..clip import Clip
+from ..clip.model import Clip
 from ..config import ClipConfig, StackConfig
 from ..presets import PRESETS
+from ..storybook.captions import knows, vocabulary
 from .data import Data, StorybookData
 from .embeddings import image_embeddings
 from .files import open_files
 from .loop import Progress, Task, train
 from .recipes import STORYBOOK_RECIPES, Recipe
-from .storybook.captions import knows, vocabulary
 from .task_ar_prior import ARPriorTask
 from .task_clip import ClipTask
 from .task_decoder import DecoderTask

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
-from ..clip import Clip
+from ..clip.model import Clip
+from ..clip.pca import fit_pca
 from ..config import ARPriorConfig
 from ..models.ar_codes import Quantiser
 from ..models.ar_prior import ARPriorNetwork
-from ..pca import fit_pca
-from ..stage_ar_prior import draw_bucket
+from ..stages.ar_prior import draw_bucket
 from .data import Data, first_rows, move
 from .recipes import Recipe
 from .sheets import grid, save_png

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
-from ..clip import build_network
+from ..clip.model import build_network
+from ..clip.words import WordTokenizer
 from ..config import ClipConfig
-from ..words import WordTokenizer
 from .data import Data, first_rows, move
 from .recipes import Recipe
 from .sheets import grid, save_png

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
-from ..clip import Clip
+from ..clip.model import Clip
 from ..config import PriorConfig
 from ..diffusion.schedule import Schedule
 from ..models.prior import PriorNetwork

@@ -15,7 +15,7 @@ from ..config import UpsamplerConfig
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import Schedule
 from ..models.upsampler import stored_upsampler
-from ..resize import resize_bicubic
+from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
 from .data import Data, first_rows, move
 from .degrade import degrade

@@ -27,11 +27,11 @@ def command() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True)
 def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
     """Judge samples of held-out captions, made with the settings saved in workflows/text_to_image.json."""
-    from ...unclip_core.allocator import keep_pages
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.evaluation import report, storybook
     from ...unclip_core.evaluation.judge import JUDGE_RECIPE, trained_judge
-    from ...unclip_core.loading import load_stack
+    from ...unclip_core.pages import keep_pages
+    from ...unclip_core.stack import load_stack
     from ...unclip_core.training.data import StorybookData
 
     keep_pages()
@@ -71,10 +71,10 @@ def samples(model, captions, reference, limit, size, seed, batch, dtype, output)
     import dataclasses
 
     from ...nodes.host import current_host
-    from ...unclip_core.allocator import keep_pages
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.evaluation import samples as scoring
-    from ...unclip_core.loading import load_stack
+    from ...unclip_core.pages import keep_pages
+    from ...unclip_core.stack import load_stack
     from ...unclip_core.training.sheets import grid, save_png
 
     texts, paths = scoring.read_captions(captions)[:limit], scoring.reference_paths(reference)
@@ -117,8 +117,8 @@ def saved_settings(graph: Path) -> dict[str, dict]:
     sound graph.
     """
     from ...nodes.inputs import or_own_guidance, or_own_sampler, or_own_steps
-    from ..graph import WorkflowError, load_workflow
-    from ..schema import node_classes
+    from ..document.graph import WorkflowError, load_workflow
+    from ..document.schema import node_classes
     from .run import to_prompt
 
     own = {"steps": or_own_steps, "guidance_scale": or_own_guidance, "sampler": or_own_sampler}

@@ -27,8 +27,8 @@ def command(stack, data, pictures, seed, cache, output) -> None:
     from ...nodes.host import current_host
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.checkpoints.tables import PCA, save_basis
-    from ...unclip_core.loading import load_stack
-    from ...unclip_core.pca import fit_pca
+    from ...unclip_core.clip.pca import fit_pca
+    from ...unclip_core.stack import load_stack
     from ...unclip_core.training.fit_pca import embed_pictures
     from ._fitting import open_pictures, table_path, watched
 

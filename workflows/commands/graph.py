@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from ..draw import as_mermaid, as_text
-from ..graph import Problem, WorkflowError, load_workflow
-from ..node_packs import known_classes
-from ..prepared import to_api
+from ..document.drawing import as_mermaid, as_text
+from ..document.graph import Problem, WorkflowError, load_workflow
+from ..engine.node_packs import known_classes
+from ..rows.prepared import to_api
 from ._nodes import nodes_option
 
 

@@ -36,11 +36,11 @@ def command(stack, quick, only, full, listed, run_folder, cache, output, threads
     import torch
 
     from ...nodes.host import current_host
-    from ...unclip_core.allocator import keep_pages
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.evaluation.context import FULL, QUICK, Context
     from ...unclip_core.evaluation.reproduction import chosen, run_all, write_report
-    from ...unclip_core.loading import load_stack
+    from ...unclip_core.pages import keep_pages
+    from ...unclip_core.stack import load_stack
 
     experiments = chosen(only)
     if full and (not quick or not {each.name for each in chosen(full)} <= {each.name for each in experiments}):

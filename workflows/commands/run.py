@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from ..batch import DiskError
-from ..graph import Problem, Prompt, Workflow, WorkflowError, load_workflow
-from ..jobs import Jobs, build
-from ..preflight import check
-from ..prepared import Prepared, prepare, to_api
-from ..reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
-from ..running import Options, check_options, classes_for, run_prepared
+from ..checks.preflight import check
+from ..document.graph import Problem, Prompt, Workflow, WorkflowError, load_workflow
+from ..places.running import Options, check_options, classes_for, run_prepared
+from ..rows.batch import DiskError
+from ..rows.jobs import Jobs, build
+from ..rows.prepared import Prepared, prepare, to_api
+from ..rows.reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
 from ._nodes import nodes_option
 
 EXAMPLES = """\b
@@ -144,7 +144,7 @@ def _run(file: Path, jobs: Jobs, options: Options, partial: bool, dry_run: bool,
 def prepare_file(file: Path, jobs: Jobs, options: Options, partial: bool = False) -> Prepared:
     """Load, set, convert and check. Raises WorkflowError with every problem at once."""
     from ...nodes.host import use_host
-    from ..run_host import RunHost
+    from ..engine.run_host import RunHost
 
     problems = check_options(options, jobs)
     host = RunHost(options.output, options.input)
@@ -183,8 +183,8 @@ def to_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, lis
 
 
 def _show_plan(prepared: Prepared, options: Options, as_json: bool) -> None:
-    from ..planning import plan
-    from ..results import FILE, Results, seconds_by_class
+    from ..rows.planning import plan
+    from ..rows.results import FILE, Results, seconds_by_class
 
     results = Results(options.output, prepared.job)
     if options.resume:

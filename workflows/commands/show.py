@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from ..graph import load_workflow
-from ..node_packs import known_classes
-from ..overrides import Setting, settings
+from ..document.graph import load_workflow
+from ..engine.node_packs import known_classes
+from ..settings.overrides import Setting, settings
 from ._nodes import nodes_option
 
 

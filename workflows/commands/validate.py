@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..graph import Problem, WorkflowError, load_workflow
-from ..node_packs import known_classes
+from ..document.graph import Problem, WorkflowError, load_workflow
+from ..engine.node_packs import known_classes
 from ._nodes import nodes_option
 from .run import to_prompt
 

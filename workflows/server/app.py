@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..node_packs import known_classes
+from ..engine.node_packs import known_classes
 from . import pack_routes, picture_routes, run_routes, user_routes
 from .editor import Editor, bind
 from .guard import Guard, add_headers

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...nodes.host import Interrupted, LocalHost
-from ..listening import running_node
+from ..engine.listening import running_node
 
 
 class EditorHost(LocalHost):

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.builtin.paths import inside
+from ...nodes.files import inside
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
 from .editor import Editor, answer

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from ...nodes.builtin.paths import inside, move_new, temporary_beside
+from ...nodes.files import inside, move_new, temporary_beside
 from .editor import Editor, answer, bad
 
 _KINDS = ("input", "output", "temp")

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..validation import validate
+from ..checks.validation import validate
 from .editor import Editor, answer, bad, read_count, read_ids, read_table
 from .job import STATUSES, Job
 from .pages import MAX_CLIENT_ID

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any
 
 from ...nodes.host import preview_picture
-from ..outcome import Event, NodeFailure
+from ..engine.outcome import Event, NodeFailure
 from .job import Job
 from .pages import Pages
 from .plain import to_json

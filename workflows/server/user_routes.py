@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.builtin.paths import inside, move_new, temporary_beside
+from ...nodes.files import inside, move_new, temporary_beside
 from .editor import Editor, answer, bad, read_table
 
 SETTINGS = "comfy.settings.json"

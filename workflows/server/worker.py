@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ...nodes.host import Interrupted
-from ..session import Session
+from ..engine.session import Session
 from .host import EditorHost
 from .job import CANCELLED, COMPLETED, FAILED, RUNNING, Job
 from .pages import Pages

@@ -16,8 +16,8 @@ from comfyui_unclip.unclip_core.checkpoints.tables import (
     save_basis,
     save_noise_powers,
 )
-from comfyui_unclip.unclip_core.loading import load_stack
-from comfyui_unclip.unclip_core.pca import basis_of, fit_pca
+from comfyui_unclip.unclip_core.clip.pca import basis_of, fit_pca
+from comfyui_unclip.unclip_core.stack import load_stack
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from comfyui_unclip.unclip_core.evaluation.context import Budget, Context
 from comfyui_unclip.unclip_core.evaluation.judge import JUDGE_RECIPE
 from comfyui_unclip.unclip_core.evaluation.reader import READER_RECIPE
 from comfyui_unclip.unclip_core.evaluation.siblings import SIBLING_RECIPE
-from comfyui_unclip.unclip_core.loading import load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.training.data import StorybookData
-from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
 
 
 @pytest.fixture(scope="session")

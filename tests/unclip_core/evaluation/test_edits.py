@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.embedding import similarity
+from comfyui_unclip.unclip_core.embeddings import similarity
 from comfyui_unclip.unclip_core.evaluation.experiments import (
     guidance,
     interpolation,
@@ -24,9 +24,9 @@ from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
 from comfyui_unclip.unclip_core.evaluation.reader import truth_of
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
 from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
-from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
-from comfyui_unclip.unclip_core.training.storybook.draw import render
-from comfyui_unclip.unclip_core.training.storybook.scenes import held_out
+from comfyui_unclip.unclip_core.storybook.captions import vocabulary
+from comfyui_unclip.unclip_core.storybook.draw import render
+from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.types import Embedding
 
 

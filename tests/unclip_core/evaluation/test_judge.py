@@ -21,10 +21,10 @@ from comfyui_unclip.unclip_core.evaluation.judge import (
     verdicts,
     zoom,
 )
+from comfyui_unclip.unclip_core.storybook.draw import COLOUR_RGB, render
+from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, held_out
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.training.loop import train
-from comfyui_unclip.unclip_core.training.storybook.draw import COLOUR_RGB, render
-from comfyui_unclip.unclip_core.training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, held_out
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
 
 NONE = {name: len(classes) for name, classes in HEADS.items()}
 

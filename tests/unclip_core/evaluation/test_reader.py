@@ -18,9 +18,9 @@ from comfyui_unclip.unclip_core.evaluation.reader import (
     trained_reader,
     truth_of,
 )
+from comfyui_unclip.unclip_core.storybook.scenes import WORDS, held_out
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.training.loop import train
-from comfyui_unclip.unclip_core.training.storybook.scenes import WORDS, held_out
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
 
 SMALL = dataclasses.replace(READER_RECIPE, steps=20, batch=16, warmup=5, ema=0.9, pictures=64)
 

@@ -19,8 +19,8 @@ from comfyui_unclip.unclip_core.evaluation.storybook import (
     retrieval_score,
     upsampler_scores,
 )
-from comfyui_unclip.unclip_core.training.storybook.scenes import held_out
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
+from comfyui_unclip.unclip_core.storybook.scenes import held_out
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.types import Embedding
 
 

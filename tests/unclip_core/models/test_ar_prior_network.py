@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.config import ARPriorConfig, TextEncoderConfig
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.models.ar_codes import BucketTable, Quantiser
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 
 CONFIG = ARPriorConfig(
     clip_dim=24,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import find
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.loading import load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 
 SEED = 7
 # What diffusers calls a stage, and what our noise streams do.

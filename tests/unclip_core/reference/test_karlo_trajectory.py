@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.clip import empty_network, preprocess
+from comfyui_unclip.unclip_core.clip.model import empty_network, preprocess
 from comfyui_unclip.unclip_core.presets import KARLO
 from comfyui_unclip.unclip_core.stages import Prior, finish
 

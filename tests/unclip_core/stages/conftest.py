@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core import config as c
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import ARPrior, Decoder, Prior, Upsampler
 from comfyui_unclip.unclip_core.types import Embedding, TextEncoding
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core import stage_ar_prior
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.stage_ar_prior import draw_bucket
+from comfyui_unclip.unclip_core.stages import ar_prior as stage_ar_prior
 from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.stages.ar_prior import draw_bucket
 
 COMPONENTS = 5
 

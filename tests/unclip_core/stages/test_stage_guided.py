@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.clip import Clip
+from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipConfig, ClipTextConfig, ClipVisionConfig
-from comfyui_unclip.unclip_core.embedding import similarity
-from comfyui_unclip.unclip_core.loading import load_stack
-from comfyui_unclip.unclip_core.stage_guided import ClipGuide
+from comfyui_unclip.unclip_core.embeddings import similarity
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.stages.clip_guidance import ClipGuide
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Decoder, finish
 from comfyui_unclip.unclip_core.types import Noise
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.picture import fit_picture
+from comfyui_unclip.unclip_core.pictures.fitting import fit_picture
 from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.types import Noise, model_to_image
 

@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core import stage_ar_prior, stage_decoder, stage_upsampler
-from comfyui_unclip.unclip_core.memory import is_out_of_memory
 from comfyui_unclip.unclip_core.models.layers import GroupNorm, attend, time_features
+from comfyui_unclip.unclip_core.runtime.estimates import is_out_of_memory
+from comfyui_unclip.unclip_core.stages import ar_prior as stage_ar_prior
+from comfyui_unclip.unclip_core.stages import decoder as stage_decoder
 from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.stages import upsampler as stage_upsampler
 
 HALF = torch.float16
 IMAGES = torch.rand(5, 8, 8, 3, generator=torch.Generator().manual_seed(0))
@@ -123,7 +125,7 @@ def test_a_real_limit_ends_in_the_message():
     program = """
 import resource
 import torch
-from comfyui_unclip.unclip_core.device import Placed
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.samplers import ddpm
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
-from comfyui_unclip.unclip_core.stage_text import choose_closest
 from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.stages.text import choose_closest
 
 
 def vectors(prior, text, **options):

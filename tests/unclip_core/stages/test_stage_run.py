@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core import memory
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
+from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
 from comfyui_unclip.unclip_core.presets import KARLO, STORYBOOK
-from comfyui_unclip.unclip_core.resize import resize_bicubic
-from comfyui_unclip.unclip_core.stage_run import NanWatch, split_rows
+from comfyui_unclip.unclip_core.runtime import estimates as memory
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Decoder, finish
+from comfyui_unclip.unclip_core.stages.run import NanWatch, split_rows
 
 
 def test_weights_load_at_the_first_step(tiny):

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core import device as devices
-from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
-from comfyui_unclip.unclip_core.resize import resize_bicubic
+from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
+from comfyui_unclip.unclip_core.runtime import placement as devices
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Upsampler, finish
 
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
-from comfyui_unclip.unclip_core.clip import Clip
+from comfyui_unclip.unclip_core.clip.model import Clip
+from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.training.data import StorybookData
-from comfyui_unclip.unclip_core.training.storybook.captions import vocabulary
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import random
 import numpy as np
 import torch
 
+from comfyui_unclip.unclip_core.storybook.captions import caption, matches
+from comfyui_unclip.unclip_core.storybook.draw import render
 from comfyui_unclip.unclip_core.training import embeddings
 from comfyui_unclip.unclip_core.training.data import StorybookData, first_rows, move, random_crop, to_model
 from comfyui_unclip.unclip_core.training.embeddings import image_embeddings
-from comfyui_unclip.unclip_core.training.storybook.captions import caption, matches
-from comfyui_unclip.unclip_core.training.storybook.draw import render
 from comfyui_unclip.unclip_core.types import model_to_image
 
 

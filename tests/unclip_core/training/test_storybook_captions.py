@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from comfyui_unclip.unclip_core.training.storybook import scenes
-from comfyui_unclip.unclip_core.training.storybook.captions import caption, knows, matches, vocabulary
-from comfyui_unclip.unclip_core.training.storybook.scenes import Scene, Thing
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
-from comfyui_unclip.unclip_core.words import WordTokenizer
+from comfyui_unclip.unclip_core.clip.words import WordTokenizer
+from comfyui_unclip.unclip_core.storybook import scenes
+from comfyui_unclip.unclip_core.storybook.captions import caption, knows, matches, vocabulary
+from comfyui_unclip.unclip_core.storybook.scenes import Scene, Thing
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
 
 @pytest.fixture(scope="module")

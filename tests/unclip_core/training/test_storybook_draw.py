@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from comfyui_unclip.unclip_core.training.storybook.draw import BACKGROUND_PAINTERS, COLOUR_RGB, OUTLINE, render
-from comfyui_unclip.unclip_core.training.storybook.scenes import BACKGROUNDS, OBJECTS, Scene, Thing
-from comfyui_unclip.unclip_core.training.storybook.shapes import parts
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes
+from comfyui_unclip.unclip_core.storybook.draw import BACKGROUND_PAINTERS, COLOUR_RGB, OUTLINE, render
+from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, OBJECTS, Scene, Thing
+from comfyui_unclip.unclip_core.storybook.shapes import parts
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
 
 def one(kind="star", colour="red", background="night sky", **changes):

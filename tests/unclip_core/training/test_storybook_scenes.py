@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from comfyui_unclip.unclip_core.training.storybook import scenes
-from comfyui_unclip.unclip_core.training.storybook.scenes import held_out, sample_scene
-from comfyui_unclip.unclip_core.training.storybook.shards import make_scenes, scene_from_json, scene_to_json
+from comfyui_unclip.unclip_core.storybook import scenes
+from comfyui_unclip.unclip_core.storybook.scenes import held_out, sample_scene
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes, scene_from_json, scene_to_json
 
 
 def test_a_tenth_of_the_triples_is_held_out_evenly():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from comfyui_unclip.unclip_core.training.storybook import shards
-from comfyui_unclip.unclip_core.training.storybook.draw import render
-from comfyui_unclip.unclip_core.training.storybook.shards import draw_many, make_scenes, prepare
+from comfyui_unclip.unclip_core.storybook import shards
+from comfyui_unclip.unclip_core.storybook.draw import render
+from comfyui_unclip.unclip_core.storybook.shards import draw_many, make_scenes, prepare
 
 
 def test_shards_hold_the_scenes_as_drawn(story, story_folder):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
-from comfyui_unclip.unclip_core.loading import load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.training import start as starting
 from comfyui_unclip.unclip_core.training.loop import train

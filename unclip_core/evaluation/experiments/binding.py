@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...drawing import labelled_grid
+from ...pictures.drawing import labelled_grid
 from ..context import Context
 from ..results import Figure, Result, Table
 from ..statistics import share

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ...training.storybook.scenes import Scene
-from ...training.storybook.shards import make_scenes
+from ...storybook.scenes import Scene
+from ...storybook.shards import make_scenes
 from ..context import Context
 from ..judge import HEADS, Judge, verdicts
 from ..results import Result, Table

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...training.storybook.captions import BACKGROUND_PHRASES, POSITION_PHRASES
-from ...training.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, WORDS, Scene
+from ...storybook.captions import BACKGROUND_PHRASES, POSITION_PHRASES
+from ...storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, WORDS, Scene
 from ..reader import truth_of
 
 KINDS = ("colour", "object", "background", "size", "word", "position")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...training.storybook.scenes import Scene
+from ...pictures.drawing import labelled_grid
+from ...storybook.scenes import Scene
 from ..context import Context
 from ..judge import features_of
 from ..plots import Point, line_plot

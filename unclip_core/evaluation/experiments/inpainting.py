@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...training.storybook.scenes import COLOURS, OBJECTS, Scene
+from ...pictures.drawing import labelled_grid
+from ...storybook.scenes import COLOURS, OBJECTS, Scene
 from ..context import Context
 from ..judge import HEADS
 from ..results import Check, Figure, Result, Table

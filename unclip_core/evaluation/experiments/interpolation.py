@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...embedding import random_noise, slerp_embeddings, slerp_noises
-from ...training.storybook.scenes import Scene
+from ...embeddings import random_noise, slerp_embeddings, slerp_noises
+from ...pictures.drawing import labelled_grid
+from ...storybook.scenes import Scene
 from ...types import Embedding, Noise
 from ..context import Context
 from ..judge import HEADS

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...drawing import labelled_grid
-from ...pca import basis_of, project
+from ...clip.pca import basis_of, project
+from ...pictures.drawing import labelled_grid
 from ..context import Context
 from ..judge import HEADS
 from ..plots import Point, line_plot

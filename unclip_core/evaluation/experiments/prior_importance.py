@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...embedding import text_as_embedding
+from ...embeddings import text_as_embedding
+from ...pictures.drawing import labelled_grid
 from ...stages import Decoder
-from ...training.storybook.scenes import Scene
+from ...storybook.scenes import Scene
 from ..context import Context
 from ..judge import features_of
 from ..results import Figure, Result, Table

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...drawing import labelled_grid
+from ...pictures.drawing import labelled_grid
 from ...stages import finish
 from ...types import Embedding, TextEncoding
 from ..context import CHUNK, Context

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...drawing import labelled_grid
+from ...pictures.drawing import labelled_grid
 from ..context import Context
 from ..results import Check, Figure, Result, Table
 from ..statistics import Measured, mean

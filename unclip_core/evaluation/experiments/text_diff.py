@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...embedding import text_diff
+from ...embeddings import text_diff
+from ...pictures.drawing import labelled_grid
 from ...types import Embedding, Noise
 from ..context import Context
 from ..reader import readings

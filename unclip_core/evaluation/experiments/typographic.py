@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...training.storybook.scenes import WORDS, Scene
-from ...zero_shot import classify
+from ...clip.zero_shot import classify
+from ...pictures.drawing import labelled_grid
+from ...storybook.scenes import WORDS, Scene
 from ..context import Context
 from ..reader import readings
 from ..results import Figure, Result, Table

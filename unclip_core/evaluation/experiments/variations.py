@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...drawing import labelled_grid
-from ...training.storybook.scenes import Scene
+from ...pictures.drawing import labelled_grid
+from ...storybook.scenes import Scene
 from ..context import Context
 from ..judge import HEADS
 from ..plots import Point, line_plot

@@ -1,0 +1,145 @@
+"""Names in a workflow to paths on disk. Nothing a workflow says leaves the input, output and temp folders."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .host import current_host
+
+_KINDS = ("input", "output", "temp")
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif"}
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """`relative` resolved inside `folder`. Raises ValueError when it would leave it."""
+    root = folder.resolve()
+    path = (root / relative.replace("\\", "/")).resolve()
+    if path != root and root not in path.parents:
+        raise ValueError(f"{relative!r} leads out of the folder {folder}; use a path inside it")
+    return path
+
+
+def annotated(name: str) -> Path:
+    """The file that `picture.png`, `picture.png [output]` and the like mean. Raises ValueError outside the folders."""
+    for kind in _KINDS:
+        if name.endswith(f" [{kind}]"):
+            return inside(current_host().folder(kind), name[: -len(kind) - 3])
+    return inside(current_host().folder("input"), name)
+
+
+def picture_problem(name: str) -> str | None:
+    """Why `name` is not a readable picture file, or None."""
+    try:
+        path = annotated(name)
+    except ValueError as error:
+        return str(error)
+    return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
+
+
+def content_hash(name: str | None) -> str:
+    """SHA-256 of a picture's file, for IS_CHANGED: another picture under the same name is another input."""
+    if name is None or picture_problem(name):
+        return ""
+    with annotated(name).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def input_pictures() -> list[str]:
+    """Names of the pictures directly in the input folder, sorted; empty when there is no such folder."""
+    folder = current_host().folder("input")
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_file() and Path(entry.name).suffix.lower() in _PICTURES
+    )
+
+
+def fill_prefix(prefix: str, width: int, height: int) -> str:
+    """The variables the editor's server fills in: %width% %height% %year% %month% %day% %hour% %minute% %second%."""
+    now = time.localtime()
+    values = {
+        "width": str(width),
+        "height": str(height),
+        "year": str(now.tm_year),
+        "month": f"{now.tm_mon:02}",
+        "day": f"{now.tm_mday:02}",
+        "hour": f"{now.tm_hour:02}",
+        "minute": f"{now.tm_min:02}",
+        "second": f"{now.tm_sec:02}",
+    }
+    return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
+
+
+def check_prefix(prefix: str) -> bool | str:
+    """What VALIDATE_INPUTS of a node that saves answers: True, or why the prefix leads out of the output folder."""
+    try:
+        inside(current_host().folder("output"), prefix)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def shown_file(path: Path, root: Path, kind: str) -> dict[str, str]:
+    """A saved file as the editor's page asks for it again; `root` is the folder of `kind`, "output" or "temp"."""
+    subfolder = path.parent.relative_to(root.resolve()).as_posix()
+    return {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind}
+
+
+def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
+    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`."""
+    target = inside(root, fill_prefix(prefix, width, height))
+    folder, stem = target.parent, target.name + current_host().file_tag
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")
+    counters = [int(match[1]) for name in os.listdir(folder) if (match := taken.match(os.path.normcase(name)))]
+    return folder, stem, max(counters, default=0) + 1
+
+
+@contextlib.contextmanager
+def temporary_beside(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden name of its own for a file that is being written; `publish` gives it its real one, else it goes."""
+    temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> int:
+    """Move a finished file to the first free `<stem>_<counter><ending>` and return the counter it got.
+
+    A name that exists is never taken, also when another process makes it at the same moment.
+    """
+    while True:
+        path = folder / f"{stem}_{counter:05}{ending}"
+        try:
+            move_new(temporary, path)
+        except FileExistsError:
+            counter += 1
+        else:
+            return counter
+
+
+def move_new(temporary: Path, path: Path) -> None:
+    """Move a finished file to a name that is free. Raises FileExistsError when it is not."""
+    try:
+        os.link(temporary, path)  # unlike a rename, refuses a name that exists
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError):  # a file system without links: hold the name, then fill it
+        if not temporary.exists():
+            raise
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()

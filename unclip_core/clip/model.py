@@ -1,0 +1,342 @@
+"""CLIP, through open_clip: text -> TextEncoding, image -> Embedding.
+
+The only module that imports open_clip, and only when a model is first used: importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ClipConfig
+from ..runtime.placement import Manager, Placed
+from ..types import Embedding, TextEncoding, check_image, image_to_model
+from .pca import PCABasis
+from .words import WordTokenizer
+
+CROPS = ("center", "squash")
+
+StateDict = dict[str, Tensor]
+ReadWeights = Callable[[nn.Module], StateDict]
+
+
+def build_network(config: ClipConfig) -> nn.Module:
+    """The open_clip model that `config` describes, with fresh weights, also where it names an architecture."""
+    import open_clip
+
+    if config.architecture:
+        where = torch.get_default_device()  # create_model would move what was built on the meta device to the CPU
+        return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False, device=where)
+    if config.vision is None or config.text is None:
+        raise ValueError(
+            f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
+        )
+    vision, text = config.vision, config.text
+    words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
+    return open_clip.CLIP(
+        config.embed_dim,
+        {**_image_tower(config), "image_size": vision.image_size},
+        {
+            "context_length": config.context_length,
+            "vocab_size": words,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.layers,
+        },
+        quick_gelu=config.quick_gelu,
+    )
+
+
+def _image_tower(config: ClipConfig) -> dict[str, object]:
+    """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
+    vision = config.vision
+    if not vision.trunk:
+        return {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+    import timm
+
+    if not timm.is_model(vision.trunk):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm {timm.__version__} has no network {vision.trunk!r}; `pip install -U timm`"
+        )
+    return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
+
+
+def empty_network(config: ClipConfig) -> nn.Module:
+    """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
+    with torch.device("meta"), _random_weights_unsaid():
+        network = build_network(config)
+    if "image" not in config.towers:
+        network.visual = None
+    if "text" not in config.towers:
+        network.transformer = network.token_embedding = network.ln_final = None
+        network.positional_embedding = network.text_projection = None
+    # No part of the weights, so nothing would be assigned to it: a token sees those before it.
+    length = config.context_length
+    network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
+    return network
+
+
+@contextlib.contextmanager
+def _random_weights_unsaid() -> Iterator[None]:
+    """Without open_clip's warning that a model was initialised randomly, for one whose weights are yet to come."""
+
+    def lets_pass(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded for model")
+
+    root = logging.getLogger()  # which open_clip writes to
+    root.addFilter(lets_pass)
+    try:
+        yield
+    finally:
+        root.removeFilter(lets_pass)
+
+
+def preprocess(
+    image: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: str = "center"
+) -> Tensor:
+    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, size, size) normalised, as CLIP was trained.
+
+    crop: "center" scales the short side to `size` and cuts the middle out; "squash" scales both sides. Bicubic,
+    antialiased. Raises ValueError for another crop or what is no picture.
+    """
+    if crop not in CROPS:
+        raise ValueError(f"CLIP Image Encode: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
+    try:
+        check_image(image)
+    except ValueError as error:
+        raise ValueError(f"CLIP Image Encode: {error}") from None
+    if 0 in image.shape:
+        raise ValueError(f"CLIP Image Encode: image is empty, shape {tuple(image.shape)}")
+    if crop == "center":  # a strip of 8000 x 1 would become one of 512,000 x 64 on the way
+        (top, height), (left, width) = (_middle(side, 4 * min(image.shape[1:3])) for side in image.shape[1:3])
+        image = image[:, top : top + height, left : left + width]
+    pixels = (image_to_model(image).clamp(-1.0, 1.0) + 1.0) * 0.5
+    if not pixels.isfinite().all():
+        raise ValueError("CLIP Image Encode: the image holds NaN; save it again or load another one")
+    height, width = pixels.shape[-2:]
+    if crop == "center":
+        short = min(height, width)
+        target = (int(size * height / short), int(size * width / short))  # rounded as torchvision does
+    else:
+        target = (size, size)
+    if target != (height, width):
+        pixels = F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
+    top, left = (round((side - size) / 2) for side in target)
+    pixels = pixels[..., top : top + size, left : left + size]
+    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+
+
+def _middle(side: int, most: int) -> tuple[int, int]:
+    """(first, count) of at most `most` pixels in the middle of a side."""
+    count = min(side, most)
+    return (side - count) // 2, count
+
+
+class Clip:
+    """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
+
+    weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
+    through open_clip. manager: see `Placed`.
+    """
+
+    def __init__(
+        self,
+        config: ClipConfig,
+        weights: StateDict | ReadWeights | None = None,
+        device: torch.device | str = "cpu",
+        manager: Manager | None = None,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.placed: Placed[nn.Module] = Placed(self._load, self.device, torch.float32, manager)
+        self.pca: Callable[[], PCABasis] | None = None  # reads the basis of this CLIP's image embeddings
+        self._weights = weights
+        self._byte_pairs = None
+        self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
+
+    @classmethod
+    def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
+        """A handle over given weights."""
+        return cls(config, weights, **options)
+
+    @classmethod
+    def open(cls, architecture: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> Clip:
+        """Any open_clip model, by name; pretrained: a tag of open_clip's or the path of a local file.
+
+        Raises ValueError if open_clip does not know the name, or for a Hugging Face text tower.
+        """
+        import open_clip
+        from open_clip.pretrained import get_pretrained_cfg
+
+        described = open_clip.get_model_config(architecture)
+        if described is None:
+            raise ValueError(f"CLIP {architecture!r} is unknown to open_clip; see open_clip.list_models()")
+        text = described.get("text_cfg", {})
+        if "hf_model_name" in text:
+            raise ValueError(
+                f"CLIP {architecture!r} has the Hugging Face text tower {text['hf_model_name']}, which gives no token "
+                "states after a final LayerNorm; use an open_clip model with a text tower of its own, such as ViT-L-14"
+            )
+        # A path is no name: files go by what they are called.
+        weights = Path(pretrained).stem if pretrained and Path(pretrained).is_file() else pretrained or "random"
+        found = get_pretrained_cfg(architecture, pretrained) if pretrained else {}
+        config = ClipConfig(
+            clip_id=f"{architecture.removesuffix('-quickgelu')}/{weights}",
+            embed_dim=described["embed_dim"],
+            text_width=text.get("width", 512),
+            context_length=text.get("context_length", 77),
+            architecture=architecture,
+            pretrained=pretrained,
+            image_mean=tuple(found.get("mean") or ClipConfig.image_mean),
+            image_std=tuple(found.get("std") or ClipConfig.image_std),
+        )
+        return cls(config, device=device)
+
+    @property
+    def clip_id(self) -> str:
+        """The name of the embedding space."""
+        return self.config.clip_id
+
+    @property
+    def network(self) -> nn.Module:
+        """The open_clip model, on its device, in evaluation mode. Sends away what was there, see `Placed`."""
+        return self.placed()
+
+    def _load(self) -> nn.Module:
+        import open_clip
+
+        if self._weights is None and self.config.architecture:
+            return open_clip.create_model(self.config.architecture, pretrained=self.config.pretrained)
+        if self._weights is None:
+            network = build_network(self.config)
+            self._weights = network.state_dict()  # read again, it must not draw other weights
+            return network
+        network = empty_network(self.config)
+        state = self._weights(network) if callable(self._weights) else self._weights
+        # Assigned, not copied: float32 weights stay in their mapped file.
+        network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True, assign=True)
+        return network
+
+    def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
+        if self._tokenizer:
+            ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
+            return ids, ids != 0
+        tokenizer = self._open_clip_tokenizer()
+        ids = tokenizer(captions, context_length=self.config.context_length).long()
+        padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
+        if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
+            return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
+        ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
+        mask = torch.arange(ids.shape[1])[None, :] <= ends
+        return torch.where(mask, ids, self.config.padding), mask
+
+    def _open_clip_tokenizer(self):
+        import open_clip
+
+        if self._byte_pairs is None:  # reading the merges takes a good part of a second
+            self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
+        return self._byte_pairs
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[str] | str) -> TextEncoding:
+        """Encode captions. Raises ValueError for an empty list."""
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        if not captions:
+            raise ValueError(
+                "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
+            )
+        self._require("text", "CLIP Text Encode", "text_encoder")
+        ids, mask = self.tokenize(captions)
+        tokens, embed = text_states(self.network, ids.to(self.device))
+        return TextEncoding(
+            tokens=tokens.float().cpu(),
+            embed=self._scale(embed).cpu(),
+            mask=mask,
+            ids=ids,
+            clip_id=self.clip_id,
+            captions=tuple(captions),
+        )
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
+        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
+        pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
+        return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
+
+        For use beside another network: CLIP must be in place, see `placed`.
+        """
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
+        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
+        return self._scale(self.placed.module.encode_image((pixels - mean) / std))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the side that the image tower reads."""
+        self._require("image", "CLIP Image Encode", "image_encoder")
+        size = self.placed.module.visual.image_size
+        return size[0] if isinstance(size, tuple | list) else size
+
+    def _require(self, tower: str, who: str, folder: str) -> None:
+        if tower not in self.config.towers:
+            raise ValueError(
+                f"{who}: this model's CLIP has no {tower} tower (its folder has no {folder}); use the CLIP of a model "
+                f"that has one and speaks {self.clip_id} too"
+                + (", such as karlo-v1-alpha-image-variations" if tower == "image" else "")
+            )
+
+    def _scale(self, vector: Tensor) -> Tensor:
+        return F.normalize(vector.float(), dim=-1) if self.config.normalised else vector.float()
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """Words of `caption` outside a small vocabulary; always [] for CLIPs that spell by sub-words."""
+        return self._tokenizer.unknown(caption) if self._tokenizer else []
+
+    def vocabulary_summary(self) -> str:
+        """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
+        return self.config.knows
+
+    def truncated(self, caption: str) -> str:
+        """The end of `caption` that does not fit the context, "" if all of it does."""
+        if self._tokenizer:
+            return self._tokenizer.dropped(caption)
+        tokenizer = self._open_clip_tokenizer()
+        if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
+            return ""
+        rest = tokenizer.encode(caption)[self.config.context_length - 2 :]
+        return tokenizer.decode(rest).strip() if rest else ""
+
+
+def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
+
+    Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
+    """
+    tower = getattr(network, "text", network)
+    norm = getattr(tower, "ln_final", None)
+    if norm is None:
+        raise ValueError(
+            f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
+        )
+    caught: list[Tensor] = []
+    handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    try:
+        embed = network.encode_text(ids)
+    finally:
+        handle.remove()
+    if caught[0].ndim != 3:
+        raise ValueError(
+            f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"
+        )
+    return caught[0], embed

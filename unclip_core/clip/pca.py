@@ -1,0 +1,116 @@
+"""Principal components of CLIP embeddings: the basis, fitted once on many pictures, and projections onto it (§4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..types import Embedding, check_same_clip
+
+if TYPE_CHECKING:
+    from .model import Clip
+
+WHO = "PCA Project"
+
+
+@dataclass(frozen=True)
+class PCABasis:
+    """Directions in which the image embeddings of one CLIP vary, the widest first. All float32, on the native scale.
+
+    mean: (D,). components: (D, D), orthonormal rows. variance: (D,) along each row, descending.
+    """
+
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+    clip_id: str
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.mean.shape[0]
+
+    def explained(self, count: int) -> float:
+        """Share of the variance, 0..1, that the first `count` components keep."""
+        return float(self.variance[:count].sum() / self.variance.sum().clamp(min=1e-12))
+
+    def needed(self, share: float) -> int:
+        """How many components keep at least `share` (0..1) of the variance."""
+        kept = self.variance.double().cumsum(0) / self.variance.double().sum().clamp(min=1e-12)
+        return min(self.dim, int((kept < share).sum()) + 1)
+
+    def coordinates(self, vectors: Tensor, count: int) -> Tensor:
+        """The first `count` coordinates (B, count) of vectors (B, D)."""
+        return (vectors - self.mean) @ self.components[:count].T
+
+    def reconstruct(self, vectors: Tensor, count: int) -> Tensor:
+        """Vectors (B, D) through their first `count` components: the rest is set to the mean."""
+        return self.mean + self.coordinates(vectors, count) @ self.components[:count]
+
+
+def fit_pca(vectors: Tensor, clip_id: str) -> PCABasis:
+    """The basis of vectors (N, D) on the native scale, worked out in float64. Each row's largest entry is positive, so
+    that the basis is the same on every machine. Raises ValueError for fewer than 2 vectors."""
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(f"fit-pca: needs at least 2 embeddings (N, D), got shape {tuple(vectors.shape)}; add pictures")
+    exact = vectors.double()
+    mean = exact.mean(0)
+    centred = exact - mean
+    variance, columns = torch.linalg.eigh(centred.T @ centred / len(vectors))
+    rows = columns.T.flip(0)
+    signs = rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    return PCABasis(mean.float(), (rows * signs).float(), variance.flip(0).clamp(min=0).float(), clip_id)
+
+
+def basis_of(clip: Clip) -> PCABasis:
+    """The basis that a CLIP handle carries. Raises ValueError with the fix if it carries none."""
+    if clip.pca is None:
+        raise ValueError(
+            f"{WHO}: the CLIP {clip.clip_id} was opened without its model's folder, so without a PCA basis; take it "
+            "from Load unCLIP, or set clip.pca"
+        )
+    try:
+        return clip.pca()
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from None
+
+
+def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: bool = False) -> Embedding:
+    """Each embedding through its first k components, for every k of `counts`: B x len(counts) rows, row-major
+    (row = item * len(counts) + index of k), so that each item's reconstructions lie side by side.
+
+    unit_norm: bring the results back to norm 1, for CLIPs whose embeddings have it. Raises ValueError for a basis of
+    another CLIP and for a count that is not 1..D.
+    """
+    if not isinstance(embed, Embedding):
+        raise ValueError(f"{WHO}: embed must be an Embedding, got {type(embed).__name__}; link CLIP Image Encode")
+    check_basis(basis, embed.clip_id, embed.vector.shape[1])
+    check_counts(counts, basis.dim)
+    vectors = embed.vector.float()
+    rows = torch.stack([basis.reconstruct(vectors, count) for count in counts], dim=1).flatten(0, 1)
+    return Embedding(F.normalize(rows, dim=-1) if unit_norm else rows, embed.clip_id, embed.modality)
+
+
+def check_basis(basis: PCABasis, clip_id: str, dim: int) -> None:
+    """Refuse a basis of another CLIP. Raises ValueError naming both and the fix."""
+    if basis.clip_id != clip_id:
+        raise ValueError(
+            f"{WHO}: the PCA basis was fitted on {basis.clip_id}, but the embedding is of {clip_id}; take clip and "
+            "embed from the same Load unCLIP, or fit a basis with `unclip fit-pca`"
+        )
+    check_same_clip(WHO, basis.clip_id, basis.dim, clip_id, dim)
+
+
+def check_counts(counts: list[int], dim: int) -> None:
+    """Raises ValueError unless every count is a whole number of 1..dim and there is one."""
+    if not counts:
+        raise ValueError(f"{WHO}: component_counts is empty; give numbers from 1 to {dim}, such as 20, 30, 40, 80")
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= dim:
+            raise ValueError(
+                f"{WHO}: component_counts must be whole numbers from 1 to {dim} (this CLIP's dimensions), got {count!r}"
+            )

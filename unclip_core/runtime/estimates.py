@@ -1,0 +1,126 @@
+"""How many rows of a batch fit at once: estimates, deliberately on the high side, of what a forward needs per row."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+
+import torch
+from torch import Tensor
+
+from ..config import ARPriorConfig, PriorConfig, UNetConfig
+
+GIB = 2**30
+# Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
+CPU_LIMIT = 1 * GIB
+UNKNOWN_FREE = 2 * GIB
+# Rows at a time that are worth sending other models away for.
+ASKED_ROWS = 8
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a forward on `device` may take, memory cached by PyTorch's allocator included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    if device.type == "cpu":
+        return min(_available_ram(), 2 * CPU_LIMIT)
+    return UNKNOWN_FREE
+
+
+def rows_that_fit(device: torch.device, row_bytes: int) -> int:
+    """At least 1. Half of what is free: estimates err, and others use the device too."""
+    return max(1, free_bytes(device) // 2 // max(1, row_bytes))
+
+
+def bytes_to_ask_for(rows: int, row_bytes: int) -> int:
+    """What an editor's memory manager should keep free for a batch: enough for `rows_that_fit` to find a few rows."""
+    return 2 * min(rows, ASKED_ROWS) * row_bytes
+
+
+def drop_mapped_pages(tensor: Tensor) -> None:
+    """Give back the pages of a tensor that lies in a mapped file, which are read again if it is; Linux, else a no-op.
+
+    For weights of which a rearranged copy was made: touched pages would stay with the process as long as the mapping.
+    """
+    if not sys.platform.startswith("linux") or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    # Never memory that no file backs: there, it would be wiped.
+    if start < end and _backed_by_a_file(start, end):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _backed_by_a_file(start: int, end: int) -> bool:
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                span, permissions, _, _, inode, *_ = line.split()
+                low, high = (int(edge, 16) for edge in span.split("-"))
+                if low <= start and end <= high:
+                    return inode != "0" and permissions.endswith("p")
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the computer or of a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch's CPU allocator and MPS raise a plain RuntimeError; oneDNN says only that it could not make a primitive.
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in said for sign in ("can't allocate memory", "out of memory", "could not create a primitive")
+    )
+
+
+def does_not_fit(who: str, dtype: torch.dtype | None) -> str:
+    """What to tell a user whose memory holds not even one item, with the numbers. dtype: None is float32 by need."""
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        place = f"the GPU ({free / GIB:.1f} of {whole / GIB:.1f} GiB free)"
+    else:
+        place = f"memory ({_available_ram() / GIB:.1f} GiB free)"
+    name = "float32, which it needs" if dtype is None else str(dtype).removeprefix("torch.")
+    smaller = "choose dtype bf16 or fp16 in Load unCLIP" if dtype == torch.float32 else "choose a smaller model"
+    return f"{who}: one item at a time does not fit into {place} with weights in {name}; {smaller}, or close programs"
+
+
+def unet_row_bytes(config: UNetConfig, side: int, itemsize: int) -> int:
+    """One row of a UNet forward at `side` pixels without gradients: the skips, and the widest level's working set."""
+    pixels = (side // config.patch_size) ** 2
+    maps = [config.channels * mult * (pixels >> (2 * level)) for level, mult in enumerate(config.channel_mult)]
+    skips = sum(size * (config.depth + 1) for size in maps)
+    working = 8 * max(maps)  # in and out of a block on the way up: concatenation, two norms, two convolutions
+    samples = 12 * config.out_channels * side**2 * 4  # x_t, x_0, their likes and a copy or two, float32
+    return (skips + working) * itemsize + samples
+
+
+def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:
+    """One row of the prior: its cached keys and values, and the forward that makes them."""
+    tokens = config.context_length + 4
+    return tokens * config.width * (2 * config.depth + 16) * itemsize + config.heads * tokens**2 * 4
+
+
+def ar_prior_row_bytes(config: ARPriorConfig, itemsize: int) -> int:
+    """One row of the autoregressive prior: keys and values twice (a step joins old and new), and its prefix."""
+    encoder = config.text_encoder
+    text = encoder.context_length if encoder else 77
+    wide = text * encoder.width * 16 if encoder else 0
+    tokens = text + config.components + 1
+    work = config.width * tokens * (4 * config.depth + 16) + wide
+    return work * itemsize + (config.heads * text**2 + 8 * config.buckets) * 4
+
+
+def _available_ram() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return UNKNOWN_FREE

@@ -1,0 +1,239 @@
+"""Where and in what precision stages run: device, dtype, memory format, and moving weights stage by stage."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from ..models.kernels import freeze
+from ..pages import give_back_pages
+from .estimates import does_not_fit, is_out_of_memory
+
+log = logging.getLogger("comfyui_unclip")
+# On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
+LARGE_BYTES = 256 * 2**20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """`device` if given, else the best there is: CUDA (ROCm too), Intel XPU, Apple's MPS, CPU."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return torch.device("xpu")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
+    """The weights' dtype for a loader's setting "auto", "fp32", "bf16" or "fp16" on `device`.
+
+    auto: bfloat16 where the processor computes in it, else float16 on a GPU, else float32. Raises ValueError for
+    another setting.
+    """
+    if isinstance(setting, torch.dtype):
+        return setting
+    if setting in DTYPES:
+        return DTYPES[setting]
+    if setting != "auto":
+        raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return torch.bfloat16 if cpu_has_bf16() else torch.float32
+    if kind == "cuda":
+        return (
+            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip else torch.float16
+        )
+    return torch.bfloat16 if kind == "xpu" else torch.float16
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def memory_format(device: torch.device | str) -> torch.memory_format:
+    """The layout of feature maps that convolutions like best: channels-last, but on MPS, which has no such kernels."""
+    return torch.contiguous_format if torch.device(device).type == "mps" else torch.channels_last
+
+
+def place(module: Module, device: torch.device | str, dtype: torch.dtype) -> Module:
+    """Move a network to where and how it runs. Four-dimensional weights take the device's memory format."""
+    return module.to(device=device, dtype=dtype, memory_format=memory_format(device))
+
+
+class Manager(Protocol):
+    """Another program's memory manager, which decides what lies on the device beside its own models."""
+
+    def adopt(self, module: nn.Module) -> object:
+        """Take charge of a network that lies on the CPU; what it returns is kept as long as the network is."""
+
+    def bring(self, adopted: Sequence[object], need: int) -> None:
+        """Have all of these, as `adopt` returned them, on the device, and `need` bytes free for their forwards."""
+
+
+class Placed(Generic[Module]):
+    """A network that is built on first use and lives on its device only while it is the one in use.
+
+    `build()` returns the module on the CPU. Calling the object returns it in place; every other large Placed network of
+    that device leaves first, for the CPU or, from the CPU, for the disk it came from, so that the largest stage sets
+    the memory needed, not the sum. `manager` replaces that rule by an editor's own.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        manager: Manager | None = None,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._build = build
+        self._manager = manager
+        self._adopted: object = None
+        self._module: Module | None = None
+        self._float32: Placed[Module] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, *beside: Placed, need: int = 0) -> Module:
+        """The module, on its device, in evaluation mode, without gradients.
+
+        beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
+        once for a run, before it starts, or for each leg of it: a network that is placed sends away those that run.
+        """
+        for other in beside:
+            if other.device != self.device:
+                other()
+        together = (self, *(other for other in beside if other.device == self.device))
+        # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
+        with torch.inference_mode(False):
+            if self._manager is not None:
+                for placed in together:
+                    placed.module  # noqa: B018 - reads the weights
+                self._manager.bring([placed._adopted for placed in together], need)
+            elif self.device.type == "cpu":
+                _take_memory(together)
+            else:
+                _take_device(together)
+        return self.module
+
+    @property
+    def module(self) -> Module:
+        """The network where it lies, read if it has not been."""
+        with self._lock:
+            if self._module is None:
+                try:
+                    with torch.inference_mode(False):
+                        module = self._read()
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype)) from error
+                if self._manager is not None:
+                    self._adopted = self._manager.adopt(module)
+                self._module = module
+            return self._module
+
+    def _read(self) -> Module:
+        started = time.perf_counter()
+        module = self._build().eval().requires_grad_(False)
+        # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
+        module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+        packs = self.device.type == "cpu" and self._manager is None
+        if packs:
+            freeze(module)
+        log.info(
+            "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
+            type(module).__name__,
+            sum(parameter.numel() for parameter in module.parameters()) / 1e6,
+            module_bytes(module) / 1e9,
+            str(self.dtype).removeprefix("torch."),
+            self.device,
+            time.perf_counter() - started,
+            torch.get_num_threads(),
+            "weights packed as they are used" if packs else "weights as they are",
+        )
+        return module
+
+    def as_float32(self) -> Placed[Module]:
+        """The same network in float32, for what rounding would spoil; this very object where it already is."""
+        if self.dtype == torch.float32:
+            return self
+        if self._float32 is None:
+            self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
+        return self._float32
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights have been read."""
+        return self._module is not None
+
+    def offload(self) -> None:
+        """Bring the weights back to the CPU."""
+        if self._module is not None:
+            self._module.to("cpu")
+        _set_current(self.device, [placed for placed in _current(self.device) if placed is not self])
+
+    def unload(self) -> None:
+        """Forget the weights; the next use reads them again."""
+        self.offload()
+        self._module = self._adopted = None
+        if self._float32 is not None:
+            self._float32.unload()
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Size of a network's parameters."""
+    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+
+
+_on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack that is dropped must free its memory
+
+
+def _current(device: torch.device) -> list[Placed]:
+    """The networks that were brought to `device` last and still exist."""
+    found = (reference() for reference in _on_device.get(device, ()))
+    return [placed for placed in found if placed is not None]
+
+
+def _set_current(device: torch.device, placed: Sequence[Placed]) -> None:
+    _on_device[device] = [weakref.ref(each) for each in placed]
+
+
+def _take_memory(together: Sequence[Placed]) -> None:
+    """Read those of `together` that are not in memory; large networks that are none of them leave it for that."""
+    device = together[0].device
+    others = [placed for placed in _current(device) if placed not in together]
+    if not all(placed.loaded for placed in together):  # before the weights are read, not after: both would be in memory
+        for other in others:
+            other.unload()
+        if others:
+            give_back_pages()
+        others = []
+    large = [placed for placed in together if module_bytes(placed.module) >= LARGE_BYTES]
+    _set_current(device, others + large)
+
+
+def _take_device(together: Sequence[Placed]) -> None:
+    """Make `together` the only networks on their device."""
+    device, current = together[0].device, _current(together[0].device)
+    for other in current:
+        if other not in together:
+            other.offload()
+    for placed in together:
+        if placed not in current:
+            placed.module.to(device)
+    _set_current(device, together)

@@ -1,0 +1,191 @@
+"""The autoregressive prior stage: captions -> image embeddings, one quantised component after another (§2.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..config import ARPriorConfig
+from ..diffusion.guidance import check_guidance_scale, needs_pair
+from ..diffusion.noise import ItemNoise
+from ..diffusion.samplers import StepState
+from ..models.ar_prior import ARPriorNetwork
+from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
+from ..runtime.placement import Placed
+from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
+from .run import NanWatch, check_count, run_slices, split_rows
+from .text import TextRows, TextStage, choose_closest, stack_texts
+
+EmbeddingSteps = Generator[StepState, None, Embedding]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One run's settings, checked."""
+
+    guidance_scale: float
+    temperature: float
+    floor: float  # share of the distribution of z_i . z_t that is left out, 0..1
+    texts: int
+    count: int
+    noises: list[ItemNoise]  # one for each candidate
+
+    @property
+    def batch(self) -> int:
+        """Items."""
+        return self.texts * self.count
+
+
+class ARPrior(TextStage):
+    """The autoregressive prior: captions -> image embeddings (§2.2)."""
+
+    WHO = "Autoregressive Prior"
+    config: ARPriorConfig
+    network: Placed[ARPriorNetwork]
+
+    def null_text(self) -> None:
+        """The network holds the unconditional text."""
+
+    def sample(
+        self,
+        text: TextEncoding,
+        *,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        dot_percentile: float | None = None,
+        candidates: int = 1,
+        count: int = 1,
+        seed: int = 0,
+        negative_text: TextEncoding | None = None,
+    ) -> EmbeddingSteps:
+        """`count` embeddings per caption, text-row-major: item = row * count + k.
+
+        temperature: 0 (always the likeliest code) to 10. dot_percentile: 0..99.9, z_i . z_t is drawn above this
+        percentile of the distribution that the model gives it for the caption; 50 is the upper half, as in the paper.
+        candidates, negative_text, scale and order as of `Prior.sample`. A step of the generator is one code; its x_t
+        and x0 are the embedding so far, (items, D). Raises ValueError for another CLIP's text or a value out of range.
+        """
+        own = self.config.sampling
+        scale = own.guidance_scale if guidance_scale is None else guidance_scale
+        scale = check_guidance_scale(self.WHO, scale)
+        warmth = self._number("temperature", own.temperature if temperature is None else temperature, 0.0, 10.0)
+        percentile = own.dot_percentile if dot_percentile is None else dot_percentile
+        percentile = self._number("dot_percentile", percentile, 0.0, 99.9)
+        check_count(self.WHO, "candidates", candidates)
+        check_count(self.WHO, "count", count)
+        self._check_text(text)
+        negative_rows = 1
+        if negative_text is not None:
+            negative_rows = len(self._check_text(negative_text))
+        texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
+        noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
+        return self._run(text, negative_text, _Plan(scale, warmth, percentile / 100.0, texts, count, noises))
+
+    def _number(self, name: str, value: float, low: float, high: float) -> float:
+        wrong = isinstance(value, bool) or not isinstance(value, int | float)
+        if wrong or not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"{self.WHO}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
+        return float(value)
+
+    @torch.no_grad()
+    def _run(self, text: TextEncoding, negative: TextEncoding | None, plan: _Plan) -> EmbeddingSteps:
+        pair, candidates = 2 if needs_pair(plan.guidance_scale) else 1, len(plan.noises)
+        row_bytes = ar_prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
+        network = self.network(need=bytes_to_ask_for(plan.batch, row_bytes))
+        steps = self.config.components + 1
+
+        def run(items: slice, number: int, chunks: int) -> Generator[StepState, None, Tensor]:
+            for state in self._codes(network, text, negative, plan, items):
+                yield replace(state, index=number * steps + state.index, total=chunks * steps)
+                z = state.x0
+            return z.float().cpu()
+
+        slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
+        found = yield from run_slices(slices, run, self.WHO, self.network.dtype)
+        vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
+        texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
+        return choose_closest(vectors, texts, self.config.clip_id)
+
+    def _codes(
+        self,
+        network: ARPriorNetwork,
+        text: TextEncoding,
+        negative: TextEncoding | None,
+        plan: _Plan,
+        items: slice,
+    ) -> Generator[StepState, None, None]:
+        """Sample some items' (and all their candidates') codes; x0 of the last state holds their embeddings."""
+        device, quantiser, total = self.network.device, network.quantiser, self.config.components + 1
+        uniform = self._uniforms(plan, items).to(device)
+        dot_logits, cache = self._prefix(network, text, negative, plan, items)
+        rows, scale = len(uniform), plan.guidance_scale
+        watch = NanWatch(self.WHO, total, self.network.dtype, device)
+        # Guidance is for the caption; how well the picture fits it is asked of the conditional model alone.
+        logits, floor = dot_logits[:rows], plan.floor
+        z = quantiser.mean.expand(rows, -1)
+        for index in range(total):
+            bucket = draw_bucket(logits, uniform[:, index], plan.temperature, floor)
+            if index > 0:
+                component = slice(index - 1, index)
+                z = z + quantiser.values(bucket[:, None], component) * quantiser.basis[component]
+            state = StepState(index, total, index, z, z)
+            watch.see(replace(state, x_t=logits))
+            yield state
+            if index + 1 < total:
+                both = torch.cat([bucket, bucket]) if needs_pair(scale) else bucket
+                logits, cache = network.step(both, cache)
+                floor = 0.0
+                if needs_pair(scale):
+                    conditional, unconditional = logits.chunk(2)
+                    logits = torch.lerp(unconditional, conditional, scale)
+
+    def _uniforms(self, plan: _Plan, items: slice) -> Tensor:
+        """(items x candidates, K + 1) in 0..1, item-major: the seeds' normal draws through their own distribution."""
+        draws = [noise.rows(items).draw((self.config.components + 1,)) for noise in plan.noises]
+        return torch.special.ndtr(torch.stack(draws, dim=1).flatten(0, 1))
+
+    def _prefix(
+        self,
+        network: ARPriorNetwork,
+        text: TextEncoding,
+        negative: TextEncoding | None,
+        plan: _Plan,
+        items: slice,
+    ):
+        """(logits of z_i . z_t, cache) for each (item, candidate), the unconditional ones after the conditional."""
+        device = self.network.device
+        first, last = items.start // plan.count, (items.stop - 1) // plan.count + 1  # the text rows of these items
+        rows = torch.arange(first, last, device=device)
+        prompt = TextRows.of(text, device)
+        stacked, drop = prompt.take(rows), None
+        wanted = torch.arange(items.start, items.stop, device=device) // plan.count - first
+        wanted = wanted.repeat_interleave(len(plan.noises))
+        if needs_pair(plan.guidance_scale):
+            if negative is None:
+                nulls = prompt.take(rows[:1])  # its words are dropped
+                drop = torch.arange(len(rows) + 1, device=device) >= len(rows)
+            else:
+                nulls = TextRows.of(negative, device).take(rows if len(negative) > 1 else rows[:1])
+            stacked = stack_texts(stacked, nulls)
+            # Which prefix row the unconditional half of each (item, candidate) continues.
+            null_rows = wanted if nulls.embed.shape[0] > 1 else torch.zeros_like(wanted)
+            wanted = torch.cat([wanted, len(rows) + null_rows])
+        logits, cache = network.prefix(stacked.tokens, stacked.embed, stacked.mask, ids=stacked.ids, drop=drop)
+        return logits[wanted], cache.take(wanted)
+
+
+def draw_bucket(logits: Tensor, uniform: Tensor, temperature: float, floor: float = 0.0) -> Tensor:
+    """Buckets (B,) of logits (B, buckets) at these places (B,), 0..1, of their cumulative distribution.
+
+    temperature 0: the likeliest. floor: share of the distribution, from the lowest bucket up, that is left out.
+    """
+    reached = torch.softmax(logits / temperature if temperature > 0 else logits, dim=-1).cumsum(-1)
+    reached = reached / reached[:, -1:]
+    if temperature == 0:
+        return logits.masked_fill(reached <= floor, -math.inf).argmax(-1)
+    place = floor + (1.0 - floor) * uniform
+    return torch.searchsorted(reached, place[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,151 @@
+"""What a decoder does with an inverted x_T: making one from a picture, and decoding it under the same conditions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import DecoderConfig
+from ..diffusion.invert import Inverted, ddim_invert
+from ..diffusion.samplers import Model, StepState
+from ..diffusion.schedule import Schedule
+from ..types import Embedding, Inversion, Noise, TextEncoding
+from .run import NanWatch, Settings, run_slices, settle, split_rows
+
+NoiseSteps = Generator[StepState, None, Noise]
+MAX_REFINE = 100
+
+
+def settle_inversion(
+    who: str, config: DecoderConfig, steps: int | None, guidance_scale: float | None, refine: int
+) -> Settings:
+    """How a picture is inverted: over timesteps that can be, never clamped, without guidance unless asked for."""
+    if isinstance(refine, bool) or not isinstance(refine, int) or not 0 <= refine <= MAX_REFINE:
+        raise ValueError(f"{who}: refine must be a whole number from 0 (plain DDIM) to {MAX_REFINE}, got {refine!r}")
+    scale = 1.0 if guidance_scale is None else guidance_scale
+    settings = settle(who, config.schedule, config.sampling, sampler="ddim", steps=steps, guidance_scale=scale, eta=0.0)
+    schedule = Schedule(config.schedule)
+    try:
+        timesteps = schedule.invertible_timesteps(len(settings.steps))
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from None
+    return replace(settings, steps=schedule.steps_through(timesteps), x0_clamp=None)
+
+
+def settle_inverted(
+    who: str,
+    config: DecoderConfig,
+    inversion: Inversion,
+    *,
+    sampler: str | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    eta: float | None,
+    warn: Callable[[str], None],
+) -> Settings:
+    """How an inverted x_T is decoded: None takes what it was inverted with, whose timesteps are binding.
+
+    Raises ValueError for another decoder or other steps; warns about what will not lead back to the picture.
+    """
+    if inversion.decoder_id != config.decoder_id:
+        raise ValueError(
+            f"{who}: this x_T was inverted with the decoder {inversion.decoder_id}, but this one is "
+            f"{config.decoder_id}; invert the picture with the decoder that paints it"
+        )
+    count = len(inversion.timesteps)
+    if steps not in (None, count):
+        raise ValueError(
+            f"{who}: this x_T was inverted in {count} steps, but is to be decoded in {steps!r}; set steps to {count} "
+            "or 0, or invert the picture again with the same steps"
+        )
+    settings = settle(
+        who,
+        config.schedule,
+        config.sampling,
+        sampler="ddim" if sampler is None else sampler,
+        steps=count,
+        guidance_scale=inversion.guidance_scale if guidance_scale is None else guidance_scale,
+        eta=eta,
+    )
+    try:
+        schedule_steps = Schedule(config.schedule).steps_through(inversion.timesteps)
+    except ValueError as error:
+        raise ValueError(f"{who}: this x_T's {error}; invert the picture again") from None
+    if settings.guidance_scale != inversion.guidance_scale:
+        warn(
+            f"{who}: this x_T was inverted at guidance_scale {inversion.guidance_scale:g}, but is decoded at "
+            f"{settings.guidance_scale:g}, so it will not lead back to its picture; use the same on both nodes"
+        )
+    if settings.sampler != "ddim":
+        warn(
+            f"{who}: an inverted x_T leads back to its picture with the sampler ddim alone, not with "
+            f"{settings.sampler}; choose ddim or auto"
+        )
+    return replace(settings, steps=schedule_steps, x0_clamp=None)
+
+
+def run_inversion(
+    settings: Settings,
+    batch: int,
+    rows: int,
+    prepare: Callable[[slice], tuple[Model, Tensor]],
+    refine: int,
+    device: torch.device,
+) -> Generator[StepState, None, Inverted]:
+    """Invert `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model and x_0.
+
+    Yields every chunk's steps. Returns x_T (batch, ...) and residuals (batch,), float32 on the CPU. A chunk that does
+    not fit after all is halved and begun anew.
+    """
+    done, walk = 0, len(settings.steps)
+
+    def run(chunk: slice, number: int, chunks: int) -> Generator[StepState, None, Inverted]:
+        nonlocal done
+        model, x_0 = prepare(chunk)
+        watch, after = NanWatch(settings.who, walk, x_0.dtype, device), (chunks - number - 1) * walk
+        states = ddim_invert(model, x_0, settings.steps, refine=refine)
+        while True:
+            try:
+                state = next(states)
+            except StopIteration as stop:
+                done += state.index + 1
+                return stop.value
+            if state.index < 2 * walk:  # what follows tries whether refinement paid, and may fail
+                watch.see(replace(state, index=state.index % walk))
+            yield replace(state, index=done + state.index, total=done + state.total + after)
+
+    slices = list(split_rows(batch, rows))
+    results = yield from run_slices(slices, run, settings.who, None)
+    return Inverted(
+        torch.cat([result.x_T.float().cpu() for result in results]),
+        torch.cat([result.residual.float().cpu() for result in results]),
+    )
+
+
+def describe(
+    config: DecoderConfig,
+    settings: Settings,
+    embed: Embedding | None,
+    text: TextEncoding | None,
+    residual: Tensor,
+) -> Inversion:
+    """The record that travels with an inverted x_T."""
+    return Inversion(
+        timesteps=settings.steps.timesteps,
+        decoder_id=config.decoder_id,
+        guidance_scale=settings.guidance_scale,
+        embed_hash=fingerprint(None if embed is None else embed.vector),
+        text_hash=fingerprint(None if text is None else text.tokens),
+        residual=residual.max().item(),
+    )
+
+
+def fingerprint(values: Tensor | None) -> str:
+    """A short hash of a tensor's values; "" for None."""
+    if values is None:
+        return ""
+    return hashlib.blake2b(values.float().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()

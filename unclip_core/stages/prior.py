@@ -1,0 +1,147 @@
+"""The prior stage: captions -> image embeddings (§2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import PriorConfig
+from ..diffusion.guidance import guide, needs_pair
+from ..diffusion.noise import ItemNoise
+from ..diffusion.samplers import StepState
+from ..models.prior import PriorNetwork
+from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
+from ..runtime.placement import Placed
+from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
+from .run import Chunk, Settings, TimeTable, check_count, run_chunks, settle
+from .text import TextRows, TextStage, choose_closest, stack_texts
+
+EmbeddingSteps = Generator[StepState, None, Embedding]
+
+
+class Prior(TextStage):
+    """The diffusion prior: captions -> image embeddings (§2.2)."""
+
+    WHO = "Diffusion Prior"
+    config: PriorConfig
+    network: Placed[PriorNetwork]
+    noise_powers: Callable[[], Tensor] | None = None  # reads the fitted table (timesteps,) of `analytic_ddpm`
+
+    def sample(
+        self,
+        text: TextEncoding,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        candidates: int = 2,
+        count: int = 1,
+        sampler: str | None = None,
+        seed: int = 0,
+        negative_text: TextEncoding | None = None,
+    ) -> EmbeddingSteps:
+        """`count` embeddings per caption, text-row-major: item = row * count + k.
+
+        Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
+        (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
+        of unit norm if the text's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
+        """
+        config = self.config
+        settings = settle(
+            self.WHO,
+            config.schedule,
+            config.sampling,
+            sampler=sampler,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            analytic=True,
+        )
+        if settings.sampler == "analytic_ddpm":
+            settings = self._with_noise_powers(settings)
+        check_count(self.WHO, "candidates", candidates)
+        check_count(self.WHO, "count", count)
+        self._check_text(text)
+        negative_rows = 1
+        if negative_text is not None:
+            negative_rows = len(self._check_text(negative_text))
+        texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
+        noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
+        return self._run(settings, text, negative_text, texts, count, noises)
+
+    def _with_noise_powers(self, settings: Settings) -> Settings:
+        """The fitted table put into the steps. Raises ValueError with the command that makes one."""
+        if self.noise_powers is None:
+            raise ValueError(
+                f"{self.WHO}: sampler 'analytic_ddpm' needs a fitted table, but {self.config.prior_id} was opened "
+                "without its model's folder; take the prior from Load unCLIP, set prior.noise_powers, or choose ddpm"
+            )
+        try:
+            return replace(settings, steps=settings.steps.with_noise_powers(self.noise_powers()))
+        except ValueError as error:
+            raise ValueError(f"{self.WHO}: {error}; or choose the sampler ddpm") from None
+
+    @torch.no_grad()
+    def _run(
+        self,
+        settings: Settings,
+        text: TextEncoding,
+        negative: TextEncoding | None,
+        texts: int,
+        count: int,
+        noises: list[ItemNoise],
+    ) -> EmbeddingSteps:
+        placed, candidates, pair = self.network, len(noises), needs_pair(settings.guidance_scale)
+        if pair and negative is None:
+            negative = self.null_text()  # before the network takes CLIP's place
+        row_bytes = self._row_bytes(settings, candidates)
+        network = placed(need=bytes_to_ask_for(texts * count, row_bytes))
+        prompt = TextRows.of(text, placed.device)
+        unconditional = self._unconditional(network, negative) if pair else None
+        times = TimeTable(network.time_features, settings.steps, placed.device)
+
+        def prepare(items: slice) -> Chunk:
+            first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
+            rows = torch.arange(first, last, device=placed.device)
+            prefixed = prompt.take(rows)
+            # Which prefix row each of the chunk's (item, candidate) pairs continues.
+            wanted = torch.arange(items.start, items.stop, device=placed.device) // count - first
+            wanted = wanted.repeat_interleave(candidates)
+            if unconditional is not None:
+                nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
+                prefixed = stack_texts(prefixed, unconditional.take(nulls))
+                wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
+            cache = network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
+
+            def model(x_t: Tensor, t: Tensor) -> Tensor:
+                return network.step(x_t, None, cache, time=times[t])
+
+            noise = _Candidates([noise.rows(items) for noise in noises])
+            x_T = noise.draw((self.config.clip_dim,)).to(placed.device)
+            return guide(model, settings.guidance_scale), x_T, noise
+
+        rows = rows_that_fit(placed.device, row_bytes)
+        x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
+        vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
+        texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
+        return choose_closest(vectors, texts_of_items, self.config.clip_id)
+
+    def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
+        if text is not None:
+            return TextRows.of(text, self.network.device)
+        return TextRows(*network.null_text(1))
+
+    def _row_bytes(self, settings: Settings, candidates: int) -> int:
+        pair = 2 if needs_pair(settings.guidance_scale) else 1
+        return prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
+
+
+class _Candidates:
+    """Several candidates' noise as one batch, item-major: row = item * candidates + candidate."""
+
+    def __init__(self, noises: list[ItemNoise]) -> None:
+        self.noises = noises
+
+    def draw(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
+        return torch.stack([noise.draw(shape) for noise in self.noises], dim=1).flatten(0, 1)

@@ -1,0 +1,110 @@
+"""What prior and decoder share: texts as networks read them, and the unconditional text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import ARPriorConfig, DecoderConfig, PriorConfig
+from ..runtime.placement import Placed
+from ..types import Embedding, TextEncoding, check_same_clip
+
+
+class TextStage:
+    """What prior and decoder share: a CLIP they were trained on, and an unconditional text."""
+
+    WHO: str
+
+    def __init__(
+        self,
+        config: PriorConfig | ARPriorConfig | DecoderConfig,
+        network: Placed,
+        null_text: Callable[[], TextEncoding] | None = None,
+    ) -> None:
+        self.config = config
+        self.network = network
+        self._encode_null = null_text
+        self._null: TextEncoding | None = None
+
+    def null_text(self) -> TextEncoding | None:
+        """The encoded empty caption, or None for a stack whose unconditional text is learned (the network holds it).
+
+        Raises ValueError when the stack needs the empty caption and has no CLIP to encode it.
+        """
+        if self.config.null_text == "learned":
+            return None
+        if self._null is None:
+            if self._encode_null is None:
+                raise ValueError(
+                    f"{self.WHO}: this model's unconditional is the encoded empty caption, but it was opened without "
+                    "its CLIP; open it with null_text=lambda: clip.encode_text([''])"
+                )
+            self._null = self._check_text(self._encode_null())
+        return self._null
+
+    def _check_text(self, text: TextEncoding) -> TextEncoding:
+        if not isinstance(text, TextEncoding):
+            raise ValueError(
+                f"{self.WHO}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode"
+            )
+        check_same_clip(self.WHO, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
+        return text
+
+
+def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str) -> Embedding:
+    """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D)."""
+    closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
+    chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
+    norms = texts.float().norm(dim=-1)
+    # The wire carries the stack's native scale; a prior's own samples only come close to norm 1.
+    if torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        chosen = F.normalize(chosen, dim=-1)
+    return Embedding(chosen, clip_id, "image")
+
+
+def stack_texts(first: TextRows, second: TextRows) -> TextRows:
+    """Rows of two texts as one batch; the shorter is padded with masked tokens."""
+    length = max(first.tokens.shape[1], second.tokens.shape[1])
+    first, second = first.padded(length), second.padded(length)
+    ids = None if first.ids is None or second.ids is None else torch.cat([first.ids, second.ids])
+    return TextRows(
+        torch.cat([first.tokens, second.tokens]),
+        torch.cat([first.embed, second.embed]),
+        torch.cat([first.mask, second.mask]),
+        ids,
+    )
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """A text as networks read it, on their device: tokens (B, T, W), embed (B, D), mask (B, T) bool, ids (B, T)."""
+
+    tokens: Tensor
+    embed: Tensor
+    mask: Tensor
+    ids: Tensor | None = None
+
+    @classmethod
+    def of(cls, text: TextEncoding, device: torch.device) -> TextRows:
+        """An encoding's tensors, moved."""
+        return cls(text.tokens.to(device), text.embed.to(device), text.mask.to(device), text.ids.to(device))
+
+    def take(self, rows: Tensor) -> TextRows:
+        """Rows by index; a text of one row serves every index."""
+        if self.embed.shape[0] == 1:
+            rows = torch.zeros_like(rows)
+        ids = None if self.ids is None else self.ids[rows]
+        return TextRows(self.tokens[rows], self.embed[rows], self.mask[rows], ids)
+
+    def padded(self, length: int) -> TextRows:
+        """With masked tokens up to `length`."""
+        extra = length - self.tokens.shape[1]
+        if extra == 0:
+            return self
+        pad = torch.nn.functional.pad
+        ids = None if self.ids is None else pad(self.ids, (0, extra))
+        return TextRows(pad(self.tokens, (0, 0, 0, extra)), self.embed, pad(self.mask, (0, extra)), ids)

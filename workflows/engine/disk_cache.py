@@ -1,0 +1,254 @@
+"""Text encodings, embeddings and inversions kept on disk between runs: `unclip run --cache DIR`.
+
+A file is named after what made it: the node's content key (constants and everything upstream), the hash of the weights,
+this package's version and the kind of device. Files are safetensors with a JSON header, never pickles; a damaged one is
+dropped with a warning and made again. The least recently used go when the folder grows over its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...nodes.host import current_host
+from ..document.graph import Prompt, is_link
+from .cache import Entry, OutputCache
+
+_FORMAT = 1
+_OWN = __name__.split(".workflows.")[0]  # node classes of other packs may change without notice
+_LOG = logging.getLogger(__name__)
+
+
+class DiskCache(OutputCache):
+    """An OutputCache that also looks into, and fills, a folder. `limit` as there; `max_bytes` is the folder's."""
+
+    def __init__(self, folder: Path, max_bytes: int, classes: dict[str, type], limit: int | None = None):
+        super().__init__(limit)
+        self._store = Store(folder, max_bytes)
+        self._classes = classes
+        self._salt: str | None = None  # of the present prompt; None: it is not kept on disk
+
+    def begin(self, keys: Iterable[str], prompt: Prompt | None = None) -> None:
+        """A prompt starts: note which weights, code and device its keys mean."""
+        super().begin(keys)
+        self._salt = self._salt_of(prompt or {})
+
+    def __contains__(self, key: str) -> bool:
+        if super().__contains__(key):
+            return True
+        entry = self._store.read(self._name(key)) if self._keeps(key) else None
+        if entry is not None:
+            super().put(key, entry)
+        return entry is not None
+
+    def put(self, key: str, entry: Entry) -> None:
+        super().put(key, entry)
+        if self._keeps(key) and not entry.made_by_expansion and not entry.ui:
+            self._store.write(self._name(key), entry)
+
+    def _keeps(self, key: str) -> bool:
+        return self._salt is not None and not key.startswith("once-")
+
+    def _name(self, key: str) -> str:
+        return hashlib.blake2b(f"{self._salt}/{key}".encode(), digest_size=20).hexdigest()
+
+    def _salt_of(self, prompt: Prompt) -> str | None:
+        from ...unclip_core.runtime.placement import pick_device
+
+        names = {node["class_type"] for node in prompt.values()}
+        if not names or not all(self._classes[name].__module__.startswith(_OWN) for name in names):
+            return None
+        models = [node["inputs"].get("model_name") for node in prompt.values() if node["class_type"] == "UnCLIPLoader"]
+        if any(is_link(model) for model in models):
+            return None
+        weights = {model: self._store.weights_hash(model) for model in sorted(set(models))}
+        device = str(current_host().device() or pick_device()).partition(":")[0]
+        return json.dumps([_FORMAT, _version(), device, weights])
+
+
+class Store:
+    """The folder: entries by name, with their own checksum, up to `max_bytes`. Several processes may share it."""
+
+    def __init__(self, folder: Path, max_bytes: int):
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._size: int | None = None
+        self._warned = False
+
+    def read(self, name: str) -> Entry | None:
+        """The entry, or None when there is none or it is damaged."""
+        from safetensors import safe_open
+
+        path = self._path(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["entry"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if header["checksum"] != _checksum(tensors):
+                raise ValueError("its checksum is another")
+            entry = Entry([[_decode(item, tensors) for item in items] for items in header["outputs"]])
+            os.utime(path)  # used now
+        except OSError:
+            return None
+        except Exception as error:  # whatever a damaged file leads to, it is made again
+            _LOG.warning("--cache: %s is damaged and is made again (%s)", path, " ".join(str(error).split()))
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return entry
+
+    def write(self, name: str, entry: Entry) -> None:
+        """Keep an entry of values worth keeping; others are passed over. A full disk is a warning."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Any] = {}
+        outputs = [[_encode(item, tensors) for item in items] for items in entry.outputs]
+        flat = [item for items in outputs for item in items]
+        if not flat or any(item is None or "type" not in item for item in flat):
+            return
+        header = json.dumps({"outputs": outputs, "checksum": _checksum(tensors)})
+        path = self._path(name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, metadata={"entry": header})
+            size = temporary.stat().st_size
+            os.replace(temporary, path)
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+                raise
+            self._cannot_write(error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            return
+        self._size = None if self._size is None else self._size + size
+        self._evict()
+
+    def weights_hash(self, model: str) -> str:
+        """The hash of all weights of a stack that its encodings, embeddings and inversions depend on."""
+        from ...unclip_core.checkpoints import catalog
+
+        entry = catalog.find(model, current_host().model_folders())
+        used = [stage for name, stage in sorted(entry.stages.items()) if not name.startswith("upsampler")]
+        files = {path for stage in used for path in (stage.files or (stage.path,))}
+        files |= {path for table in catalog.TABLES for path in entry.folder.glob(f"*{table}")}
+        return hashlib.sha256("".join(self._file_hash(path) for path in sorted(files)).encode()).hexdigest()
+
+    def _file_hash(self, path: Path) -> str:
+        """SHA-256 of a file, remembered by its path, size and time: gigabytes are read once."""
+        status = path.stat()
+        key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()
+        note = self._folder / "weights" / key
+        try:
+            known = note.read_text()
+            if len(known) == 64:
+                return known
+        except (OSError, ValueError):
+            pass
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file)
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(digest)
+        except OSError as error:
+            self._cannot_write(error)
+        return digest
+
+    def _cannot_write(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("--cache %s: cannot be written (%s); going on without", self._folder, error)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / f"{name}.safetensors"
+
+    def _evict(self) -> None:
+        if self._size is not None and self._size <= self._max_bytes:
+            return
+        found = []
+        for path in self._folder.glob("??/*.safetensors"):
+            try:
+                status = path.stat()
+            except OSError:  # another process was faster
+                continue
+            found.append((status.st_mtime_ns, status.st_size, path))
+        self._size = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if self._size <= self._max_bytes:
+                break
+            with contextlib.suppress(OSError):  # another process was faster
+                path.unlink()
+            self._size -= size
+
+
+def _kept_types() -> dict[str, type]:
+    from ...unclip_core.types import Embedding, Inversion, Noise, TextEncoding
+
+    return {kind.__name__: kind for kind in (TextEncoding, Embedding, Noise, Inversion)}
+
+
+def _encode(value: Any, tensors: dict[str, Any]) -> Any:
+    """A value as JSON, its tensors put into `tensors`; None for what is not kept."""
+    import torch
+
+    kind = type(value).__name__
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, str | int | float | bool):
+        return {"value": value}
+    if isinstance(value, tuple) and all(isinstance(item, str | int | float) for item in value):
+        return {"tuple": list(value)}
+    if _kept_types().get(kind) is not type(value) or (kind == "Noise" and value.inversion is None):
+        return None  # drawn noise is made faster than it is read
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    encoded = {name: None if field is None else _encode(field, tensors) for name, field in fields.items()}
+    broken = [name for name, field in fields.items() if field is not None and encoded[name] is None]
+    return None if broken else {"type": kind, "fields": encoded}
+
+
+def _decode(item: Any, tensors: dict[str, Any]) -> Any:
+    if item is None:
+        return None
+    if "tensor" in item:
+        return tensors[item["tensor"]]
+    if "tuple" in item:
+        return tuple(item["tuple"])
+    if "value" in item:
+        return item["value"]
+    fields = {name: _decode(field, tensors) for name, field in item["fields"].items()}
+    return _kept_types()[item["type"]](**fields)
+
+
+def _checksum(tensors: dict[str, Any]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sha(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("comfyui-unclip")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,330 @@
+"""Runs one checked prompt: what its outputs need, each node once, origins before users.
+
+A node waits for its links, is ready, and is done once its outputs are in the cache. Before that it can go back to
+waiting: for a lazy input that it asks for, for its asynchronous calls, for the graph that it expands into.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from ...nodes.host import Host
+from ..checks.awaiting import Loop, is_pending
+from ..document.graph import Prompt, ancestors, is_link, links_of, node_name
+from ..document.schema import Schemas
+from .arguments import Arguments
+from .cache import Entry, Keys, OutputCache
+from .calls import Answer, Values, call_each, is_blocker, merged_outputs, merged_ui, read_answer
+from .dynamic_graph import DynamicGraph
+from .listening import running_node
+from .order import Order
+from .outcome import Event, NodeFailure
+
+
+class Run:
+    """The state of one run. `cache`, `instances` and `loop` are the session's and outlive it."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        classes: dict[str, type],
+        host: Host,
+        *,
+        cache: OutputCache,
+        instances: dict[tuple[str, str], Any],
+        loop: Loop,
+        extra_pnginfo: dict[str, Any] | None,
+        tell: Callable[[Event], None],
+    ):
+        self.executed: list[str] = []
+        self.cached: list[str] = []
+        self.shown: dict[str, dict[str, list]] = {}
+        self.current: str | None = None  # the node that runs
+        self._prompt = prompt
+        self._classes = classes
+        self._host = host
+        self._cache = cache
+        self._instances = instances
+        self._loop = loop
+        self._tell = tell
+        self._graph = DynamicGraph(prompt)
+        self._nodes = self._graph.nodes
+        self._schemas = Schemas(classes)
+        self._keys = Keys(self._graph.nodes, classes, self._schemas, self._is_changed)
+        self._arguments = Arguments(self._graph, self._schemas, self._outputs_of, extra_pnginfo)
+        self._order = Order(self._is_early)
+        self._started: set[str] = set()
+        self._resume: dict[str, Callable[[], None]] = {}  # how a node goes on that was ready once before
+        self._pending: dict[str, list] = {}  # node -> its calls, some of them unfinished tasks
+        self._known_origins: dict[str, set[str]] = {}
+        self._drops = cache.limit == 0
+        self._open_uses: Counter[str] = Counter()  # key -> users that are not done; counted if outputs are dropped
+
+    @property
+    def known(self) -> set[str]:
+        """The ids of all nodes, those that expansions added too."""
+        return self._graph.all_node_ids()
+
+    def keys(self) -> dict[str, str]:
+        """The content keys of the prompt's nodes."""
+        return {node_id: self._keys[node_id] for node_id in self._prompt}
+
+    def run(self, outputs: Iterable[str]) -> None:
+        """Make the outputs. Raises NodeFailure for the first node that fails."""
+        outputs, keys = list(outputs), self.keys()
+        self._cache.begin(keys.values(), self._prompt)
+        self._tell(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
+        if self._drops:
+            for node_id in ancestors(self._prompt, outputs):
+                self._open_uses.update(keys[origin] for origin in self._origins(node_id) if origin in keys)
+        for node_id in outputs:
+            self._demand([node_id])
+        while self._order:
+            self._host.check_interrupt()
+            node_id = self.current = self._next()
+            token = running_node.set(node_id)
+            try:
+                self._resume.pop(node_id, self._start)(node_id)
+            except (Exception, SystemExit) as error:  # whatever a node raises is its failure, and ends the run
+                if isinstance(error, NodeFailure):
+                    raise
+                raise self._failure(node_id, str(error) or type(error).__name__) from error
+            finally:
+                running_node.reset(token)
+
+    # --- What comes next -----------------------------------------------------------------------------------------
+
+    def _demand(self, wanted: list[str]) -> None:
+        """Put nodes, and all that they need, on the way."""
+        stack = list(wanted)
+        while stack:
+            node_id = stack.pop()
+            if node_id in self._order:
+                continue
+            if self._keys[node_id] in self._cache:
+                self._finish_cached(node_id)
+                continue
+            node = self._nodes[node_id]
+            lazy = self._schemas[node["class_type"]].is_lazy
+            links = [value for name, value in node["inputs"].items() if is_link(value) and not lazy(name)]
+            stack += reversed(self._wait(node_id, [origin for origin, _ in links]))
+
+    def _wait(self, node_id: str, origins: Iterable[str]) -> list[str]:
+        """Let a node wait. Returns the origins that are to be demanded."""
+        origins = list(dict.fromkeys(origins))
+        for origin in origins:
+            if origin not in self._nodes:
+                raise self._failure(node_id, f"needs node {origin}, which is not in the graph; link it again")
+            if origin not in self._order:
+                if self._keys[origin] in self._cache:
+                    self._finish_cached(origin)
+            elif self._drops and origin in self._order.done and self._keys[origin] not in self._cache:
+                self._order.done.discard(origin)  # an expansion needs again what was dropped
+                self._open_uses.update(self._keys[needed] for needed in self._origins(origin))
+        self._order.wait(node_id, origins)
+        return [origin for origin in origins if origin not in self._order]
+
+    def _is_early(self, node_id: str) -> bool:
+        node_class = self._class(node_id)
+        work = getattr(node_class, getattr(node_class, "FUNCTION", ""), None)
+        return bool(getattr(node_class, "OUTPUT_NODE", False)) or inspect.iscoroutinefunction(work)
+
+    def _next(self) -> str:
+        """A ready node; waits for asynchronous calls when there is none. Raises NodeFailure when none can come."""
+        if self._pending:
+            self._loop.turn()
+        while True:
+            for node_id in [n for n, calls in self._pending.items() if not any(map(is_pending, calls))]:
+                self._resume[node_id] = partial(self._collect, self._pending.pop(node_id))
+                self._order.wait(node_id, ())
+            if (node_id := self._order.next()) is not None:
+                return node_id
+            if not self._pending:
+                raise self._circle()
+            self._loop.wait(call for calls in self._pending.values() for call in calls)
+            self._host.check_interrupt()
+
+    def _circle(self) -> NodeFailure:
+        """Blamed on a node of an expansion, if there is one: a circle in the prompt itself is found before."""
+        cycle = self._order.cycle()
+        blamed = next((n for n in cycle if self._graph.is_added(n)), cycle[0])
+        return self._failure(blamed, f"the graph runs in a circle: {' -> '.join([*cycle, cycle[0]])}")
+
+    def _finish_cached(self, node_id: str) -> None:
+        self.cached.append(node_id)
+        if ui := self._cache[self._keys[node_id]].ui:
+            self._show(node_id, ui)
+        self._finish(node_id)
+
+    def _finish(self, node_id: str) -> None:
+        self._order.finish(node_id)
+        if self._drops:
+            self._close_uses(self._origins(node_id))
+
+    def _close_uses(self, origins: Iterable[str]) -> None:
+        for key in (self._keys[origin] for origin in origins):
+            self._open_uses[key] -= 1
+            if self._open_uses[key] <= 0:
+                self._cache.drop(key)
+
+    # --- One node's work -----------------------------------------------------------------------------------------
+
+    def _start(self, node_id: str) -> None:
+        if self._keys[node_id] in self._cache:  # an equal node ran meanwhile
+            self._finish_cached(node_id)
+            return
+        if node_id not in self._started:
+            self._started.add(node_id)
+            self._tell(Event("executing", node_id, {"display": self._graph.get_display_node_id(node_id)}))
+        node_class = self._class(node_id)
+        values, missing = self._arguments.full(node_id)
+        try:
+            instance = self._instance(node_id)
+            if hasattr(instance, "check_lazy_status") and (wanted := self._lazy(node_id, instance, values, missing)):
+                self._resume[node_id] = self._start
+                self._demand(self._wait(node_id, wanted))
+                return
+            calls = call_each(
+                instance,
+                node_class.FUNCTION,
+                values,
+                prepare=self._host.check_interrupt,
+                blocked=lambda blocker: self._blocked(node_id, blocker),
+                start=self._loop.start,
+            )
+            if any(map(is_pending, calls)):
+                self._pending[node_id] = calls
+            else:
+                self._answered(node_id, calls)
+        except (Exception, SystemExit) as error:
+            raise self._failure(node_id, str(error) or type(error).__name__, values) from error
+
+    def _collect(self, calls: list, node_id: str) -> None:
+        """Go on after asynchronous calls."""
+        self._answered(node_id, [self._loop.result(call) for call in calls])
+
+    def _lazy(self, node_id: str, instance: Any, values: Values, missing: set[str]) -> list[str]:
+        """The origins of the inputs that the node asks for and does not have. Raises ValueError for one not linked."""
+        answers = self._loop.settle(call_each(instance, "check_lazy_status", values))
+        asked = dict.fromkeys(name for names in answers if isinstance(names, list) for name in names)
+        inputs = self._nodes[node_id]["inputs"]
+        origins = []
+        for name in asked:
+            if isinstance(name, str) and (name not in values or name in missing):
+                if not is_link(inputs.get(name)):
+                    raise ValueError(f"asks for its input {name!r}, which is not linked; link it")
+                origins.append(inputs[name][0])
+        if all(self._outputs_of(origin) is not None for origin in origins):
+            return []  # linked to an output that the origin does not give: the node gets None
+        return origins
+
+    def _answered(self, node_id: str, returned: list[Any]) -> None:
+        node_class = self._class(node_id)
+        answers = [read_answer(value, len(node_class.RETURN_TYPES)) for value in returned]
+        if ui := merged_ui(answers):
+            self._show(node_id, ui)
+        if any(answer.expand is not None for answer in answers):
+            self._expand(node_id, answers, ui)
+        else:
+            self._store(node_id, [answer.result for answer in answers], ui)
+
+    def _store(self, node_id: str, results: list[tuple | None], ui: dict[str, list]) -> None:
+        outputs = merged_outputs([result for result in results if result is not None], self._class(node_id))
+        self._cache.put(self._keys[node_id], Entry(outputs, ui, self._graph.is_added(node_id)))
+        self.executed.append(node_id)
+        self._finish(node_id)
+
+    def _expand(self, node_id: str, answers: list[Answer], ui: dict[str, list]) -> None:
+        """Run the graphs that the calls returned; what their results are linked to becomes the node's own."""
+        graphs = [answer for answer in answers if answer.expand is not None]
+        for graph in graphs:
+            unknown = sorted({node["class_type"] for node in graph.expand.values()} - self._classes.keys())
+            if unknown:
+                raise ValueError(f"expands into a node of the unknown class {unknown[0]!r}; load its pack with --nodes")
+            self._graph.add(graph.expand, node_id)
+        added = [inner for graph in graphs for inner in graph.expand]
+        linked = [value[0] for graph in graphs for value in graph.result or () if is_link(value)]
+        if self._drops:
+            uses = [*linked, *(origin for inner in added for origin in self._origins(inner))]
+            self._open_uses.update(self._keys[origin] for origin in uses)
+
+        def resolve(node_id: str) -> None:
+            results = [self._resolved(answer) if answer.expand is not None else answer.result for answer in answers]
+            self._store(node_id, results, ui)
+            if self._drops:
+                self._close_uses(linked)
+
+        self._resume[node_id] = resolve
+        shown = [inner for inner in added if getattr(self._class(inner), "OUTPUT_NODE", False)]
+        self._demand(self._wait(node_id, linked))
+        self._demand(shown)
+
+    def _resolved(self, answer: Answer) -> tuple:
+        items: list = []
+        for value in answer.result or ():
+            items += self._outputs_of(value[0])[value[1]] if is_link(value) else [value]
+        return tuple(items)
+
+    def _blocked(self, node_id: str, blocker: Any) -> Any:
+        """The result of a call that a blocker stops. Its message is told once; what comes after stops silently."""
+        if blocker.message is None:
+            return blocker
+        self._tell(Event("blocked", node_id, {"message": str(blocker.message)}))
+        return type(blocker)(None)
+
+    def _is_changed(self, node_id: str) -> Any:
+        """What IS_CHANGED says, False without one. What it raises counts as a change."""
+        node, node_class = self._nodes[node_id], self._class(node_id)
+        if not hasattr(node_class, "IS_CHANGED"):
+            return False
+        try:
+            answers = self._loop.settle(call_each(node_class, "IS_CHANGED", self._arguments.constants(node_id)))
+        except Exception as error:  # a node's own code
+            self._host.warn(f"{node_name(node_id, node, self._classes)}: its IS_CHANGED failed, so it runs: {error}")
+            return float("nan")
+        return [None if is_blocker(answer) else answer for answer in answers]
+
+    def _outputs_of(self, node_id: str) -> list[list] | None:
+        key = self._keys[node_id]
+        return self._cache[key].outputs if node_id in self._order.done and key in self._cache else None
+
+    def _origins(self, node_id: str) -> set[str]:
+        if node_id not in self._known_origins:
+            self._known_origins[node_id] = {origin for origin, _ in links_of(self._nodes[node_id]).values()}
+        return self._known_origins[node_id]
+
+    def _instance(self, node_id: str) -> Any:
+        key = (node_id, self._nodes[node_id]["class_type"])
+        if key not in self._instances:
+            self._instances[key] = self._class(node_id)()
+        return self._instances[key]
+
+    def _class(self, node_id: str) -> type:
+        return self._classes[self._nodes[node_id]["class_type"]]
+
+    def _show(self, node_id: str, ui: dict[str, list]) -> None:
+        self.shown[node_id] = ui
+        self._tell(Event("executed", node_id, {"display": self._graph.get_display_node_id(node_id), "ui": ui}))
+
+    def _failure(self, node_id: str, message: str, values: Values | None = None) -> NodeFailure:
+        real_id = self._graph.get_real_node_id(node_id)
+        node = self._prompt[real_id]
+        inputs = {name: [_shown(item) for item in items] for name, items in (values or {}).items()}
+        named = node_name(real_id, node, self._classes)
+        return NodeFailure(f"{named}: {message}", real_id, node["class_type"], inputs, list(self.executed))
+
+
+def _shown(value: Any) -> Any:
+    """A value for an error report: plain ones as they are, tensors by their shape, others as short text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    try:
+        shape = getattr(value, "shape", None)
+        text = f"{type(value).__name__} {tuple(shape)}" if shape is not None else str(value)
+    except Exception:  # a value may refuse to be looked at, as the handle of a missing stage does
+        text = type(value).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

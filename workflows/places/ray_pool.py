@@ -1,0 +1,240 @@
+"""Rows spread over a Ray cluster: an actor per GPU, or per group of cores, holds the models and runs rows.
+
+Files travel back with the result and are written here, so that machines need no common folder, and a row whose worker
+died has left nothing behind: it is given to another worker, and counted once. The package must be installed on every
+machine.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..document.graph import Problem, WorkflowError
+from ..engine.outcome import Event
+from ..rows.prepared import Prepared
+from ..rows.results import RowResult
+from .saving import save_file
+
+MAX_TRIES = 3  # of a row whose worker dies: it may be the row that kills it
+_CORES = 4  # of a worker on a cluster without GPUs
+_KEPT_ROWS = 64  # whose files a worker keeps: equal rows share one file, see Session's cache
+
+
+class LostWorker(RuntimeError):
+    """A row's workers died again and again."""
+
+
+def load_ray() -> Any:
+    """The package. Raises WorkflowError with the way to get it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        message = "--ray needs the package ray; install it with: pip install 'comfyui-unclip[ray]'"
+        raise WorkflowError([Problem("invalid_option", message)]) from None
+    return ray
+
+
+class Worker:
+    """What runs inside an actor: a Session of its own, and an output folder that nobody else sees."""
+
+    def __init__(self, prepared: Prepared, load_classes: Callable[[], dict[str, type]], options: Any, cores: int):
+        import torch
+
+        from .local_runner import LocalRunner
+        from .running import ignore_event, new_session
+
+        if cores:
+            torch.set_num_threads(cores)
+        self._folder = tempfile.TemporaryDirectory(prefix="unclip-")
+        self._warnings: list[str] = []
+        own = replace(prepared, classes=load_classes())
+        options = replace(options, output=Path(self._folder.name))
+        self._runner = LocalRunner(own, new_session(own, options, self._warnings.append), ignore_event)
+        self._rows: deque[list[Path]] = deque()
+
+    def ready(self) -> int:
+        """Answers once the worker exists; its process id."""
+        return os.getpid()
+
+    def run(self, number: int) -> tuple[RowResult, list[bytes], list[str]]:
+        """Run one row. Returns its result, the contents of its outputs, and the warnings."""
+        self._warnings.clear()
+        result = self._runner.run_row(number)
+        paths = [Path(self._folder.name) / output for output in result.outputs]
+        contents = [path.read_bytes() for path in paths]
+        self._rows.append(paths)
+        if len(self._rows) > _KEPT_ROWS:
+            old = set(self._rows.popleft()) - {path for row in self._rows for path in row}
+            for path in old:
+                path.unlink(missing_ok=True)
+        return result, contents, list(self._warnings)
+
+
+class RayRunner:
+    """Runs rows on the cluster at `options.ray`; "local" starts one on this machine. Results come as they end."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        options: Any,
+        listener: Callable[[int, Event], None],
+        load_classes: Callable[[], dict[str, type]],
+        warned: Callable[[str], None],
+    ):
+        ray = self._ray = load_ray()
+        self._prepared, self._options = prepared, options
+        self._listener, self._warned = listener, warned
+        self._own_cluster = not ray.is_initialized()
+        if self._own_cluster:
+            try:
+                ray.init(
+                    address=options.ray, include_dashboard=False, log_to_driver=False, configure_logging=False
+                ) if options.ray == "local" else ray.init(address=options.ray, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                message = f"--ray {options.ray}: no cluster answers there ({reason}); start it, or check the address"
+                raise WorkflowError([Problem("invalid_option", message)]) from None
+        self.count, self._resources = worker_plan(ray.cluster_resources(), options.workers)
+        cores = int(self._resources.get("num_cpus", 0))
+        shipped = replace(prepared, classes={})
+        actor = ray.remote(**self._resources, max_restarts=0)(Worker)
+        self._start = lambda: actor.remote(shipped, load_classes, options, cores)
+        self._busy: dict[Any, tuple[Any, int | None]] = {}  # what is awaited -> (worker, row; None: it starts)
+        self._tries: dict[int, int] = {}
+        self._said: set[str] = set()
+        self.pids: dict[Any, int] = {}
+        self.failure: Exception | None = None
+
+    def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
+        """Run the rows; neighbours in the order, which share results, go to the same worker as far as possible."""
+        waiting = Segments(list(numbers), self.count)
+        starts_failed = 0
+        for _ in range(min(self.count, len(waiting))):
+            self._begin_worker()
+        while self._busy:
+            done, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=1.0)
+            for reference in done:
+                worker, number = self._busy.pop(reference)
+                try:
+                    answer = self._ray.get(reference)
+                except self._ray.exceptions.RayActorError as error:
+                    self.pids.pop(worker, None)
+                    if number is None:
+                        starts_failed += 1
+                        if starts_failed > self.count + MAX_TRIES:
+                            raise LostWorker(f"no worker starts: {' '.join(str(error).split())}") from None
+                    elif lost := self._lost(number, waiting):
+                        yield lost
+                    if waiting or self._any_row():
+                        self._begin_worker()
+                    continue
+                except self._ray.exceptions.RayTaskError as error:
+                    if number is None:
+                        raise LostWorker(f"a worker could not start: {_last_line(error)}") from None
+                    yield self._failed(number, _last_line(error), error)
+                else:
+                    if number is None:
+                        self.pids[worker] = answer
+                    else:
+                        yield self._received(*answer)
+                if (following := waiting.take(worker)) is not None:
+                    self._busy[worker.run.remote(following)] = (worker, following)
+
+    def close(self) -> None:
+        """Stop the workers, and the cluster if it was started here."""
+        for worker in {worker for worker, _ in self._busy.values()} | set(self.pids):
+            self._ray.kill(worker)
+        if self._own_cluster:
+            self._ray.shutdown()
+
+    def _begin_worker(self) -> None:
+        worker = self._start()
+        self._busy[worker.ready.remote()] = (worker, None)
+
+    def _any_row(self) -> bool:
+        return any(number is not None for _, number in self._busy.values())
+
+    def _lost(self, number: int, waiting: Segments) -> RowResult | None:
+        """Give a row that lost its worker to another; after several, its result is a failure."""
+        self._tries[number] = self._tries.get(number, 0) + 1
+        if self._tries[number] < MAX_TRIES:
+            self._warned(f"row {number}: its worker died; it is given to another")
+            waiting.put_back(number)
+            return None
+        text = f"its worker died {MAX_TRIES} times; the row may need more memory than a worker has"
+        return self._failed(number, text, LostWorker(text))
+
+    def _failed(self, number: int, text: str, error: Exception) -> RowResult:
+        self.failure = error
+        row = self._prepared.jobs.row(number)
+        return RowResult(number, self._prepared.row_inputs(row), error=text)
+
+    def _received(self, result: RowResult, contents: list[bytes], warnings: list[str]) -> RowResult:
+        """Write a row's files here."""
+        for message in warnings:
+            if message not in self._said:
+                self._said.add(message)
+                self._warned(message)
+        self.failure = RuntimeError(result.error) if result.error is not None else None
+        tag = f"_row{result.row:05}" if self._prepared.jobs.many else ""
+        paths = []
+        try:
+            for output, data in zip(result.outputs, contents, strict=True):
+                path = Path(output)
+                folder = "" if path.parent == Path(".") else path.parent.as_posix()
+                paths.append(save_file(self._options.output, folder, path.name, data, tag).as_posix())
+        except OSError as error:
+            result.error, self.failure = f"its files cannot be written: {error}", error
+        result.outputs = paths
+        return result
+
+
+class Segments:
+    """Rows in as many stretches as there are workers: a worker takes from its own, then from the longest other."""
+
+    def __init__(self, numbers: list[int], count: int):
+        size = -(-len(numbers) // max(1, count)) or 1
+        self._stretches = [deque(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+        self._owner: dict[Any, int] = {}
+        self._again: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._again) + sum(map(len, self._stretches))
+
+    def take(self, worker: Any) -> int | None:
+        """The next row for a worker, or None when none is left."""
+        if self._again:
+            return self._again.popleft()
+        free = [index for index in range(len(self._stretches)) if index not in self._owner.values()]
+        own = self._owner.setdefault(worker, free[0]) if free else self._owner.get(worker)
+        if own is not None and self._stretches[own]:
+            return self._stretches[own].popleft()
+        longest = max(self._stretches, key=len, default=deque())
+        return longest.pop() if longest else None
+
+    def put_back(self, number: int) -> None:
+        """A row that must be run once more, before the others."""
+        self._again.append(number)
+
+
+def worker_plan(resources: dict[str, float], wanted: int | None) -> tuple[int, dict[str, float]]:
+    """How many workers a cluster carries, and what each holds: a GPU, or a group of cores."""
+    gpus, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    if gpus:
+        count = min(wanted or gpus, gpus)
+        return count, {"num_gpus": 1, "num_cpus": min(1, cores // count)}
+    count = min(wanted or max(1, cores // _CORES), cores)
+    return count, {"num_cpus": cores // count}
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,41 @@
+"""Files that were made elsewhere, on a server or by a worker, put into the output folder under free names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...nodes.files import inside, move_new, publish, temporary_beside
+
+_NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
+
+
+def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "") -> Path:
+    """Write `data` below `output` and return its path there. A name that is taken is numbered on, never overwritten.
+
+    `tag` goes before the number. Raises ValueError when the name would leave the folder.
+    """
+    path = inside(output, f"{subfolder}/{name}" if subfolder else name)
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    numbered = _NUMBERED.fullmatch(path.name)
+    with temporary_beside(folder, path.stem) as temporary:
+        temporary.write_bytes(data)
+        if numbered:
+            stem = numbered["stem"].removesuffix(tag) + tag
+            counter = publish(temporary, folder, stem, int(numbered["counter"]) if not tag else 1, numbered["ending"])
+            path = folder / f"{stem}_{counter:05}{numbered['ending']}"
+        else:
+            path = _free(temporary, folder / f"{path.stem}{tag}{path.suffix}")
+    return path.relative_to(output.resolve())
+
+
+def _free(temporary: Path, path: Path) -> Path:
+    for number in range(1, 100_000):
+        candidate = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
+        try:
+            move_new(temporary, candidate)
+        except FileExistsError:
+            continue
+        return candidate
+    raise FileExistsError(f"{path}: too many files of this name; clear the folder")

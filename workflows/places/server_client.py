@@ -1,0 +1,305 @@
+"""Rows run on a ComfyUI server: the same graph is queued there, followed over its websocket, and the results fetched.
+
+The node classes are the server's own, read from its /object_info, so that graphs of any installed pack run and are
+checked before anything is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...nodes.files import inside
+from ..document.graph import Problem, Prompt, WorkflowError, is_link
+from ..document.schema import node_schema
+from ..engine.outcome import Event
+from ..rows.prepared import Prepared
+from ..rows.results import RowResult
+from .local_runner import NodeClock
+from .saving import save_file
+
+_PATIENCE = 60.0  # seconds that a server may be away in the middle of a row
+_POLL = 5.0  # seconds of silence after which the history is asked as well
+
+
+class ServerError(RuntimeError):
+    """The server failed at a row, or went away."""
+
+
+def server_classes(url: str, input_folder: Path) -> dict[str, type]:
+    """A class for each node of the server, with its declarations only. Raises WorkflowError when none answers."""
+    try:
+        declared = asyncio.run(_once(url, "object_info"))
+        return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, _aiohttp().ClientError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = f"--server {url}: no ComfyUI answers there ({reason}); start it, or check the address"
+        raise WorkflowError([Problem("invalid_option", message)]) from None
+
+
+def _aiohttp():
+    try:
+        import aiohttp
+    except ImportError:
+        message = "--server needs the package aiohttp; install it with: pip install 'comfyui-unclip[server]'"
+        raise WorkflowError([Problem("invalid_option", message)]) from None
+    return aiohttp
+
+
+async def _once(url: str, path: str) -> Any:
+    aiohttp = _aiohttp()
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
+        http.get(f"{url.rstrip('/')}/{path}") as answer,
+    ):
+        answer.raise_for_status()
+        return await answer.json()
+
+
+def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> type:
+    inputs = {kind: dict(entry["input"].get(kind) or {}) for kind in ("required", "optional", "hidden")}
+    for kind in ("required", "optional"):
+        for field, spec in inputs[kind].items():
+            # A picture that lies here is uploaded, so it is as good as one that lies there.
+            options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+            if options.get("image_upload") and isinstance(spec[0], list) and input_folder.is_dir():
+                here = [path.name for path in input_folder.iterdir() if path.is_file()]
+                inputs[kind][field] = [[*dict.fromkeys([*spec[0], *here])], options]
+    members = {
+        "INPUT_TYPES": classmethod(lambda cls: inputs),
+        "RETURN_TYPES": tuple(entry.get("output") or ()),
+        "RETURN_NAMES": tuple(entry.get("output_name") or ()),
+        "OUTPUT_NODE": bool(entry.get("output_node")),
+        "TITLE": str(entry.get("display_name") or name),
+    }
+    return type(name, (), members)
+
+
+class ServerRunner:
+    """Runs rows one after another on the server at `options.server`."""
+
+    def __init__(self, prepared: Prepared, options: Any, listener: Callable[[int, Event], None]):
+        _aiohttp()
+        self._prepared = prepared
+        self._url = options.server.rstrip("/")
+        self._output, self._input = options.output, options.input
+        self._listener = listener
+        self._client = uuid.uuid4().hex
+        self._loop = asyncio.new_event_loop()
+        self._http: Any = None
+        self._socket: Any = None
+        self._current: str | None = None  # the prompt id that the server works on for us
+        self._uploaded: dict[tuple[str, int], str] = {}
+        self._clock = NodeClock(prepared)
+        self.failure: Exception | None = None
+
+    def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
+        """Run the rows in the order given. An interrupt takes the row back from the server and is raised."""
+        for number in numbers:
+            row = self._prepared.jobs.row(number)
+            result = RowResult(number, self._prepared.row_inputs(row))
+            self.failure = None
+            self._clock = NodeClock(self._prepared)
+            start = time.perf_counter()
+            task = self._loop.create_task(self._run_row(result))
+            try:
+                self._loop.run_until_complete(task)
+            except KeyboardInterrupt:
+                task.cancel()
+                self._loop.run_until_complete(asyncio.gather(task, self._cancel(), return_exceptions=True))
+                raise
+            except (ServerError, OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
+                result.error = " ".join(str(error).split()) or type(error).__name__
+                self.failure = error
+            result.seconds = round(time.perf_counter() - start, 3)
+            self._tell(result, "done", None, seconds=result.seconds)
+            result.node_seconds = self._clock.seconds
+            yield result
+
+    def close(self) -> None:
+        """End the connections."""
+
+        async def end() -> None:
+            if self._socket is not None:
+                await self._socket.close()
+            if self._http is not None:
+                await self._http.close()
+
+        self._loop.run_until_complete(end())
+        self._loop.close()
+
+    async def _run_row(self, result: RowResult) -> None:
+        prompt = await self._upload_inputs(self._prepared.row_prompt(result.row))
+        workflow = self._prepared.row_workflow(self._prepared.jobs.row(result.row))
+        extra = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
+        body = {"prompt": prompt, "client_id": self._client, "extra_data": extra}
+        await self._connect()
+        http = self._http
+        async with http.post(f"{self._url}/prompt", json=body) as answer:
+            data = await answer.json(content_type=None)
+            if answer.status != 200 or not isinstance(data, dict) or "prompt_id" not in data:
+                raise ServerError(_refusal(data, answer.status))
+        self._current = data["prompt_id"]
+        ended = await self._follow(result, self._current)
+        self._current = None
+        await self._fetch(result, ended.get("outputs") or {})
+        if problem := _failure_of(ended):
+            raise ServerError(problem)
+
+    async def _connect(self) -> None:
+        aiohttp = _aiohttp()
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30))
+        if self._socket is None or self._socket.closed:
+            address = f"{self._url}/ws?clientId={self._client}"
+            self._socket = await self._http.ws_connect(address, max_msg_size=0, heartbeat=30)
+
+    async def _follow(self, result: RowResult, prompt_id: str) -> dict[str, Any]:
+        """Hear the row's events until it ended. Returns its entry of the server's history."""
+        away_since: float | None = None
+        while True:
+            try:
+                await self._connect()
+                message = await self._socket.receive(timeout=_POLL)
+                over = message.type.name == "TEXT" and self._hear(result, prompt_id, message.data)
+                if not over and message.type.name not in ("CLOSE", "CLOSING", "CLOSED", "ERROR"):
+                    away_since = None
+                    continue
+            except asyncio.TimeoutError:
+                pass  # nothing was said for a while, which a long step may explain
+            except (OSError, _aiohttp().ClientError):
+                await asyncio.sleep(1.0)
+            try:
+                if entry := await self._history(prompt_id):
+                    return entry
+                away_since = None
+            except (OSError, ValueError, _aiohttp().ClientError) as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _PATIENCE:
+                    raise ServerError(
+                        f"the server {self._url} went away: {error}; start it and use --resume"
+                    ) from error
+
+    async def _history(self, prompt_id: str) -> dict[str, Any] | None:
+        async with self._http.get(f"{self._url}/history/{prompt_id}") as answer:
+            answer.raise_for_status()
+            return (await answer.json()).get(prompt_id)
+
+    def _hear(self, result: RowResult, prompt_id: str, text: str) -> bool:
+        """Pass one message on; True when it says that the row is over."""
+        try:
+            message = json.loads(text)
+            kind, data = message["type"], message["data"]
+        except (ValueError, KeyError, TypeError):
+            return False
+        if not isinstance(data, dict) or data.get("prompt_id", prompt_id) != prompt_id:
+            return False
+        node = data.get("node")
+        if kind == "executing" and node is not None:
+            result.executed.append(str(node))
+            self._tell(result, "executing", node, display=data.get("display_node", node))
+        elif kind == "progress":
+            label = self._prepared.prompt.get(str(node), {}).get("_meta", {}).get("title", "")
+            self._tell(result, "progress", node, value=data.get("value"), max=data.get("max"), label=label)
+        elif kind == "executed":
+            self._tell(result, "executed", node, display=data.get("display_node", node))  # files come later
+        elif kind == "execution_cached":
+            self._tell(result, "cached", None, nodes=data.get("nodes"))
+        done = ("execution_success", "execution_error", "execution_interrupted")
+        return kind in done or (kind == "executing" and node is None)
+
+    def _tell(self, result: RowResult, kind: str, node: Any, **data: Any) -> None:
+        event = Event(kind, None if node is None else str(node), data)
+        self._clock.hear(event)
+        self._listener(result.row, event)
+
+    async def _fetch(self, result: RowResult, outputs: dict[str, dict[str, list]]) -> None:
+        """Download what was saved; previews stay there."""
+        for node_id, ui in outputs.items():
+            got = []
+            for name, entries in ui.items():
+                for entry in entries if isinstance(entries, list) else ():
+                    if isinstance(entry, dict) and entry.get("type") == "output" and "filename" in entry:
+                        got.append({**entry, **await self._download(result.row, entry)})
+                    elif name == "text" and isinstance(entry, str):
+                        result.texts.setdefault(node_id, []).append(entry)
+            result.outputs += [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in got]
+            if got:
+                self._tell(result, "executed", node_id, ui={"images": got})
+
+    async def _download(self, row: int, entry: dict[str, Any]) -> dict[str, str]:
+        query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}
+        async with self._http.get(f"{self._url}/view", params=query) as answer:
+            answer.raise_for_status()
+            data = await answer.read()
+        tag = f"_row{row:05}" if self._prepared.jobs.many else ""
+        path = save_file(self._output, query["subfolder"], query["filename"], data, tag)
+        return {"subfolder": path.parent.as_posix().removeprefix("."), "filename": path.name}
+
+    async def _upload_inputs(self, prompt: Prompt) -> Prompt:
+        """Pictures that lie in the input folder here are sent, and the prompt names them as the server does."""
+        changed = dict(prompt)
+        for node_id, node in prompt.items():
+            specs = node_schema(self._prepared.classes[node["class_type"]]).inputs
+            for name, value in node["inputs"].items():
+                wanted = name in specs and specs[name].options.get("image_upload")
+                if wanted and isinstance(value, str) and not is_link(value) and (sent := await self._upload(value)):
+                    inputs = {**changed[node_id]["inputs"], name: sent}
+                    changed[node_id] = {**changed[node_id], "inputs": inputs}
+        return changed
+
+    async def _upload(self, name: str) -> str | None:
+        path = inside(self._input, name)
+        if not path.is_file():
+            return None
+        key = (str(path), path.stat().st_mtime_ns)
+        if key not in self._uploaded:
+            await self._connect()
+            form = _aiohttp().FormData()
+            form.add_field("image", path.read_bytes(), filename=path.name)
+            form.add_field("type", "input")
+            async with self._http.post(f"{self._url}/upload/image", data=form) as answer:
+                answer.raise_for_status()
+                sent = await answer.json()
+            self._uploaded[key] = (Path(sent.get("subfolder", "")) / sent["name"]).as_posix()
+        return self._uploaded[key]
+
+    async def _cancel(self) -> None:
+        """Take our row back: out of the queue, and stopped if it runs."""
+        if self._current is None or self._http is None:
+            return
+        for path, body in (("queue", {"delete": [self._current]}), ("interrupt", {"prompt_id": self._current})):
+            with contextlib.suppress(Exception):  # the user wants to leave, whatever the server thinks of it
+                async with self._http.post(f"{self._url}/{path}", json=body) as answer:
+                    await answer.read()
+
+
+def _refusal(data: Any, status: int) -> str:
+    """What the server has against a prompt, in one line."""
+    if not isinstance(data, dict):
+        return f"the server refused the graph (HTTP {status})"
+    found = []
+    for node_id, entry in (data.get("node_errors") or {}).items():
+        for error in entry.get("errors", ()):
+            found.append(f"node {node_id} ({entry.get('class_type')}): {error.get('message')}: {error.get('details')}")
+    error = data.get("error") or {}
+    whole = error.get("message") if isinstance(error, dict) else error
+    return "the server refused the graph: " + ("; ".join(found) or str(whole or f"HTTP {status}"))
+
+
+def _failure_of(entry: dict[str, Any]) -> str | None:
+    """Why a row of the history failed, or None."""
+    status = entry.get("status") or {}
+    for kind, data in (message for message in status.get("messages") or () if len(message) == 2):
+        if kind == "execution_error":
+            where = f"node {data.get('node_id')} ({data.get('node_type')})"
+            return f"{where}: {str(data.get('exception_message', '')).strip() or data.get('exception_type')}"
+        if kind == "execution_interrupted":
+            return "was interrupted on the server"
+    return None if status.get("status_str", "success") == "success" else "failed on the server"

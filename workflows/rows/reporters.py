@@ -1,0 +1,167 @@
+"""What a run says while it works: a bar and lines for a person, paths alone, or a JSON line per event."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..engine.outcome import Event
+from .batch import Summary
+from .prepared import Prepared
+from .results import RowResult
+
+
+class Reporter:
+    """Hears everything and says nothing. `output` is the folder that outputs are relative to."""
+
+    def __init__(self, output: Path):
+        self.output = output
+        self.many = False
+
+    def begin(self, prepared: Prepared, to_run: int, skipped: int) -> None:
+        """Everything is checked; work starts."""
+        self.many = prepared.jobs.many
+
+    def event(self, row: int, event: Event) -> None:
+        """Something happened in a row."""
+
+    def result(self, result: RowResult) -> None:
+        """A row ended."""
+
+    def warning(self, message: str) -> None:
+        """Something to know that stops nothing."""
+
+    def made(self, path: Path) -> None:
+        """A file besides the rows' outputs."""
+
+    def end(self, summary: Summary | None) -> None:
+        """The run is over; None when it was cut short."""
+
+
+class QuietReporter(Reporter):
+    """The paths of what was saved on stdout; warnings and what failed on stderr."""
+
+    def event(self, row: int, event: Event) -> None:
+        if not self.many and event.kind == "executed":  # at once: a long graph may have more to do
+            for path in _saved(event):
+                self._line(f"saved {self.output / path}")
+
+    def result(self, result: RowResult) -> None:
+        if self.many:
+            for path in result.outputs:
+                self._line(f"saved {self.output / path}")
+            if result.error is not None:
+                self._line(f"error: row {result.row}: {result.error}", err=True)
+
+    def warning(self, message: str) -> None:
+        self._line(f"warning: {message}", err=True)
+
+    def made(self, path: Path) -> None:
+        self._line(f"saved {path}")
+
+    def _line(self, text: str, err: bool = False) -> None:
+        click.echo(text, err=err)
+
+
+class HumanReporter(QuietReporter):
+    """The same, with one bar over all rows and a last line that sums up."""
+
+    def __init__(self, output: Path):
+        super().__init__(output)
+        self._bar: Any = None
+        self._drawn = 0.0
+
+    def begin(self, prepared: Prepared, to_run: int, skipped: int) -> None:
+        super().begin(prepared, to_run, skipped)
+        for assigned in prepared.assigned:
+            click.echo(str(assigned))
+        for problem in prepared.skipped:
+            self.warning(f"not run: {problem}")
+        if self.many:
+            from tqdm import tqdm
+
+            total = to_run + skipped
+            self._bar = tqdm(total=total, initial=skipped, unit="row", dynamic_ncols=True, desc="rows")
+
+    def event(self, row: int, event: Event) -> None:
+        super().event(row, event)
+        if self._bar is not None and event.kind == "progress":
+            value, most = event.data.get("value"), event.data.get("max")
+            self._bar.set_postfix_str(f"row {row}: {event.data.get('label') or 'step'} {value}/{most}", refresh=False)
+            if time.monotonic() - self._drawn > 0.2:  # update() would count as a row's end in the time left
+                self._drawn = time.monotonic()
+                self._bar.refresh()
+
+    def result(self, result: RowResult) -> None:
+        super().result(result)
+        if self._bar is not None:
+            self._bar.update()
+
+    def end(self, summary: Summary | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self.many and summary is not None:
+            parts = [f"{summary.done} done"]
+            parts += [f"{summary.skipped} finished before"] * bool(summary.skipped)
+            parts += [f"{summary.failed} failed"] * bool(summary.failed)
+            click.echo(f"{summary.rows} rows: {', '.join(parts)}")
+
+    def _line(self, text: str, err: bool = False) -> None:
+        if self._bar is None:
+            click.echo(text, err=err)
+        else:
+            with self._bar.external_write_mode():
+                click.echo(text, err=err)
+
+
+class JsonReporter(Reporter):
+    """One JSON object per line on stdout, each with `event` and `time` (seconds since the epoch)."""
+
+    def begin(self, prepared: Prepared, to_run: int, skipped: int) -> None:
+        super().begin(prepared, to_run, skipped)
+        given = {assigned.name: assigned.value for assigned in prepared.assigned}
+        problems = [vars(problem) for problem in prepared.skipped]
+        say("begin", rows=to_run + skipped, skipped=skipped, job=prepared.job, set=given, not_run=problems)
+
+    def event(self, row: int, event: Event) -> None:
+        if event.kind == "warning":  # told by `warning`, once
+            return
+        data = {name: value for name, value in event.data.items() if name not in ("step", "failure", "ui")}
+        if event.kind == "executed":
+            data["outputs"] = [str(self.output / path) for path in _saved(event)]
+        elif event.kind == "error":
+            data["message"] = str(event.data.get("failure"))
+        say(event.kind, row=row, node=event.node, **data)
+
+    def result(self, result: RowResult) -> None:
+        say("row", **vars(result))
+
+    def warning(self, message: str) -> None:
+        say("warning", message=message)
+
+    def made(self, path: Path) -> None:
+        say("file", path=str(path))
+
+    def end(self, summary: Summary | None) -> None:
+        if summary is not None:
+            say("end", **vars(summary))
+
+
+def say(event: str, **data: Any) -> None:
+    """One line of `--json`."""
+    click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **data}, ensure_ascii=False, default=str))
+
+
+def _saved(event: Event) -> list[str]:
+    entries = (event.data.get("ui") or {}).values()
+    files = [entry for group in entries for entry in group if isinstance(entry, dict) and "filename" in entry]
+    return [
+        (Path(entry.get("subfolder", "")) / entry["filename"]).as_posix()
+        for entry in files
+        if entry.get("type") == "output"
+    ]

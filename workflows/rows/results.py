@@ -1,0 +1,132 @@
+"""results.jsonl: a line for every row that ended, appended as it ends, so that a killed run can go on.
+
+Every line is one JSON object and carries the fingerprint of its job, so that several jobs, and several processes, may
+share a folder. A line that a kill or a full disk tore is skipped when the file is read, and never glued to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..document.graph import Problem, WorkflowError
+
+FILE = "results.jsonl"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class RowResult:
+    """How one row ended. `outputs` are paths below the output folder; `texts` what output nodes said in words."""
+
+    row: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str | None = None
+    texts: dict[str, list] = field(default_factory=dict)
+    executed: list[str] = field(default_factory=list)  # ids of the nodes that ran; the others came from the cache
+    node_seconds: dict[str, float] = field(default_factory=dict)  # mean per node, by class: estimates
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+class Results:
+    """The file of one job in one output folder."""
+
+    def __init__(self, folder: Path, job: str):
+        self.path = folder / FILE
+        self.job = job
+
+    def append(self, result: RowResult) -> None:
+        """Add a line and put it on the disk. Raises OSError when it cannot; the next line is whole all the same."""
+        line = json.dumps({"job": self.job, **asdict(result)}, ensure_ascii=False, default=str) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One write to a file opened for appending is not mixed with those of another process.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            data = line.encode("utf-8", "surrogatepass")
+            if _torn(descriptor):
+                data = b"\n" + data
+            written = os.write(descriptor, data)
+            while written < len(data):  # a full disk takes a part first and refuses the rest
+                written += os.write(descriptor, data[written:])
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def finished(self) -> dict[int, RowResult]:
+        """The rows that this job has behind it: they ended without an error, and their files are still there."""
+        found: dict[int, RowResult] = {}
+        for line in read_lines(self.path):
+            result = _result(line)
+            if line.get("job") != self.job or result is None:
+                continue
+            if result.ok and all((self.path.parent / output).is_file() for output in result.outputs):
+                found[result.row] = result
+            else:
+                found.pop(result.row, None)
+        return found
+
+    def check_resumable(self) -> None:
+        """Raise WorkflowError when the folder holds the results of other jobs only: the definition was changed."""
+        jobs = {line.get("job") for line in read_lines(self.path)}
+        if jobs and self.job not in jobs:
+            message = (
+                f"--resume: {self.path} is of another job: the graph, its values or its rows were changed since; "
+                "give the same again, or run without --resume or with another -o"
+            )
+            raise WorkflowError([Problem("invalid_resume", message)])
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a results file, none when there is no file. Torn lines are skipped with a warning."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+            except (ValueError, RecursionError):
+                data = None
+            if isinstance(data, dict):
+                yield data
+            else:
+                _LOG.warning("%s, line %d is torn; its row counts as not done", path, number)
+
+
+def seconds_by_class(path: Path) -> dict[str, float]:
+    """The mean time of each node class that ran, over all rows of all jobs in the file."""
+    total: dict[str, list[float]] = {}
+    for line in read_lines(path):
+        seconds = line.get("node_seconds")
+        for name, value in seconds.items() if isinstance(seconds, dict) else ():
+            if isinstance(value, int | float):
+                total.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in total.items()}
+
+
+def _torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    if not size:
+        return False
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return os.read(descriptor, 1) != b"\n"
+
+
+def _result(line: dict[str, Any]) -> RowResult | None:
+    known = {name: line[name] for name in RowResult.__dataclass_fields__ if name in line}
+    if not isinstance(known.get("row"), int) or not isinstance(known.get("outputs", []), list):
+        return None
+    return RowResult(**known)
