@@ -3,14 +3,14 @@
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
 from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
-from .decoder import UnCLIPDecoderSample
+from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample
 from .embedding import UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
 from .grid import UnCLIPImageGrid
 from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader
-from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise
+from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise, UnCLIPStartFromPicture
 from .pca import UnCLIPPCAProject
 from .prior import UnCLIPDiffusionPrior
 from .text import UnCLIPTextEncode
@@ -30,6 +30,8 @@ _CLASSES = (
     UnCLIPSlerpNoise,
     UnCLIPTextDiff,
     UnCLIPPCAProject,
+    UnCLIPStartFromPicture,
+    UnCLIPCLIPGuidance,
     UnCLIPDecoderSample,
     UnCLIPUpsample256,
     UnCLIPUpsample1024,

@@ -95,7 +95,7 @@ class UnCLIPAutoregressivePrior:
         seed,
         negative_text=None,
     ):
-        codes = ar_prior.sample(
+        codes = ar_prior.sample_steps(
             text,
             guidance_scale=or_own_guidance(guidance_scale),
             temperature=_or_own(temperature),

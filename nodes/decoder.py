@@ -1,7 +1,6 @@
-"""Decoder Sample: from an image embedding to a 64 px picture."""
+"""Decoder Sample and what changes how it works: from an image embedding to a picture."""
 
 from .host import current_host
-from .image import crop_input
 from .inputs import (
     guidance_input,
     or_own_guidance,
@@ -13,50 +12,6 @@ from .inputs import (
 )
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
-
-
-def _extension_inputs() -> dict:
-    """What came later: image to image, inpainting and guidance by CLIP (none the paper's), several of each item."""
-    return {
-        "image": (
-            "IMAGE",
-            {"tooltip": "A picture to start from (lower strength) or to repaint a part of (link a mask)."},
-        ),
-        "mask": ("MASK", {"tooltip": "1 (white): repaint here. 0 (black): keep the image."}),
-        "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP, only for clip_scale above 0."}),
-        "strength": (
-            "FLOAT",
-            {
-                "default": 1.0,
-                "min": 0.01,
-                "max": 1.0,
-                "step": 0.01,
-                "tooltip": "How much noise the image gets before painting starts. 1: pure noise. Lower: the "
-                "result stays closer to the image.",
-            },
-        ),
-        "clip_scale": (
-            "FLOAT",
-            {
-                "default": 0.0,
-                "min": 0.0,
-                "max": 20.0,
-                "step": 0.1,
-                "tooltip": "How strongly each step is pulled toward what CLIP takes for the text, or for the "
-                "embed without a text. 0: not at all; 1: gently.",
-            },
-        ),
-        "crop": crop_input("an image that is not square, and its mask with it,"),
-        "count": (
-            "INT",
-            {
-                "default": 1,
-                "min": 1,
-                "max": 4096,
-                "tooltip": "Pictures of each embedding, caption or image, each with noise of its own.",
-            },
-        ),
-    }
 
 
 class UnCLIPDecoderSample:
@@ -102,15 +57,34 @@ class UnCLIPDecoderSample:
                         "so that only the embeddings make the difference.",
                     },
                 ),
+                "count": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 4096,
+                        "tooltip": "Pictures of each embedding, caption or start, each with noise of its own.",
+                    },
+                ),
             },
             "optional": {
                 "embed": ("UNCLIP_EMBED", {"tooltip": "What to paint. Not linked: the model's null embedding."}),
                 "text": ("UNCLIP_TEXT", {"tooltip": "The caption. Not linked: no caption."}),
                 "noise": (
                     "UNCLIP_NOISE",
-                    {"tooltip": "The start noise. Not linked: drawn from the seed."},
+                    {
+                        "tooltip": "Where to start: Random Noise, DDIM Invert, Slerp Noise or Start From Picture. Not "
+                        "linked: noise of the seed."
+                    },
                 ),
-                **_extension_inputs(),
+                "negative_embed": (
+                    "UNCLIP_EMBED",
+                    {"tooltip": "What guidance leads away from. Not linked: the model's null embedding."},
+                ),
+                "negative_text": (
+                    "UNCLIP_TEXT",
+                    {"tooltip": "The caption that guidance leads away from. Not linked: no caption."},
+                ),
             },
         }
 
@@ -124,21 +98,19 @@ class UnCLIPDecoderSample:
         sampler,
         seed,
         noise_per_item,
+        count,
         embed=None,
         text=None,
         noise=None,
-        image=None,
-        mask=None,
-        clip=None,
-        strength=None,
-        clip_scale=None,
-        crop=None,
-        count=None,
+        negative_embed=None,
+        negative_text=None,
     ):
         warnings = []
-        steps_of_sampler = decoder.sample(
+        steps_of_sampler = decoder.sample_steps(
             embed,
             text,
+            negative_embed=negative_embed,
+            negative_text=negative_text,
             noise=noise,
             steps=or_own_steps(steps),
             guidance_scale=or_own_guidance(guidance_scale),
@@ -146,14 +118,46 @@ class UnCLIPDecoderSample:
             sampler=or_own_sampler(sampler),
             seed=seed,
             noise_per_item=noise_per_item,
-            image=image,
-            mask=mask,
-            strength=strength,
-            crop=crop,
-            count=1 if count is None else count,
-            clip=clip,
-            clip_scale=clip_scale,
+            count=count,
             warn=warnings.append,
         )
         current_host().warn(*warnings)
         return (current_host().drive(steps_of_sampler, "Decoder Sample"),)
+
+
+class UnCLIPCLIPGuidance:
+    """A decoder that CLIP steers at every step (an extension after GLIDE; the paper's model has none)."""
+
+    TITLE = "CLIP Guidance"
+    SEARCH_ALIASES = ("unclip", "clip guided", "glide", "steer")
+    DESCRIPTION = (
+        "Pulls every step of Decoder Sample toward what CLIP takes for its text, without a text for its embed. Slower: "
+        "CLIP looks at each step."
+    )
+    CATEGORY = "unCLIP/decoder"
+    FUNCTION = "guide"
+    RETURN_TYPES = ("UNCLIP_DECODER",)
+    RETURN_NAMES = ("DECODER",)
+    OUTPUT_TOOLTIPS = ("The decoder, guided; link it to Decoder Sample.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "decoder": ("UNCLIP_DECODER", {"tooltip": "DECODER of Load unCLIP."}),
+                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of the same Load unCLIP."}),
+                "scale": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 20.0,
+                        "step": 0.1,
+                        "tooltip": "How strongly each step is pulled. 0: not at all; 1: gently.",
+                    },
+                ),
+            }
+        }
+
+    def guide(self, *, decoder, clip, scale):
+        return (decoder.with_clip_guidance(clip, scale),)

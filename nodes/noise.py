@@ -1,4 +1,4 @@
-"""Random Noise, DDIM Invert and Slerp Noise: where a decoder starts."""
+"""Random Noise, DDIM Invert, Slerp Noise and Start From Picture: where a decoder starts."""
 
 from .embedding import path_inputs
 from .host import current_host
@@ -7,7 +7,7 @@ from .inputs import or_own_steps, seed_input, steps_input
 
 
 class _Noise:
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/start noise"
     RETURN_TYPES = ("UNCLIP_NOISE",)
     RETURN_NAMES = ("NOISE",)
 
@@ -16,12 +16,13 @@ class UnCLIPRandomNoise(_Noise):
     """Start noise from a seed."""
 
     TITLE = "Random Noise (unCLIP)"
+    SEARCH_ALIASES = ("unclip", "seed", "start noise", "x_T")
     DESCRIPTION = (
-        "Draws start noise for Decoder Sample, the same as the decoder draws by itself from this seed. Use it to give "
+        "Start noise for Decoder Sample, the same as the decoder draws by itself from this seed. Use it to give "
         "several decoders one start, or to mix it with Slerp Noise."
     )
     FUNCTION = "draw"
-    OUTPUT_TOOLTIPS = ("Start noise for 64 px pictures.",)
+    OUTPUT_TOOLTIPS = ("Start noise for any decoder: each draws it at its own size.",)
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -37,15 +38,16 @@ class UnCLIPRandomNoise(_Noise):
         }
 
     def draw(self, *, seed, count, shared):
-        from ..unclip_core.embeddings import random_noise
+        from ..unclip_core.types import RandomNoise
 
-        return (random_noise(seed, count, shared),)
+        return (RandomNoise(seed, count, shared),)
 
 
 class UnCLIPDDIMInvert(_Noise):
     """The start noise from which the decoder paints a given picture again."""
 
-    TITLE = "DDIM Invert (unCLIP)"
+    TITLE = "DDIM Invert"
+    SEARCH_ALIASES = ("unclip", "inversion", "reconstruct", "image to noise", "x_T")
     DESCRIPTION = (
         "Finds the start noise from which Decoder Sample (ddim, eta 0, the same steps and guidance) paints this "
         "picture again. With the picture's embedding it holds all that CLIP does not see: change one, keep the other."
@@ -58,7 +60,7 @@ class UnCLIPDDIMInvert(_Noise):
         return {
             "required": {
                 "decoder": ("UNCLIP_DECODER", {"tooltip": "DECODER of Load unCLIP: the one that will paint."}),
-                "image": ("IMAGE", {"tooltip": "Pictures of any size; they are brought to 64 px."}),
+                "image": ("IMAGE", {"tooltip": "Pictures of any size; they are brought to the decoder's size."}),
                 "steps": steps_input(),
                 "guidance_scale": (
                     "FLOAT",
@@ -93,7 +95,7 @@ class UnCLIPDDIMInvert(_Noise):
         }
 
     def invert(self, *, decoder, image, steps, guidance_scale, refine, crop, embed=None, text=None):
-        steps_of_inversion = decoder.invert(
+        steps_of_inversion = decoder.invert_steps(
             image,
             embed,
             text,
@@ -108,7 +110,8 @@ class UnCLIPDDIMInvert(_Noise):
 class UnCLIPSlerpNoise(_Noise):
     """Start noises on the way from one to another."""
 
-    TITLE = "Slerp Noise (unCLIP)"
+    TITLE = "Slerp Noise"
+    SEARCH_ALIASES = ("unclip", "interpolate", "blend", "mix", "start noise")
     DESCRIPTION = (
         "Goes from one start noise to another along the sphere that noise lives on, in even steps. With two inverted "
         "pictures and Slerp on their embeddings, the ends paint the pictures themselves."
@@ -120,7 +123,7 @@ class UnCLIPSlerpNoise(_Noise):
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "noise_a": ("UNCLIP_NOISE", {"tooltip": "Where to start."}),
+                "noise_a": ("UNCLIP_NOISE", {"tooltip": "Where to start: Random Noise or DDIM Invert."}),
                 "noise_b": ("UNCLIP_NOISE", {"tooltip": "Where to go; if inverted, in the same steps as noise_a."}),
                 **path_inputs("start", "end", 1.0, "of the way from noise_a to noise_b"),
             }
@@ -133,3 +136,48 @@ class UnCLIPSlerpNoise(_Noise):
         noise = slerp_noises(noise_a, noise_b, start, end, frames, warn=warnings.append)
         current_host().warn(*warnings)
         return (noise,)
+
+
+class UnCLIPStartFromPicture(_Noise):
+    """A picture to paint over, or to repaint a part of (extensions: the paper has neither)."""
+
+    TITLE = "Start From Picture"
+    SEARCH_ALIASES = ("unclip", "img2img", "image to image", "inpaint", "mask", "denoise", "strength")
+    DESCRIPTION = (
+        "Lets Decoder Sample start from a picture instead of pure noise: lower the strength to paint over it, or link "
+        "a mask to repaint only where the mask is white."
+    )
+    FUNCTION = "start"
+    OUTPUT_TOOLTIPS = ("Where to start; link it to noise of Decoder Sample.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "image": ("IMAGE", {"tooltip": "The picture, of any size; it is brought to the decoder's size."}),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.01,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "How much noise the picture gets before painting starts. 1: pure noise, for "
+                        "repainting with a mask. Lower: the result stays closer to the picture.",
+                    },
+                ),
+                "crop": crop_input("a picture that is not square, and its mask with it,"),
+            },
+            "optional": {
+                "mask": ("MASK", {"tooltip": "1 (white): repaint here. 0 (black): keep the picture."}),
+                "noise": (
+                    "UNCLIP_NOISE",
+                    {"tooltip": "The noise to add, or the picture's own from DDIM Invert. Not linked: of the seed."},
+                ),
+            },
+        }
+
+    def start(self, *, image, strength, crop, mask=None, noise=None):
+        from ..unclip_core.types import PictureStart
+
+        return (PictureStart(image, mask, strength, crop, noise),)

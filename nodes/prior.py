@@ -66,7 +66,7 @@ class UnCLIPDiffusionPrior:
         }
 
     def sample(self, *, prior, text, steps, guidance_scale, candidates, count, sampler, seed, negative_text=None):
-        steps_of_sampler = prior.sample(
+        steps_of_sampler = prior.sample_steps(
             text,
             steps=or_own_steps(steps),
             guidance_scale=or_own_guidance(guidance_scale),

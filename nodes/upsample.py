@@ -23,7 +23,7 @@ class _Upsample:
         }
 
     def sample(self, *, upsampler, image, steps, seed):
-        return (current_host().drive(upsampler.sample(image, steps=or_own_steps(steps), seed=seed), self.NAME),)
+        return (current_host().drive(upsampler.sample_steps(image, steps=or_own_steps(steps), seed=seed), self.NAME),)
 
 
 class UnCLIPUpsample256(_Upsample):

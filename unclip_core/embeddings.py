@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .diffusion.noise import ItemNoise
-from .types import Embedding, Inversion, Noise, TextEncoding, broadcast_batch, check_same_clip, expand_rows
+from .types import (
+    Embedding,
+    GivenNoise,
+    Inversion,
+    RandomNoise,
+    SlerpedNoise,
+    TextEncoding,
+    broadcast_batch,
+    check_same_clip,
+    expand_rows,
+)
 
 MAX_FRAMES = 1000
 _SMALL = 1e-4  # sine of an angle below which directions are mixed linearly: the sines' quotient loses its digits
@@ -67,21 +77,49 @@ def slerp_embeddings(
     return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, modality)
 
 
-def slerp_noises(
-    a: Noise, b: Noise, start: float = 0.0, end: float = 1.0, frames: int = 5, *, warn: Warn = warnings.warn
-) -> Noise:
-    """`frames` start noises between a and b, as `slerp_embeddings`. An inverted one's timesteps pass to the result.
+StartNoise = RandomNoise | GivenNoise | SlerpedNoise
 
-    Raises ValueError also for two sizes, and for inversions with other timesteps, decoders or guidance.
+
+def slerp_noises(
+    a: StartNoise, b: StartNoise, start: float = 0.0, end: float = 1.0, frames: int = 5, *, warn: Warn = warnings.warn
+) -> GivenNoise | SlerpedNoise:
+    """`frames` start noises between a and b, as `slerp_embeddings`.
+
+    Random ones stay a recipe. An inverted one fixes the size, and its timesteps pass to the result. Raises ValueError
+    also for two sizes, for inversions with other timesteps, decoders or guidance, and for a picture to start from.
     """
     who = "Slerp Noise"
+    for name, noise in (("noise_a", a), ("noise_b", b)):
+        if not isinstance(noise, StartNoise):
+            raise ValueError(
+                f"{who}: {name} is a {type(noise).__name__}, which has no single x_T to mix; link Random Noise or DDIM "
+                "Invert, and Start From Picture after this node"
+            )
     shares = path(who, "start", start, "end", end, frames)
-    if a.x_T.shape[1:] != b.x_T.shape[1:]:
+    batch = broadcast_batch(who, noise_a=len(a), noise_b=len(b))
+    sizes = {tuple(noise.x_T.shape[1:]) for noise in (a, b) if isinstance(noise, GivenNoise)}
+    if not sizes:
+        pairs = [(row if len(a) > 1 else 0, row if len(b) > 1 else 0) for row in range(batch)]
+        return SlerpedNoise(a, b, tuple((*pair, share) for pair in pairs for share in shares.tolist()))
+    if len(sizes) > 1:
         raise ValueError(
             f"{who}: noise_a is {tuple(a.x_T.shape[2:])} pixels and noise_b {tuple(b.x_T.shape[2:])}; "
             "make both for the same decoder"
         )
-    return Noise(_frames(who, a.x_T, b.x_T, shares, warn), inversion=_common_inversion(who, a.inversion, b.inversion))
+    (shape,) = sizes
+    inversion = _common_inversion(who, *(getattr(noise, "inversion", None) for noise in (a, b)))
+    return GivenNoise(_frames(who, draw_x_T(a, shape), draw_x_T(b, shape), shares, warn), inversion)
+
+
+def draw_x_T(noise: StartNoise, shape: tuple[int, ...]) -> Tensor:
+    """The x_T (B, *shape) float32 of a start noise on a grid of `shape` (C, H, W); a given one has its own grid."""
+    if isinstance(noise, GivenNoise):
+        return noise.x_T
+    if isinstance(noise, RandomNoise):
+        return ItemNoise(noise.seed, noise.count, "decoder", shared=noise.shared).draw(shape)
+    first, second = draw_x_T(noise.first, shape), draw_x_T(noise.second, shape)
+    rows_a, rows_b, shares = (list(column) for column in zip(*noise.mixes, strict=True))
+    return slerp(first[rows_a], second[rows_b], torch.tensor(shares))
 
 
 def text_diff(
@@ -124,11 +162,6 @@ def text_diff(
 def text_as_embedding(text: TextEncoding) -> Embedding:
     """A caption's own embedding where an image's is expected (paper §5.1): no prior stands between."""
     return Embedding(text.embed, text.clip_id, "text")
-
-
-def random_noise(seed: int, count: int = 1, shared: bool = False, side: int = 64) -> Noise:
-    """The `count` start noises that a decoder of `side` pixels draws itself from this seed; shared: the first's."""
-    return Noise(ItemNoise(seed, count, "decoder", shared=shared).draw((3, side, side)).contiguous(), seed=seed)
 
 
 def similarity(a: Embedding | TextEncoding, b: Embedding | TextEncoding) -> Tensor:

@@ -113,12 +113,12 @@ def load_stack(
         read = partial(load_network, found, weights, memory_format(device), part, check)
         return Placed(read, device, weights, manager)
 
-    for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
-        if found := entry.stages.get(stage):
-            handles[stage] = text_stage(found.config, placed(found), null_text)
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
-        handles["prior"].noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
+        noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
+        handles["prior"] = Prior(found.config, placed(found), null_text, noise_powers)
+    if found := entry.stages.get("decoder"):
+        handles["decoder"] = Decoder(found.config, placed(found), null_text)
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)

@@ -79,19 +79,90 @@ class Inversion:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """A start x_T (B, 3, 64, 64) float32 and where it came from: a seed, or an inversion."""
+class RandomNoise:
+    """Start noise of a seed, drawn on the grid of the decoder that uses it: what it would draw by itself.
+
+    count: items; item i has seed + i. shared: every item has the first one's noise.
+    """
+
+    seed: int
+    count: int = 1
+    shared: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, rows: slice) -> RandomNoise:
+        """The given rows as a noise of their own."""
+        start, stop, _ = rows.indices(self.count)
+        return RandomNoise(self.seed if self.shared else self.seed + start, stop - start, self.shared)
+
+
+@dataclass(frozen=True)
+class GivenNoise:
+    """The x_T (B, C, H, W) float32 itself: of an inversion (paper §3), or made by hand where `inversion` is None."""
 
     x_T: Tensor
-    seed: int | None = None
     inversion: Inversion | None = None
 
     def __post_init__(self) -> None:
-        if self.x_T.ndim != 4 or self.x_T.shape[1] != 3:
-            raise ValueError(f"Noise: x_T must be (B, 3, H, W), got shape {tuple(self.x_T.shape)}")
+        if self.x_T.ndim != 4:
+            raise ValueError(f"Noise: x_T must be (B, C, H, W), got shape {tuple(self.x_T.shape)}")
 
     def __len__(self) -> int:
         return self.x_T.shape[0]
+
+    def take(self, rows: slice) -> GivenNoise:
+        """The given rows as a noise of their own."""
+        return replace(self, x_T=self.x_T[rows])
+
+
+@dataclass(frozen=True)
+class SlerpedNoise:
+    """Start noises between random ones. mixes: for each item a row of `first`, a row of `second`, and the share of the
+    way between them, 0..1."""
+
+    first: RandomNoise | SlerpedNoise
+    second: RandomNoise | SlerpedNoise
+    mixes: tuple[tuple[int, int, float], ...]
+
+    def __len__(self) -> int:
+        return len(self.mixes)
+
+    def take(self, rows: slice) -> SlerpedNoise:
+        """The given rows as a noise of their own."""
+        return replace(self, mixes=self.mixes[rows])
+
+
+@dataclass(frozen=True)
+class PictureStart:
+    """A picture to start from: image to image and inpainting.
+
+    image: IMAGE (B, H, W, C). mask: MASK (B, H, W), 1 = repaint; None repaints everything. strength: the noise level to
+    start from, above 0 (keep the image) to 1 (pure noise). crop: "center" or "squash", for what is not square.
+    noise: what is added to the picture; None draws it from the sampler's seed.
+    """
+
+    image: Tensor
+    mask: Tensor | None = None
+    strength: float = 1.0
+    crop: str = "center"
+    noise: RandomNoise | GivenNoise | SlerpedNoise | None = None
+
+    def __len__(self) -> int:
+        masks = 1 if self.mask is None or self.mask.ndim == 2 else len(self.mask)
+        return max(len(self.image), masks, 1 if self.noise is None else len(self.noise))
+
+    def take(self, rows: slice) -> PictureStart:
+        """The given rows as a start of their own; what broadcasts stays."""
+        image = self.image if len(self.image) == 1 else self.image[rows]
+        mask = self.mask if self.mask is None or self.mask.ndim == 2 or len(self.mask) == 1 else self.mask[rows]
+        noise = self.noise if self.noise is None or len(self.noise) == 1 else self.noise.take(rows)
+        return replace(self, image=image, mask=mask, noise=noise)
+
+
+# Where a decoder starts: a recipe that it turns into x_T on its own grid.
+Noise = RandomNoise | GivenNoise | SlerpedNoise | PictureStart
 
 
 def check_same_clip(who: str, expected_id: str, expected_dim: int, got_id: str, got_dim: int) -> None:
@@ -112,24 +183,18 @@ def broadcast_batch(who: str, **sizes: int) -> int:
     return batch
 
 
-def repeat_rows(count: int, *batches: TextEncoding | Embedding | Noise | Tensor | None) -> list:
+def repeat_rows(count: int, *batches: TextEncoding | Embedding | Tensor | None) -> list:
     """Batches with every item `count` times in a row; batches of one, which broadcast, unchanged."""
-
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(count, dim=0)
-
     repeated = []
     for batch in batches:
-        if batch is None or len(batch) == 1 or (isinstance(batch, Tensor) and batch.ndim == 2):  # one mask
+        if batch is None or len(batch) == 1 or count == 1:
             repeated.append(batch)
         elif isinstance(batch, TextEncoding):
             repeated.append(batch.take([row for row in range(len(batch)) for _ in range(count)]))
         elif isinstance(batch, Embedding):
-            repeated.append(replace(batch, vector=repeat(batch.vector)))
-        elif isinstance(batch, Noise):
-            repeated.append(replace(batch, x_T=repeat(batch.x_T)))
+            repeated.append(replace(batch, vector=batch.vector.repeat_interleave(count, dim=0)))
         else:
-            repeated.append(repeat(batch))
+            repeated.append(batch.repeat_interleave(count, dim=0))
     return repeated
 
 

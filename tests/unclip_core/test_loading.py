@@ -58,9 +58,9 @@ def folder(tmp_path, randomise):
 def run(stack):
     """Caption to upsampled picture."""
     text = stack["clip"].encode_text(["red star"])
-    embed = finish(stack["prior"].sample(text, seed=1))
-    image = finish(stack["decoder"].sample(embed, text, seed=2))
-    return embed.vector, image, finish(stack["upsampler_256"].sample(image, seed=3))
+    embed = finish(stack["prior"].sample_steps(text, seed=1))
+    image = finish(stack["decoder"].sample_steps(embed, text, seed=2))
+    return embed.vector, image, finish(stack["upsampler_256"].sample_steps(image, seed=3))
 
 
 def test_a_whole_stack_runs(folder):
@@ -83,8 +83,8 @@ def test_low_precision_stays_close(folder, dtype):
     entry = catalog.read_stack(folder)
     exact, stack = load_stack(entry, "fp32", "cpu"), load_stack(entry, dtype, "cpu")
     text = exact["clip"].encode_text(["red star"])
-    expected = finish(exact["decoder"].sample(None, text, seed=2))
-    got = finish(stack["decoder"].sample(None, text, seed=2))
+    expected = finish(exact["decoder"].sample_steps(None, text, seed=2))
+    got = finish(stack["decoder"].sample_steps(None, text, seed=2))
     assert next(stack["decoder"].network().parameters()).dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     assert (got - expected).abs().mean() < 0.02
 
@@ -95,12 +95,12 @@ def test_nothing_is_read_before_use(folder):
     stack = load_stack(entry, "fp32", "cpu")
     assert not stack["prior"].network.loaded
     text = stack["clip"].encode_text(["star"])
-    finish(stack["prior"].sample(text))
+    finish(stack["prior"].sample_steps(text))
     assert stack["prior"].network.loaded and not stack["upsampler_256"].network.loaded
     with pytest.raises(
         CheckpointError, match=r"decoder.safetensors: cannot be read .*put the file back, or .*`unclip pull`"
     ):
-        finish(stack["decoder"].sample(None, text))
+        finish(stack["decoder"].sample_steps(None, text))
 
 
 def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
@@ -124,8 +124,8 @@ def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
         assert not stack[stage].network.loaded and left == [-1]
     left[0] = 10_000
     text = stack["clip"].encode_text(["star"])
-    embed = finish(stack["prior"].sample(text))
-    assert finish(stack["decoder"].sample(embed, text)).shape[0] == 1
+    embed = finish(stack["prior"].sample_steps(text))
+    assert finish(stack["decoder"].sample_steps(embed, text)).shape[0] == 1
 
 
 def test_a_missing_stage_says_so_when_used(folder):
@@ -196,5 +196,5 @@ def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
     manager = Manager()
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
     text = stack["clip"].encode_text(["a red star"])
-    finish(stack["decoder"].sample(None, text, steps=2, clip=stack["clip"], clip_scale=1.0))
+    finish(stack["decoder"].sample_steps(None, text, steps=2, clip=stack["clip"], clip_scale=1.0))
     assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]

@@ -23,8 +23,8 @@ def stack():
 def decode(stack, caption, count=4):
     """(count, 64, 64, 3): what the stack paints of a caption in 20 steps."""
     text = stack["clip"].encode_text([caption])
-    embed = finish(stack["prior"].sample(text, steps=10, count=count))
-    return finish(stack["decoder"].sample(embed, text, steps=20, sampler="ddim"))
+    embed = finish(stack["prior"].sample_steps(text, steps=10, count=count))
+    return finish(stack["decoder"].sample_steps(embed, text, steps=20, sampler="ddim"))
 
 
 def test_every_stage_has_the_preset_config_and_a_recipe():
@@ -77,7 +77,7 @@ def held_out(stack):
 
 def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
     text, true = held_out
-    guess = finish(stack["ar_prior"].sample(text)).vector
+    guess = finish(stack["ar_prior"].sample_steps(text)).vector
     closeness = torch.cosine_similarity(guess, true)
     other = torch.cosine_similarity(guess, true.roll(1, 0))
     assert closeness.mean() > 0.88 and (closeness > other).float().mean() > 0.95
@@ -93,5 +93,5 @@ def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
     kept = [project(embed, basis_of(stack["clip"]), [count], unit_norm=True).vector for count in (2, 8, 20)]
     closeness = [torch.cosine_similarity(part, true).mean() for part in kept]
     assert closeness[0] < closeness[1] < closeness[2] and closeness[2] > 0.99
-    guess = finish(stack["prior"].sample(text.take(slice(32)), sampler="analytic_ddpm", steps=12)).vector
+    guess = finish(stack["prior"].sample_steps(text.take(slice(32)), sampler="analytic_ddpm", steps=12)).vector
     assert torch.cosine_similarity(guess, true[:32]).mean() > 0.88

@@ -206,7 +206,7 @@ class Clip:
     @property
     def network(self) -> nn.Module:
         """The open_clip model, on its device, in evaluation mode. Sends away what was there, see `Placed`."""
-        return self.placed()
+        return self.placed.on_device()
 
     def _load(self) -> nn.Module:
         import open_clip
@@ -279,13 +279,13 @@ class Clip:
             size = (self.image_size, self.image_size)
             pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
-        return self._scale(self.placed.module.encode_image((pixels - mean) / std))
+        return self._scale(self.placed.read().encode_image((pixels - mean) / std))
 
     @property
     def image_size(self) -> int:
         """Pixels of the side that the image tower reads."""
         self._require("image", "CLIP Image Encode", "image_encoder")
-        size = self.placed.module.visual.image_size
+        size = self.placed.read().visual.image_size
         return size[0] if isinstance(size, tuple | list) else size
 
     def _require(self, tower: str, who: str, folder: str) -> None:

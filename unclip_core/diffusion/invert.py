@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .samplers import Model, StepState, ddim, predict
-from .schedule import ScheduleSteps, Step
+from .samplers import Denoise, StepState, ddim
+from .schedule import Step, Steps
 
 TOLERANCE = 3e-4  # RMS of F(x_t) - x_s, pixels being -1..1, below which a step counts as solved
 DOUBT = 1e-2  # the same: beyond it the whole way back is tried against plain inversion's
@@ -26,31 +26,36 @@ class Inverted:
     x_T: Tensor
     residual: Tensor
 
+    def cpu(self) -> Inverted:
+        """Both on the CPU."""
+        return Inverted(self.x_T.cpu(), self.residual.cpu())
+
 
 InversionSteps = Generator[StepState, None, Inverted]
 
 
 def ddim_invert(
-    model: Model, x_0: Tensor, schedule_steps: ScheduleSteps, *, refine: int = 0, tolerance: float = TOLERANCE
+    denoise: Denoise, x_0: Tensor, steps: Steps, *, refine: int = 0, tolerance: float = TOLERANCE
 ) -> InversionSteps:
     """Yields a StepState per step, from the first (cleanest) to the last; x_0 is never clamped.
 
-    model, schedule_steps: as for the samplers; `ddim` over the same steps leads back. refine: iterations per step at
-    most. An item keeps, of all iterates of a step, the one with the smallest residual, plain DDIM's included. Where a
-    step stays far above the tolerance, plain inversion runs too and the item takes what DDIM leads back better.
+    denoise, steps: as for the samplers, without clamp and edits; `ddim` over the same steps leads back. refine:
+    iterations per step at most. An item keeps, of all iterates of a step, the one with the smallest residual, plain
+    DDIM's included. Where a step stays far above the tolerance, plain inversion runs too and the item takes what DDIM
+    leads back better.
     """
-    refined = yield from _walk(model, x_0, schedule_steps, refine, tolerance, 0, 1)
+    refined = yield from _walk(denoise, x_0, steps, refine, tolerance, 0, 1)
     doubtful = refined.residual > max(DOUBT, tolerance)
     if refine == 0 or not doubtful.any():
         return refined
     # Steps that are better one by one need not be better together.
-    plain = yield from _walk(model, x_0, schedule_steps, 0, tolerance, 1, 4)
+    plain = yield from _walk(denoise, x_0, steps, 0, tolerance, 1, 4)
     errors = []
     for part, candidate in enumerate((refined, plain), start=2):
         back = candidate.x_T
-        for state in ddim(model, candidate.x_T, schedule_steps):
+        for state in ddim(denoise, candidate.x_T, steps):
             back = state.x_t
-            yield replace(state, index=part * len(schedule_steps) + state.index, total=4 * len(schedule_steps))
+            yield replace(state, index=part * len(steps) + state.index, total=4 * len(steps), on_trial=True)
         errors.append(_rms(back - x_0))
     worse = doubtful & ~(errors[0] <= errors[1])  # NaN counts as worse
     return Inverted(
@@ -59,40 +64,40 @@ def ddim_invert(
 
 
 def _walk(
-    model: Model, x_0: Tensor, schedule_steps: ScheduleSteps, refine: int, tolerance: float, part: int, parts: int
+    denoise: Denoise, x_0: Tensor, steps: Steps, refine: int, tolerance: float, part: int, parts: int
 ) -> InversionSteps:
     """Once from x_0 to x_T, as part `part` of `parts`."""
-    x, total = x_0, len(schedule_steps)
+    x, total = x_0, len(steps)
     residual = x.new_zeros(len(x))
-    steps = list(reversed(list(schedule_steps)))
-    # The clean picture has no timestep of its own; the first step's is the nearest.
-    x0, eps, _ = predict(model, x, steps[0], schedule_steps, None)
-    for index, step in enumerate(steps):
-        x, x0, eps, step_residual = _undo(model, x, eps, step, schedule_steps, refine, tolerance)
+    # The clean picture has no timestep of its own; the last step's is the nearest.
+    eps = denoise(x, steps[-1]).eps
+    for index, step in enumerate(reversed(steps)):
+        x, x0, eps, step_residual = _undo(denoise, x, eps, step, refine, tolerance)
         residual = torch.maximum(residual, step_residual)
         yield StepState(part * total + index, parts * total, step.t, x, x0)
     return Inverted(x, residual)
 
 
 def _undo(
-    model: Model, x_s: Tensor, eps_s: Tensor, step: Step, schedule_steps: ScheduleSteps, refine: int, tolerance: float
+    denoise: Denoise, x_s: Tensor, eps_s: Tensor, step: Step, refine: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_t, x_0 and eps predicted there, residual (B,)) for one step. eps_s: what plain DDIM takes for eps at x_t."""
     stretch = step.alpha / step.alpha_prev
 
-    def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x0, eps, _ = predict(model, x, step, schedule_steps, None)
-        off = step.alpha_prev * x0 + step.sigma_prev * eps - x_s
-        return x, x0, eps, off
+    def iterate(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, with x_0 and eps predicted there, and F(x) - x_s."""
+        predicted = denoise(x, step)
+        off = step.alpha_prev * predicted.x0 + step.sigma_prev * predicted.eps - x_s
+        return x, predicted.x0, predicted.eps, off
 
-    best = look(stretch * (x_s - step.sigma_prev * eps_s) + step.sigma * eps_s)
+    best = iterate(stretch * (x_s - step.sigma_prev * eps_s) + step.sigma * eps_s)
     residual = _rms(best[3])
     damping = torch.ones_like(residual)
     for _ in range(refine):
         if not (residual > tolerance).any():
             break
         # Fixed point of x_t = stretch (x_s - sigma_s eps(x_t)) + sigma_t eps(x_t), written with the step's own error.
-        trial = look(best[0] - _like(damping, x_s) * stretch * best[3])
+        trial = iterate(best[0] - _like(damping, x_s) * stretch * best[3])
         trial_residual = _rms(trial[3])
         # A solved item is left alone: its result must not depend on the rest of the batch.
         better = (trial_residual < residual) & (residual > tolerance)

@@ -1,11 +1,11 @@
 """Samplers: plain generator functions with one signature.
 
-    sampler(model, x_T, schedule_steps, *, noise, eta, x0_clamp)
+    sampler(denoise, x_T, steps, *, noise, eta)
 
-model(x_t, t) -> the network's raw output for x_t (B, C, ...) and t (B,) int64 on x_t's device: eps, x_0 or v as
-`schedule_steps` says, with C more channels when its variance is learned; called once per step.
-noise: an `ItemNoise`, or anything with `draw(item_shape)`.
-eta: DDIM's share of fresh noise (others ignore it). x0_clamp: bound of the predicted x_0, None for no clamping.
+denoise(x_t, step) -> Prediction (see `denoiser.py`), called once per step.
+steps: `Schedule.respace(n)`, from noise to picture.
+noise: an `ItemNoise`, or anything with `draw(item_shape)`; samplers that add no noise ignore it.
+eta: DDIM's share of fresh noise, 0..1 (others ignore it).
 Each yields a StepState per step and returns the last x. Arithmetic is in x_T's dtype, on its device.
 """
 
@@ -19,9 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .schedule import ScheduleSteps, Step, interpolate_log_variance, to_x0_eps
+from .denoiser import Prediction
+from .schedule import Step, Steps
 
-Model = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[[Tensor, Step], Prediction]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class StepState:
     """What a step leaves behind.
 
     index: 0..total-1; t: the timestep the network saw; x_t: the sample this step arrived at; x0: the predicted x_0.
+    on_trial: the caller tries something out here, so a NaN is an answer and no fault.
     """
 
     index: int
@@ -36,9 +38,10 @@ class StepState:
     t: int
     x_t: Tensor
     x0: Tensor
+    on_trial: bool = False
 
 
-Steps = Generator[StepState, None, Tensor]
+Sampling = Generator[StepState, None, Tensor]
 
 
 class NoiseSource(Protocol):
@@ -49,59 +52,43 @@ class NoiseSource(Protocol):
 
 
 def ddpm(
-    model: Model,
-    x_T: Tensor,
-    schedule_steps: ScheduleSteps,
-    *,
-    noise: NoiseSource | None = None,
-    eta: float = 0.0,
-    x0_clamp: float | None = None,
-) -> Steps:
+    denoise: Denoise, x_T: Tensor, steps: Steps, *, noise: NoiseSource | None = None, eta: float = 0.0
+) -> Sampling:
     """Ancestral sampling, Ho et al. 2020 algorithm 2; learned variance after Nichol & Dhariwal 2021 eq. 15."""
     x = x_T
-    for index, step in enumerate(schedule_steps):
-        x0, _, variance_output = predict(model, x, step, schedule_steps, x0_clamp)
-        x = posterior_mean(x0, x, step)
+    for index, step in enumerate(steps):
+        predicted = denoise(x, step)
+        x = posterior_mean(predicted.x0, x, step)
         if step.t_prev >= 0:
-            x = x + _ddpm_std(step, schedule_steps.variance, variance_output) * _draw(noise, x)
-        yield StepState(index, len(schedule_steps), step.t, x, x0)
+            learned = predicted.log_variance
+            std = math.sqrt(step.fixed_variance) if learned is None else (0.5 * learned).exp()
+            x = x + std * _draw(noise, x)
+        yield StepState(index, len(steps), step.t, x, predicted.x0)
     return x
 
 
 def ddim(
-    model: Model,
-    x_T: Tensor,
-    schedule_steps: ScheduleSteps,
-    *,
-    noise: NoiseSource | None = None,
-    eta: float = 0.0,
-    x0_clamp: float | None = None,
-) -> Steps:
+    denoise: Denoise, x_T: Tensor, steps: Steps, *, noise: NoiseSource | None = None, eta: float = 0.0
+) -> Sampling:
     """Song et al. 2021 eq. 12 and 16: deterministic at eta 0, as noisy as DDPM at eta 1; variance channels dropped."""
     x = x_T
-    for index, step in enumerate(schedule_steps):
-        x0, eps, _ = predict(model, x, step, schedule_steps, x0_clamp)
+    for index, step in enumerate(steps):
+        predicted = denoise(x, step)
         std = eta * math.sqrt(step.posterior_variance)
-        x = step.alpha_prev * x0 + math.sqrt(max(step.sigma_prev**2 - std**2, 0.0)) * eps
+        x = step.alpha_prev * predicted.x0 + math.sqrt(max(step.sigma_prev**2 - std**2, 0.0)) * predicted.eps
         if std > 0.0:
             x = x + std * _draw(noise, x)
-        yield StepState(index, len(schedule_steps), step.t, x, x0)
+        yield StepState(index, len(steps), step.t, x, predicted.x0)
     return x
 
 
 def dpmpp_2m(
-    model: Model,
-    x_T: Tensor,
-    schedule_steps: ScheduleSteps,
-    *,
-    noise: NoiseSource | None = None,
-    eta: float = 0.0,
-    x0_clamp: float | None = None,
-) -> Steps:
+    denoise: Denoise, x_T: Tensor, steps: Steps, *, noise: NoiseSource | None = None, eta: float = 0.0
+) -> Sampling:
     """DPM-Solver++(2M), Lu et al. 2022 algorithm 2, deterministic; the first and the last step are of first order."""
     x, last_x0, last_h = x_T, None, 0.0
-    for index, step in enumerate(schedule_steps):
-        x0, _, _ = predict(model, x, step, schedule_steps, x0_clamp)
+    for index, step in enumerate(steps):
+        x0 = denoise(x, step).x0
         if step.t_prev < 0:
             x = x0
         else:
@@ -110,35 +97,29 @@ def dpmpp_2m(
             slope = x0 if last_x0 is None else x0 + (0.5 * h / last_h) * (x0 - last_x0)
             x = shrink * x - step.alpha_prev * math.expm1(-h) * slope
             last_x0, last_h = x0, h
-        yield StepState(index, len(schedule_steps), step.t, x, x0)
+        yield StepState(index, len(steps), step.t, x, x0)
     return x
 
 
 def analytic_ddpm(
-    model: Model,
-    x_T: Tensor,
-    schedule_steps: ScheduleSteps,
-    *,
-    noise: NoiseSource | None = None,
-    eta: float = 0.0,
-    x0_clamp: float | None = None,
-) -> Steps:
+    denoise: Denoise, x_T: Tensor, steps: Steps, *, noise: NoiseSource | None = None, eta: float = 0.0
+) -> Sampling:
     """Analytic-DPM, Bao et al. 2022 eq. 14: ancestral sampling with the variance that is optimal for the data.
 
-    It needs `schedule_steps.with_noise_powers(table)`; without a table it is `ddpm` with the small variance.
+    It needs `with_noise_powers(steps, table)`; without a table it is `ddpm` with the small variance.
     """
     x = x_T
-    powers = schedule_steps.noise_powers or (1.0,) * len(schedule_steps)
-    for index, (step, power) in enumerate(zip(schedule_steps, powers, strict=True)):
-        x0, _, _ = predict(model, x, step, schedule_steps, x0_clamp)
+    for index, step in enumerate(steps):
+        x0 = denoise(x, step).x0
         x = posterior_mean(x0, x, step)
         if step.t_prev >= 0:
+            power = 1.0 if step.noise_power is None else step.noise_power
             x = x + math.sqrt(analytic_variance(step, power)) * _draw(noise, x)
-        yield StepState(index, len(schedule_steps), step.t, x, x0)
+        yield StepState(index, len(steps), step.t, x, x0)
     return x
 
 
-SAMPLERS: dict[str, Callable[..., Steps]] = {
+SAMPLERS: dict[str, Callable[..., Sampling]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "dpmpp_2m": dpmpp_2m,
@@ -159,30 +140,6 @@ def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
         return x0
     variance = step.sigma**2
     return (step.alpha_prev * step.beta / variance) * x0 + (math.sqrt(step.ratio) * step.sigma_prev**2 / variance) * x_t
-
-
-def predict(
-    model: Model, x: Tensor, step: Step, schedule_steps: ScheduleSteps, x0_clamp: float | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(x_0, eps, variance channels or None) at this step."""
-    t = torch.full((x.shape[0],), step.t, dtype=torch.int64, device=x.device)
-    output, variance_output = model(x, t).to(x.dtype), None
-    if schedule_steps.variance == "learned_range":
-        if output.shape[1] != 2 * x.shape[1]:
-            raise ValueError(
-                f"learned variance needs {2 * x.shape[1]} output channels for {x.shape[1]} input channels, "
-                f"got {output.shape[1]}"
-            )
-        output, variance_output = output.chunk(2, dim=1)
-    x0, eps = to_x0_eps(schedule_steps.prediction, output, x, step.alpha, step.sigma, x0_clamp)
-    return x0, eps, variance_output
-
-
-def _ddpm_std(step: Step, variance: str, variance_output: Tensor | None) -> Tensor | float:
-    if variance_output is not None:
-        log_variance = interpolate_log_variance(variance_output, step.min_log_variance, step.max_log_variance)
-        return (0.5 * log_variance).exp()
-    return math.sqrt(step.beta if variance == "fixed_large" else step.posterior_variance)
 
 
 def _draw(noise: NoiseSource | None, like: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ class Step:
     alpha, sigma: sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at t; alpha_prev, sigma_prev: at s (1, 0 for x_0).
     ratio: alphas_cumprod[t] / alphas_cumprod[s]; beta: 1 - ratio, the noise the forward process adds from s to t.
     posterior_variance: of q(x_s | x_t, x_0), 0 at the last step.
+    fixed_variance: what ancestral sampling adds when the network learned no variance: the posterior's, or beta.
     min_log_variance, max_log_variance: ends of the learned range; equal to each other's finite value at the last step.
+    noise_power: mean square of the predicted noise at t, which `analytic_ddpm` reads; None where nobody measured it.
     """
 
     t: int
@@ -38,49 +40,26 @@ class Step:
     ratio: float
     beta: float
     posterior_variance: float
+    fixed_variance: float
     min_log_variance: float
     max_log_variance: float
+    noise_power: float | None = None
 
 
-@dataclass(frozen=True)
-class ScheduleSteps:
-    """What a sampler needs to know: the steps from noise to picture, and how to read the network's output.
+Steps = tuple[Step, ...]  # from noise to picture
 
-    noise_powers: for `analytic_ddpm`, mean square of the predicted noise at each step; None where nobody measured it.
+
+def with_noise_powers(steps: Steps, table: Tensor) -> Steps:
+    """These steps with E||predicted noise||^2 / d from a table (T,) over all training timesteps (Bao et al. 2022).
+
+    Raises ValueError for a table that does not reach the first step, or that holds what is no mean square.
     """
-
-    steps: tuple[Step, ...]
-    prediction: str
-    variance: str
-    noise_powers: tuple[float, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self):
-        return iter(self.steps)
-
-    def __getitem__(self, part: slice) -> ScheduleSteps:
-        """Some of these steps."""
-        powers = None if self.noise_powers is None else self.noise_powers[part]
-        return replace(self, steps=self.steps[part], noise_powers=powers)
-
-    @property
-    def timesteps(self) -> tuple[int, ...]:
-        """Training timesteps, descending."""
-        return tuple(step.t for step in self.steps)
-
-    def with_noise_powers(self, table: Tensor) -> ScheduleSteps:
-        """These steps with E||predicted noise||^2 / d from a table (T,) over all training timesteps (facts C.5).
-
-        Raises ValueError for a table that does not reach the first step, or that holds what is no mean square.
-        """
-        if table.ndim != 1 or len(table) <= self.steps[0].t or not (table.isfinite().all() and (table >= 0).all()):
-            raise ValueError(
-                f"noise powers must be finite, not negative, and one for each of at least {self.steps[0].t + 1} "
-                f"timesteps, got shape {tuple(table.shape)}; fit them again"
-            )
-        return replace(self, noise_powers=tuple(table[list(self.timesteps)].tolist()))
+    if table.ndim != 1 or len(table) <= steps[0].t or not (table.isfinite().all() and (table >= 0).all()):
+        raise ValueError(
+            f"noise powers must be finite, not negative, and one for each of at least {steps[0].t + 1} "
+            f"timesteps, got shape {tuple(table.shape)}; fit them again"
+        )
+    return tuple(replace(step, noise_power=table[step.t].item()) for step in steps)
 
 
 class Schedule:
@@ -173,14 +152,14 @@ class Schedule:
 
     # -- sampling --
 
-    def respace(self, steps: int) -> ScheduleSteps:
+    def respace(self, steps: int) -> Steps:
         """`steps` steps over round(linspace(0, T-1, steps)), descending; a single step starts at T-1.
 
         Raises ValueError when steps is not an integer in 1..T.
         """
         return self.steps_through(respaced_timesteps(self.timesteps, steps))
 
-    def steps_through(self, timesteps: tuple[int, ...]) -> ScheduleSteps:
+    def steps_through(self, timesteps: tuple[int, ...]) -> Steps:
         """The steps that visit these strictly descending timesteps and end at the clean x_0."""
         follows = (*timesteps[1:], -1)
         if (
@@ -190,7 +169,7 @@ class Schedule:
         ):
             raise ValueError(f"timesteps must descend within 0..{self.timesteps - 1}, got {list(timesteps)}")
         pairs = zip(timesteps, follows, strict=True)
-        return ScheduleSteps(tuple(self._step(t, s) for t, s in pairs), self.config.prediction, self.config.variance)
+        return tuple(self._step(t, s) for t, s in pairs)
 
     def invertible_timesteps(self, steps: int) -> tuple[int, ...]:
         """`steps` evenly spread timesteps, descending from the largest whose alpha-bar is at least 1e-4.
@@ -218,6 +197,7 @@ class Schedule:
             ratio=ratio,
             beta=beta,
             posterior_variance=variance,
+            fixed_variance=beta if self.config.variance == "fixed_large" else variance,
             min_log_variance=math.log(variance) if variance > 0.0 else max_log,
             max_log_variance=max_log,
         )

@@ -18,7 +18,7 @@ from ..clip.model import Clip
 from ..stages import ARPrior, Decoder, Prior, finish
 from ..training.data import StorybookData
 from ..training.recipes import Recipe
-from ..types import Embedding, Noise, TextEncoding
+from ..types import Embedding, GivenNoise, Noise, TextEncoding
 from .judge import JUDGE_RECIPE, Judge, trained_judge
 from .reader import READER_RECIPE, Reader, trained_reader
 from .results import Store, digest
@@ -148,18 +148,19 @@ class Context:
     def imagine(self, captions: list[str], seed: int = 0, **options: Any) -> tuple[Embedding, TextEncoding]:
         """What the prior makes of captions, with its defaults unless `options` says otherwise; and their encoding."""
         text = self.clip.encode_text(captions)
-        return finish(self.prior.sample(text, seed=seed, **options)), text
+        return self.prior.sample(text, seed=seed, **options), text
 
-    def invert(self, pictures: Tensor, embed: Embedding, what: str = "invert", **options: Any) -> Noise:
+    def invert(self, pictures: Tensor, embed: Embedding, what: str = "invert", **options: Any) -> GivenNoise:
         """x_T of IMAGE (B, H, W, 3) under their embeddings, without a caption."""
         found = []
         for start in range(0, len(pictures), CHUNK):
             rows = slice(start, start + CHUNK)
             part = replace(embed, vector=embed.vector[rows])
-            steps = self.decoder.invert(pictures[rows], part, **options)
+            steps = self.decoder.invert_steps(pictures[rows], part, **options)
             found.append(finish(steps, self._watch(what, start, len(pictures))))
         worst = max(noise.inversion.residual for noise in found)
-        return Noise(torch.cat([noise.x_T for noise in found]), inversion=replace(found[0].inversion, residual=worst))
+        inversion = replace(found[0].inversion, residual=worst)
+        return GivenNoise(torch.cat([noise.x_T for noise in found]), inversion)
 
     def decode(
         self,
@@ -177,13 +178,13 @@ class Context:
         batch, found = max(sizes, default=1), []
         for start in range(0, batch, CHUNK):
             rows = slice(start, start + CHUNK)
-            steps = (decoder or self.decoder).sample(
+            steps = (decoder or self.decoder).sample_steps(
                 embed and replace(embed, vector=embed.vector[rows]),
                 text and text.take(rows),
-                noise=noise and replace(noise, x_T=noise.x_T[rows]),
+                noise=noise and (noise.take(rows) if len(noise) > 1 else noise),
                 seed=seed + start,
                 warn=lambda message: None,  # that guidance is not the inversion's is what an experiment varies
-                **{name: value[rows] if isinstance(value, Tensor) else value for name, value in options.items()},
+                **options,
             )
             found.append(finish(steps, self._watch(what, start, batch)))
         return torch.cat(found)

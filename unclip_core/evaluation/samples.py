@@ -94,10 +94,10 @@ def paint(
     clip, pictures, images, texts = handles["clip"], [], [], []
     for start in range(0, len(captions), batch):
         text = clip.encode_text(captions[start : start + batch])
-        embed = finish(handles["prior"].sample(text, seed=seed + start))
-        made = finish(handles["decoder"].sample(embed, text, seed=seed + start))
+        embed = finish(handles["prior"].sample_steps(text, seed=seed + start))
+        made = finish(handles["decoder"].sample_steps(embed, text, seed=seed + start))
         if upsample:
-            made = finish(handles["upsampler_256"].sample(made, seed=seed + start))
+            made = finish(handles["upsampler_256"].sample_steps(made, seed=seed + start))
         pictures.append(made)
         images.append(F.normalize(clip.encode_image(made).vector, dim=-1))
         texts.append(F.normalize(text.embed, dim=-1))

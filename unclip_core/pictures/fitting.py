@@ -29,16 +29,16 @@ class Picture:
         """Batch sizes by input name."""
         return {"image": len(self.x)} | ({} if self.mask is None else {"mask": len(self.mask)})
 
-    def rows(self, rows: slice, batch: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """(x, mask) of the given rows of `batch`, on `device`."""
-        mask = None if self.mask is None else expand_rows(self.mask, batch)[rows].to(device)
-        return expand_rows(self.x, batch)[rows].to(device), mask
+    def rows(self, rows: slice, batch: int) -> tuple[Tensor, Tensor | None]:
+        """(x, mask) of the given rows of `batch`."""
+        mask = None if self.mask is None else expand_rows(self.mask, batch)[rows]
+        return expand_rows(self.x, batch)[rows], mask
 
     def paste(self, x: Tensor) -> Tensor:
         """x (B, 3, S, S) with exactly this picture where the mask is 0."""
         if self.mask is None:
             return x
-        known, mask = self.rows(slice(None), len(x), x.device)
+        known, mask = self.rows(slice(None), len(x))
         return torch.where(mask == 0.0, known, x)
 
 

@@ -108,7 +108,7 @@ class Placed(Generic[Module]):
         self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, *beside: Placed, need: int = 0) -> Module:
+    def on_device(self, *beside: Placed, need: int = 0) -> Module:
         """The module, on its device, in evaluation mode, without gradients.
 
         beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
@@ -116,28 +116,27 @@ class Placed(Generic[Module]):
         """
         for other in beside:
             if other.device != self.device:
-                other()
+                other.on_device()
         together = (self, *(other for other in beside if other.device == self.device))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
         with torch.inference_mode(False):
             if self._manager is not None:
                 for placed in together:
-                    placed.module  # noqa: B018 - reads the weights
+                    placed.read()
                 self._manager.bring([placed._adopted for placed in together], need)
             elif self.device.type == "cpu":
                 _take_memory(together)
             else:
                 _take_device(together)
-        return self.module
+        return self.read()
 
-    @property
-    def module(self) -> Module:
+    def read(self) -> Module:
         """The network where it lies, read if it has not been."""
         with self._lock:
             if self._module is None:
                 try:
                     with torch.inference_mode(False):
-                        module = self._read()
+                        module = self._build_module()
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -147,7 +146,7 @@ class Placed(Generic[Module]):
                 self._module = module
             return self._module
 
-    def _read(self) -> Module:
+    def _build_module(self) -> Module:
         started = time.perf_counter()
         module = self._build().eval().requires_grad_(False)
         # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
@@ -223,7 +222,7 @@ def _take_memory(together: Sequence[Placed]) -> None:
         if others:
             give_back_pages()
         others = []
-    large = [placed for placed in together if module_bytes(placed.module) >= LARGE_BYTES]
+    large = [placed for placed in together if module_bytes(placed.read()) >= LARGE_BYTES]
     _set_current(device, others + large)
 
 
@@ -235,5 +234,5 @@ def _take_device(together: Sequence[Placed]) -> None:
             other.offload()
     for placed in together:
         if placed not in current:
-            placed.module.to(device)
+            placed.read().to(device)
     _set_current(device, together)

@@ -1,7 +1,7 @@
 """The stages of unCLIP as objects: a network, its schedule, its defaults, and `.sample()` (and `Decoder.invert()`).
 
-`sample` checks its arguments, then returns a generator: it yields a StepState per step and returns the result
-(`finish(generator)` runs it to the end). None means the stack's own value. Weights are read and moved on first use.
+`sample` returns the result. `sample_steps` checks its arguments, then returns a generator: it yields a StepState per
+step and returns the result (`finish(generator, on_step)` runs it to the end). None means the stack's own value. Weights are read and moved on first use.
 Item i of a run with seed s equals a run of one with seed s + i; a batch is split to fit memory without changing that.
 """
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import ARPriorConfig
-from ..diffusion.guidance import check_guidance_scale, needs_pair
+from ..diffusion.denoiser import check_guidance_scale, needs_pair
 from ..diffusion.noise import ItemNoise
-from ..diffusion.samplers import StepState
+from ..diffusion.samplers import Sampling, StepState
 from ..models.ar_prior import ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import NanWatch, check_count, run_slices, split_rows
+from .run import NanWatch, check_count, finish, run_chunks
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -40,17 +40,23 @@ class _Plan:
         return self.texts * self.count
 
 
+@dataclass(frozen=True, eq=False)
 class ARPrior(TextStage):
     """The autoregressive prior: captions -> image embeddings (§2.2)."""
 
-    WHO = "Autoregressive Prior"
     config: ARPriorConfig
     network: Placed[ARPriorNetwork]
+
+    WHO = "Autoregressive Prior"
 
     def null_text(self) -> None:
         """The network holds the unconditional text."""
 
-    def sample(
+    def sample(self, text: TextEncoding, **options) -> Embedding:
+        """`sample_steps`, run to its end."""
+        return finish(self.sample_steps(text, **options))
+
+    def sample_steps(
         self,
         text: TextEncoding,
         *,
@@ -77,10 +83,10 @@ class ARPrior(TextStage):
         percentile = self._number("dot_percentile", percentile, 0.0, 99.9)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
-        self._check_text(text)
+        self.check_text(text)
         negative_rows = 1
         if negative_text is not None:
-            negative_rows = len(self._check_text(negative_text))
+            negative_rows = len(self.check_text(negative_text))
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
         return self._run(text, negative_text, _Plan(scale, warmth, percentile / 100.0, texts, count, noises))
@@ -95,17 +101,13 @@ class ARPrior(TextStage):
     def _run(self, text: TextEncoding, negative: TextEncoding | None, plan: _Plan) -> EmbeddingSteps:
         pair, candidates = 2 if needs_pair(plan.guidance_scale) else 1, len(plan.noises)
         row_bytes = ar_prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
-        network = self.network(need=bytes_to_ask_for(plan.batch, row_bytes))
-        steps = self.config.components + 1
+        network = self.network.on_device(need=bytes_to_ask_for(plan.batch, row_bytes))
+        row_limit = rows_that_fit(self.network.device, row_bytes)
 
-        def run(items: slice, number: int, chunks: int) -> Generator[StepState, None, Tensor]:
-            for state in self._codes(network, text, negative, plan, items):
-                yield replace(state, index=number * steps + state.index, total=chunks * steps)
-                z = state.x0
-            return z.float().cpu()
+        def sample(items: slice) -> Sampling:
+            return self._codes(network, text, negative, plan, items)
 
-        slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
-        found = yield from run_slices(slices, run, self.WHO, self.network.dtype)
+        found = yield from run_chunks(self.WHO, plan.batch, row_limit, sample, self.network.dtype)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
         return choose_closest(vectors, texts, self.config.clip_id)
@@ -117,13 +119,13 @@ class ARPrior(TextStage):
         negative: TextEncoding | None,
         plan: _Plan,
         items: slice,
-    ) -> Generator[StepState, None, None]:
-        """Sample some items' (and all their candidates') codes; x0 of the last state holds their embeddings."""
+    ) -> Sampling:
+        """Sample some items' (and all their candidates') codes. Returns their embeddings (rows, D) float32."""
         device, quantiser, total = self.network.device, network.quantiser, self.config.components + 1
         uniform = self._uniforms(plan, items).to(device)
         dot_logits, cache = self._prefix(network, text, negative, plan, items)
         rows, scale = len(uniform), plan.guidance_scale
-        watch = NanWatch(self.WHO, total, self.network.dtype, device)
+        watch = NanWatch(self.WHO, self.network.dtype)
         # Guidance is for the caption; how well the picture fits it is asked of the conditional model alone.
         logits, floor = dot_logits[:rows], plan.floor
         z = quantiser.mean.expand(rows, -1)
@@ -133,7 +135,7 @@ class ARPrior(TextStage):
                 component = slice(index - 1, index)
                 z = z + quantiser.values(bucket[:, None], component) * quantiser.basis[component]
             state = StepState(index, total, index, z, z)
-            watch.see(replace(state, x_t=logits))
+            watch.check(state, logits)  # a NaN there gives some bucket, so the embedding does not show it
             yield state
             if index + 1 < total:
                 both = torch.cat([bucket, bucket]) if needs_pair(scale) else bucket
@@ -142,6 +144,8 @@ class ARPrior(TextStage):
                 if needs_pair(scale):
                     conditional, unconditional = logits.chunk(2)
                     logits = torch.lerp(unconditional, conditional, scale)
+        watch.finish()
+        return z.float()
 
     def _uniforms(self, plan: _Plan, items: slice) -> Tensor:
         """(items x candidates, K + 1) in 0..1, item-major: the seeds' normal draws through their own distribution."""

@@ -1,4 +1,7 @@
-"""CLIP-guided sampling: at every step the predicted x_0 is moved to where CLIP finds it closer to a target."""
+"""CLIP-guided sampling: at every step the predicted x_0 is moved to where CLIP finds it closer to a target.
+
+An extension after Nichol et al. 2021 (GLIDE); the paper's model has none.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..clip.model import Clip
-from ..diffusion.edits import Edit
+from ..config import DecoderConfig
+from ..diffusion.denoiser import Edit
+from ..diffusion.schedule import Step
 from ..types import Embedding, TextEncoding, check_same_clip, expand_rows
 
 # RMS shift of x_0 per step at scale 1 and full noise. The gradient's direction alone counts: its size differs between
@@ -19,22 +24,32 @@ STEP = 0.02
 
 
 @dataclass(frozen=True)
-class ClipGuide:
-    """The pull toward target (B, D), of unit norm, as `clip` sees pictures. An extension after Nichol et al. 2021."""
+class ClipGuidance:
+    """The pull of strength `scale` toward a run's text, without one its embed, as `clip` sees pictures."""
 
     clip: Clip
-    target: Tensor
     scale: float
 
-    def edit(self, rows: slice, batch: int) -> Edit:
-        """The edit of the predicted x_0 for the given rows of `batch`."""
-        target = expand_rows(self.target, batch)[rows]
+    def check_target(self, who: str, embed: Embedding | None, text: TextEncoding | None) -> None:
+        """Raises ValueError where a run has nothing to steer to, or what another CLIP encoded."""
+        if text is None and embed is None:
+            raise ValueError(
+                f"{who}: this decoder is guided by CLIP, which needs a text or an embed to steer to; link one, or take "
+                "the decoder from before CLIP Guidance"
+            )
+        target = embed if text is None else text
+        dim = _vector(embed, text).shape[1]
+        check_same_clip(who, self.clip.clip_id, self.clip.config.embed_dim, target.clip_id, dim)
 
-        def pulled(x_0: Tensor, sigma: Tensor) -> Tensor:
+    def edit(self, embed: Embedding | None, text: TextEncoding | None, rows: slice, batch: int) -> Edit:
+        """The edit of the predicted x_0 for the given rows of `batch`."""
+        target = expand_rows(F.normalize(_vector(embed, text).float(), dim=1), batch)[rows]
+
+        def pulled(x_0: Tensor, step: Step) -> Tensor:
             gradient = self.gradient(x_0, target)
             size = gradient.square().flatten(1).mean(1).sqrt().clamp_min(1e-12).view(-1, *[1] * (x_0.ndim - 1))
             # sigma^2: at low noise x_0 is all but decided, and what CLIP still likes is no picture.
-            return x_0 + self.scale * STEP * sigma**2 * gradient / size
+            return x_0 + self.scale * STEP * step.sigma**2 * gradient / size
 
         return pulled
 
@@ -49,23 +64,16 @@ class ClipGuide:
         return gradient.to(x_0.device)
 
 
-def clip_guide(
-    who: str, clip: Clip | None, scale: float | None, embed: Embedding | None, text: TextEncoding | None
-) -> ClipGuide | None:
-    """The guide for a sampler's inputs, None at scale 0. The target is the text, without one the embedding.
-
-    Raises ValueError for a scale without a CLIP or a target, a negative scale or another CLIP's target.
-    """
-    scale = 0.0 if scale is None else scale
+def clip_guidance(who: str, clip: Clip, scale: float, config: DecoderConfig) -> ClipGuidance | None:
+    """Guidance of a decoder by `clip`, None at scale 0. Raises ValueError for a scale that is negative or no number,
+    and for a CLIP that the decoder was not trained on: the texts and embeddings of one mean nothing to the other."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0.0:
-        raise ValueError(f"{who}: clip_scale must be a number from 0 up (0 turns CLIP guidance off), got {scale!r}")
+        raise ValueError(f"{who}: scale must be a number from 0 up (0 turns CLIP guidance off), got {scale!r}")
     if scale == 0.0:
         return None
-    if clip is None:
-        raise ValueError(f"{who}: clip_scale {scale} needs a CLIP; link CLIP of Load unCLIP, or set clip_scale to 0")
-    if text is None and embed is None:
-        raise ValueError(f"{who}: clip_scale {scale} needs a text or an embed to steer to; link one, or set it to 0")
-    target = text if text is not None else embed
-    vector = text.embed if text is not None else embed.vector
-    check_same_clip(who, clip.clip_id, clip.config.embed_dim, target.clip_id, vector.shape[1])
-    return ClipGuide(clip, F.normalize(vector.float(), dim=1), float(scale))
+    check_same_clip(who, config.clip_id, config.clip_dim, clip.clip_id, clip.config.embed_dim)
+    return ClipGuidance(clip, float(scale))
+
+
+def _vector(embed: Embedding | None, text: TextEncoding | None) -> Tensor:
+    return embed.vector if text is None else text.embed

@@ -1,26 +1,27 @@
-"""The decoder stage: image embeddings, captions or neither -> 64 px pictures (§2.1)."""
+"""The decoder stage: image embeddings, captions or neither -> pictures (§2.1)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.edits import edit_x0, keep_known
-from ..diffusion.guidance import guide, needs_pair
+from ..diffusion.denoiser import Network
+from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
-from ..diffusion.samplers import Model
+from ..diffusion.samplers import Sampling, StepState
 from ..models.decoder import Conditioning, DecoderNetwork
-from ..pictures.fitting import Picture, fit_picture
+from ..pictures.fitting import fit_picture
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed, memory_format
 from ..types import (
     Embedding,
+    GivenNoise,
     Noise,
     TextEncoding,
     broadcast_batch,
@@ -29,34 +30,65 @@ from ..types import (
     model_to_image,
     repeat_rows,
 )
-from .clip_guidance import ClipGuide, clip_guide
-from .inversion import NoiseSteps, describe, run_inversion, settle_inversion, settle_inverted
-from .run import Chunk, ImageSteps, Settings, TimeTable, check_count, run_chunks, settle
-from .start_picture import bring_picture, start_at
+from .clip_guidance import ClipGuidance, clip_guidance
+from .inversion import describe, resolve_decoding, resolve_inversion
+from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, time_table
+from .start import Start, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
+
+NoiseSteps = Generator[StepState, None, GivenNoise]
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What a run starts from and is pulled by, besides its conditions."""
+class Conditions:
+    """What a run paints, and what guidance leads away from. None is the stack's own null."""
 
-    noise: Noise | None
-    picture: Picture | None
-    guide: ClipGuide | None
+    embed: Embedding | None = None
+    text: TextEncoding | None = None
+    negative_embed: Embedding | None = None
+    negative_text: TextEncoding | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """Batch sizes by input name."""
+        return {name: len(value) for name, value in vars(self).items() if value is not None}
+
+    def repeat(self, count: int) -> Conditions:
+        """Every item `count` times in a row."""
+        return Conditions(*repeat_rows(count, self.embed, self.text, self.negative_embed, self.negative_text))
 
 
+@dataclass(frozen=True, eq=False)
 class Decoder(TextStage):
-    """The 64 px decoder: image embeddings, captions or neither -> pictures (§2.1)."""
+    """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
-    WHO = "Decoder Sample"
+    guidance_by_clip: pulls toward what CLIP sees, which `with_clip_guidance` adds.
+    """
+
     config: DecoderConfig
     network: Placed[DecoderNetwork]
+    guidance_by_clip: tuple[ClipGuidance, ...] = ()
 
-    def sample(
+    WHO = "Decoder Sample"
+
+    def with_clip_guidance(self, clip: Clip, scale: float) -> Decoder:
+        """This decoder, steered by CLIP at every step toward the sampler's text, without one its embed.
+
+        scale: from 0 (not at all) up, 1 is gentle. Raises ValueError for another CLIP or a negative scale.
+        """
+        guidance = clip_guidance("CLIP Guidance", clip, scale, self.config)
+        return self if guidance is None else replace(self, guidance_by_clip=(*self.guidance_by_clip, guidance))
+
+    def sample(self, embed: Embedding | None = None, text: TextEncoding | None = None, **options) -> Tensor:
+        """`sample_steps`, run to its end: pictures (B, S, S, 3) float32 in 0..1 on the CPU."""
+        return finish(self.sample_steps(embed, text, **options))
+
+    def sample_steps(
         self,
-        embed: Embedding | None,
+        embed: Embedding | None = None,
         text: TextEncoding | None = None,
         *,
+        negative_embed: Embedding | None = None,
+        negative_text: TextEncoding | None = None,
         noise: Noise | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -65,47 +97,69 @@ class Decoder(TextStage):
         seed: int = 0,
         noise_per_item: bool = True,
         count: int = 1,
-        image: Tensor | None = None,
-        mask: Tensor | None = None,
-        strength: float | None = None,
-        crop: str | None = None,
-        clip: Clip | None = None,
-        clip_scale: float | None = None,
         warn: Callable[[str], None] = warnings.warn,
     ) -> ImageSteps:
-        """Pictures (B, S, S, 3) float32 in 0..1 on the CPU, S = the decoder's size (64).
+        """Yields every step; returns pictures (B, S, S, 3) float32 in 0..1 on the CPU, S = the decoder's size (64).
 
-        embed, text: None is the stack's null condition. noise: the start x_T; None draws it from the seed; an inverted
-        one is decoded in float32, unclamped, over its own timesteps. Batches of 1 broadcast. noise_per_item off: every
-        item uses item 0's draws. count: pictures of each item, row = item * count + k. eta: for the sampler "ddim".
-        image, mask: IMAGE and MASK (1 = repaint) for image to image and inpainting, both cropped as `crop` says
-        ("center" or "squash"). strength: the noise level to start from, 1 = pure noise. clip, clip_scale: guidance by
-        CLIP toward the text, without one the embed; 1 is gentle. `warn` hears of what is odd but no error.
-        Raises ValueError for another CLIP's input, unequal batches or a value out of range.
+        embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
+        guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
+        over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
+        pictures of each item, row = item * count + k. eta: for the sampler "ddim". `warn` hears of what is odd but no
+        error. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
         """
         config = self.config
-        if check_count(self.WHO, "count", count) > 1:
-            embed, text, noise, image, mask = repeat_rows(count, embed, text, noise, image, mask)
+        conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
+        start = resolve_start(self.WHO, noise, config.unet.in_channels, config.unet.image_size, warn)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
-        sizes = self._check_conditions(self.WHO, embed, text)
-        if noise is not None:
-            self._check_noise(noise)
-            sizes["noise"] = len(noise)
-        inverted = noise is not None and noise.inversion is not None
-        if inverted:
-            settings = settle_inverted(self.WHO, config, noise.inversion, **given, warn=warn)
+        if start.inversion is not None:
+            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
         else:
-            settings = settle(self.WHO, config.schedule, config.sampling, **given)
-        settings = start_at(settings, config.schedule, strength, image is not None, inverted)
-        guide_by = clip_guide(self.WHO, clip, clip_scale, embed, text)
-        picture = bring_picture(self.WHO, image, mask, config.unet.image_size, crop, strength, warn)
-        if picture is not None:
-            sizes |= picture.sizes()
-        batch = max(count, broadcast_batch(self.WHO, **sizes))  # several items are repeated already, one broadcasts
+            settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
+        settings = steps_from(settings, config.schedule, start.strength)
+        if not settings.pair and (negative_embed is not None or negative_text is not None):
+            warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        for guidance in self.guidance_by_clip:
+            guidance.check_target(self.WHO, embed, text)
+        if check_count(self.WHO, "count", count) > 1:
+            conditions, start = conditions.repeat(count), start.repeat(count)
+        # Several items are repeated already, one broadcasts.
+        batch = max(count, broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes()))
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        return self._run(settings, embed, text, _Start(noise, picture, guide_by), batch, items)
+        return self._sample(settings, conditions, start, batch, items)
+
+    @torch.no_grad()
+    def _sample(
+        self, settings: Settings, conditions: Conditions, start: Start, batch: int, items: ItemNoise
+    ) -> ImageSteps:
+        placed = self.network if start.inversion is None else self.network.as_float32()
+        beside = [guidance.clip.placed for guidance in self.guidance_by_clip]
+        network = self._place(placed, settings, batch, *beside)
+        times = time_table(network.time_features, settings.steps, placed.device)
+        size = (self.config.unet.in_channels, self.config.unet.image_size, self.config.unet.image_size)
+
+        def sample(rows: slice) -> Sampling:
+            noise = items.rows(rows)
+            # Drawn even where the start is given: otherwise the first step's fresh noise would be the very x_T that
+            # Random Noise draws from this seed.
+            drawn = noise.draw(size).to(placed.device)
+            x_t, edits = start.begin(drawn, settings, rows, batch)
+            pulls = [
+                guidance.edit(conditions.embed, conditions.text, rows, batch) for guidance in self.guidance_by_clip
+            ]
+            denoise = settings.denoiser(self._conditioned(network, times, settings, conditions, rows), pulls + edits)
+            return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
+
+        row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
+        x_0 = torch.cat((yield from run_chunks(self.WHO, batch, row_limit, sample, placed.dtype)))
+        return model_to_image(x_0 if start.picture is None else start.picture.paste(x_0))
 
     def invert(
+        self, image: Tensor, embed: Embedding | None = None, text: TextEncoding | None = None, **options
+    ) -> GivenNoise:
+        """`invert_steps`, run to its end."""
+        return finish(self.invert_steps(image, embed, text, **options))
+
+    def invert_steps(
         self,
         image: Tensor,
         embed: Embedding | None = None,
@@ -116,7 +170,7 @@ class Decoder(TextStage):
         refine: int = 3,
         crop: str = "center",
     ) -> NoiseSteps:
-        """The Noise (B, 3, S, S) from which `sample` paints IMAGE (B, H, W, C) again (paper §3, bipartite latent).
+        """The noise (B, 3, S, S) from which `sample` paints IMAGE (B, H, W, C) again (paper §3, bipartite latent).
 
         embed, text: the conditions to invert under, usually the picture's own embed; None is the null condition.
         steps: as many as it is to be decoded in; None the stack's own. guidance_scale: None is 1, no guidance.
@@ -124,154 +178,107 @@ class Decoder(TextStage):
         Raises ValueError for another CLIP's input, unequal batches or a value out of range.
         """
         who = "DDIM Invert"
-        settings = settle_inversion(who, self.config, steps, guidance_scale, refine)
-        sizes = self._check_conditions(who, embed, text)
+        settings = resolve_inversion(who, self.config, steps, guidance_scale, refine)
+        conditions = self._check(who, Conditions(embed, text))
         picture = fit_picture(who, image, self.config.unet.image_size, crop)
-        batch = broadcast_batch(who, image=len(picture), **sizes)
-        return self._invert(settings, picture, embed, text, batch, refine)
-
-    def _check_conditions(self, who: str, embed: Embedding | None, text: TextEncoding | None) -> dict[str, int]:
-        """Batch sizes by input name. Raises ValueError for another CLIP's input."""
-        sizes = {}
-        if embed is not None:
-            check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
-            sizes["embed"] = len(embed)
-        if text is not None:
-            sizes["text"] = len(self._check_text(text))
-        return sizes
-
-    def _check_noise(self, noise: Noise) -> None:
-        side = self.config.unet.image_size
-        if tuple(noise.x_T.shape[2:]) != (side, side):
-            raise ValueError(
-                f"{self.WHO}: noise must be {side} x {side} for this decoder, got {tuple(noise.x_T.shape[2:])}"
-            )
-
-    @torch.no_grad()
-    def _run(
-        self,
-        settings: Settings,
-        embed: Embedding | None,
-        text: TextEncoding | None,
-        start: _Start,
-        batch: int,
-        items: ItemNoise,
-    ) -> ImageSteps:
-        inverted = start.noise is not None and start.noise.inversion is not None
-        placed = self.network.as_float32() if inverted else self.network
-        layout, first = memory_format(placed.device), settings.steps.steps[0]
-        shape = (3, self.config.unet.image_size, self.config.unet.image_size)
-        beside = (start.guide.clip.placed,) if start.guide is not None else ()
-        model_for = self._models(self._place(placed, settings, batch, *beside), placed, settings, embed, text)
-
-        def prepare(rows: slice) -> Chunk:
-            model = model_for(rows)
-            noise = items.rows(rows)
-            x_T = noise.draw(shape)
-            if start.noise is not None:
-                # The draw above is spent all the same: otherwise the first step's fresh noise would be the very x_T
-                # that Random Noise draws from this seed.
-                x_T = expand_rows(start.noise.x_T, batch)[rows].float()
-            x_T = x_T.to(placed.device)
-            edits = [start.guide.edit(rows, batch)] if start.guide is not None else []
-            if start.picture is not None:
-                known, mask = start.picture.rows(rows, batch, placed.device)
-                if not inverted:
-                    x_T = first.alpha * known + first.sigma * x_T
-                if mask is not None:
-                    edits.append(keep_known(known, mask))
-            model = edit_x0(model, settings.steps, edits, settings.x0_clamp, placed.device)
-            return model, x_T.contiguous(memory_format=layout), noise
-
-        x_0 = yield from run_chunks(settings, batch, self._rows(placed, settings), prepare, placed.dtype)
-        return model_to_image(start.picture.paste(x_0) if start.picture is not None else x_0)
+        batch = broadcast_batch(who, image=len(picture), **conditions.sizes())
+        return self._invert(settings, conditions, picture, batch, refine)
 
     @torch.no_grad()
     def _invert(
-        self,
-        settings: Settings,
-        picture: Tensor,
-        embed: Embedding | None,
-        text: TextEncoding | None,
-        batch: int,
-        refine: int,
+        self, settings: Settings, conditions: Conditions, picture: Tensor, batch: int, refine: int
     ) -> NoiseSteps:
         placed = self.network.as_float32()
-        layout = memory_format(placed.device)
-        model_for = self._models(self._place(placed, settings, batch), placed, settings, embed, text)
+        network = self._place(placed, settings, batch)
+        times = time_table(network.time_features, settings.steps, placed.device)
 
-        def prepare(rows: slice) -> tuple[Model, Tensor]:
+        def invert(rows: slice) -> Generator[StepState, None, Inverted]:
             x_0 = expand_rows(picture, batch)[rows].to(placed.device)
-            return model_for(rows), x_0.contiguous(memory_format=layout)
+            denoise = settings.denoiser(self._conditioned(network, times, settings, conditions, rows))
+            x_0 = x_0.contiguous(memory_format=memory_format(placed.device))
+            return ddim_invert(denoise, x_0, settings.steps, refine=refine)
 
-        rows = self._rows(placed, settings)
-        inverted = yield from run_inversion(settings, batch, rows, prepare, refine, placed.device)
-        return Noise(inverted.x_T, inversion=describe(self.config, settings, embed, text, inverted.residual))
+        row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
+        inverted = yield from run_chunks(settings.who, batch, row_limit, invert, None)
+        residual = torch.cat([chunk.residual.float() for chunk in inverted])
+        x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
+        return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))
 
-    def _rows(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
-        """How many rows fit at once."""
-        return rows_that_fit(placed.device, self._row_bytes(placed, settings))
+    def _check(self, who: str, conditions: Conditions) -> Conditions:
+        """The conditions. Raises ValueError for another CLIP's."""
+        for embed in (conditions.embed, conditions.negative_embed):
+            if embed is not None:
+                check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
+        for text in (conditions.text, conditions.negative_text):
+            if text is not None:
+                self.check_text(text)
+        return conditions
 
     def _row_bytes(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
-        unet, pair = self.config.unet, 2 if needs_pair(settings.guidance_scale) else 1
-        return pair * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
+        unet = self.config.unet
+        return (2 if settings.pair else 1) * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
 
     def _place(self, placed: Placed[DecoderNetwork], settings: Settings, batch: int, *beside: Placed) -> DecoderNetwork:
         """The network on its device, with room for some rows and for the networks that run beside it."""
-        self.null_text()  # encoded before the network takes CLIP's place, and kept
-        return placed(*beside, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+        self.null_text()  # encoded before the network takes CLIP's place, and kept by the stack
+        return placed.on_device(*beside, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
 
-    def _models(
+    def _conditioned(
         self,
         network: DecoderNetwork,
-        placed: Placed[DecoderNetwork],
+        times: dict[int, Tensor],
         settings: Settings,
-        embed: Embedding | None,
-        text: TextEncoding | None,
-    ) -> Callable[[slice], Model]:
-        """The guided model of a chunk of rows, its conditions computed once."""
-        pair = needs_pair(settings.guidance_scale)
-        times = TimeTable(network.time_features, settings.steps, placed.device)
+        conditions: Conditions,
+        rows: slice,
+    ) -> Network:
+        """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them."""
+        conditioning = self._condition(network, conditions, rows, settings.pair)
+        return lambda x_t, step: network(x_t, None, conditioning, time=times[step.t])
 
-        def model_for(rows: slice) -> Model:
-            conditioning = self._condition(network, embed, text, rows, pair)
-
-            def model(x_t: Tensor, t: Tensor) -> Tensor:
-                return network(x_t, None, conditioning, time=times[t])
-
-            return guide(model, settings.guidance_scale, learned_variance=settings.learned_variance)
-
-        return model_for
-
-    def _condition(
-        self, network: DecoderNetwork, embed: Embedding | None, text: TextEncoding | None, rows: slice, pair: bool
-    ) -> Conditioning:
-        """The conditioning of these rows, followed, for a pair, by as many unconditional rows."""
+    def _condition(self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool) -> Conditioning:
         device = network.embed_to_time.weight.device
         index = torch.arange(rows.start, rows.stop, device=device)
-        count = 2 * len(index) if pair else len(index)
-        null_half = torch.arange(count, device=device) >= len(index)  # (B or 2 B,)
-
-        vector = None
-        if embed is not None:
-            vector = embed.vector.to(device)
-            vector = vector[index if len(vector) > 1 else index * 0]
-            vector = torch.cat([vector, vector]) if pair else vector
-        null = self.null_text()
-        captions = text if text is not None else null
-        drop_text = None
-        if captions is None:
-            found = None
-        else:
-            found = TextRows.of(captions, device).take(index)
-            if pair and null is None:
-                found, drop_text = stack_texts(found, found), null_half
-            elif pair:
-                found = stack_texts(found, TextRows.of(null, device).take(index * 0))
+        embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
+        vector, drop_embed = _stack_embeds(embeds, index, device)
+        null = self.null_text()  # None where the network holds a learned one
+        texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
+        found, drop_text = _stack_captions([null if text is None else text for text in texts], index, device)
         return network.condition(
             vector,
             *((found.tokens, found.mask, found.embed, found.ids) if found is not None else ()),
-            drop_embed=null_half if pair and vector is not None else None,
+            drop_embed=drop_embed,
             drop_text=drop_text,
-            batch=count,
+            batch=len(texts) * len(index),
         )
+
+
+def _stack_embeds(
+    embeds: list[Embedding | None], index: Tensor, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """One half of rows after the other: (halves * B, D), None if all are null; and which rows are, None if none is."""
+    given = [embed for embed in embeds if embed is not None]
+    if not given:
+        return None, None
+    halves = []
+    for embed in embeds:
+        vector = (given[0] if embed is None else embed).vector.to(device)
+        halves.append(vector[index if len(vector) > 1 else index * 0])
+    return torch.cat(halves), _dropped(embeds, index)
+
+
+def _stack_captions(
+    texts: list[TextEncoding | None], index: Tensor, device: torch.device
+) -> tuple[TextRows | None, Tensor | None]:
+    """As `_stack_embeds`, for captions."""
+    given = [text for text in texts if text is not None]
+    if not given:
+        return None, None
+    halves = [TextRows.of(given[0] if text is None else text, device).take(index) for text in texts]
+    stacked = halves[0] if len(halves) == 1 else stack_texts(*halves)
+    return stacked, _dropped(texts, index)
+
+
+def _dropped(halves: list, index: Tensor) -> Tensor | None:
+    if all(half is not None for half in halves):
+        return None
+    return torch.cat([torch.full(index.shape, half is None, device=index.device) for half in halves])

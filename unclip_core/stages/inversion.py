@@ -1,33 +1,31 @@
-"""What a decoder does with an inverted x_T: making one from a picture, and decoding it under the same conditions."""
+"""The settings of an inversion, and of decoding an inverted x_T under the same ones; the record that joins the two."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ..config import DecoderConfig
-from ..diffusion.invert import Inverted, ddim_invert
-from ..diffusion.samplers import Model, StepState
 from ..diffusion.schedule import Schedule
-from ..types import Embedding, Inversion, Noise, TextEncoding
-from .run import NanWatch, Settings, run_slices, settle, split_rows
+from ..types import Embedding, Inversion, TextEncoding
+from .run import Settings, resolve_settings
 
-NoiseSteps = Generator[StepState, None, Noise]
 MAX_REFINE = 100
 
 
-def settle_inversion(
+def resolve_inversion(
     who: str, config: DecoderConfig, steps: int | None, guidance_scale: float | None, refine: int
 ) -> Settings:
     """How a picture is inverted: over timesteps that can be, never clamped, without guidance unless asked for."""
     if isinstance(refine, bool) or not isinstance(refine, int) or not 0 <= refine <= MAX_REFINE:
         raise ValueError(f"{who}: refine must be a whole number from 0 (plain DDIM) to {MAX_REFINE}, got {refine!r}")
     scale = 1.0 if guidance_scale is None else guidance_scale
-    settings = settle(who, config.schedule, config.sampling, sampler="ddim", steps=steps, guidance_scale=scale, eta=0.0)
+    settings = resolve_settings(
+        who, config.schedule, config.sampling, sampler="ddim", steps=steps, guidance_scale=scale, eta=0.0
+    )
     schedule = Schedule(config.schedule)
     try:
         timesteps = schedule.invertible_timesteps(len(settings.steps))
@@ -36,7 +34,7 @@ def settle_inversion(
     return replace(settings, steps=schedule.steps_through(timesteps), x0_clamp=None)
 
 
-def settle_inverted(
+def resolve_decoding(
     who: str,
     config: DecoderConfig,
     inversion: Inversion,
@@ -62,7 +60,7 @@ def settle_inverted(
             f"{who}: this x_T was inverted in {count} steps, but is to be decoded in {steps!r}; set steps to {count} "
             "or 0, or invert the picture again with the same steps"
         )
-    settings = settle(
+    settings = resolve_settings(
         who,
         config.schedule,
         config.sampling,
@@ -88,44 +86,6 @@ def settle_inverted(
     return replace(settings, steps=schedule_steps, x0_clamp=None)
 
 
-def run_inversion(
-    settings: Settings,
-    batch: int,
-    rows: int,
-    prepare: Callable[[slice], tuple[Model, Tensor]],
-    refine: int,
-    device: torch.device,
-) -> Generator[StepState, None, Inverted]:
-    """Invert `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model and x_0.
-
-    Yields every chunk's steps. Returns x_T (batch, ...) and residuals (batch,), float32 on the CPU. A chunk that does
-    not fit after all is halved and begun anew.
-    """
-    done, walk = 0, len(settings.steps)
-
-    def run(chunk: slice, number: int, chunks: int) -> Generator[StepState, None, Inverted]:
-        nonlocal done
-        model, x_0 = prepare(chunk)
-        watch, after = NanWatch(settings.who, walk, x_0.dtype, device), (chunks - number - 1) * walk
-        states = ddim_invert(model, x_0, settings.steps, refine=refine)
-        while True:
-            try:
-                state = next(states)
-            except StopIteration as stop:
-                done += state.index + 1
-                return stop.value
-            if state.index < 2 * walk:  # what follows tries whether refinement paid, and may fail
-                watch.see(replace(state, index=state.index % walk))
-            yield replace(state, index=done + state.index, total=done + state.total + after)
-
-    slices = list(split_rows(batch, rows))
-    results = yield from run_slices(slices, run, settings.who, None)
-    return Inverted(
-        torch.cat([result.x_T.float().cpu() for result in results]),
-        torch.cat([result.residual.float().cpu() for result in results]),
-    )
-
-
 def describe(
     config: DecoderConfig,
     settings: Settings,
@@ -135,7 +95,7 @@ def describe(
 ) -> Inversion:
     """The record that travels with an inverted x_T."""
     return Inversion(
-        timesteps=settings.steps.timesteps,
+        timesteps=tuple(step.t for step in settings.steps),
         decoder_id=config.decoder_id,
         guidance_scale=settings.guidance_scale,
         embed_hash=fingerprint(None if embed is None else embed.vector),

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import PriorConfig
-from ..diffusion.guidance import guide, needs_pair
 from ..diffusion.noise import ItemNoise
-from ..diffusion.samplers import StepState
-from ..models.prior import PriorNetwork
+from ..diffusion.samplers import Sampling, StepState
+from ..diffusion.schedule import with_noise_powers
+from ..models.prior import PriorCache, PriorNetwork
 from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import Chunk, Settings, TimeTable, check_count, run_chunks, settle
+from .run import Settings, check_count, finish, resolve_settings, run_chunks, time_table
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
 
 
+@dataclass(frozen=True, eq=False)
 class Prior(TextStage):
-    """The diffusion prior: captions -> image embeddings (§2.2)."""
+    """The diffusion prior: captions -> image embeddings (§2.2).
 
-    WHO = "Diffusion Prior"
+    noise_powers: reads the fitted table (timesteps,) of the sampler `analytic_ddpm`.
+    """
+
     config: PriorConfig
     network: Placed[PriorNetwork]
-    noise_powers: Callable[[], Tensor] | None = None  # reads the fitted table (timesteps,) of `analytic_ddpm`
+    noise_powers: Callable[[], Tensor] | None = None
 
-    def sample(
+    WHO = "Diffusion Prior"
+
+    def sample(self, text: TextEncoding, **options) -> Embedding:
+        """`sample_steps`, run to its end."""
+        return finish(self.sample_steps(text, **options))
+
+    def sample_steps(
         self,
         text: TextEncoding,
         *,
@@ -42,14 +51,14 @@ class Prior(TextStage):
         seed: int = 0,
         negative_text: TextEncoding | None = None,
     ) -> EmbeddingSteps:
-        """`count` embeddings per caption, text-row-major: item = row * count + k.
+        """`count` embeddings per caption, text-row-major: item = row * count + k. Yields every step.
 
         Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
         (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
         of unit norm if the text's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
         """
         config = self.config
-        settings = settle(
+        settings = resolve_settings(
             self.WHO,
             config.schedule,
             config.sampling,
@@ -62,28 +71,28 @@ class Prior(TextStage):
             settings = self._with_noise_powers(settings)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
-        self._check_text(text)
+        self.check_text(text)
         negative_rows = 1
         if negative_text is not None:
-            negative_rows = len(self._check_text(negative_text))
+            negative_rows = len(self.check_text(negative_text))
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
-        return self._run(settings, text, negative_text, texts, count, noises)
+        return self._sample(settings, text, negative_text, texts, count, noises)
 
     def _with_noise_powers(self, settings: Settings) -> Settings:
         """The fitted table put into the steps. Raises ValueError with the command that makes one."""
         if self.noise_powers is None:
             raise ValueError(
                 f"{self.WHO}: sampler 'analytic_ddpm' needs a fitted table, but {self.config.prior_id} was opened "
-                "without its model's folder; take the prior from Load unCLIP, set prior.noise_powers, or choose ddpm"
+                "without its model's folder; take the prior from Load unCLIP, or choose ddpm"
             )
         try:
-            return replace(settings, steps=settings.steps.with_noise_powers(self.noise_powers()))
+            return replace(settings, steps=with_noise_powers(settings.steps, self.noise_powers()))
         except ValueError as error:
             raise ValueError(f"{self.WHO}: {error}; or choose the sampler ddpm") from None
 
     @torch.no_grad()
-    def _run(
+    def _sample(
         self,
         settings: Settings,
         text: TextEncoding,
@@ -92,37 +101,24 @@ class Prior(TextStage):
         count: int,
         noises: list[ItemNoise],
     ) -> EmbeddingSteps:
-        placed, candidates, pair = self.network, len(noises), needs_pair(settings.guidance_scale)
-        if pair and negative is None:
+        placed, candidates = self.network, len(noises)
+        if settings.pair and negative is None:
             negative = self.null_text()  # before the network takes CLIP's place
         row_bytes = self._row_bytes(settings, candidates)
-        network = placed(need=bytes_to_ask_for(texts * count, row_bytes))
+        network = placed.on_device(need=bytes_to_ask_for(texts * count, row_bytes))
         prompt = TextRows.of(text, placed.device)
-        unconditional = self._unconditional(network, negative) if pair else None
-        times = TimeTable(network.time_features, settings.steps, placed.device)
+        unconditional = self._unconditional(network, negative) if settings.pair else None
+        times = time_table(network.time_features, settings.steps, placed.device)
 
-        def prepare(items: slice) -> Chunk:
-            first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
-            rows = torch.arange(first, last, device=placed.device)
-            prefixed = prompt.take(rows)
-            # Which prefix row each of the chunk's (item, candidate) pairs continues.
-            wanted = torch.arange(items.start, items.stop, device=placed.device) // count - first
-            wanted = wanted.repeat_interleave(candidates)
-            if unconditional is not None:
-                nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
-                prefixed = stack_texts(prefixed, unconditional.take(nulls))
-                wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
-            cache = network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
-
-            def model(x_t: Tensor, t: Tensor) -> Tensor:
-                return network.step(x_t, None, cache, time=times[t])
-
+        def sample(items: slice) -> Sampling:
+            cache = _prefix(network, prompt, unconditional, items, count, candidates)
             noise = _Candidates([noise.rows(items) for noise in noises])
             x_T = noise.draw((self.config.clip_dim,)).to(placed.device)
-            return guide(model, settings.guidance_scale), x_T, noise
+            denoise = settings.denoiser(lambda x_t, step: network.step(x_t, None, cache, time=times[step.t]))
+            return settings.run_sampler(denoise, x_T, noise)
 
-        rows = rows_that_fit(placed.device, row_bytes)
-        x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
+        row_limit = rows_that_fit(placed.device, row_bytes)
+        x_0 = torch.cat((yield from run_chunks(self.WHO, texts * count, row_limit, sample, placed.dtype)))
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
         return choose_closest(vectors, texts_of_items, self.config.clip_id)
@@ -133,8 +129,34 @@ class Prior(TextStage):
         return TextRows(*network.null_text(1))
 
     def _row_bytes(self, settings: Settings, candidates: int) -> int:
-        pair = 2 if needs_pair(settings.guidance_scale) else 1
+        pair = 2 if settings.pair else 1
         return prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
+
+
+def _prefix(
+    network: PriorNetwork,
+    prompt: TextRows,
+    unconditional: TextRows | None,
+    items: slice,
+    count: int,
+    candidates: int,
+) -> PriorCache:
+    """Keys and values for each (item, candidate) of `items`, the unconditional ones behind the conditional.
+
+    Each caption's prefix is computed once, for all its items and candidates.
+    """
+    device = prompt.embed.device
+    first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
+    rows = torch.arange(first, last, device=device)
+    prefixed = prompt.take(rows)
+    # Which prefix row each (item, candidate) continues.
+    wanted = torch.arange(items.start, items.stop, device=device) // count - first
+    wanted = wanted.repeat_interleave(candidates)
+    if unconditional is not None:
+        nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
+        prefixed = stack_texts(prefixed, unconditional.take(nulls))
+        wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
+    return network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
 
 
 class _Candidates:

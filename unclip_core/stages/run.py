@@ -1,4 +1,4 @@
-"""What every stage's run shares: settings, the loop over chunks of a batch, the NaN watch."""
+"""What every stage's run shares: its settings, the loop over chunks of a batch, the NaN watch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingConfig, ScheduleConfig
-from ..diffusion.guidance import check_guidance_scale
-from ..diffusion.samplers import SAMPLERS, Model, NoiseSource, StepState
-from ..diffusion.schedule import Schedule, ScheduleSteps
+from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
+from ..diffusion.samplers import SAMPLERS, NoiseSource, Sampling, StepState
+from ..diffusion.schedule import Schedule, Steps
 from ..runtime.estimates import does_not_fit, is_out_of_memory
 
 Result = TypeVar("Result")
@@ -39,22 +39,37 @@ def finish(steps: Generator[StepState, None, Result], on_step: Callable[[StepSta
 
 @dataclass(frozen=True)
 class Settings:
-    """How one run samples: the stack's defaults with the caller's values over them, all checked."""
+    """How one run samples: the stack's defaults with the caller's values over them, all checked.
+
+    who: the stage's name in messages. prediction, learned_variance: what the network outputs (see `Denoiser`).
+    """
 
     who: str
     sampler: str
-    steps: ScheduleSteps
+    steps: Steps
     guidance_scale: float
     eta: float
     x0_clamp: float | None
+    prediction: str
+    learned_variance: bool
 
     @property
-    def learned_variance(self) -> bool:
-        """Whether the network's second half of channels is a variance."""
-        return self.steps.variance == "learned_range"
+    def pair(self) -> bool:
+        """Whether the network runs on [conditional; unconditional] rows."""
+        return needs_pair(self.guidance_scale)
+
+    def denoiser(self, network: Network, edits: Sequence[Edit] = ()) -> Denoiser:
+        """What the sampler calls, around a network that is conditioned for some rows."""
+        return Denoiser(
+            network, self.prediction, self.learned_variance, self.guidance_scale, self.x0_clamp, tuple(edits)
+        )
+
+    def run_sampler(self, denoise: Denoiser, x_T: Tensor, noise: NoiseSource) -> Sampling:
+        """The sampler's generator over these steps."""
+        return SAMPLERS[self.sampler](denoise, x_T, self.steps, noise=noise, eta=self.eta)
 
 
-def settle(
+def resolve_settings(
     who: str,
     schedule: ScheduleConfig,
     defaults: SamplingConfig,
@@ -82,8 +97,16 @@ def settle(
         schedule_steps = Schedule(schedule).respace(defaults.steps if steps is None else steps)
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from None
-    scale = check_guidance_scale(who, defaults.guidance_scale if guidance_scale is None else guidance_scale)
-    return Settings(who, sampler, schedule_steps, scale, float(eta), schedule.x0_clamp)
+    return Settings(
+        who=who,
+        sampler=sampler,
+        steps=schedule_steps,
+        guidance_scale=check_guidance_scale(who, defaults.guidance_scale if guidance_scale is None else guidance_scale),
+        eta=float(eta),
+        x0_clamp=schedule.x0_clamp,
+        prediction=schedule.prediction,
+        learned_variance=schedule.variance == "learned_range",
+    )
 
 
 def check_count(who: str, name: str, value: int) -> int:
@@ -100,142 +123,102 @@ def split_rows(batch: int, rows: int) -> Iterator[slice]:
         yield slice(batch * chunk // chunks, batch * (chunk + 1) // chunks)
 
 
-Chunk = tuple[Model, Tensor, NoiseSource]
-Prepare = Callable[[slice], Chunk]
-
-
-@dataclass(frozen=True)
-class Leg:
-    """Consecutive steps of a run that one network makes, for the whole batch before the next leg begins.
-
-    begin: brings the network and returns what prepares a chunk. It is called with the samples so far (B, ...), None
-    where the run begins, and when the run no longer holds the network of the leg before.
-    """
-
-    steps: ScheduleSteps
-    begin: Callable[[Tensor | None], Prepare]
-
-
 def run_chunks(
-    settings: Settings, batch: int, rows: int, prepare: Prepare, dtype: torch.dtype
-) -> Generator[StepState, None, Tensor]:
-    """Sample `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model, x_T and noise.
-
-    Yields every chunk's steps, numbered through; returns the samples (batch, ...) float32 on the CPU. How it is split
-    changes no draw, because items own their noise. A chunk that does not fit after all is halved and begun anew, and
-    the total grows. Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
-    """
-    return run_legs(settings, batch, lambda: rows, [Leg(settings.steps, lambda x: prepare)], dtype)
-
-
-def run_legs(
-    settings: Settings, batch: int, rows: Callable[[], int], legs: Sequence[Leg], dtype: torch.dtype
-) -> Generator[StepState, None, Tensor]:
-    """`run_chunks` over legs that make up `settings.steps`; `rows` is asked when the first network is there.
-
-    Samplers start anew with each leg: none of them carries anything into the last step, so a leg of its own for that
-    one changes nothing.
-    """
-    slices: list[slice] = []
-    first, x = 0, None
-    for leg in legs:
-        prepare = leg.begin(x)
-        slices = slices or list(split_rows(batch, rows()))
-        x = yield from _run_leg(settings, first, leg.steps, prepare, slices, dtype)
-        first += len(leg.steps)
-        del prepare  # it holds the network, whose weights must be free to go before the next one's are read
-    return x
-
-
-def run_slices(
-    slices: list[slice],
-    run: Callable[[slice, int, int], Generator[StepState, None, Result]],
     who: str,
+    batch: int,
+    rows: int,
+    sample: Callable[[slice], Generator[StepState, None, Result]],
     dtype: torch.dtype | None,
+    *,
+    steps_before: int = 0,
+    steps_after: int = 0,
 ) -> Generator[StepState, None, list[Result]]:
-    """`run(slice, number, count)` for each slice of a batch; one that does not fit after all is halved, in the list
-    too, and begun anew. dtype: see `does_not_fit`. Raises MemoryError with what to do if a single item does not."""
+    """`sample(rows)`, a sampler's generator, for every chunk of at most `rows` rows of a batch, one after another.
+
+    Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
+    How the batch is split changes no draw, because items own their noise. A chunk that does not fit into memory after
+    all is halved and begun anew, and the total grows. dtype: of the weights, for messages; None is float32 by need.
+    steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run.
+    Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
+    """
+    chunks = list(split_rows(batch, rows))
     results: list[Result] = []
-    while len(results) < len(slices):
-        chunk = slices[len(results)]
+    done = 0
+    while len(results) < len(chunks):
+        chunk = chunks[len(results)]
+        others = len(chunks) * (steps_before + steps_after)
+        to_come = len(chunks) - len(results) - 1
+        watch = NanWatch(who, dtype)
+        count = 0
         try:
-            results.append((yield from run(chunk, len(results), len(slices))))
+            states = sample(chunk)
+            while True:
+                state = next(states)
+                watch.check(state)
+                count = state.index + 1
+                yield replace(
+                    state,
+                    index=len(chunks) * steps_before + done + state.index,
+                    total=others + done + (to_come + 1) * state.total,
+                )
+        except StopIteration as stop:
+            result = stop.value
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
                 raise MemoryError(does_not_fit(who, dtype)) from error
             middle = (chunk.start + chunk.stop) // 2
-            slices[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
+            chunks[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
+            continue
+        watch.finish()
+        results.append(result.cpu())
+        done += count
     return results
-
-
-def _run_leg(
-    settings: Settings, first: int, steps: ScheduleSteps, prepare: Prepare, slices: list[slice], dtype: torch.dtype
-) -> Generator[StepState, None, Tensor]:
-    """These steps, from number `first` of the run on, for every slice."""
-
-    def run(chunk: slice, number: int, chunks: int) -> Generator[StepState, None, Tensor]:
-        before, total = chunks * first + number * len(steps), chunks * len(settings.steps)
-        model, x, noise = prepare(chunk)
-        watch = NanWatch(settings.who, len(settings.steps), dtype, x.device, first + len(steps))
-        sampler = SAMPLERS[settings.sampler]
-        for state in sampler(model, x, steps, noise=noise, eta=settings.eta, x0_clamp=settings.x0_clamp):
-            watch.see(replace(state, index=first + state.index))
-            yield replace(state, index=before + state.index, total=total)
-            x = state.x_t
-        return x.cpu()
-
-    return torch.cat((yield from run_slices(slices, run, settings.who, dtype)))
 
 
 class NanWatch:
     """Finds the step at which a run turned into NaN or infinity.
 
     On a CPU at that very step. Elsewhere each step leaves a flag on the device, and the flags are read together every
-    quarter of a second and after the last step: reading one makes the host wait for the device. total: steps of the
-    run; seen: how many of them are made when this watch ends, None for all.
+    quarter of a second and at the end: reading one makes the host wait for the device. dtype: None is float32.
     """
 
     INTERVAL = 0.25
 
-    def __init__(self, who: str, total: int, dtype: torch.dtype, device: torch.device, seen: int | None = None) -> None:
-        self.who, self.total, self.dtype = who, total, dtype
-        self._seen = total if seen is None else seen
-        self._at_once = device.type == "cpu"
-        self._pending: list[tuple[int, int, Tensor]] = []  # (index, t, flag)
+    def __init__(self, who: str, dtype: torch.dtype | None) -> None:
+        self.who = who
+        self.dtype = torch.float32 if dtype is None else dtype
+        self._pending: list[tuple[StepState, Tensor]] = []  # (step, flag)
         self._last_read = time.monotonic()
 
-    def see(self, state: StepState) -> None:
-        """Look at a step. Raises FloatingPointError naming stage, step and dtype."""
-        self._pending.append((state.index, state.t, torch.isfinite(state.x_t).all()))
-        now = time.monotonic()
-        if self._at_once or now - self._last_read >= self.INTERVAL or state.index + 1 == self._seen:
-            self._last_read = now
-            self._read()
+    def check(self, state: StepState, values: Tensor | None = None) -> None:
+        """Look at a step's x_t, or at `values` of it. Raises FloatingPointError naming stage, step and dtype."""
+        if state.on_trial:
+            return
+        values = state.x_t if values is None else values
+        self._pending.append((replace(state, x_t=None, x0=None), torch.isfinite(values).all()))
+        if values.device.type == "cpu" or time.monotonic() - self._last_read >= self.INTERVAL:
+            self.finish()
 
-    def _read(self) -> None:
-        finite = torch.stack([flag for _, _, flag in self._pending]).tolist()
-        for (index, t, _), good in zip(self._pending, finite, strict=True):
+    def finish(self) -> None:
+        """Read all flags that are left."""
+        self._last_read = time.monotonic()
+        if not self._pending:
+            return
+        finite = torch.stack([flag for _, flag in self._pending]).tolist()
+        for (state, _), good in zip(self._pending, finite, strict=True):
             if not good:
                 name = str(self.dtype).removeprefix("torch.")
                 fix = "load the model with dtype fp32" if self.dtype != torch.float32 else "the weights may be damaged"
                 raise FloatingPointError(
-                    f"{self.who}: NaN or infinity at step {index + 1} of {self.total} (t={t}) in {name}; {fix}"
+                    f"{self.who}: NaN or infinity at step {state.index + 1} of {state.total} (t={state.t}) in {name}; "
+                    f"{fix}"
                 )
         self._pending.clear()
 
 
-class TimeTable:
-    """Time features of every timestep of a run, computed in one batch before the loop."""
-
-    def __init__(self, compute: Callable[[Tensor], Tensor], steps: ScheduleSteps, device: torch.device) -> None:
-        timesteps = torch.tensor(steps.timesteps)
-        rows = torch.zeros(steps.timesteps[0] + 1, dtype=torch.int64)
-        rows[timesteps] = torch.arange(len(timesteps))
-        self._rows = rows.to(device)  # timestep -> row: looked up on the device, so that nobody waits for it
-        self._features = compute(timesteps.to(device))
-
-    def __getitem__(self, t: Tensor) -> Tensor:
-        """Features (B, width) of t (B,)."""
-        return self._features[self._rows[t]]
+def time_table(compute: Callable[[Tensor], Tensor], steps: Steps, device: torch.device) -> dict[int, Tensor]:
+    """Time features (1, width) by timestep, for every step of a run, computed in one batch before the loop."""
+    features = compute(torch.tensor([step.t for step in steps], device=device))
+    return {step.t: row for step, row in zip(steps, features.split(1), strict=True)}

@@ -1,4 +1,4 @@
-"""What prior and decoder share: texts as networks read them, and the unconditional text."""
+"""What the stages that read captions share: checked texts, their rows on the device, and the unconditional text."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, check_same_clip
 
 
+@dataclass(frozen=True, eq=False)
 class TextStage:
-    """What prior and decoder share: a CLIP they were trained on, and an unconditional text."""
+    """A handle of a stage that reads captions: immutable, its weights shared by every handle made from it.
 
-    WHO: str
+    encode_null: encodes the empty caption, for stacks whose unconditional text it is.
+    """
 
-    def __init__(
-        self,
-        config: PriorConfig | ARPriorConfig | DecoderConfig,
-        network: Placed,
-        null_text: Callable[[], TextEncoding] | None = None,
-    ) -> None:
-        self.config = config
-        self.network = network
-        self._encode_null = null_text
-        self._null: TextEncoding | None = None
+    config: PriorConfig | ARPriorConfig | DecoderConfig
+    network: Placed
+    encode_null: Callable[[], TextEncoding] | None = None
+
+    WHO = ""
 
     def null_text(self) -> TextEncoding | None:
         """The encoded empty caption, or None for a stack whose unconditional text is learned (the network holds it).
@@ -37,16 +34,15 @@ class TextStage:
         """
         if self.config.null_text == "learned":
             return None
-        if self._null is None:
-            if self._encode_null is None:
-                raise ValueError(
-                    f"{self.WHO}: this model's unconditional is the encoded empty caption, but it was opened without "
-                    "its CLIP; open it with null_text=lambda: clip.encode_text([''])"
-                )
-            self._null = self._check_text(self._encode_null())
-        return self._null
+        if self.encode_null is None:
+            raise ValueError(
+                f"{self.WHO}: this model's unconditional is the encoded empty caption, but it was opened without "
+                "its CLIP; open it with encode_null=lambda: clip.encode_text([''])"
+            )
+        return self.check_text(self.encode_null())
 
-    def _check_text(self, text: TextEncoding) -> TextEncoding:
+    def check_text(self, text: TextEncoding) -> TextEncoding:
+        """The text. Raises ValueError for what is none, or another CLIP's."""
         if not isinstance(text, TextEncoding):
             raise ValueError(
                 f"{self.WHO}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode"

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import UpsamplerConfig
 from ..diffusion.noise import ItemNoise
-from ..diffusion.schedule import ScheduleSteps
+from ..diffusion.samplers import Sampling
 from ..models.upsampler import UpsamplerNetwork
 from ..pictures.resizing import resize_bicubic
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed, memory_format
 from ..types import image_to_model, model_to_image
-from .run import Chunk, ImageSteps, Leg, Prepare, Settings, TimeTable, run_legs, settle
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, time_table
 
 
+@dataclass(frozen=True, eq=False)
 class Upsampler:
     """A diffusion upsampler: pictures -> larger pictures, from the picture alone (§2.1).
 
-    final_network: makes the last step, where the config has one.
+    final_network: makes the last step, where the config has one (Karlo's super-resolution).
     """
 
-    def __init__(
-        self,
-        config: UpsamplerConfig,
-        network: Placed[UpsamplerNetwork],
-        final_network: Placed[UpsamplerNetwork] | None = None,
-    ) -> None:
-        self.config = config
-        self.network = network
-        self.final_network = final_network
-        self.WHO = f"Upsample {config.high_size}"
+    config: UpsamplerConfig
+    network: Placed[UpsamplerNetwork]
+    final_network: Placed[UpsamplerNetwork] | None = None
 
-    def sample(
+    @property
+    def WHO(self) -> str:
+        """The stage's name in messages."""
+        return f"Upsample {self.config.high_size}"
+
+    def sample(self, image: Tensor, **options) -> Tensor:
+        """`sample_steps`, run to its end."""
+        return finish(self.sample_steps(image, **options))
+
+    def sample_steps(
         self, image: Tensor, *, steps: int | None = None, seed: int = 0, sampler: str | None = None
     ) -> ImageSteps:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
@@ -44,7 +47,7 @@ class Upsampler:
         flattened on white. Raises ValueError for what is not an IMAGE or a value out of range.
         """
         config = self.config
-        settings = settle(self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps)
+        settings = resolve_settings(self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps)
         try:
             low = image_to_model(image)
         except ValueError as error:
@@ -52,46 +55,53 @@ class Upsampler:
         if 0 in low.shape:
             raise ValueError(f"{self.WHO}: image is empty, shape {tuple(image.shape)}")
         low = resize_bicubic(low, config.low_size).clamp(-1.0, 1.0)
-        items = ItemNoise(seed, len(low), f"upsampler_{config.high_size}")
-        return self._run(settings, low, items)
+        return self._sample(settings, low, ItemNoise(seed, len(low), f"upsampler_{config.high_size}"))
 
     @torch.no_grad()
-    def _run(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:
-        steps, device, dtype = settings.steps, self.network.device, self.network.dtype
-        row_bytes = unet_row_bytes(self.config.unet, self.config.high_size, dtype.itemsize)
-        begin = partial(self._begin, low, items, bytes_to_ask_for(len(low), row_bytes))
-        last = len(steps) - 1 if self.final_network is not None else len(steps)
-        parts = ((self.network, steps[:last]), (self.final_network, steps[last:]))
-        legs = [Leg(part, partial(begin, placed, part)) for placed, part in parts if len(part)]
-        x_0 = yield from run_legs(settings, len(low), lambda: rows_that_fit(device, row_bytes), legs, dtype)
-        return model_to_image(x_0)
+    def _sample(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:
+        if self.final_network is None:
+            return model_to_image((yield from self._run(self.network, settings, low, items)))
+        # No sampler carries anything into the last step, so a run of its own for that one changes nothing.
+        first, last = settings.steps[:-1], settings.steps[-1:]
+        x = None
+        if first:
+            x = yield from self._run(self.network, replace(settings, steps=first), low, items, steps_after=len(last))
+        settings = replace(settings, steps=last)
+        x = yield from self._run(self.final_network, settings, low, items, x, steps_before=len(first))
+        return model_to_image(x)
 
-    def _begin(
+    def _run(
         self,
+        placed: Placed[UpsamplerNetwork],
+        settings: Settings,
         low: Tensor,
         items: ItemNoise,
-        need: int,
-        placed: Placed[UpsamplerNetwork],
-        steps: ScheduleSteps,
-        x: Tensor | None,
-    ) -> Prepare:
-        """Bring a leg's network and return what prepares its chunks; x: the samples so far, None for noise."""
+        x: Tensor | None = None,
+        *,
+        steps_before: int = 0,
+        steps_after: int = 0,
+    ) -> ImageSteps:
+        """One network's steps for the whole batch, from x (B, 3, S, S) on the CPU; None begins with noise."""
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
+        row_bytes = unet_row_bytes(self.config.unet, side, placed.dtype.itemsize)
+        # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
+        # picture would cost more than the room for two.
         others = [other for other in (self.network, self.final_network) if other not in (placed, None)]
-        # On a processor one takes the other's place. On an accelerator, moving both there and back for every picture
-        # would cost more than the room for two.
-        network = placed(*(others if device.type != "cpu" else ()), need=need)
-        times = TimeTable(network.time_features, steps, device)
+        network = placed.on_device(
+            *(others if device.type != "cpu" else ()), need=bytes_to_ask_for(len(low), row_bytes)
+        )
+        times = time_table(network.time_features, settings.steps, device)
 
-        def prepare(rows: slice) -> Chunk:
+        def sample(rows: slice) -> Sampling:
             large = resize_bicubic(low[rows].to(device), side)
             large = large.to(placed.dtype).contiguous(memory_format=layout)
-
-            def model(x_t: Tensor, t: Tensor) -> Tensor:
-                return network(x_t, None, large, time=times[t[:1]])  # all rows are at the same t
-
             noise = items.rows(rows)
             x_t = noise.draw((3, side, side)) if x is None else x[rows]
-            return model, x_t.to(device).contiguous(memory_format=layout), noise
+            denoise = settings.denoiser(lambda x_t, step: network(x_t, None, large, time=times[step.t]))
+            return settings.run_sampler(denoise, x_t.to(device).contiguous(memory_format=layout), noise)
 
-        return prepare
+        row_limit = rows_that_fit(device, row_bytes)
+        chunks = yield from run_chunks(
+            self.WHO, len(low), row_limit, sample, placed.dtype, steps_before=steps_before, steps_after=steps_after
+        )
+        return torch.cat(chunks)

@@ -34,7 +34,7 @@ def fit_noise_powers(
             f"fit-analytic: {len(text)} captions of {text.clip_id} and {len(image)} embeddings of {image.clip_id} are "
             "no pairs; encode both with the stack's CLIP"
         )
-    network, schedule = prior.network(), Schedule(config.schedule)
+    network, schedule = prior.network.on_device(), Schedule(config.schedule)
     device = prior.network.device
     generator = torch.Generator().manual_seed(seed)
     rows = TextRows.of(text, device)

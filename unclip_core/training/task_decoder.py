@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..checkpoints.native import save_stage
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.guidance import guide
-from ..diffusion.samplers import SAMPLERS
-from ..diffusion.schedule import Schedule
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.samplers import ddim
+from ..diffusion.schedule import Schedule, Step
 from ..models.decoder import DecoderNetwork
 from ..types import model_to_image
 from .data import Data, first_rows, move
@@ -88,12 +88,14 @@ class DecoderTask:
         condition = network.condition(
             torch.cat([batch["z"]] * 2), *text, drop_embed=null, drop_text=null if learned else None
         )
-        model = guide(
-            lambda x, t: network(x.contiguous(memory_format=torch.channels_last), t, condition),
-            2.0,
-            learned_variance=self.config.schedule.variance == "learned_range",
-        )
-        for state in SAMPLERS["ddim"](model, batch["noise"], self.schedule.respace(20), x0_clamp=1.0):
+
+        def paint(x_t: Tensor, step: Step) -> Tensor:
+            t = torch.full((len(x_t),), step.t, device=device)
+            return network(x_t.contiguous(memory_format=torch.channels_last), t, condition)
+
+        learned_variance = self.config.schedule.variance == "learned_range"
+        denoise = Denoiser(paint, self.config.schedule.prediction, learned_variance, guidance_scale=2.0, x0_clamp=1.0)
+        for state in ddim(denoise, batch["noise"], self.schedule.respace(20)):
             x_0 = state.x0
         both = torch.stack([batch["x_0"].view(-1, 8, *x_0.shape[1:]), x_0.view(-1, 8, *x_0.shape[1:])], 1)
         save_png(grid(model_to_image(both.flatten(0, 2))), path)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
 from ..config import UpsamplerConfig
-from ..diffusion.samplers import SAMPLERS
-from ..diffusion.schedule import Schedule
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.samplers import ddim
+from ..diffusion.schedule import Schedule, Step
 from ..models.upsampler import stored_upsampler
 from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
@@ -67,9 +68,13 @@ class UpsamplerTask:
         level = batch["level"] if self.config.augmentation_level else None
         steps = self.schedule.respace(self.config.sampling.steps)
         x_0 = batch["noise"]
-        for state in SAMPLERS["ddim"](
-            lambda x, t: network(x, t, batch["low"], level), batch["noise"], steps, x0_clamp=1.0
-        ):
+
+        def enlarge(x_t: Tensor, step: Step) -> Tensor:
+            return network(x_t, torch.full((len(x_t),), step.t, device=x_t.device), batch["low"], level)
+
+        schedule = self.config.schedule
+        denoise = Denoiser(enlarge, schedule.prediction, schedule.variance == "learned_range", x0_clamp=1.0)
+        for state in ddim(denoise, batch["noise"], steps):
             x_0 = state.x0
         rows = torch.stack([batch["low"], x_0, batch["x_0"]], 1).flatten(0, 1)
         save_png(grid(model_to_image(rows), columns=6), path)

@@ -190,9 +190,9 @@ def test_padding_as_transformers_is_masked_all_the_same(copied, entry):
 def test_a_whole_picture(entry):
     stack = load_stack(entry, "fp32", "cpu")
     text = stack["clip"].encode_text(["a red star"])
-    embed = finish(stack["prior"].sample(text, steps=2, seed=1))
-    image = finish(stack["decoder"].sample(embed, text, steps=2, seed=2))
-    large = finish(stack["upsampler_256"].sample(image, steps=2, seed=3))
+    embed = finish(stack["prior"].sample_steps(text, steps=2, seed=1))
+    image = finish(stack["decoder"].sample_steps(embed, text, steps=2, seed=2))
+    large = finish(stack["upsampler_256"].sample_steps(image, steps=2, seed=3))
     assert embed.vector.shape == (1, 32) and image.shape == (1, 16, 16, 3) and large.shape == (1, 32, 32, 3)
     assert all(result.isfinite().all() and result.std() > 0 for result in (embed.vector, image, large))
 
@@ -203,7 +203,7 @@ def test_variations_need_no_prior(karlo, tmp_path):
     assert list(entry.stages) == ["clip", "decoder", "upsampler_256"] and not entry.problems
     stack = load_stack(entry, "fp32", "cpu")
     embed = stack["clip"].encode_image(torch.rand(1, 50, 40, 3))
-    assert finish(stack["decoder"].sample(embed, steps=2)).shape == (1, 16, 16, 3)
+    assert finish(stack["decoder"].sample_steps(embed, steps=2)).shape == (1, 16, 16, 3)
     with pytest.raises(ValueError, match=r"'variations' has no prior stage \(it has clip, .*karlo-v1-alpha does"):
         stack["prior"].sample(None)
 

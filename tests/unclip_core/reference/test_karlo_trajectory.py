@@ -50,14 +50,14 @@ def check_steps(states, reference):
 def picture(stages, text, embed):
     """(64 px steps, super-resolution steps, picture) of our decoder and upsampler."""
     painted, enlarged = [], []
-    small = finish(stages["decoder"].sample(embed, text, seed=SEED), painted.append)
-    return painted, enlarged, finish(stages["upsampler_256"].sample(small, seed=SEED), enlarged.append)
+    small = finish(stages["decoder"].sample_steps(embed, text, seed=SEED), painted.append)
+    return painted, enlarged, finish(stages["upsampler_256"].sample_steps(small, seed=SEED), enlarged.append)
 
 
 def test_text_to_picture(both, text_pipeline, run_reference):
     reference = run_reference(text_pipeline(), STEPS, prompt=CAPTION)
     text, imagined = both.stages["clip"].encode_text(CAPTION), []
-    embed = finish(both.stages["prior"].sample(text, candidates=1, seed=SEED), imagined.append)
+    embed = finish(both.stages["prior"].sample_steps(text, candidates=1, seed=SEED), imagined.append)
     check_steps(imagined, reference.steps["prior"])
     # The decoder's first step multiplies an error of eps by 20,000: it must start from the very same embedding.
     theirs = both.networks["prior"].post_process_latents(reference.steps["prior"][-1]).detach()
@@ -97,7 +97,7 @@ def test_the_config_says_whose_prior_is_followed(both, text_pipeline, run_refere
     reference = run_reference(pipeline, {"prior": 25, "decoder": 2, "super_res": 2}, prompt=CAPTION)
     text, imagined = both.stages["clip"].encode_text(CAPTION), []
     prior = prior_with(both.stages["prior"], x0_clamp=clamp, mask_value=mask_value)
-    finish(prior.sample(text, candidates=1, seed=SEED), imagined.append)
+    finish(prior.sample_steps(text, candidates=1, seed=SEED), imagined.append)
     check_steps(imagined, reference.steps["prior"])
     assert max(state.x0.abs().max() for state in imagined) == clamp, "the clamp never bit"
 

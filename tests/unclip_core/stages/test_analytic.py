@@ -67,7 +67,7 @@ def test_with_it_few_steps_keep_the_true_variance(gaussian, table, tiny):
     text = tiny.text(1, norm=10.0)  # so that samples are not normalised
     variances = {}
     for sampler in ("ddpm", "analytic_ddpm"):
-        found = finish(gaussian.sample(text, sampler=sampler, **options)).vector * gaussian.config.embed_scale
+        found = finish(gaussian.sample_steps(text, sampler=sampler, **options)).vector * gaussian.config.embed_scale
         variances[sampler] = found.var().item()
     # The last step goes to the mean of x_0, which leaves out a little of the variance with either.
     assert variances["analytic_ddpm"] == pytest.approx(VARIANCE, rel=0.05)

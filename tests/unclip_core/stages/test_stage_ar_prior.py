@@ -20,7 +20,7 @@ def prior(make_ar_prior):
 
 
 def vectors(prior, text, **options):
-    return finish(prior.sample(text, **options)).vector
+    return finish(prior.sample_steps(text, **options)).vector
 
 
 def test_item_equals_a_batch_of_one_text_row_major(tiny, prior):
@@ -42,7 +42,7 @@ def test_chunks_change_nothing_and_steps_are_numbered_through(tiny, prior, monke
     whole = vectors(prior, text, **options)
     monkeypatch.setattr(stage_ar_prior, "rows_that_fit", lambda *_: rows)
     states = []
-    split = finish(prior.sample(text, **options), states.append).vector
+    split = finish(prior.sample_steps(text, **options), states.append).vector
     assert torch.allclose(whole, split, atol=1e-5)
     total = -(-9 // rows) * (COMPONENTS + 1)
     assert [state.index for state in states] == list(range(total)) and {state.total for state in states} == {total}
@@ -71,7 +71,7 @@ def test_equals_sampling_by_hand(tiny, prior):
 
 def test_progress_is_the_embedding_so_far(tiny, prior):
     states = []
-    result = finish(prior.sample(tiny.text(2), seed=1), states.append).vector
+    result = finish(prior.sample_steps(tiny.text(2), seed=1), states.append).vector
     assert len(states) == COMPONENTS + 1 and states[0].x0.shape == (2, tiny.dim)
     assert torch.allclose(states[0].x0, prior.network().quantiser.mean.expand(2, -1))
     assert torch.allclose(F.normalize(states[-1].x0, dim=-1), result, atol=1e-6)
@@ -90,7 +90,7 @@ def test_cancelling_between_codes_stops_at_once(tiny, prior):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        finish(prior.sample(tiny.text()), cancel)
+        finish(prior.sample_steps(tiny.text()), cancel)
     assert seen == [0, 1, 2]
 
 
@@ -128,7 +128,7 @@ def test_negative_texts_broadcast(tiny, prior):
 
 
 def test_embedding_has_the_texts_scale_and_clip(tiny, prior):
-    result = finish(prior.sample(tiny.text(2)))
+    result = finish(prior.sample_steps(tiny.text(2)))
     assert (result.clip_id, result.modality) == (tiny.clip_id, "image")
     assert torch.allclose(result.vector.norm(dim=-1), torch.ones(2), atol=1e-5)
     assert (vectors(prior, tiny.text(2, norm=10.0)).norm(dim=-1) - 1).abs().min() > 1e-3

@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.types import Embedding, Noise, model_to_image
 
 
 def images(decoder, *inputs, **options):
-    return finish(decoder.sample(*inputs, **options))
+    return finish(decoder.sample_steps(*inputs, **options))
 
 
 def rows_of(embed, rows):
@@ -37,7 +37,7 @@ def test_chunks_change_nothing(tiny, limit_rows, rows):
         whole = images(decoder, embed, text, **options)
         limit_rows(rows)
         states = []
-        split = finish(decoder.sample(embed, text, **options), states.append)
+        split = finish(decoder.sample_steps(embed, text, **options), states.append)
         assert torch.allclose(whole, split, atol=2e-5)
         assert [state.index for state in states] == list(range(4 * -(-5 // rows)))
         assert max(len(state.x_t) for state in states) <= rows
@@ -117,11 +117,11 @@ def test_guidance_equals_two_separate_conditions(tiny, null_embed, null_text, gi
     x0 = (x_T * 4.928e-5 - expected * 1.0).clamp(-1, 1)  # v at t = 999: alpha 4.9e-5, sigma 1
     network.calls.clear()
     states = []
-    finish(decoder.sample(embed, text, guidance_scale=3.0, steps=2, seed=5), states.append)
+    finish(decoder.sample_steps(embed, text, guidance_scale=3.0, steps=2, seed=5), states.append)
     assert [call[0] for call in network.calls] == [2 * batch] * 2
     assert torch.allclose(states[0].x0, x0, atol=1e-4)
     network.calls.clear()
-    finish(decoder.sample(embed, text, guidance_scale=1.0, steps=2, seed=5))
+    finish(decoder.sample_steps(embed, text, guidance_scale=1.0, steps=2, seed=5))
     assert [call[0] for call in network.calls] == [batch] * 2
 
 
@@ -150,7 +150,7 @@ def test_learned_variance_is_not_guided(tiny):
 def test_given_noise_is_where_it_starts(tiny):
     decoder, x_T = tiny.decoder(), torch.randn(2, 3, 16, 16)
     states = []
-    finish(decoder.sample(tiny.embed(), noise=Noise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
+    finish(decoder.sample_steps(tiny.embed(), noise=Noise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
     with torch.no_grad():
         network = decoder.network()
         output = network(
@@ -178,7 +178,7 @@ def test_deterministic_samplers_depend_on_the_start_alone(tiny):
 
 def test_result_is_the_last_x0(tiny):
     states = []
-    result = finish(tiny.decoder().sample(tiny.embed(2)), states.append)
+    result = finish(tiny.decoder().sample_steps(tiny.embed(2)), states.append)
     assert torch.equal(result, model_to_image(states[-1].x0))
 
 

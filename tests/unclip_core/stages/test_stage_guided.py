@@ -67,7 +67,7 @@ def test_guided_pictures_are_closer_to_the_target(tiny, clip, sampler):
     decoder, embed = tiny.decoder(), tiny.embed(2)
     options = {"sampler": sampler, "steps": 10, "seed": 1, "clip": clip}
     with torch.inference_mode():
-        plain, guided = (finish(decoder.sample(embed, **options, clip_scale=scale)) for scale in (0.0, 5.0))
+        plain, guided = (finish(decoder.sample_steps(embed, **options, clip_scale=scale)) for scale in (0.0, 5.0))
     closeness = [similarity(clip.encode_image(image), embed) for image in (plain, guided)]
     assert (closeness[1] > closeness[0] + 0.02).all()
 
@@ -75,7 +75,7 @@ def test_guided_pictures_are_closer_to_the_target(tiny, clip, sampler):
 def test_the_text_is_the_target_where_there_is_one(tiny, clip):
     decoder, text = tiny.decoder(), tiny.text()
     options = {"steps": 10, "seed": 1, "sampler": "ddim", "clip": clip}
-    plain, guided = (finish(decoder.sample(tiny.embed(), text, **options, clip_scale=s)) for s in (None, 5.0))
+    plain, guided = (finish(decoder.sample_steps(tiny.embed(), text, **options, clip_scale=s)) for s in (None, 5.0))
     assert similarity(clip.encode_image(guided), text) > similarity(clip.encode_image(plain), text) + 0.02
 
 
@@ -84,10 +84,10 @@ def test_it_works_with_a_mask_and_in_chunks(tiny, clip, limit_rows):
     mask[..., :8] = 1.0
     options = {"image": image, "mask": mask, "clip": clip, "clip_scale": 3.0, "sampler": "ddim"}
     decoder = tiny.decoder()
-    whole = finish(decoder.sample(tiny.embed(3), **options))
+    whole = finish(decoder.sample_steps(tiny.embed(3), **options))
     assert (whole - image)[:, :, 8:].abs().max() < 1e-6
     limit_rows(1)
-    assert torch.allclose(whole, finish(decoder.sample(tiny.embed(3), **options)), atol=1e-4)
+    assert torch.allclose(whole, finish(decoder.sample_steps(tiny.embed(3), **options)), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,6 @@ def test_on_the_shipped_stack_it_raises_the_similarity_to_the_caption():
     clip, decoder = stack["clip"], stack["decoder"]
     text = clip.encode_text(["a red star on a night sky"])
     options = {"steps": 12, "sampler": "ddim", "seed": 0, "guidance_scale": 1.0, "clip": clip}
-    pictures = [finish(decoder.sample(None, text, **options, clip_scale=scale)) for scale in (0.0, 2.0)]
+    pictures = [finish(decoder.sample_steps(None, text, **options, clip_scale=scale)) for scale in (0.0, 2.0)]
     plain, guided = (similarity(clip.encode_image(picture), text).item() for picture in pictures)
     assert guided > plain + 0.02

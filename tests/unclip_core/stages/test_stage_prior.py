@@ -14,7 +14,7 @@ from comfyui_unclip.unclip_core.stages.text import choose_closest
 
 
 def vectors(prior, text, **options):
-    return finish(prior.sample(text, **options)).vector
+    return finish(prior.sample_steps(text, **options)).vector
 
 
 def test_item_equals_a_batch_of_one_text_row_major(tiny):
@@ -37,7 +37,7 @@ def test_chunks_change_nothing(tiny, limit_rows, rows, negative):
     whole = vectors(prior, text, **options)
     limit_rows(rows)
     states = []
-    split = finish(prior.sample(text, **options), states.append).vector
+    split = finish(prior.sample_steps(text, **options), states.append).vector
     assert torch.allclose(whole, split, atol=1e-5)
     chunks = -(-9 // rows)
     assert [state.index for state in states] == list(range(4 * chunks))
@@ -145,7 +145,7 @@ def test_scale_on_the_wire_is_the_texts_own(tiny):
 
 
 def test_embedding_says_which_clip(tiny):
-    result = finish(tiny.prior().sample(tiny.text()))
+    result = finish(tiny.prior().sample_steps(tiny.text()))
     assert (result.clip_id, result.modality) == (tiny.clip_id, "image")
 
 

@@ -48,10 +48,10 @@ def sample(stage, handle, clip):
         return handle.encode_text(["a red star"]).embed
     text = clip.encode_text(["a red star", "a blue boat"])
     if stage in ("prior", "ar_prior"):
-        return finish(handle.sample(text, seed=1)).vector
+        return finish(handle.sample_steps(text, seed=1)).vector
     if stage == "decoder":
-        return finish(handle.sample(Embedding(text.embed, clip.clip_id), text, seed=1))
-    return finish(handle.sample(torch.rand(1, 64, 64, 3), seed=1))
+        return finish(handle.sample_steps(Embedding(text.embed, clip.clip_id), text, seed=1))
+    return finish(handle.sample_steps(torch.rand(1, 64, 64, 3), seed=1))
 
 
 @pytest.mark.parametrize("stage", STAGES)

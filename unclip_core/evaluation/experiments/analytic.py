@@ -36,7 +36,7 @@ def run(context: Context, settings: Settings) -> Result:
         for name, sampler in SAMPLERS.items():
 
             def sample(text, seed, steps=steps, sampler=sampler):
-                return finish(context.prior.sample(text, seed=seed, steps=steps, sampler=sampler, candidates=1))
+                return finish(context.prior.sample_steps(text, seed=seed, steps=steps, sampler=sampler, candidates=1))
 
             made = [
                 sampled(context, sample, settings.captions, seed, f"{name}, {steps} steps")

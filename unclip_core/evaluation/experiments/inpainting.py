@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...pictures.drawing import labelled_grid
 from ...storybook.scenes import COLOURS, OBJECTS, Scene
+from ...types import PictureStart
 from ..context import Context
 from ..judge import HEADS
 from ..results import Check, Figure, Result, Table
@@ -103,8 +104,7 @@ def repaint(context: Context, asked: list[Request], guidance: float, steps: int)
         embed,
         text,
         seed=3,
-        image=real_pictures([request.scene for request in asked]),
-        mask=masks,
+        noise=PictureStart(real_pictures([request.scene for request in asked]), masks),
         sampler="ddim",
         steps=steps,
         guidance_scale=guidance,

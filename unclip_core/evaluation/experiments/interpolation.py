@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...embeddings import random_noise, slerp_embeddings, slerp_noises
+from ...embeddings import draw_x_T, slerp_embeddings, slerp_noises
 from ...pictures.drawing import labelled_grid
 from ...storybook.scenes import Scene
-from ...types import Embedding, Noise
+from ...types import Embedding, GivenNoise, RandomNoise
 from ..context import Context
 from ..judge import HEADS
 from ..results import Check, Figure, Result, Table
@@ -118,9 +118,10 @@ def unlike_pairs(count: int) -> list[tuple[Scene, Scene]]:
 
 
 def _over_one_noise(context: Context, path: Embedding, settings: Settings) -> Tensor:
-    x_T = random_noise(11, settings.pairs).x_T.repeat_interleave(settings.frames, 0)
+    side = context.decoder.config.unet.image_size
+    x_T = draw_x_T(RandomNoise(11, settings.pairs), (3, side, side)).repeat_interleave(settings.frames, 0)
     return context.decode(
-        path, noise=Noise(x_T, seed=11), sampler="ddim", steps=settings.steps, guidance_scale=1.0, what="one noise"
+        path, noise=GivenNoise(x_T), sampler="ddim", steps=settings.steps, guidance_scale=1.0, what="one noise"
     )
 
 

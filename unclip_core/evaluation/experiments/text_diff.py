@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...embeddings import text_diff
 from ...pictures.drawing import labelled_grid
-from ...types import Embedding, Noise
+from ...types import Embedding, GivenNoise
 from ..context import Context
 from ..reader import readings
 from ..results import Check, Figure, Result, Table
@@ -95,7 +95,9 @@ def _choose(context: Context, kind: str, settings: Settings) -> tuple[float, flo
     return chosen
 
 
-def _start(context: Context, edits: list[Edit], guidance: float, settings: Settings) -> tuple[Tensor, Embedding, Noise]:
+def _start(
+    context: Context, edits: list[Edit], guidance: float, settings: Settings
+) -> tuple[Tensor, Embedding, GivenNoise]:
     """Pictures of the edits' scenes, their z_i and x_T."""
     pictures = real_pictures([edit.scene for edit in edits])
     embed = context.embed(pictures)

@@ -1,0 +1,110 @@
+"""From a network's raw output to what a sampler asks for: guidance, the bound of x_0, and edits of x_0.
+
+`denoise(x_t, step) -> Prediction` is the one thing that samplers and inversion call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .schedule import Step, interpolate_log_variance, to_x0_eps
+
+# network(x_t, step) -> raw output: eps, x_0 or v, with as many channels more when the variance is learned
+Network = Callable[[Tensor, Step], Tensor]
+# edit(x_0, step) -> x_0 (B, C, ...) as it should be at this step
+Edit = Callable[[Tensor, Step], Tensor]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of x_t (B, C, ...): x_0 and the noise eps, with x_t = alpha x_0 + sigma eps.
+
+    log_variance: of the step to x_s, None where the variance is fixed.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    log_variance: Tensor | None
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network with its guidance, the bound of x_0 and the edits of x_0.
+
+    network: called once a step, with B rows, or with 2 B rows where guidance needs a pair (`needs_pair`): the first B
+    are conditional, the last B unconditional.
+    prediction: what it outputs, "eps", "x0" or "v". learned_variance: whether its second half of channels (dim 1) is a
+    variance (Nichol & Dhariwal 2021 eq. 15).
+    guidance_scale: uncond + scale * (cond - uncond) of the output, the variance being the conditional half's: it is no
+    score, so extrapolating it has no meaning (Ho & Salimans 2021).
+    x0_clamp: x_0 is kept within -x0_clamp..x0_clamp; None leaves it as it is.
+    edits: applied in turn to the bounded x_0; eps is then the noise that explains x_t by the edited x_0.
+    """
+
+    network: Network
+    prediction: str
+    learned_variance: bool = False
+    guidance_scale: float = 1.0
+    x0_clamp: float | None = None
+    edits: tuple[Edit, ...] = ()
+
+    def __call__(self, x_t: Tensor, step: Step) -> Prediction:
+        """The prediction at x_t (B, C, ...), in x_t's dtype. Raises ValueError for a wrong number of channels."""
+        output, variance_output = self._guided(x_t, step)
+        x0, eps = to_x0_eps(self.prediction, output, x_t, step.alpha, step.sigma, self.x0_clamp)
+        if self.edits:
+            for edit in self.edits:
+                x0 = edit(x0, step)
+            if self.x0_clamp is not None:
+                x0 = x0.clamp(-self.x0_clamp, self.x0_clamp)
+            eps = (x_t - step.alpha * x0) / step.sigma
+        if variance_output is None:
+            return Prediction(x0, eps, None)
+        log_variance = interpolate_log_variance(variance_output, step.min_log_variance, step.max_log_variance)
+        return Prediction(x0, eps, log_variance)
+
+    def _guided(self, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """The network's output (B, C, ...) after guidance, and its variance channels."""
+        if not needs_pair(self.guidance_scale):
+            return self._split(self.network(x_t, step).to(x_t.dtype), x_t)
+        pair = self.network(torch.cat([x_t, x_t]), step).to(x_t.dtype)
+        conditional, unconditional = pair.chunk(2)
+        conditional, variance_output = self._split(conditional, x_t)
+        return torch.lerp(unconditional[:, : x_t.shape[1]], conditional, self.guidance_scale), variance_output
+
+    def _split(self, output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.learned_variance:
+            return output, None
+        if output.shape[1] != 2 * x_t.shape[1]:
+            raise ValueError(
+                f"learned variance needs {2 * x_t.shape[1]} output channels for {x_t.shape[1]} input channels, "
+                f"got {output.shape[1]}"
+            )
+        output, variance_output = output.chunk(2, dim=1)
+        return output, variance_output
+
+
+def needs_pair(scale: float) -> bool:
+    """Whether guidance at this scale runs the network on [conditional; unconditional] rows."""
+    return scale != 1.0
+
+
+def check_guidance_scale(who: str, scale: float) -> float:
+    """The scale as a float. Raises ValueError unless it is finite and not negative."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0.0:
+        raise ValueError(f"{who}: guidance_scale must be a number from 0 up (1 turns guidance off), got {scale!r}")
+    return float(scale)
+
+
+def keep_known(known: Tensor, mask: Tensor) -> Edit:
+    """Inpainting: x_0 is `known` (B, C, H, W) where mask (B, 1, H, W) is 0, and the network's where it is 1.
+
+    With x_0 known, a sampler's step is a draw of q(x_s | x_t, x_0): the known region carries just the noise of each
+    level, as in RePaint (Lugmayr et al. 2022), and the network completes the picture around it.
+    """
+    return lambda x_0, step: torch.lerp(known, x_0, mask)
