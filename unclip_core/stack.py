@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 
 import torch
-from torch import nn
 
 from .checkpoints.catalog import StackEntry
-from .checkpoints.header import StageFile, read_stage
+from .checkpoints.header import StageFile
+from .checkpoints.loading import load_network
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .config import STAGES
-from .models.ar_prior import ARPriorNetwork
-from .models.decoder import DecoderNetwork
-from .models.prior import PriorNetwork
-from .models.upsampler import stored_upsampler
 from .runtime.placement import Manager, Placed, memory_format, pick_device, pick_dtype
 from .types import TextEncoding
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "prior": PriorNetwork,
-    "decoder": DecoderNetwork,
-    "upsampler_256": stored_upsampler,
-    "upsampler_1024": stored_upsampler,
-    "ar_prior": ARPriorNetwork,
-}
 
 
 class MissingStage:
@@ -48,35 +35,6 @@ class MissingStage:
         if name.startswith("_"):
             raise AttributeError(name)
         raise ValueError(self._message)
-
-
-def build_network(stage: str, config: object) -> nn.Module:
-    """A stage's network with fresh weights. Raises ValueError for a stage that is none of NETWORKS."""
-    if stage not in NETWORKS:
-        raise ValueError(f"build_network: no network for stage {stage!r}; choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[stage](config)
-
-
-def load_network(
-    source: StageFile | str | Path,
-    dtype: torch.dtype | None = None,
-    layout: torch.memory_format = torch.contiguous_format,
-    part: str = "",
-    check: Callable[[], None] | None = None,
-) -> nn.Module:
-    """The network of a catalog's stage, or of a native file; part: only this submodule of it; check: see `load_stack`.
-
-    What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
-    other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
-    the file's dtype. Raises CheckpointError if a file is not complete or does not fit the stage's config.
-    """
-    found = source if isinstance(source, StageFile) else read_stage(source)
-    with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
-        network = build_network(found.stage, found.config)
-    state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
-    network = network.get_submodule(part)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network
 
 
 def load_stack(

@@ -8,6 +8,7 @@ import torch
 
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
+from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
 from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
 from comfyui_unclip.unclip_core.config import (
@@ -20,8 +21,9 @@ from comfyui_unclip.unclip_core.config import (
     UNetConfig,
     UpsamplerConfig,
 )
+from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.runtime.placement import Placed
-from comfyui_unclip.unclip_core.stack import build_network, load_network, load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
 
 CLIP = ClipConfig(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
+from ..models.build import build_network
 from ..presets import KARLO
 from ..runtime.placement import DTYPES
-from ..stack import build_network
 from .catalog import read_stack
 from .diffusers_configs import DIFFUSERS_MASK
 from .header import CheckpointError

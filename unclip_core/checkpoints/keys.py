@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..runtime.estimates import drop_mapped_pages
+from ..pages import drop_mapped_pages
 from .header import CheckpointError
 from .tensors import Source
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..clip.pca import PCABasis
 from ..config import FORMAT_VERSION
+from ..types import PCABasis
 from .catalog import StackEntry, search_path
 from .header import CheckpointError, read_header
 from .native import write_safetensors

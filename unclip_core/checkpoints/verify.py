@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..stack import build_network
+from ..models.build import build_network
 from .catalog import StackEntry
 from .header import CheckpointError, StageFile, WeightSet
 from .keys import find_mismatches

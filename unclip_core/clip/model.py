@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ClipConfig
+from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
-from ..types import Embedding, TextEncoding, check_image, image_to_model
-from .pca import PCABasis
+from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
 from .words import WordTokenizer
-
-CROPS = ("center", "squash")
 
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[[nn.Module], StateDict]

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..types import Embedding, check_same_clip
+from ..types import Embedding, PCABasis, check_same_clip
 
 if TYPE_CHECKING:
     from .model import Clip
 
 WHO = "PCA Project"
-
-
-@dataclass(frozen=True)
-class PCABasis:
-    """Directions in which the image embeddings of one CLIP vary, the widest first. All float32, on the native scale.
-
-    mean: (D,). components: (D, D), orthonormal rows. variance: (D,) along each row, descending.
-    """
-
-    mean: Tensor
-    components: Tensor
-    variance: Tensor
-    clip_id: str
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.mean.shape[0]
-
-    def explained(self, count: int) -> float:
-        """Share of the variance, 0..1, that the first `count` components keep."""
-        return float(self.variance[:count].sum() / self.variance.sum().clamp(min=1e-12))
-
-    def needed(self, share: float) -> int:
-        """How many components keep at least `share` (0..1) of the variance."""
-        kept = self.variance.double().cumsum(0) / self.variance.double().sum().clamp(min=1e-12)
-        return min(self.dim, int((kept < share).sum()) + 1)
-
-    def coordinates(self, vectors: Tensor, count: int) -> Tensor:
-        """The first `count` coordinates (B, count) of vectors (B, D)."""
-        return (vectors - self.mean) @ self.components[:count].T
-
-    def reconstruct(self, vectors: Tensor, count: int) -> Tensor:
-        """Vectors (B, D) through their first `count` components: the rest is set to the mean."""
-        return self.mean + self.coordinates(vectors, count) @ self.components[:count]
 
 
 def fit_pca(vectors: Tensor, clip_id: str) -> PCABasis:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..config import DecoderConfig
 from ..runtime.placement import Placed, memory_format
-from ..stack import load_network
 from ..stages import Decoder
 from ..training.data import StorybookData
 from ..training.embeddings import image_embeddings

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime.estimates import drop_mapped_pages
+from ..pages import drop_mapped_pages
 
 # Beyond this a convolution hides the reordering of its weights, and packed ones are slower on 256 px maps.
 PACKED_PIXELS = 64 * 64

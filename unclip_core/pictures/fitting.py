@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import CROPS
 from ..types import expand_rows, image_to_model
 from .resizing import resize_bicubic
+
+CROPS = ("center", "squash")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import sys
-
 import torch
-from torch import Tensor
 
 from ..config import ARPriorConfig, PriorConfig, UNetConfig
 
@@ -39,33 +34,6 @@ def rows_that_fit(device: torch.device, row_bytes: int) -> int:
 def bytes_to_ask_for(rows: int, row_bytes: int) -> int:
     """What an editor's memory manager should keep free for a batch: enough for `rows_that_fit` to find a few rows."""
     return 2 * min(rows, ASKED_ROWS) * row_bytes
-
-
-def drop_mapped_pages(tensor: Tensor) -> None:
-    """Give back the pages of a tensor that lies in a mapped file, which are read again if it is; Linux, else a no-op.
-
-    For weights of which a rearranged copy was made: touched pages would stay with the process as long as the mapping.
-    """
-    if not sys.platform.startswith("linux") or tensor.device.type != "cpu":
-        return
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    # Never memory that no file backs: there, it would be wiped.
-    if start < end and _backed_by_a_file(start, end):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
-
-
-def _backed_by_a_file(start: int, end: int) -> bool:
-    try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                span, permissions, _, _, inode, *_ = line.split()
-                low, high = (int(edge, 16) for edge in span.split("-"))
-                if low <= start and end <= high:
-                    return inode != "0" and permissions.endswith("p")
-    except (OSError, ValueError):
-        pass
-    return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from comfyui_unclip.unclip_core.checkpoints import catalog, tensors
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, WeightSet
+from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.pickles import count_pickled
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
-from comfyui_unclip.unclip_core.stack import load_network, load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

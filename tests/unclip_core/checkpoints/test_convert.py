@@ -12,12 +12,13 @@ from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints import convert as module
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
+from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.checkpoints.torchscript import open_torchscript
 from comfyui_unclip.unclip_core.clip.model import empty_network
 from comfyui_unclip.unclip_core.config import StackConfig
 from comfyui_unclip.unclip_core.presets import KARLO
-from comfyui_unclip.unclip_core.stack import load_network, load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.workflows.cli import run
 
 

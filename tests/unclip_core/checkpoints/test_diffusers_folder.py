@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from comfyui_unclip.unclip_core.checkpoints import catalog, states
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
+from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.weight_sets import find_weights
 from comfyui_unclip.unclip_core.presets import KARLO
-from comfyui_unclip.unclip_core.stack import load_network, load_stack
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish
 
 

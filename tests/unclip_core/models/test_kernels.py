@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from comfyui_unclip.unclip_core.models import kernels
 from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
 from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
-from comfyui_unclip.unclip_core.runtime.estimates import drop_mapped_pages
+from comfyui_unclip.unclip_core.pages import drop_mapped_pages
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch built without oneDNN")
 BF16 = 2.0**-8

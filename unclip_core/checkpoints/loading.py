@@ -1,0 +1,35 @@
+"""A stage on disk -> its network with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..models.build import build_network
+from .header import StageFile, read_stage
+from .states import read_state
+
+
+def load_network(
+    source: StageFile | str | Path,
+    dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.contiguous_format,
+    part: str = "",
+    check: Callable[[], None] | None = None,
+) -> nn.Module:
+    """The network of a catalog's stage, or of a native file. part: only this submodule of it. check: see `load_stack`.
+
+    What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
+    other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
+    the file's dtype. Raises CheckpointError if a file is not complete or does not fit the stage's config.
+    """
+    found = source if isinstance(source, StageFile) else read_stage(source)
+    with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
+        network = build_network(found.stage, found.config)
+    state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
+    network = network.get_submodule(part)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network

@@ -1,0 +1,27 @@
+"""A stage's network by the stage's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from .ar_prior import ARPriorNetwork
+from .decoder import DecoderNetwork
+from .prior import PriorNetwork
+from .upsampler import stored_upsampler
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "prior": PriorNetwork,
+    "decoder": DecoderNetwork,
+    "upsampler_256": stored_upsampler,
+    "upsampler_1024": stored_upsampler,
+    "ar_prior": ARPriorNetwork,
+}
+
+
+def build_network(stage: str, config: object) -> nn.Module:
+    """A stage's network with fresh weights. Raises ValueError for a stage that is none of NETWORKS."""
+    if stage not in NETWORKS:
+        raise ValueError(f"build_network: no network for stage {stage!r}; choose one of {', '.join(NETWORKS)}")
+    return NETWORKS[stage](config)
