@@ -262,6 +262,7 @@ class Clip:
             ids=ids,
             clip_id=self.clip_id,
             captions=tuple(captions),
+            normalised=self.config.normalised,
         )
 
     @torch.no_grad()

@@ -97,6 +97,7 @@ class Decoder(TextStage):
         else:
             settings = settle(self.WHO, config.schedule, config.sampling, **given)
         settings = start_at(settings, config.schedule, strength, image is not None, inverted)
+        self._warn_of_idle(settings, eta, embed, text, inverted, warn)
         guide_by = clip_guide(self.WHO, clip, clip_scale, embed, text)
         picture = bring_picture(self.WHO, image, mask, config.unet.image_size, crop, strength, warn)
         if picture is not None:
@@ -140,6 +141,27 @@ class Decoder(TextStage):
             sizes["text"] = len(self._check_text(text))
         return sizes
 
+    def _warn_of_idle(
+        self,
+        settings: Settings,
+        eta: float | None,
+        embed: Embedding | None,
+        text: TextEncoding | None,
+        inverted: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Tell of a value without effect, and of a run without any condition."""
+        if eta and settings.sampler != "ddim":
+            warn(
+                f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
+                "to 0"
+            )
+        if embed is None and text is None and not inverted:  # an inverted x_T may well be of the null condition
+            warn(
+                f"{self.WHO}: neither embed nor text is linked, so it paints without any condition, which most "
+                "decoders can only do as a blur; link an embed, a text or both"
+            )
+
     def _check_noise(self, noise: Noise) -> None:
         side = self.config.unet.image_size
         if tuple(noise.x_T.shape[2:]) != (side, side):
@@ -180,8 +202,7 @@ class Decoder(TextStage):
                     x_T = first.alpha * known + first.sigma * x_T
                 if mask is not None:
                     edits.append(keep_known(known, mask))
-            model = edit_x0(model, settings.steps, edits, settings.x0_clamp, placed.device)
-            return model, x_T.contiguous(memory_format=layout), noise
+            return edit_x0(model, edits), x_T.contiguous(memory_format=layout), noise
 
         x_0 = yield from run_chunks(settings, batch, self._rows(placed, settings), prepare, placed.dtype)
         return model_to_image(start.picture.paste(x_0) if start.picture is not None else x_0)

@@ -30,7 +30,7 @@ class ClipGuide:
         """The edit of the predicted x_0 for the given rows of `batch`."""
         target = expand_rows(self.target, batch)[rows]
 
-        def pulled(x_0: Tensor, sigma: Tensor) -> Tensor:
+        def pulled(x_0: Tensor, sigma: float) -> Tensor:
             gradient = self.gradient(x_0, target)
             size = gradient.square().flatten(1).mean(1).sqrt().clamp_min(1e-12).view(-1, *[1] * (x_0.ndim - 1))
             # sigma^2: at low noise x_0 is all but decided, and what CLIP still likes is no picture.

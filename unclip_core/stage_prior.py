@@ -46,7 +46,7 @@ class Prior(TextStage):
 
         Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
         (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
-        of unit norm if the text's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
+        of unit norm if its CLIP's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
         """
         config = self.config
         settings = settle(
@@ -125,7 +125,7 @@ class Prior(TextStage):
         x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
-        return choose_closest(vectors, texts_of_items, self.config.clip_id)
+        return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)
 
     def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
         if text is not None:

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .samplers import Model
-from .schedule import ScheduleSteps, to_x0_eps
+if TYPE_CHECKING:
+    from .samplers import Model
 
-# edit(x_0, sigma) -> x_0, both float32: x_0 (B, C, ...) as predicted, sigma (B, 1, ...) the noise level it came from
-Edit = Callable[[Tensor, Tensor], Tensor]
+# edit(x_0, sigma) -> x_0, both float32: x_0 (B, C, ...) as predicted and clamped, sigma the noise level it came from
+Edit = Callable[[Tensor, float], Tensor]
 
 
-def edit_x0(
-    model: Model, schedule_steps: ScheduleSteps, edits: list[Edit], x0_clamp: float | None, device: torch.device
-) -> Model:
-    """`model` whose output stands for an edited x_0; what it predicts is clamped first, as the sampler would.
+@dataclass(frozen=True)
+class EditedModel:
+    """A network whose predicted x_0 is changed at every step, one edit after the other.
 
-    Every sampler's next x then follows from the edited x_0 and the noise that explains x_t by it.
+    Its output is the network's own. Samplers edit the x_0 that they derive from it: an edited x_0 turned back into
+    the network's eps would be divided by alpha, 5e-5 at Karlo's first step, and lose its last digits there.
     """
-    if not edits:
-        return model
-    prediction = schedule_steps.prediction
-    levels = torch.ones(schedule_steps.timesteps[0] + 1, 2)
-    for step in schedule_steps:
-        levels[step.t] = torch.tensor([step.alpha, step.sigma])
-    levels = levels.to(device)  # looked up there, so that nobody waits for t
 
-    def edited(x_t: Tensor, t: Tensor) -> Tensor:
-        output, channels = model(x_t, t).to(x_t.dtype), x_t.shape[1]
-        alpha, sigma = levels[t].view(-1, 2, *[1] * (x_t.ndim - 1)).unbind(1)  # each (B, 1, ...)
-        x_0, _ = to_x0_eps(prediction, output[:, :channels], x_t, alpha, sigma, x0_clamp)
-        for edit in edits:
+    model: Model
+    edits: tuple[Edit, ...]
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.model(x_t, t)
+
+    def edit(self, x_0: Tensor, sigma: float) -> Tensor:
+        """x_0 as all edits leave it."""
+        for edit in self.edits:
             x_0 = edit(x_0, sigma)
-        eps = (x_t - alpha * x_0) / sigma
-        edited_output = {"x0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[prediction]
-        return torch.cat([edited_output, output[:, channels:]], dim=1)
+        return x_0
 
-    return edited
+
+def edit_x0(model: Model, edits: Sequence[Edit]) -> Model:
+    """`model` with edits; itself without any."""
+    return EditedModel(model, tuple(edits)) if edits else model
 
 
 def keep_known(known: Tensor, mask: Tensor) -> Edit:

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .edits import EditedModel
 from .schedule import ScheduleSteps, Step, interpolate_log_variance, to_x0_eps
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -164,7 +165,7 @@ def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
 def predict(
     model: Model, x: Tensor, step: Step, schedule_steps: ScheduleSteps, x0_clamp: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(x_0, eps, variance channels or None) at this step."""
+    """(x_0, eps, variance channels or None) at this step; x_0 clamped, then edited, and eps what explains x_t by it."""
     t = torch.full((x.shape[0],), step.t, dtype=torch.int64, device=x.device)
     output, variance_output = model(x, t).to(x.dtype), None
     if schedule_steps.variance == "learned_range":
@@ -175,6 +176,9 @@ def predict(
             )
         output, variance_output = output.chunk(2, dim=1)
     x0, eps = to_x0_eps(schedule_steps.prediction, output, x, step.alpha, step.sigma, x0_clamp)
+    if isinstance(model, EditedModel):
+        x0 = model.edit(x0, step.sigma)
+        eps = (x - step.alpha * x0) / step.sigma
     return x0, eps, variance_output
 
 
