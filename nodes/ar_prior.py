@@ -7,8 +7,8 @@ OWN = -1.0
 
 
 def _or_own(value: float) -> float | None:
-    """The core's None (the model's own) for a value below 0."""
-    return None if value < 0 else value
+    """The core's None (the model's own) for -1; the core refuses other values below 0."""
+    return None if value == OWN else value
 
 
 class UnCLIPAutoregressivePrior:
@@ -39,7 +39,7 @@ class UnCLIPAutoregressivePrior:
                         "min": OWN,
                         "max": 10.0,
                         "step": 0.05,
-                        "tooltip": "How freely codes are drawn. 1: as learned. 0: always the likeliest. Below 0: the "
+                        "tooltip": "How freely codes are drawn. 1: as learned. 0: always the likeliest. -1: the "
                         "model's own value.",
                     },
                 ),
@@ -51,7 +51,7 @@ class UnCLIPAutoregressivePrior:
                         "max": 99.9,
                         "step": 0.1,
                         "tooltip": "How well picture and caption agree is drawn above this percentile. 50: the upper "
-                        "half, as in the paper. Below 0: the model's own value.",
+                        "half, as in the paper. -1: the model's own value.",
                     },
                 ),
                 "candidates": (

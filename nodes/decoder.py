@@ -20,8 +20,8 @@ class UnCLIPDecoderSample:
     TITLE = "Decoder Sample (unCLIP)"
     DESCRIPTION = (
         "Paints the 64 px picture that an image embedding describes. Link the caption too to let it help with what the "
-        "embedding leaves open. With nothing linked it paints freely. With an image it paints over it, with a mask "
-        "only where the mask is white."
+        "embedding leaves open. What it starts from is noise of the seed, or what is linked to "
+        "noise."
     )
     CATEGORY = "unCLIP"
     FUNCTION = "sample"

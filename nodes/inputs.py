@@ -18,7 +18,7 @@ def steps_input() -> tuple:
 
 
 def guidance_input(effect: str) -> tuple:
-    """A guidance scale; below 0 leaves it to the model."""
+    """A guidance scale; -1 leaves it to the model."""
     return (
         "FLOAT",
         {
@@ -26,7 +26,7 @@ def guidance_input(effect: str) -> tuple:
             "min": -1.0,
             "max": 30.0,
             "step": 0.05,
-            "tooltip": f"{effect} 1: no guidance (twice as fast). Below 0: the model's own value.",
+            "tooltip": f"{effect} 1: no guidance (twice as fast). -1: the model's own value.",
         },
     )
 
@@ -57,8 +57,8 @@ def or_own_steps(steps: int) -> int | None:
 
 
 def or_own_guidance(scale: float) -> float | None:
-    """The core's None (the model's own) for a scale below 0."""
-    return None if scale < 0 else scale
+    """The core's None (the model's own) for -1; the core refuses other scales below 0."""
+    return None if scale == -1 else scale
 
 
 def or_own_sampler(name: str) -> str | None:

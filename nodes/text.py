@@ -3,7 +3,6 @@
 from .host import current_host
 
 _NAME = "CLIP Text Encode"
-_EMPTY = "the caption is empty; type one, or unlink the text input of the nodes after it to sample without a caption"
 
 
 class UnCLIPTextEncode:
@@ -40,13 +39,7 @@ class UnCLIPTextEncode:
             }
         }
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, text=None):
-        return _EMPTY if text is not None and not text.strip() else True
-
     def encode(self, *, clip, text):
-        if not text.strip():
-            raise ValueError(f"{_NAME}: {_EMPTY}")
         warnings = []
         if dropped := clip.truncated(text):
             warnings.append(

@@ -19,6 +19,7 @@ class TextEncoding:
     embed: (B, D) float32, the projected text embedding on its stack's native scale.
     mask: (B, T) bool, True for real tokens (start and end included), False for padding.
     ids: (B, T) int64, the tokenizer's output: what a decoder with a text encoder of its own reads.
+    normalised: whether embeddings of this CLIP, texts' and pictures', have unit norm (`ClipConfig.normalised`).
     """
 
     tokens: Tensor
@@ -27,6 +28,7 @@ class TextEncoding:
     ids: Tensor
     clip_id: str
     captions: tuple[str, ...]
+    normalised: bool = False
 
     def __len__(self) -> int:
         return self.embed.shape[0]

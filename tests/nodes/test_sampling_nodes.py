@@ -112,9 +112,20 @@ def test_inputs_are_not_changed_in_place(node, text, embed):
     assert (embed.vector == before[0]).all() and (text.tokens == before[1]).all() and (image == kept).all()
 
 
-def test_an_empty_caption_is_refused_with_the_fix(node):
-    with pytest.raises(ValueError, match="CLIP Text Encode: the caption is empty; type one, or unlink"):
-        node("UnCLIPTextEncode", text=" \n")
+@pytest.mark.parametrize("caption", ["", " \n"])
+def test_an_empty_caption_is_a_caption(node, host, stack, caption):
+    """Karlo's unconditional is this very text."""
+    text = node("UnCLIPTextEncode", text=caption)
+    assert host.warnings == [()] and torch.equal(text.embed, stack["CLIP"].encode_text([""]).embed)
+    embed = node("UnCLIPDiffusionPrior", text=text)
+    assert node("UnCLIPDecoderSample", embed=embed, text=text).isfinite().all()
+
+
+def test_minus_one_alone_leaves_a_value_to_the_model(node, text):
+    for name, what in (("UnCLIPDiffusionPrior", "Diffusion Prior"), ("UnCLIPDecoderSample", "Decoder Sample")):
+        node(name, text=text, guidance_scale=-1.0)
+        with pytest.raises(ValueError, match=f"{what}: guidance_scale must be a number from 0 up .*got -0.5"):
+            node(name, text=text, guidance_scale=-0.5)
 
 
 def test_dtype_reaches_the_networks_and_another_one_is_refused(tiny_stack, host):

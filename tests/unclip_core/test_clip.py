@@ -103,6 +103,8 @@ def test_normalised_only_says_what_the_wire_carries(clip, weights):
     raw = Clip.from_config(dataclasses.replace(CONFIG, normalised=False), lambda network: weights)
     vector = raw.encode_text(CAPTIONS).embed
     assert (vector.norm(dim=1) - 1).abs().max() > 0.05
+    # Priors learn from the text itself which scale their embeddings are to have.
+    assert [each.encode_text(CAPTIONS).normalised for each in (raw, clip)] == [False, True]
     torch.testing.assert_close(F.normalize(vector, dim=-1), clip.encode_text(CAPTIONS).embed)
     picture = torch.rand(2, 64, 64, 3)
     torch.testing.assert_close(F.normalize(raw.encode_image(picture).vector, dim=-1), clip.encode_image(picture).vector)

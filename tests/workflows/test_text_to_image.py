@@ -55,6 +55,12 @@ def test_a_sentence_becomes_a_1024_px_picture(unclip, tmp_path):
     assert os.listdir(tmp_path / "out") == [picture.name]  # previews are not kept, nothing half-written
 
 
+def test_an_empty_caption_is_run(unclip, tmp_path):
+    code, out, _ = unclip("-s", "prompt=")
+    assert code == 0 and pixels(tmp_path / "out" / "unclip_00001_.png").shape == (1024, 1024, 3)
+    assert "set prompt.text = ''" in out
+
+
 def test_the_values_used_are_in_the_picture_and_run_again_to_the_same_picture(unclip, tmp_path, save):
     assert unclip("-s", "prompt=a red star", "-s", "seed=18446744073709551615")[0] == 0
     text = Image.open(tmp_path / "out" / "unclip_00001_.png").text

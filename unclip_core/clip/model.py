@@ -260,6 +260,7 @@ class Clip:
             ids=ids,
             clip_id=self.clip_id,
             captions=tuple(captions),
+            normalised=self.config.normalised,
         )
 
     @torch.no_grad()

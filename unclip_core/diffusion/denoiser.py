@@ -97,7 +97,10 @@ def needs_pair(scale: float) -> bool:
 def check_guidance_scale(who: str, scale: float) -> float:
     """The scale as a float. Raises ValueError unless it is finite and not negative."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0.0:
-        raise ValueError(f"{who}: guidance_scale must be a number from 0 up (1 turns guidance off), got {scale!r}")
+        raise ValueError(
+            f"{who}: guidance_scale must be a number from 0 up (1 turns guidance off; -1 on a node leaves it to the "
+            f"model), got {scale!r}"
+        )
     return float(scale)
 
 

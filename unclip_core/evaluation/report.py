@@ -10,6 +10,7 @@ from ..storybook.shards import make_scenes
 from ..training.sheets import grid
 from . import storybook
 from .judge import Judge
+from .statistics import Measured, proportion
 from .storybook import SampleSettings, Tick
 
 Scores = dict[str, Any]
@@ -41,6 +42,7 @@ def score_stack(
         decoded = storybook.decode_captions(
             handles["clip"], handles["prior"], handles["decoder"], storybook.captions_of(two), settings, seed, tick
         )
+        scores["pair_count"] = pairs
         scores["pairs"] = storybook.pair_scores(judge, decoded, two)
         scores["pairs_ceiling"] = storybook.pair_scores(judge, storybook.real_pictures(two), two)
     if renders:
@@ -51,18 +53,33 @@ def score_stack(
 
 
 def table(scores: Scores) -> str:
-    """The scores as a Markdown table, targets and ceilings beside them."""
-    lines = ["| measured | score | ceiling | target |", "|---|---|---|---|"]
+    """The scores as a Markdown table: 95 % intervals, ceilings, targets, and whether the interval is beyond them."""
+    count, pairs = scores["count"], scores.get("pairs", {})
+    rows = [["measured", "score (95 % interval)", "ceiling", "target", "verdict"], ["---"] * 5]
     for name, target in storybook.TARGETS.items():
-        mine, best = scores["samples"][name], scores["ceiling"][name]
-        lines.append(f"| {name}, {scores['count']} held-out captions | {mine:.1%} | {best:.1%} | {target:.0%} |")
-    for name, value in scores.get("pairs", {}).items():
-        lines.append(f"| two objects: {name} | {value:.1%} | {scores['pairs_ceiling'][name]:.1%} | |")
+        found, best = proportion(scores["samples"][name], count), f"{scores['ceiling'][name]:.1%}"
+        rows.append(
+            [f"{name}, {count} held-out captions", _percent(found), best, f"{target:.0%}", found.against(target)]
+        )
+    for name, value in pairs.items():
+        found = proportion(value, scores["pair_count"])
+        rows.append([f"two objects: {name}", _percent(found), f"{scores['pairs_ceiling'][name]:.1%}", "", ""])
     for size in (256, 1024):
         if found := scores.get(f"upsampler_{size}"):
-            gain = f"{found['ours']:.2f} dB, {found['gain']:+.2f} over bicubic"
-            lines.append(f"| upsampler {size} | {gain} | | +{storybook.PSNR_GAIN_TARGET:.0f} dB |")
-    lines.append(
-        f"| CLIP retrieval, 256 held-out pairs | {scores['retrieval']:.1%} | | {storybook.RETRIEVAL_TARGET:.0%} |"
-    )
-    return "\n".join(lines)
+            gain, target = (
+                Measured(*(found[key] for key in ("gain", "gain_low", "gain_high"))),
+                storybook.PSNR_GAIN_TARGET,
+            )
+            interval = f" ({gain.low:.2f} to {gain.high:.2f})" if gain.has_interval else " (one render)"
+            shown = f"{found['ours']:.2f} dB, {gain.value:+.2f}{interval} over bicubic"
+            rows.append(
+                [f"upsampler {size}, {found['renders']} renders", shown, "", f"+{target:.0f} dB", gain.against(target)]
+            )
+    found, target = proportion(scores["retrieval"], storybook.RETRIEVAL_PAIRS), storybook.RETRIEVAL_TARGET
+    label = f"CLIP retrieval, {storybook.RETRIEVAL_PAIRS} held-out pairs"
+    rows.append([label, _percent(found), "", f"{target:.0%}", found.against(target)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _percent(found: Measured) -> str:
+    return f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"

@@ -110,13 +110,14 @@ def _head(context: Context, finished: list[Finished]) -> list[str]:
         "",
         "Scenes that results come from are held out: their combinations of object, colour and background are in no "
         "training picture of any stage or judge. Guidance and theta are chosen on training scenes, one value for all "
-        "pictures of a kind. Numbers in brackets are 95 % intervals. Section numbers are those of Ramesh et al. 2022, "
-        "whose numbers are FID on photographs; ours are of drawings and compare with each other alone.",
+        "pictures of a kind. Numbers in brackets are 95 % intervals; a target is reached or missed where the whole "
+        "interval lies on one side of it, else undecided. Section numbers are those of Ramesh et al. 2022, whose "
+        "numbers are FID on photographs; ours are of drawings and compare with each other alone.",
         "",
         "## Targets",
         "",
         *_table(
-            Table("", ["experiment", "measured", "value (95 % interval)", "target", "reached"], _target_rows(finished))
+            Table("", ["experiment", "measured", "value (95 % interval)", "target", "verdict"], _target_rows(finished))
         ),
         "",
         "## How this stands to the paper",
@@ -141,7 +142,7 @@ def _section(done: Finished, folder: str) -> list[str]:
         "",
     ]
     if result.checks:
-        columns = ["measured", "value (95 % interval)", "target", "reached"]
+        columns = ["measured", "value (95 % interval)", "target", "verdict"]
         lines += [*_table(Table("", columns, [check.row() for check in result.checks])), ""]
     for table in result.tables:
         lines += [f"{table.title}:", "", *_table(table), ""]

@@ -32,15 +32,29 @@ class Check:
     below: bool = False
 
     @property
-    def reached(self) -> bool:
-        """Whether the number itself, not its interval, reaches the target."""
-        return self.measured.value <= self.target if self.below else self.measured.value >= self.target
+    def verdict(self) -> str:
+        """Whether the interval lies beyond the target: "reached", "missed", or "undecided" where it includes it."""
+        return self.measured.against(self.target, below=self.below)
+
+    @property
+    def proviso(self) -> str:
+        """What a sentence that relies on this number has to add."""
+        return {
+            "reached": "",
+            "undecided": f"; undecided by the interval: {self.name}",
+            "missed": f"; less than aimed at: {self.name}",
+        }[self.verdict]
 
     def row(self) -> list[str]:
         """Name, number with interval, target, verdict."""
         sign = "≤" if self.below else "≥"
         target = f"{sign} {self.target:.0%}" if self.unit == "%" else f"{sign} {self.target:.3g} {self.unit}".rstrip()
-        return [self.name, self.measured.shown(self.unit), target, "yes" if self.reached else "**no**"]
+        return [
+            self.name,
+            self.measured.shown(self.unit),
+            target,
+            "**missed**" if self.verdict == "missed" else self.verdict,
+        ]
 
 
 @dataclass(frozen=True)

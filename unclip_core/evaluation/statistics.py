@@ -10,36 +10,65 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Z = 1.96  # 95 %
+Z = 1.96  # 95 % of a normal distribution
+# The same of Student's t, by the number of values whose spread is taken from themselves; Z from nine up.
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
-def plain(number: float) -> str:
-    """Three significant digits, without an exponent from a thousand up."""
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+def plain(number: float, digits: int = 3) -> str:
+    """So many significant digits, without an exponent from a thousand up."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.{digits}g}"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its 95 % interval."""
+    """A number and its 95 % interval; without one, low and high are the value, and `note` says what it is of."""
 
     value: float
     low: float
     high: float
+    note: str = ""
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether anything is known of how far off it may be."""
+        return self.low < self.high
 
     def shown(self, unit: str = "") -> str:
-        """As text. unit: "%" for shares, else appended to three significant digits."""
-        if unit == "%":
-            return f"{self.value:.0%} ({self.low:.0%} to {self.high:.0%})"
-        value, low, high = map(plain, (self.value, self.low, self.high))
-        return f"{value}{' ' + unit if unit else ''} ({low} to {high})"
+        """As text. unit: "%" for shares, else appended to three significant digits; more, where the ends of the
+        interval would read the same."""
+        for more in range(4):
+            value, low, high = (_written(number, unit, more) for number in (self.value, self.low, self.high))
+            if low != high or not self.has_interval:
+                break
+        around = f"{low} to {high}" if self.has_interval else self.note or "no interval"
+        return f"{value}{' ' + unit if unit not in ('', '%') else ''} ({around})"
+
+    def against(self, target: float, *, below: bool = False) -> str:
+        """ "reached" or "missed" where the whole interval lies on one side of the target, else "undecided".
+
+        below: the target is an upper bound. Without an interval the number itself decides.
+        """
+        if not self.has_interval:
+            return "reached" if (self.value <= target if below else self.value >= target) else "missed"
+        if self.low <= target <= self.high:
+            return "undecided"
+        return "reached" if (self.high < target) == below else "missed"
+
+
+def _written(number: float, unit: str, more: int) -> str:
+    return f"{number:.{more}%}" if unit == "%" else plain(number, 3 + more)
 
 
 def share(values: Sequence[float], groups: int | None = None) -> Measured:
     """Mean of values in 0..1 with Wilson's interval. groups: how many of them are independent (all, if None)."""
-    count = len(values) if groups is None else groups
     if not values:
         raise ValueError("share: there is no value to average")
-    mean = sum(values) / len(values)
+    return proportion(sum(values) / len(values), len(values) if groups is None else groups)
+
+
+def proportion(mean: float, count: int) -> Measured:
+    """A share of `count` with Wilson's interval, which has a width at 0 and at 1 too."""
     middle, factor = mean + Z**2 / (2 * count), 1 + Z**2 / count
     spread = Z * math.sqrt(mean * (1 - mean) / count + Z**2 / (4 * count**2))
     # The interval reaches 0 and 1 exactly where the mean does; rounding must not leave the mean outside.
@@ -49,14 +78,15 @@ def share(values: Sequence[float], groups: int | None = None) -> Measured:
 
 
 def mean(values: Sequence[float]) -> Measured:
-    """Mean with its interval from the values' own spread; no width for a single value, none below 0 for sizes."""
+    """Mean with its interval from the values' own spread, none for a single value or equal ones; none below 0 for
+    sizes. Few values know their spread badly: up to eight, Student's t makes up for it."""
     if not values:
         raise ValueError("mean: there is no value to average")
     middle = sum(values) / len(values)
-    if len(values) == 1:
-        return Measured(middle, middle, middle)
+    if min(values) == max(values):
+        return Measured(*3 * (values[0],), "one value" if len(values) == 1 else f"all {len(values)} equal")
     deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
-    spread = Z * deviation / math.sqrt(len(values))
+    spread = STUDENT.get(len(values), Z) * deviation / math.sqrt(len(values))
     low = middle - spread
     return Measured(middle, max(0.0, low) if min(values) >= 0.0 else low, middle + spread)
 

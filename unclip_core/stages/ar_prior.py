@@ -110,7 +110,7 @@ class ARPrior(TextStage):
         found = yield from run_chunks(self.WHO, plan.batch, row_limit, sample, self.network.dtype)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
-        return choose_closest(vectors, texts, self.config.clip_id)
+        return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)
 
     def _codes(
         self,

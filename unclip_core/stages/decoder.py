@@ -116,8 +116,7 @@ class Decoder(TextStage):
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
-        if not settings.pair and (negative_embed is not None or negative_text is not None):
-            warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        self._warn_of_idle(settings, eta, conditions, start, warn)
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
         if check_count(self.WHO, "count", count) > 1:
@@ -213,6 +212,29 @@ class Decoder(TextStage):
             if text is not None:
                 self.check_text(text)
         return conditions
+
+    def _warn_of_idle(
+        self,
+        settings: Settings,
+        eta: float | None,
+        conditions: Conditions,
+        start: Start,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Tell of values without effect, and of a run without any condition."""
+        if eta and settings.sampler != "ddim":
+            warn(
+                f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
+                "to 0"
+            )
+        if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
+            warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        # An inverted x_T may well be of the null condition.
+        if conditions.embed is None and conditions.text is None and start.inversion is None:
+            warn(
+                f"{self.WHO}: neither embed nor text is linked, so it paints without any condition, which most "
+                "decoders can only do as a blur; link an embed, a text or both"
+            )
 
     def _row_bytes(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
         unet = self.config.unet

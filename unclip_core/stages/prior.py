@@ -55,7 +55,7 @@ class Prior(TextStage):
 
         Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
         (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
-        of unit norm if the text's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
+        of unit norm if its CLIP's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
         """
         config = self.config
         settings = resolve_settings(
@@ -121,7 +121,7 @@ class Prior(TextStage):
         x_0 = torch.cat((yield from run_chunks(self.WHO, texts * count, row_limit, sample, placed.dtype)))
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
-        return choose_closest(vectors, texts_of_items, self.config.clip_id)
+        return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)
 
     def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
         if text is not None:

@@ -51,15 +51,14 @@ class TextStage:
         return text
 
 
-def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str) -> Embedding:
-    """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D)."""
+def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str, *, normalised: bool) -> Embedding:
+    """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D).
+
+    normalised: whether this CLIP's embeddings have unit norm, to which a prior's own samples only come close.
+    """
     closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
     chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
-    norms = texts.float().norm(dim=-1)
-    # The wire carries the stack's native scale; a prior's own samples only come close to norm 1.
-    if torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-        chosen = F.normalize(chosen, dim=-1)
-    return Embedding(chosen, clip_id, "image")
+    return Embedding(F.normalize(chosen, dim=-1) if normalised else chosen, clip_id, "image")
 
 
 def stack_texts(first: TextRows, second: TextRows) -> TextRows:

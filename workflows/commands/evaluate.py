@@ -21,7 +21,7 @@ def command() -> None:
 @click.option("--stack", default="storybook", show_default=True, help="Installed stack to measure.")
 @click.option("--samples", default=500, show_default=True, type=click.IntRange(1), help="One-object samples.")
 @click.option("--pairs", default=100, show_default=True, type=click.IntRange(0), help="Two-object samples.")
-@click.option("--renders", default=16, show_default=True, type=click.IntRange(0), help="Renders per upsampler.")
+@click.option("--renders", default=100, show_default=True, type=click.IntRange(0), help="Renders per upsampler.")
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def _bar():
 def _line(done) -> str:
     """One finished experiment."""
     checks = done.result.checks
-    reached = f", {sum(check.reached for check in checks)} of {len(checks)} targets reached" if checks else ""
+    verdicts = Counter(check.verdict for check in checks)
+    reached = f", {verdicts['reached']} of {len(checks)} targets reached" if checks else ""
+    if verdicts["undecided"]:
+        reached += f", {verdicts['undecided']} undecided"
     how = "kept from before" if done.cached else f"{done.result.seconds:.0f} s"
     return f"{done.experiment.name}: {how}{reached}"
 

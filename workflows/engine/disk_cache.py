@@ -23,7 +23,7 @@ from ...nodes.host import current_host
 from ..document.graph import Prompt, is_link
 from .cache import Entry, OutputCache
 
-_FORMAT = 1
+_FORMAT = 2
 _OWN = __name__.split(".workflows.")[0]  # node classes of other packs may change without notice
 _LOG = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Edited predictions of x_0: no edit is no change, and a known region carries just each level's noise."""
+"""Edited predictions of x_0: what a sampler goes on with is exactly what the edit returned."""
 
 import pytest
 import torch
@@ -33,23 +33,42 @@ def test_an_edit_that_changes_nothing_changes_nothing(sampler, prediction):
     model, seen = network(), []
 
     def look(x_0, sigma):
-        seen.append((x_0.abs().max().item(), sigma.shape, sigma.flatten()[0].item()))
+        seen.append((x_0.abs().max().item(), sigma))
         return x_0
 
-    plain = sample(sampler, model, steps)[-1].x_t
-    edited = sample(sampler, edit_x0(model, steps, [look], 1.0, torch.device("cpu")), steps)[-1].x_t
-    assert torch.allclose(plain, edited, atol=5e-3)  # float32: at the first step alpha is 5e-5
-    assert max(top for top, _, _ in seen) <= 1.0 and {shape for _, shape, _ in seen} == {(2, 1, 1, 1)}
-    assert [sigma for _, _, sigma in seen] == pytest.approx([step.sigma for step in steps])
-    assert edit_x0(model, steps, [], 1.0, torch.device("cpu")) is model
+    plain = sample(sampler, model, steps)
+    edited = sample(sampler, edit_x0(model, [look]), steps)
+    assert all(torch.equal(a.x0, b.x0) and torch.equal(a.x_t, b.x_t) for a, b in zip(plain, edited, strict=True))
+    assert max(top for top, _ in seen) <= 1.0
+    assert [float(sigma) for _, sigma in seen] == pytest.approx([step.sigma for step in steps])
+    assert edit_x0(model, []) is model
 
 
-def test_variance_channels_pass_through():
+@every_prediction
+@every_sampler
+@pytest.mark.parametrize("clamp", [1.0, None])
+def test_every_step_has_the_edited_x0_to_the_last_bit(sampler, prediction, clamp):
+    """Karlo's first step has alpha 5e-5, by which a way through eps would divide."""
+    steps = Schedule(ScheduleConfig(prediction=prediction)).respace(6)
+    known = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    states = sample(sampler, edit_x0(network(), [lambda x_0, sigma: known]), steps, clamp=clamp)
+    assert all(torch.equal(state.x0, known) for state in states)
+    assert torch.equal(states[-1].x_t, known)
+
+
+def test_a_learned_variance_is_the_networks_own():
+    """Edits change x_0 alone: with x_0 given, another variance is another draw about the same mean."""
     steps = Schedule(ScheduleConfig(variance="learned_range")).respace(4)
-    model = network(6)
-    edited = edit_x0(model, steps, [lambda x_0, sigma: x_0 * 0], None, torch.device("cpu"))
-    x, t = torch.randn(2, 3, 8, 8), torch.full((2,), steps.timesteps[1])
-    assert torch.equal(edited(x, t)[:, 3:], model(x, t)[:, 3:])
+    known, model = torch.zeros(2, 3, 8, 8), network(6)
+
+    def wider(x, t):
+        return torch.cat([model(x, t)[:, :3], torch.ones_like(x)], dim=1)
+
+    own, wide, by_hand = (
+        sample("ddpm", edit_x0(each, [lambda x_0, sigma: known]), steps)
+        for each in (model, wider, lambda x, t: torch.cat([x * 0, model(x, t)[:, 3:]], dim=1))
+    )
+    assert torch.equal(own[0].x_t, by_hand[0].x_t) and not torch.equal(own[0].x_t, wide[0].x_t)
 
 
 @every_prediction
@@ -59,10 +78,9 @@ def test_the_known_region_ends_as_it_was_given(sampler, prediction):
     known = torch.rand(2, 3, 8, 8) * 2 - 1
     mask = torch.zeros(2, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1.0
-    model = edit_x0(network(), steps, [keep_known(known, mask)], 1.0, torch.device("cpu"))
-    result = sample(sampler, model, steps)[-1].x_t
+    result = sample(sampler, edit_x0(network(), [keep_known(known, mask)]), steps)[-1].x_t
     outside = (mask == 0).expand_as(known)
-    assert (result - known)[outside].abs().max() < 1e-3
+    assert torch.equal(result[outside], known[outside])
     assert (result - known)[~outside].abs().mean() > 0.1
 
 
@@ -70,7 +88,7 @@ def test_the_known_region_has_each_levels_noise():
     """Its x_s is distributed as q(x_s | x_0): mean alpha x_0, standard deviation sigma."""
     steps = Schedule(ScheduleConfig()).respace(8)
     known, mask = torch.full((400, 3, 8, 8), 0.5), torch.zeros(400, 1, 8, 8)
-    model = edit_x0(network(), steps, [keep_known(known, mask)], 1.0, torch.device("cpu"))
+    model = edit_x0(network(), [keep_known(known, mask)])
     for state, step in zip(sample("ddpm", model, steps, rows=400), steps, strict=True):
         assert state.x_t.mean().item() == pytest.approx(0.5 * step.alpha_prev, abs=0.02)
         assert state.x_t.std().item() == pytest.approx(step.sigma_prev, abs=0.02)

@@ -22,6 +22,7 @@ from comfyui_unclip.unclip_core.evaluation.experiments.reconstruction import pho
 from comfyui_unclip.unclip_core.evaluation.experiments.typographic import attacked
 from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
 from comfyui_unclip.unclip_core.evaluation.reader import truth_of
+from comfyui_unclip.unclip_core.evaluation.results import Check
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
 from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
@@ -172,6 +173,21 @@ def test_right_counts_attributes_one_by_one_and_together():
 def test_the_first_of_the_best_settings_is_chosen():
     best, table = choose((1.0, 2.0, 3.0), {1.0: 0.2, 2.0: 0.7, 3.0: 0.7}.get, "guidance", 5)
     assert best == 2.0 and [row[2] for row in table.rows] == ["", "chosen", ""] and "5 training" in table.title
+
+
+def test_a_sentence_says_what_its_intervals_leave_open():
+    further = Check("further", Measured(0.01, 0.005, 0.02), 0.0, "")
+    kept = [Check("kept", Measured(0.9, low, high), 0.85) for low, high in ((0.86, 0.95), (0.7, 0.97), (0.5, 0.8))]
+    said = [variations._verdict([check, further])[0] for check in kept]
+    assert all(sentence.startswith("Agrees with §3.1") for sentence in said)
+    assert ["undecided" in sentence for sentence in said] == [False, True, False] and "less often" in said[2]
+    unclear = Check("further", Measured(0.01, -0.01, 0.03), 0.0, "")
+    assert variations._verdict([kept[0], unclear])[0].startswith("Undecided on §3.1")
+    random = Measured(0.05, 0.0, 0.15)
+    edited = [Check("edited", Measured(0.8, low, 0.9), 0.7) for low in (0.75, 0.6, 0.1)]
+    said = [text_diff._verdict(check, random) for check in edited]
+    assert [sentence.split()[0] for sentence in said] == ["Agrees", "Agrees", "Undecided"]
+    assert ["undecided by the interval" in sentence for sentence in said[:2]] == [False, True]
 
 
 def test_verdicts_say_contradiction_and_doubt_plainly():

@@ -48,11 +48,24 @@ def counted():
     return experiment, calls
 
 
-def test_checks_know_whether_they_are_reached():
+def test_a_target_is_reached_or_missed_by_the_whole_interval():
     kept, control = result().checks
-    assert kept.reached and kept.row() == ["kept", "90% (80% to 95%)", "≥ 85%", "yes"]
-    assert not control.reached and control.row()[2:] == ["≤ 30%", "**no**"]
+    assert kept.row() == ["kept", "90% (80% to 95%)", "≥ 85%", "undecided"]
+    assert control.row()[2:] == ["≤ 30%", "**missed**"]
     assert Check("psnr", Measured(40.0, 39.0, 41.0), 40.0, "dB").row()[1:3] == ["40 dB (39 to 41)", "≥ 40 dB"]
+    around = Measured(0.5, 0.4, 0.6)
+    verdicts = {
+        target: [Check("", around, target, below=below).verdict for below in (False, True)]
+        for target in (0.3, 0.45, 0.55, 0.7)
+    }
+    assert verdicts == {
+        0.3: ["reached", "missed"],
+        0.45: ["undecided"] * 2,
+        0.55: ["undecided"] * 2,
+        0.7: ["missed", "reached"],
+    }
+    largest = Check("error", Measured(0.0, 0.0, 0.0, "the largest of 16"), 1.0, "", below=True)
+    assert largest.row() == ["error", "0 (the largest of 16)", "≤ 1", "reached"]
 
 
 def test_results_come_back_from_the_folder_as_they_were(tmp_path):
@@ -143,7 +156,7 @@ def test_the_report_has_everything_and_its_pictures_beside_it(make_context, tmp_
     write_report(context, finished, path)
     text = path.read_text(encoding="utf-8")
     assert "`unclip reproduce --quick`" in text and "**Quick run**" in text and context.weights in text
-    assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | yes |" in text
+    assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | undecided |" in text
     assert "- **Counting.** Agrees with §0." in text and "| one \\| two | 2 |" in text and "A note." in text
     pictures = re.findall(r"\]\((.*?)\)", text)
     assert pictures == ["report/grid.png"] and all((path.parent / picture).is_file() for picture in pictures)

@@ -1,6 +1,7 @@
 """Numbers with their uncertainty, against closed forms."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -41,10 +42,31 @@ def test_a_share_has_wilsons_interval():
 
 
 def test_a_mean_has_an_interval_from_its_spread():
-    assert mean([3.0]) == Measured(3.0, 3.0, 3.0)
     found = mean([1.0, 2.0, 3.0, 4.0])
-    half = 1.96 * math.sqrt(5 / 3) / 2
+    half = 3.182 * math.sqrt(5 / 3) / 2  # Student's t with three degrees of freedom
     assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+    many = [1.0, 2.0, 3.0, 4.0] * 5
+    assert mean(many).high - 2.5 == pytest.approx(1.96 * statistics.stdev(many) / math.sqrt(20))
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_the_interval_of_a_few_values_holds_the_truth_as_often_as_it_says(count):
+    """95 of 100 times, whatever the number of values: 1.96 holds it in 70 of 100 for two of them."""
+    rows = normal(4000, count).tolist()
+    held = sum(found.low <= 0.0 <= found.high for found in map(mean, rows)) / len(rows)
+    assert held == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize("values", [[3.0], [0.25, 0.25, 0.25]])
+def test_no_interval_of_no_width_is_shown(values):
+    shown = mean(values).shown("dB")
+    assert " to " not in shown and shown.startswith(f"{values[0]:g} dB (")
+    assert str(len(values)) in shown or len(values) == 1
+
+
+def test_ends_that_round_to_the_same_are_shown_with_more_digits():
+    assert Measured(0.5, 0.4996, 0.5004).shown() == "0.5 (0.4996 to 0.5004)"
+    assert Measured(0.5, 0.4996, 0.5004).shown("%") == "50.00% (49.96% to 50.04%)"
 
 
 def test_numbers_are_shown_with_their_interval():

@@ -103,7 +103,7 @@ def test_upsamplers_are_compared_with_bicubic(handles):
     assert ticks == [("upsample 256", 1, 2), ("upsample 256", 2, 2)]
     assert 15 < scores["bicubic"] < 40 and math.isfinite(scores["ours"])
     assert scores["gain"] == pytest.approx(scores["ours"] - scores["bicubic"])
-    assert scores["gain"] < 0  # random weights
+    assert scores["gain_low"] < scores["gain"] < 0 and scores["gain"] < scores["gain_high"]  # random weights
 
 
 class Perfect:
@@ -132,9 +132,12 @@ def test_the_report_has_every_score(handles, monkeypatch):
     settings = SampleSettings({"steps": 2, "candidates": 1}, {"steps": 2, "guidance_scale": 1.0}, 2)
     torch.manual_seed(0)
     scores, sheet = report.score_stack(handles, Judge().eval(), settings, 3, 2, 0, 0, lambda *tick: None)
-    assert set(scores) == {"samples", "ceiling", "count", "pairs", "pairs_ceiling", "retrieval"}
+    assert set(scores) == {"samples", "ceiling", "count", "pairs", "pair_count", "pairs_ceiling", "retrieval"}
     assert sheet.size == (3 * 66 - 2, 64)
     lines = report.table(scores).splitlines()
-    assert len(lines) == 2 + 4 + 4 + 1 and all(line.count("|") == 5 for line in lines)
-    full = {**scores, "upsampler_256": {"ours": 30.0, "bicubic": 27.5, "gain": 2.5}}
-    assert "| upsampler 256 | 30.00 dB, +2.50 over bicubic | | +2 dB |" in report.table(full)
+    assert len(lines) == 2 + 4 + 4 + 1 and all(line.count("|") == 6 for line in lines)
+    assert "| CLIP retrieval, 256 held-out pairs | 50.0% (43.9% to 56.1%) |  | 90% | missed |" in lines
+    gain = {"ours": 30.0, "bicubic": 27.5, "renders": 9, "gain": 2.5, "gain_low": 1.9, "gain_high": 3.1}
+    row = "| upsampler 256, 9 renders | 30.00 dB, +2.50 (1.90 to 3.10) over bicubic |  | +2 dB | undecided |"
+    assert row in report.table({**scores, "upsampler_256": gain})
+    assert "+2 dB | reached |" in report.table({**scores, "upsampler_256": {**gain, "gain_low": 2.1}})

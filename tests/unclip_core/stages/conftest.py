@@ -61,6 +61,7 @@ def text(rows=1, norm=1.0, seed=0, clip_id=CLIP_ID, dim=DIM):
         ids=torch.randint(1, 20, (rows, LENGTH), generator=generator),
         clip_id=clip_id,
         captions=tuple(f"caption {i}" for i in range(rows)),
+        normalised=norm == 1.0,
     )
 
 

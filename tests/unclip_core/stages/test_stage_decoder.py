@@ -20,11 +20,12 @@ def rows_of(embed, rows):
 @pytest.mark.parametrize("learned_variance", [False, True])
 def test_item_equals_a_batch_of_one(tiny, sampler, learned_variance):
     decoder, embed, text = tiny.decoder(learned_variance=learned_variance), tiny.embed(3), tiny.text(3)
-    batch = images(decoder, embed, text, seed=5, sampler=sampler, eta=0.5)
+    options = {"sampler": sampler, "eta": 0.5 if sampler == "ddim" else 0.0}
+    batch = images(decoder, embed, text, seed=5, **options)
     assert batch.shape == (3, 16, 16, 3) and batch.dtype == torch.float32 and batch.device.type == "cpu"
     assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
     for i in range(3):
-        alone = images(decoder, rows_of(embed, [i]), text.take([i]), seed=5 + i, sampler=sampler, eta=0.5)
+        alone = images(decoder, rows_of(embed, [i]), text.take([i]), seed=5 + i, **options)
         assert torch.allclose(batch[i : i + 1], alone, atol=2e-5), i
 
 
@@ -142,9 +143,53 @@ def test_conditioning_is_computed_once_and_matters(tiny):
     assert all((base - other).abs().max() > 1e-3 for other in others)
 
 
-def test_learned_variance_is_not_guided(tiny):
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_learned_variance_is_not_guided(tiny, scale):
+    """Variance is no score: that of the unconditional half must not reach the picture, at no guidance."""
     decoder = tiny.decoder(learned_variance=True, sampler="ddpm")
-    assert torch.isfinite(images(decoder, tiny.embed(2), tiny.text(2), guidance_scale=8.0, steps=10)).all()
+    network = decoder.network()
+    forward = network.forward
+
+    def with_variance_shifted(rows):
+        def shift(*args, **kwargs):
+            output = forward(*args, **kwargs).clone()
+            output[rows, 3:] += 1.0
+            return output
+
+        network.forward = shift
+        return images(decoder, tiny.embed(2), tiny.text(2), guidance_scale=scale, steps=10)
+
+    plain, conditional, unconditional = map(with_variance_shifted, (slice(0, 0), slice(0, 2), slice(2, 4)))
+    assert torch.equal(unconditional, plain)
+    assert (conditional - plain).abs().max() > 0.01
+
+
+def test_a_value_without_effect_is_told(tiny):
+    decoder, embed, heard = tiny.decoder(), tiny.embed(), []
+    for sampler in ("ddpm", "dpmpp_2m", None):  # None: this decoder's own is dpmpp_2m
+        decoder.sample(embed, sampler=sampler, eta=0.5, warn=heard.append)
+    assert [
+        f"eta 0.5 has no effect with the sampler {name}" in text
+        for name, text in zip(("ddpm", "dpmpp_2m", "dpmpp_2m"), heard, strict=True)
+    ] == [True] * 3
+    heard.clear()
+    decoder.sample(embed, sampler="ddim", eta=0.5, warn=heard.append)
+    decoder.sample(embed, sampler="ddpm", eta=0.0, warn=heard.append)
+    noise = finish(decoder.invert(torch.rand(1, 16, 16, 3), embed, steps=3))
+    decoder.sample(embed, noise=noise, eta=0.5, warn=heard.append)  # decoded with ddim
+    assert not heard
+
+
+def test_a_run_without_any_condition_is_told(tiny):
+    decoder, heard = tiny.decoder(), []
+    decoder.sample(None, warn=heard.append)
+    assert len(heard) == 1 and "neither embed nor text is linked" in heard[0]
+    heard.clear()
+    decoder.sample(tiny.embed(), warn=heard.append)
+    decoder.sample(None, tiny.text(), warn=heard.append)
+    noise = finish(decoder.invert(torch.rand(1, 16, 16, 3), steps=3))
+    decoder.sample(None, noise=noise, warn=heard.append)  # leads back to the picture
+    assert not heard
 
 
 def test_given_noise_is_where_it_starts(tiny):

@@ -30,6 +30,13 @@ class Full:
         return type(self.network).forward(self.network, x_t, *args, **kwargs)
 
 
+def assert_split(tried, batch, room, steps):
+    """Every row made all its steps once, never more than `room` at a time, and hardly a try was in vain."""
+    assert tried[0] == batch
+    assert sum(rows for rows in tried if rows <= room) == batch * steps
+    assert sum(rows > room for rows in tried) <= batch // room
+
+
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -53,9 +60,8 @@ def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage,
     states = []
     split = finish(upsampler_stage.sample_steps(IMAGES, seed=3), states.append)
     assert torch.allclose(split, whole, atol=1e-5)
-    steps = upsampler_stage.config.sampling.steps
-    assert full.tried == [5] + [2] * steps + [3] + [1] * steps + [2] * steps
-    assert states[-1].index + 1 == states[-1].total == 3 * steps
+    assert_split(full.tried, 5, 2, upsampler_stage.config.sampling.steps)
+    assert states[-1].index + 1 == states[-1].total
 
 
 def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monkeypatch):
@@ -68,7 +74,7 @@ def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monke
     states = []
     split = finish(decoder.invert_steps(IMAGES, embed, steps=4, refine=1), states.append)
     assert torch.allclose(split.x_T, whole.x_T, atol=1e-4)
-    assert list(dict.fromkeys(full.tried)) == [5, 2, 3, 1] and full.tried[-1] == 2
+    assert full.tried[0] == 5 and sum(rows > 2 for rows in full.tried) <= 2
     assert [state.index for state in states] == list(range(states[-1].total))
     monkeypatch.setattr(network, "forward", Full(network, 0, ERRORS[0]))
     expected = r"DDIM Invert: one item .* with weights in float32, which it needs; choose a smaller model"
@@ -93,9 +99,8 @@ def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(tiny,
     states = []
     split = finish(prior.sample_steps(text, seed=3), states.append)
     assert torch.allclose(split.vector, whole.vector, atol=1e-5)
-    codes = prior.config.components
-    assert tried == [5] + [2] * codes + [3] + [1] * codes + [2] * codes
-    assert states[-1].index + 1 == states[-1].total == 3 * (codes + 1)
+    assert_split(tried, 5, 2, prior.config.components)
+    assert states[-1].index + 1 == states[-1].total
     monkeypatch.setattr(network, "step", lambda *given: full(torch.zeros(3), None))
     with pytest.raises(MemoryError, match=r"Autoregressive Prior: one item at a time does not fit into"):
         finish(prior.sample_steps(text))

@@ -1,5 +1,6 @@
 """The prior stage: seeds, order, candidates, guidance, nulls, scale."""
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -85,7 +86,7 @@ def test_candidates_keep_the_closest(tiny):
 def test_choice_is_by_cosine_to_each_items_own_text():
     texts = torch.eye(3)[:2]
     candidates = torch.tensor([[[5.0, 5.0, 0.0], [0.3, 0.1, 0.0]], [[0.0, 0.2, 0.0], [9.0, 9.0, 0.0]]])
-    chosen = choose_closest(candidates, texts, "tiny").vector
+    chosen = choose_closest(candidates, texts, "tiny", normalised=True).vector
     assert torch.allclose(chosen, F.normalize(torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.0]]), dim=-1))
 
 
@@ -142,6 +143,16 @@ def test_scale_on_the_wire_is_the_texts_own(tiny):
     prior = tiny.prior()
     assert torch.allclose(vectors(prior, tiny.text(2, norm=1.0)).norm(dim=-1), torch.ones(2), atol=1e-5)
     assert (vectors(prior, tiny.text(2, norm=10.0)).norm(dim=-1) - 1).abs().min() > 1e-3
+
+
+def test_the_scale_is_the_clips_and_no_accident_of_the_texts_given(tiny):
+    prior, raw = tiny.prior(), tiny.text(2, norm=10.0)
+    by_chance = dataclasses.replace(raw, embed=raw.embed * torch.tensor([[0.1], [1.0]]))  # the first has norm 1
+    batch, alone = vectors(prior, by_chance, seed=3), vectors(prior, by_chance.take([0]), seed=3)
+    assert torch.allclose(batch[:1], alone, atol=1e-5)
+    unit = tiny.text(2, norm=1.0)
+    rounded = dataclasses.replace(unit, embed=unit.embed * 0.995)
+    assert torch.allclose(vectors(prior, rounded).norm(dim=-1), torch.ones(2), atol=1e-5)
 
 
 def test_embedding_says_which_clip(tiny):

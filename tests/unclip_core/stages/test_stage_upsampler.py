@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
 from comfyui_unclip.unclip_core.runtime import placement as devices
@@ -113,15 +112,15 @@ def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny
 
 
 def test_an_accelerator_has_both_networks_from_the_start(tiny):
-    """Checked where no arithmetic is done; the run itself would need the hardware."""
+    """On a device without arithmetic, which gets through all but the end of a network's steps."""
     config = tiny.upsampler(final_network=True).config
     meta = torch.device("meta")
-    first, final = (Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2))
-    upsampler, moved = Upsampler(config, first, final), []
-    for placed in (first, final, first):
-        upsampler._begin(torch.zeros(1, 3, 8, 8), None, 0, placed, Schedule(config.schedule).respace(3), None)
-        moved.append([next(network.module.parameters()).device for network in (first, final)])
-    assert moved == [[meta, meta]] * 3
+    networks = [Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
+    for _ in range(2):
+        steps = Upsampler(config, *networks).sample(pictures())
+        assert next(steps).x_t.device == meta
+        assert all(placed.loaded and next(placed.module.parameters()).device == meta for placed in networks)
+        steps.close()
 
 
 def test_final_network_uses_its_own_time_features(tiny):
