@@ -87,4 +87,4 @@ class UnCLIPLoader:
             folders=folders,
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
         )
-        return tuple(stack[stage] for stage in STAGES)
+        return tuple(getattr(stack, stage) for stage in STAGES)

@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
+from torch import Tensor
 
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
+from .clip.model import Clip
 from .config import STAGES
 from .runtime.placement import Manager, Placed, memory_format, pick_device, pick_dtype
+from .stages import ARPrior, Decoder, Prior, Upsampler
 from .types import TextEncoding
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The handles of one unCLIP model. A stage that it lacks is there too, and says so when used.
+
+    Weights are read when a stage is first used; on a CPU large networks then take each other's place in memory.
+    """
+
+    entry: StackEntry
+    clip: Clip | MissingStage
+    prior: Prior | MissingStage
+    decoder: Decoder | MissingStage
+    upsampler_256: Upsampler | MissingStage
+    upsampler_1024: Upsampler | MissingStage
+    ar_prior: ARPrior | MissingStage
+
+    def text_to_image(self, caption: str | list[str], *, seed: int = 0) -> Tensor:
+        """Pictures of captions, (B, S, S, 3) float32 in 0..1 on the CPU, by all stages from CLIP to the upsamplers.
+
+        Every stage has its own defaults, item i has seed + i: what `unclip run text_to_image.json -s seed=N` makes.
+
+        Raises ValueError where the stack has no CLIP, prior or decoder.
+        """
+        text = self.clip.encode_text([caption] if isinstance(caption, str) else caption)
+        picture = self.decoder.sample(self.prior.sample(text, seed=seed), text, seed=seed)
+        for stage in ("upsampler_256", "upsampler_1024"):
+            if stage in self.entry.stages:
+                picture = getattr(self, stage).sample(picture, seed=seed)
+        return picture
 
 
 class MissingStage:
@@ -44,24 +78,21 @@ def load_stack(
     manager: Manager | None = None,
     folders: Folders = (),
     check: Callable[[], None] | None = None,
-) -> dict[str, object]:
-    """Handles of every stage in STAGES; nothing is read until one is used, and one the stack lacks says so then.
+) -> Stack:
+    """The handles of an entry's stages; nothing is read until one is used.
 
     dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
     rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
     each tensor that is read; what it raises ends the reading, and the next use begins it anew.
     """
-    from .clip.model import Clip
-    from .stages import ARPrior, Decoder, Prior, Upsampler
-
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         # In float32 one by one, not first all and then all again.
         read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager)
-        handles["clip"].pca = partial(read_basis, entry, clip.config.clip_id, folders)
+        pca = partial(read_basis, entry, clip.config.clip_id, folders)
+        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
 
     @cache  # prior and decoder share it: CLIP need not come back for the second
     def null_text() -> TextEncoding:
@@ -83,4 +114,4 @@ def load_stack(
             handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
-    return handles
+    return Stack(entry, **handles)

@@ -70,7 +70,7 @@ class Ours:
         self.embed = self.image = None
 
     def text(self) -> None:
-        self.encoded = self.stack["clip"].encode_text(CAPTION)
+        self.encoded = self.stack.clip.encode_text(CAPTION)
 
     def steps(self, stage: str, batch: int):
         """A generator that makes one step of `stage` at a time."""
@@ -79,13 +79,13 @@ class Ours:
         from comfyui_unclip.unclip_core.types import Embedding
 
         if stage == "prior":
-            steps = self.stack["prior"].sample(self.encoded, candidates=1, count=batch)
+            steps = self.stack.prior.sample(self.encoded, candidates=1, count=batch)
         elif stage == "decoder":
             vector = torch.zeros(batch, 768) if self.embed is None else self.embed.vector
             embed = Embedding(vector, self.encoded.clip_id)
-            steps = self.stack["decoder"].sample(embed, self.encoded)
+            steps = self.stack.decoder.sample(embed, self.encoded)
         else:
-            steps = self.stack["upsampler_256"].sample(torch.rand(batch, 64, 64, 3))
+            steps = self.stack.upsampler_256.sample(torch.rand(batch, 64, 64, 3))
         if self.compiled:
             self._compile(stage)
         return steps

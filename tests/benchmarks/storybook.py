@@ -79,19 +79,19 @@ def timed_stages(handles: dict, settings: dict[str, dict], prompt: str, seed: in
         return result
 
     with torch.inference_mode():
-        text = timed("CLIP text", lambda _: handles["clip"].encode_text([prompt]))
+        text = timed("CLIP text", lambda _: handles.clip.encode_text([prompt]))
         embed = timed(
             "prior",
-            lambda on_step: finish(handles["prior"].sample_steps(text, seed=seed, **settings["prior"]), on_step),
+            lambda on_step: finish(handles.prior.sample_steps(text, seed=seed, **settings["prior"]), on_step),
         )
         image = timed(
             "decoder",
             lambda on_step: finish(
-                handles["decoder"].sample_steps(embed, text, seed=seed, **settings["decoder"]), on_step
+                handles.decoder.sample_steps(embed, text, seed=seed, **settings["decoder"]), on_step
             ),
         )
         for stage in ("upsampler_256", "upsampler_1024"):
-            picture, upsampler = image, handles[stage]
+            picture, upsampler = image, getattr(handles, stage)
             image = timed(stage, lambda on_step, u=upsampler, p=picture: finish(u.sample_steps(p, seed=seed), on_step))
         timed("PNG", lambda _: save_png(grid(image), file))
     return timings

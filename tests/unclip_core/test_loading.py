@@ -24,7 +24,6 @@ from comfyui_unclip.unclip_core.config import (
 from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 
 CLIP = ClipConfig(
     "tiny",
@@ -59,10 +58,10 @@ def folder(tmp_path, randomise):
 
 def run(stack):
     """Caption to upsampled picture."""
-    text = stack["clip"].encode_text(["red star"])
-    embed = finish(stack["prior"].sample_steps(text, seed=1))
-    image = finish(stack["decoder"].sample_steps(embed, text, seed=2))
-    return embed.vector, image, finish(stack["upsampler_256"].sample_steps(image, seed=3))
+    text = stack.clip.encode_text(["red star"])
+    embed = stack.prior.sample(text, seed=1)
+    image = stack.decoder.sample(embed, text, seed=2)
+    return embed.vector, image, stack.upsampler_256.sample(image, seed=3)
 
 
 def test_a_whole_stack_runs(folder):
@@ -84,10 +83,10 @@ def test_weights_are_the_files(folder):
 def test_low_precision_stays_close(folder, dtype):
     entry = catalog.read_stack(folder)
     exact, stack = load_stack(entry, "fp32", "cpu"), load_stack(entry, dtype, "cpu")
-    text = exact["clip"].encode_text(["red star"])
-    expected = finish(exact["decoder"].sample_steps(None, text, seed=2))
-    got = finish(stack["decoder"].sample_steps(None, text, seed=2))
-    assert next(stack["decoder"].network().parameters()).dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    text = exact.clip.encode_text(["red star"])
+    expected = exact.decoder.sample(None, text, seed=2)
+    got = stack.decoder.sample(None, text, seed=2)
+    assert next(stack.decoder.network().parameters()).dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     assert (got - expected).abs().mean() < 0.02
 
 
@@ -95,14 +94,14 @@ def test_nothing_is_read_before_use(folder):
     entry = catalog.read_stack(folder)
     (folder / "decoder.safetensors").unlink()
     stack = load_stack(entry, "fp32", "cpu")
-    assert not stack["prior"].network.loaded
-    text = stack["clip"].encode_text(["star"])
-    finish(stack["prior"].sample_steps(text))
-    assert stack["prior"].network.loaded and not stack["upsampler_256"].network.loaded
+    assert not stack.prior.network.loaded
+    text = stack.clip.encode_text(["star"])
+    stack.prior.sample(text)
+    assert stack.prior.network.loaded and not stack.upsampler_256.network.loaded
     with pytest.raises(
         CheckpointError, match=r"decoder.safetensors: cannot be read .*put the file back, or .*`unclip pull`"
     ):
-        finish(stack["decoder"].sample_steps(None, text))
+        stack.decoder.sample(None, text)
 
 
 def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
@@ -118,16 +117,16 @@ def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
 
     stack = load_stack(catalog.read_stack(folder), "bf16", "cpu", check=check)
     with pytest.raises(Cancelled):
-        stack["clip"].encode_text(["star"])
+        stack.clip.encode_text(["star"])
     for stage in ("prior", "decoder", "upsampler_256"):
         left[0] = 3
         with pytest.raises(Cancelled):
-            stack[stage].network()
-        assert not stack[stage].network.loaded and left == [-1]
+            getattr(stack, stage).network()
+        assert not getattr(stack, stage).network.loaded and left == [-1]
     left[0] = 10_000
-    text = stack["clip"].encode_text(["star"])
-    embed = finish(stack["prior"].sample_steps(text))
-    assert finish(stack["decoder"].sample_steps(embed, text)).shape[0] == 1
+    text = stack.clip.encode_text(["star"])
+    embed = stack.prior.sample(text)
+    assert stack.decoder.sample(embed, text).shape[0] == 1
 
 
 def test_a_missing_stage_says_so_when_used(folder):
@@ -135,15 +134,15 @@ def test_a_missing_stage_says_so_when_used(folder):
     for stage in ("upsampler_1024", "ar_prior"):
         expected = rf"model 'tiny' has no {stage} stage \(it has clip, prior, decoder, upsampler_256\); load a model"
         with pytest.raises(ValueError, match=expected):
-            stack[stage].sample(torch.zeros(1, 32, 32, 3))
-        copy.copy(stack[stage])  # the editor may copy and compare what its cache holds
+            getattr(stack, stage).sample(torch.zeros(1, 32, 32, 3))
+        copy.copy(getattr(stack, stage))  # the editor may copy and compare what its cache holds
 
 
 def test_the_null_text_needs_the_stacks_clip(folder):
     (folder / "clip.safetensors").unlink()
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
     with pytest.raises(ValueError, match="model 'tiny' has no clip stage"):
-        stack["decoder"].null_text()
+        stack.decoder.null_text()
 
 
 def test_weights_of_another_shape_are_refused(folder):
@@ -197,6 +196,6 @@ def test_a_manager_places_every_network_clip_included(folder):
 def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
     manager = Manager()
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
-    text = stack["clip"].encode_text(["a red star"])
-    finish(stack["decoder"].sample_steps(None, text, steps=2, clip=stack["clip"], clip_scale=1.0))
+    text = stack.clip.encode_text(["a red star"])
+    stack.decoder.sample(None, text, steps=2, clip=stack.clip, clip_scale=1.0)
     assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]

@@ -8,7 +8,6 @@ import torch
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
 from comfyui_unclip.unclip_core.training.start import preset_stack
 
@@ -22,9 +21,9 @@ def stack():
 
 def decode(stack, caption, count=4):
     """(count, 64, 64, 3): what the stack paints of a caption in 20 steps."""
-    text = stack["clip"].encode_text([caption])
-    embed = finish(stack["prior"].sample_steps(text, steps=10, count=count))
-    return finish(stack["decoder"].sample_steps(embed, text, steps=20, sampler="ddim"))
+    text = stack.clip.encode_text([caption])
+    embed = stack.prior.sample(text, steps=10, count=count)
+    return stack.decoder.sample(embed, text, steps=20, sampler="ddim")
 
 
 def test_every_stage_has_the_preset_config_and_a_recipe():
@@ -43,8 +42,8 @@ def test_the_embedded_stack_stays_under_40_megabytes():
 
 def test_the_vocabulary_knows_every_word_it_promises(stack):
     promised = " ".join((*OBJECTS, *COLOURS, *BACKGROUNDS)) + " 夜空中的一颗红色的星星"
-    assert stack["clip"].unknown_words(promised) == []
-    assert stack["clip"].unknown_words("an astronaut riding a horse") == ["astronaut", "riding", "horse"]
+    assert stack.clip.unknown_words(promised) == []
+    assert stack.clip.unknown_words("an astronaut riding a horse") == ["astronaut", "riding", "horse"]
 
 
 def test_the_background_and_the_colour_are_the_captions(stack):
@@ -62,7 +61,7 @@ def test_the_background_and_the_colour_are_the_captions(stack):
 def test_upsampling_beats_bicubic_on_a_render(stack):
     from comfyui_unclip.unclip_core.evaluation.storybook import upsampler_scores
 
-    assert upsampler_scores(stack["upsampler_256"], 4, lambda *progress: None)["gain"] > 1.5
+    assert upsampler_scores(stack.upsampler_256, 4, lambda *progress: None)["gain"] > 1.5
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +71,12 @@ def held_out(stack):
     from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
     scenes = make_scenes(96, SCENE_SEED, "heldout", "one")
-    return stack["clip"].encode_text(captions_of(scenes)), stack["clip"].encode_image(real_pictures(scenes)).vector
+    return stack.clip.encode_text(captions_of(scenes)), stack.clip.encode_image(real_pictures(scenes)).vector
 
 
 def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
     text, true = held_out
-    guess = finish(stack["ar_prior"].sample_steps(text)).vector
+    guess = stack.ar_prior.sample(text).vector
     closeness = torch.cosine_similarity(guess, true)
     other = torch.cosine_similarity(guess, true.roll(1, 0))
     assert closeness.mean() > 0.88 and (closeness > other).float().mean() > 0.95
@@ -89,9 +88,9 @@ def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
     from comfyui_unclip.unclip_core.types import Embedding
 
     text, true = held_out
-    embed = Embedding(true, stack["clip"].clip_id)
-    kept = [project(embed, basis_of(stack["clip"]), [count], unit_norm=True).vector for count in (2, 8, 20)]
+    embed = Embedding(true, stack.clip.clip_id)
+    kept = [project(embed, basis_of(stack.clip), [count], unit_norm=True).vector for count in (2, 8, 20)]
     closeness = [torch.cosine_similarity(part, true).mean() for part in kept]
     assert closeness[0] < closeness[1] < closeness[2] and closeness[2] > 0.99
-    guess = finish(stack["prior"].sample_steps(text.take(slice(32)), sampler="analytic_ddpm", steps=12)).vector
+    guess = stack.prior.sample(text.take(slice(32)), sampler="analytic_ddpm", steps=12).vector
     assert torch.cosine_similarity(guess, true[:32]).mean() > 0.88

@@ -8,7 +8,6 @@ from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import read_header
 from comfyui_unclip.unclip_core.clip.pca import basis_of
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.workflows.cli import run
 
 
@@ -37,16 +36,16 @@ def stack():
 
 
 def test_a_basis_is_fitted_on_a_folder_and_used(tiny, photos, capsys):
-    before = basis_of(stack()["clip"])
+    before = basis_of(stack().clip)
     assert run(["fit-pca", "--clip", "tiny", "--data", str(photos)]) == 0
     path = tiny / "models" / "tiny.pca.safetensors"
     shown = capsys.readouterr().out
     assert f"wrote {path}" in shown and "24 components of 30 pictures" in shown and "keep 99%" in shown
-    basis = basis_of(stack()["clip"])
+    basis = basis_of(stack().clip)
     assert not torch.equal(basis.components, before.components)
     assert (basis.variance[:-1] >= basis.variance[1:]).all() and basis.variance[0] > 0
     assert read_header(path)[0]["pictures"] == "30"
-    clip = stack()["clip"]
+    clip = stack().clip
     vectors = torch.cat(
         [clip.encode_image(torch.full((1, 64, 64, 3), 0.1) * torch.tensor([k, 1.0, 3.0])).vector for k in (1.0, 9.0)]
     )
@@ -61,18 +60,16 @@ def test_rendered_scenes_and_few_pictures(tiny, capsys):
 
 
 def test_a_prior_is_measured_and_then_samples_analytically(tiny, photos, capsys):
-    before = stack()["prior"].noise_powers()
+    before = stack().prior.noise_powers()
     assert run(["fit-analytic", "--prior", "tiny", "--data", str(photos), "--pairs", "6"]) == 0
     assert "wrote" in capsys.readouterr().out
     handles = stack()
-    powers = handles["prior"].noise_powers()
+    powers = handles.prior.noise_powers()
     assert powers.shape == (1000,) and powers.dtype == torch.float64 and not torch.equal(powers, before)
     assert powers.min() >= 0 and powers.max() <= 1 and powers[-1] > 0.999
-    text = handles["clip"].encode_text(["a red star"])
-    found = finish(handles["prior"].sample_steps(text, sampler="analytic_ddpm", seed=1)).vector
-    assert found.isfinite().all() and not torch.allclose(
-        found, finish(handles["prior"].sample_steps(text, seed=1)).vector
-    )
+    text = handles.clip.encode_text(["a red star"])
+    found = handles.prior.sample(text, sampler="analytic_ddpm", seed=1).vector
+    assert found.isfinite().all() and not torch.allclose(found, handles.prior.sample(text, seed=1).vector)
 
 
 def test_what_cannot_be_fitted_ends_with_one_line_and_code_2(tiny, monkeypatch, capsys):

@@ -140,7 +140,7 @@ class Clip:
     """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
 
     weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
-    through open_clip. manager: see `Placed`.
+    through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
     """
 
     def __init__(
@@ -149,11 +149,12 @@ class Clip:
         weights: StateDict | ReadWeights | None = None,
         device: torch.device | str = "cpu",
         manager: Manager | None = None,
+        pca: Callable[[], PCABasis] | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.placed: Placed[nn.Module] = Placed(self._load, self.device, torch.float32, manager)
-        self.pca: Callable[[], PCABasis] | None = None  # reads the basis of this CLIP's image embeddings
+        self.pca = pca
         self._weights = weights
         self._byte_pairs = None
         self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None

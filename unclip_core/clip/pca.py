@@ -35,7 +35,7 @@ def basis_of(clip: Clip) -> PCABasis:
     if clip.pca is None:
         raise ValueError(
             f"{WHO}: the CLIP {clip.clip_id} was opened without its model's folder, so without a PCA basis; take it "
-            "from Load unCLIP, or set clip.pca"
+            "from Load unCLIP, or open it with pca=…"
         )
     try:
         return clip.pca()

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoints.catalog import StackEntry
 from ..checkpoints.tables import ANALYTIC, PCA, find_table
 from ..clip.model import Clip
+from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish
 from ..training.data import StorybookData
 from ..training.recipes import Recipe
@@ -52,34 +53,34 @@ class Context:
     def __init__(
         self,
         entry: StackEntry,
-        handles: dict[str, Any],
+        stack: Stack,
         run: Path,
         cache: Path,
         budget: Budget = FULL,
         tick: Tick = lambda what, done, total: None,
     ) -> None:
-        self.entry, self.handles, self.run, self.cache = entry, handles, run, cache
+        self.entry, self.stack, self.run, self.cache = entry, stack, run, cache
         self.budget, self.tick, self.store = budget, tick, Store(run)
 
     @property
     def clip(self) -> Clip:
         """The stack's CLIP."""
-        return self.handles["clip"]
+        return self.stack.clip
 
     @property
     def prior(self) -> Prior:
         """The stack's diffusion prior."""
-        return self.handles["prior"]
+        return self.stack.prior
 
     @property
     def decoder(self) -> Decoder:
         """The stack's decoder."""
-        return self.handles["decoder"]
+        return self.stack.decoder
 
     @property
     def ar_prior(self) -> ARPrior | None:
         """The stack's autoregressive prior, if it has one."""
-        return self.handles["ar_prior"] if "ar_prior" in self.entry.stages else None
+        return self.stack.ar_prior if "ar_prior" in self.entry.stages else None
 
     @cached_property
     def judge(self) -> Judge:

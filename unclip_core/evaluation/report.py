@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..stack import Stack
 from ..storybook.shards import make_scenes
 from ..training.sheets import grid
 from . import storybook
@@ -17,7 +18,7 @@ Scores = dict[str, Any]
 
 
 def score_stack(
-    handles: Any,
+    stack: Stack,
     judge: Judge,
     settings: SampleSettings,
     samples: int,
@@ -29,9 +30,7 @@ def score_stack(
     """All scores, and a sheet of the first 64 samples, unselected."""
     scenes = make_scenes(samples, storybook.SCENE_SEED, "heldout", "one")
     captions = storybook.captions_of(scenes)
-    pictures = storybook.decode_captions(
-        handles["clip"], handles["prior"], handles["decoder"], captions, settings, seed, tick
-    )
+    pictures = storybook.decode_captions(stack.clip, stack.prior, stack.decoder, captions, settings, seed, tick)
     scores: Scores = {
         "samples": storybook.attribute_scores(judge, pictures, scenes),
         "ceiling": storybook.attribute_scores(judge, storybook.real_pictures(scenes), scenes),
@@ -40,15 +39,15 @@ def score_stack(
     if pairs:
         two = make_scenes(pairs, storybook.SCENE_SEED, "heldout", "two")
         decoded = storybook.decode_captions(
-            handles["clip"], handles["prior"], handles["decoder"], storybook.captions_of(two), settings, seed, tick
+            stack.clip, stack.prior, stack.decoder, storybook.captions_of(two), settings, seed, tick
         )
         scores["pair_count"] = pairs
         scores["pairs"] = storybook.pair_scores(judge, decoded, two)
         scores["pairs_ceiling"] = storybook.pair_scores(judge, storybook.real_pictures(two), two)
     if renders:
-        scores["upsampler_256"] = storybook.upsampler_scores(handles["upsampler_256"], renders, tick)
-        scores["upsampler_1024"] = storybook.upsampler_scores(handles["upsampler_1024"], renders, tick)
-    scores["retrieval"] = storybook.retrieval_score(handles["clip"])
+        scores["upsampler_256"] = storybook.upsampler_scores(stack.upsampler_256, renders, tick)
+        scores["upsampler_1024"] = storybook.upsampler_scores(stack.upsampler_1024, renders, tick)
+    scores["retrieval"] = storybook.retrieval_score(stack.clip)
     return scores, grid(pictures[:64])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..clip.model import Clip
-from ..stages import finish
+from ..stack import Stack
 from ..training.files import PICTURES
 from .statistics import Measured, Reference, frechet_over_seeds, mean, precision_recall
 from .storybook import Tick
@@ -87,17 +86,17 @@ def embed_files(clip: Clip, paths: list[Path], tick: Tick, batch: int = 32) -> T
 
 
 def paint(
-    handles: dict[str, Any], captions: list[str], seed: int, batch: int, upsample: bool, tick: Tick
+    stack: Stack, captions: list[str], seed: int, batch: int, upsample: bool, tick: Tick
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures of captions by the stack's own settings, caption i with seed + i, and unit-norm embeddings of pictures
     and of captions. upsample: through the 256 upsampler."""
-    clip, pictures, images, texts = handles["clip"], [], [], []
+    clip, pictures, images, texts = stack.clip, [], [], []
     for start in range(0, len(captions), batch):
         text = clip.encode_text(captions[start : start + batch])
-        embed = finish(handles["prior"].sample_steps(text, seed=seed + start))
-        made = finish(handles["decoder"].sample_steps(embed, text, seed=seed + start))
+        embed = stack.prior.sample(text, seed=seed + start)
+        made = stack.decoder.sample(embed, text, seed=seed + start)
         if upsample:
-            made = finish(handles["upsampler_256"].sample_steps(made, seed=seed + start))
+            made = stack.upsampler_256.sample(made, seed=seed + start)
         pictures.append(made)
         images.append(F.normalize(clip.encode_image(made).vector, dim=-1))
         texts.append(F.normalize(text.embed, dim=-1))

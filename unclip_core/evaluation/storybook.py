@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..clip.model import Clip
 from ..pictures.resizing import resize_bicubic
-from ..stages import Decoder, Prior, Upsampler, finish
+from ..stages import Decoder, Prior, Upsampler
 from ..storybook.captions import caption, matches
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
@@ -53,8 +53,8 @@ def decode_captions(
     made = []
     for start in range(0, len(captions), settings.batch):
         text = clip.encode_text(captions[start : start + settings.batch])
-        embed = finish(prior.sample_steps(text, seed=seed + start, **settings.prior))
-        made.append(finish(decoder.sample_steps(embed, text, seed=seed + start, **settings.decoder)))
+        embed = prior.sample(text, seed=seed + start, **settings.prior)
+        made.append(decoder.sample(embed, text, seed=seed + start, **settings.decoder))
         tick("samples", min(start + settings.batch, len(captions)), len(captions))
     return torch.cat(made)
 
@@ -106,7 +106,7 @@ def upsampler_scores(upsampler: Upsampler, count: int, tick: Tick) -> dict[str, 
         high = model_to_image(to_model(render(scene, size, oversample=2)[None]))
         low = F.avg_pool2d(high.movedim(-1, 1), size // low_size).movedim(1, -1)
         plain = resize_bicubic(low.movedim(-1, 1), size).clamp(0, 1).movedim(1, -1)
-        ours.append(psnr(finish(upsampler.sample_steps(low, seed=index)), high))
+        ours.append(psnr(upsampler.sample(low, seed=index), high))
         bicubic.append(psnr(plain, high))
         tick(f"upsample {size}", index + 1, count)
     gain = mean([mine - theirs for mine, theirs in zip(ours, bicubic, strict=True)])

@@ -15,7 +15,7 @@ from ..pictures.resizing import resize_bicubic
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed, memory_format
 from ..types import image_to_model, model_to_image
-from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, time_table
+from .run import ImageSteps, Settings, resolve_settings, run_chunks, time_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Upsampler:
 
     def sample(self, image: Tensor, **options) -> Tensor:
         """`sample_steps`, run to its end."""
-        return finish(self.sample_steps(image, **options))
+        return self.sample(image, **options)
 
     def sample_steps(
         self, image: Tensor, *, steps: int | None = None, seed: int = 0, sampler: str | None = None

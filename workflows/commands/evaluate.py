@@ -82,7 +82,7 @@ def samples(model, captions, reference, limit, size, seed, batch, dtype, output)
     handles = load_stack(find(model, folders), dtype, folders=folders)
     keep_pages()
     with _progress() as tick:
-        real = scoring.embed_files(handles["clip"], paths, tick)
+        real = scoring.embed_files(handles.clip, paths, tick)
         made = scoring.paint(handles, texts, seed, batch, size == "256", tick)
     found = scoring.score(*made[1:], real)
     for name, number in found.rows():

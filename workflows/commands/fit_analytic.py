@@ -37,7 +37,7 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     entry = find(stack, current_host().model_folders())
     path = table_path(output, stack, ANALYTIC)
     handles = load_stack(entry, "fp32")
-    clip, prior = handles["clip"], handles["prior"]
+    clip, prior = handles.clip, handles.prior
     rows = open_pictures(data, cache, pairs, seed)
     chosen = sorted(random.Random(seed).sample(range(len(rows)), min(pairs, len(rows))))
     with torch.inference_mode():

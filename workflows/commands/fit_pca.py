@@ -34,7 +34,7 @@ def command(stack, data, pictures, seed, cache, output) -> None:
 
     entry = find(stack, current_host().model_folders())
     path = table_path(output, stack, PCA)
-    clip = load_stack(entry)["clip"]
+    clip = load_stack(entry).clip
     rows = open_pictures(data, cache, pictures, seed)
     vectors = watched(embed_pictures(clip, rows), "encode", "picture")
     basis = fit_pca(vectors, clip.clip_id)

@@ -186,7 +186,7 @@ def test_missing_unexpected_and_misshapen_tensors(root, monkeypatch):
     assert "unexpected: stranger in decoder/" in message and "\n" not in message
     assert "mid_block.attentions.0.to_k.weight (7, 3) instead of (64, 64) in decoder/" in message
     assert read == []
-    handle = load_stack(entry, "fp32", "cpu")["decoder"]
+    handle = load_stack(entry, "fp32", "cpu").decoder
     with pytest.raises(CheckpointError):
         handle.network()
     assert not handle.network.loaded
@@ -196,7 +196,7 @@ def test_tables_of_old_files_are_ignored(root):
     path = root / "karlo" / "text_encoder" / "model.safetensors"
     state = load_file(path) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     save_file(state, path)
-    clip = load_stack(catalog.find("karlo"), "fp32", "cpu")["clip"]
+    clip = load_stack(catalog.find("karlo"), "fp32", "cpu").clip
     assert clip.encode_text(["a star"]).embed.isfinite().all()
 
 

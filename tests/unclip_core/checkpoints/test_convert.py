@@ -75,7 +75,7 @@ def test_a_diffusers_folder_becomes_a_native_stack(written, entry, tmp_path):
         before = load_network(entry.stages[stage]).state_dict()
         after = load_network(new.stages[stage]).state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
-    texts = [load_stack(e, "fp32", "cpu")["clip"].encode_text(["a star"]).embed for e in (entry, new)]
+    texts = [load_stack(e, "fp32", "cpu").clip.encode_text(["a star"]).embed for e in (entry, new)]
     assert torch.equal(*texts)
 
 
@@ -112,7 +112,7 @@ def test_karlos_own_files(written, entry, originals, tmp_path):
 def test_karlos_own_files_with_openais_clip(entry, originals, tmp_path):
     """ViT-L-14.pt is a TorchScript archive; what it holds is read without running it."""
     folder, sizes = originals
-    clip = load_stack(entry, "fp32", "cpu")["clip"]
+    clip = load_stack(entry, "fp32", "cpu").clip
 
     class Archive(torch.nn.Module):
         """A traced module keeps its network's names when that is the module itself."""

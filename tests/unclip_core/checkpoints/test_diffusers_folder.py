@@ -16,7 +16,6 @@ from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.weight_sets import find_weights
 from comfyui_unclip.unclip_core.presets import KARLO
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +166,7 @@ def test_of_two_networks_the_other_is_checked_but_not_touched(copied, monkeypatc
 
 @torch.no_grad()
 def test_clip_towers_equal_transformers(entry, written):
-    clip = load_stack(entry, "fp32", "cpu")["clip"]
+    clip = load_stack(entry, "fp32", "cpu").clip
     text = clip.encode_text(["a red star over the sea", ""])
     expected = written[1]["text_encoder"](text.ids)
     assert_close(text.embed, expected.text_embeds)
@@ -183,17 +182,17 @@ def test_padding_as_transformers_is_masked_all_the_same(copied, entry):
     edit(copied / "tokenizer" / "special_tokens_map.json", pad_token={"content": "<|endoftext|>"})
     other = catalog.read_stack(copied)
     assert other.stages["clip"].config.padding == 49407
-    ours, theirs = (load_stack(e, "fp32", "cpu")["clip"].encode_text(["a red star"]) for e in (entry, other))
+    ours, theirs = (load_stack(e, "fp32", "cpu").clip.encode_text(["a red star"]) for e in (entry, other))
     assert theirs.ids[0, -1] == 49407 and torch.equal(ours.mask, theirs.mask)
     assert torch.equal(ours.embed, theirs.embed) and torch.equal(ours.tokens[ours.mask], theirs.tokens[theirs.mask])
 
 
 def test_a_whole_picture(entry):
     stack = load_stack(entry, "fp32", "cpu")
-    text = stack["clip"].encode_text(["a red star"])
-    embed = finish(stack["prior"].sample_steps(text, steps=2, seed=1))
-    image = finish(stack["decoder"].sample_steps(embed, text, steps=2, seed=2))
-    large = finish(stack["upsampler_256"].sample_steps(image, steps=2, seed=3))
+    text = stack.clip.encode_text(["a red star"])
+    embed = stack.prior.sample(text, steps=2, seed=1)
+    image = stack.decoder.sample(embed, text, steps=2, seed=2)
+    large = stack.upsampler_256.sample(image, steps=2, seed=3)
     assert embed.vector.shape == (1, 32) and image.shape == (1, 16, 16, 3) and large.shape == (1, 32, 32, 3)
     assert all(result.isfinite().all() and result.std() > 0 for result in (embed.vector, image, large))
 
@@ -203,17 +202,17 @@ def test_variations_need_no_prior(karlo, tmp_path):
     entry = catalog.read_stack(tmp_path / "variations")
     assert list(entry.stages) == ["clip", "decoder", "upsampler_256"] and not entry.problems
     stack = load_stack(entry, "fp32", "cpu")
-    embed = stack["clip"].encode_image(torch.rand(1, 50, 40, 3))
-    assert finish(stack["decoder"].sample_steps(embed, steps=2)).shape == (1, 16, 16, 3)
+    embed = stack.clip.encode_image(torch.rand(1, 50, 40, 3))
+    assert stack.decoder.sample(embed, steps=2).shape == (1, 16, 16, 3)
     with pytest.raises(ValueError, match=r"'variations' has no prior stage \(it has clip, .*karlo-v1-alpha does"):
-        stack["prior"].sample(None)
+        stack.prior.sample(None)
 
 
 def test_text_alone_says_that_pictures_cannot_be_read(copied):
     index = json.loads((copied / "model_index.json").read_text())
     del index["image_encoder"]
     (copied / "model_index.json").write_text(json.dumps(index))
-    clip = load_stack(catalog.read_stack(copied), "fp32", "cpu")["clip"]
+    clip = load_stack(catalog.read_stack(copied), "fp32", "cpu").clip
     assert clip.encode_text(["a star"]).embed.shape == (1, 32)
     with pytest.raises(ValueError, match=r"has no image tower .*karlo-v1-alpha-image-variations"):
         clip.encode_image(torch.rand(1, 32, 32, 3))

@@ -107,5 +107,5 @@ def test_what_is_no_table_is_refused(entry, basis):
 
 def test_handles_carry_their_stacks_tables(tiny_stack):
     stack = load_stack(catalog.find(tiny_stack), "fp32", "cpu")
-    assert basis_of(stack["clip"]).clip_id == stack["clip"].clip_id and basis_of(stack["clip"]).dim == 24
-    assert stack["prior"].noise_powers().shape == (1000,)
+    assert basis_of(stack.clip).clip_id == stack.clip.clip_id and basis_of(stack.clip).dim == 24
+    assert stack.prior.noise_powers().shape == (1000,)

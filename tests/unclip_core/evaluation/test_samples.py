@@ -44,10 +44,10 @@ def test_captions_and_pictures_are_read(folder, handles):
     assert read_captions(captions) == ["a red star", "a boat", "a star", "the sea"]
     paths = reference_paths(folder)
     assert [path.name for path in paths] == [f"{index}.png" for index in range(5)]
-    found = embed_files(handles["clip"], paths, nothing, batch=2)
+    found = embed_files(handles.clip, paths, nothing, batch=2)
     assert found.shape == (5, 24) and torch.allclose(found.norm(dim=1), torch.ones(5), atol=1e-5)
     plain = torch.tensor([80, 90, 120]).float().expand(1, 64, 64, 3) / 255
-    assert torch.allclose(found[2], F.normalize(handles["clip"].encode_image(plain).vector[0], dim=0), atol=1e-4)
+    assert torch.allclose(found[2], F.normalize(handles.clip.encode_image(plain).vector[0], dim=0), atol=1e-4)
 
 
 def test_what_cannot_be_scored_is_one_sentence(folder, handles):
@@ -60,7 +60,7 @@ def test_what_cannot_be_scored_is_one_sentence(folder, handles):
         reference_paths(folder / "empty")
     (folder / "5.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"--reference .*5.png: cannot be read as a picture"):
-        embed_files(handles["clip"], reference_paths(folder), nothing)
+        embed_files(handles.clip, reference_paths(folder), nothing)
 
 
 def test_pictures_do_not_depend_on_the_batch(handles):

@@ -87,7 +87,7 @@ def test_samples_do_not_depend_on_how_they_are_batched(handles):
 
     def decode(batch):
         settings = SampleSettings({"steps": 2, "candidates": 1}, {"steps": 2, "guidance_scale": 1.5}, batch)
-        stages = (handles[stage] for stage in ("clip", "prior", "decoder"))
+        stages = (getattr(handles, stage) for stage in ("clip", "prior", "decoder"))
         return decode_captions(*stages, captions, settings, 7, lambda *tick: ticks.append(tick))
 
     whole = decode(3)
@@ -99,7 +99,7 @@ def test_samples_do_not_depend_on_how_they_are_batched(handles):
 
 def test_upsamplers_are_compared_with_bicubic(handles):
     ticks = []
-    scores = upsampler_scores(handles["upsampler_256"], 2, lambda *tick: ticks.append(tick))
+    scores = upsampler_scores(handles.upsampler_256, 2, lambda *tick: ticks.append(tick))
     assert ticks == [("upsample 256", 1, 2), ("upsample 256", 2, 2)]
     assert 15 < scores["bicubic"] < 40 and math.isfinite(scores["ours"])
     assert scores["gain"] == pytest.approx(scores["ours"] - scores["bicubic"])
@@ -123,7 +123,7 @@ class Perfect:
 def test_retrieval_is_the_share_of_pictures_with_what_the_caption_says(handles):
     assert retrieval_score(Perfect(True), 64) == 1.0
     assert retrieval_score(Perfect(False), 64) < 0.2
-    share = retrieval_score(handles["clip"], 32)
+    share = retrieval_score(handles.clip, 32)
     assert 0.0 <= share < 0.6 and share * 32 == round(share * 32)
 
 

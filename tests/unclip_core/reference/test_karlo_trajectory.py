@@ -56,8 +56,8 @@ def picture(stages, text, embed):
 
 def test_text_to_picture(both, text_pipeline, run_reference):
     reference = run_reference(text_pipeline(), STEPS, prompt=CAPTION)
-    text, imagined = both.stages["clip"].encode_text(CAPTION), []
-    embed = finish(both.stages["prior"].sample_steps(text, candidates=1, seed=SEED), imagined.append)
+    text, imagined = both.stages.clip.encode_text(CAPTION), []
+    embed = finish(both.stages.prior.sample_steps(text, candidates=1, seed=SEED), imagined.append)
     check_steps(imagined, reference.steps["prior"])
     # The decoder's first step multiplies an error of eps by 20,000: it must start from the very same embedding.
     theirs = both.networks["prior"].post_process_latents(reference.steps["prior"][-1]).detach()
@@ -72,7 +72,7 @@ def test_variations_of_a_picture(both, karlo, run_reference):
     """The caption is the empty one, and the embedding is the picture's."""
     from diffusers import UnCLIPImageVariationPipeline
 
-    clip = both.stages["clip"]
+    clip = both.stages.clip
     image = torch.rand(1, 40, 48, 3, generator=torch.Generator().manual_seed(1))
     pipeline = UnCLIPImageVariationPipeline(
         **{name: both.networks[name] for name in (*NAMES, "image_encoder")},
@@ -95,18 +95,18 @@ def test_the_config_says_whose_prior_is_followed(both, text_pipeline, run_refere
     """Karlo's source clamps x_0 at 10 and hides tokens fully, diffusers clamps at 5 and hides them by -10000."""
     pipeline = text_pipeline(prior_scheduler={"clip_sample_range": clamp})
     reference = run_reference(pipeline, {"prior": 25, "decoder": 2, "super_res": 2}, prompt=CAPTION)
-    text, imagined = both.stages["clip"].encode_text(CAPTION), []
-    prior = prior_with(both.stages["prior"], x0_clamp=clamp, mask_value=mask_value)
+    text, imagined = both.stages.clip.encode_text(CAPTION), []
+    prior = prior_with(both.stages.prior, x0_clamp=clamp, mask_value=mask_value)
     finish(prior.sample_steps(text, candidates=1, seed=SEED), imagined.append)
     check_steps(imagined, reference.steps["prior"])
     assert max(state.x0.abs().max() for state in imagined) == clamp, "the clamp never bit"
 
 
 def test_the_folder_is_read_as_diffusers_runs_it(both):
-    config = both.stages["prior"].config
+    config = both.stages.prior.config
     assert (config.schedule.x0_clamp, config.mask_value) == (5.0, -10000.0)
     assert (config.sampling.steps, config.sampling.guidance_scale) == (25, 4.0)
-    decoder, upsampler = both.stages["decoder"].config, both.stages["upsampler_256"].config
+    decoder, upsampler = both.stages.decoder.config, both.stages.upsampler_256.config
     assert (decoder.sampling.steps, decoder.sampling.guidance_scale) == (25, 8.0)
     assert upsampler.final_network and upsampler.sampling.steps == 7
 

@@ -20,7 +20,7 @@ def prior(make_ar_prior):
 
 
 def vectors(prior, text, **options):
-    return finish(prior.sample_steps(text, **options)).vector
+    return prior.sample(text, **options).vector
 
 
 def test_item_equals_a_batch_of_one_text_row_major(tiny, prior):
@@ -128,7 +128,7 @@ def test_negative_texts_broadcast(tiny, prior):
 
 
 def test_embedding_has_the_texts_scale_and_clip(tiny, prior):
-    result = finish(prior.sample_steps(tiny.text(2)))
+    result = prior.sample(tiny.text(2))
     assert (result.clip_id, result.modality) == (tiny.clip_id, "image")
     assert torch.allclose(result.vector.norm(dim=-1), torch.ones(2), atol=1e-5)
     assert (vectors(prior, tiny.text(2, norm=10.0)).norm(dim=-1) - 1).abs().min() > 1e-3

@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.types import Embedding, Noise, model_to_image
 
 
 def images(decoder, *inputs, **options):
-    return finish(decoder.sample_steps(*inputs, **options))
+    return decoder.sample(*inputs, **options)
 
 
 def rows_of(embed, rows):
@@ -122,7 +122,7 @@ def test_guidance_equals_two_separate_conditions(tiny, null_embed, null_text, gi
     assert [call[0] for call in network.calls] == [2 * batch] * 2
     assert torch.allclose(states[0].x0, x0, atol=1e-4)
     network.calls.clear()
-    finish(decoder.sample_steps(embed, text, guidance_scale=1.0, steps=2, seed=5))
+    decoder.sample(embed, text, guidance_scale=1.0, steps=2, seed=5)
     assert [call[0] for call in network.calls] == [batch] * 2
 
 

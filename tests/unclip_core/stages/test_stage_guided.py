@@ -9,7 +9,6 @@ from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from comfyui_unclip.unclip_core.embeddings import similarity
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.stages.clip_guidance import ClipGuide
 
 
@@ -67,7 +66,7 @@ def test_guided_pictures_are_closer_to_the_target(tiny, clip, sampler):
     decoder, embed = tiny.decoder(), tiny.embed(2)
     options = {"sampler": sampler, "steps": 10, "seed": 1, "clip": clip}
     with torch.inference_mode():
-        plain, guided = (finish(decoder.sample_steps(embed, **options, clip_scale=scale)) for scale in (0.0, 5.0))
+        plain, guided = (decoder.sample(embed, **options, clip_scale=scale) for scale in (0.0, 5.0))
     closeness = [similarity(clip.encode_image(image), embed) for image in (plain, guided)]
     assert (closeness[1] > closeness[0] + 0.02).all()
 
@@ -75,7 +74,7 @@ def test_guided_pictures_are_closer_to_the_target(tiny, clip, sampler):
 def test_the_text_is_the_target_where_there_is_one(tiny, clip):
     decoder, text = tiny.decoder(), tiny.text()
     options = {"steps": 10, "seed": 1, "sampler": "ddim", "clip": clip}
-    plain, guided = (finish(decoder.sample_steps(tiny.embed(), text, **options, clip_scale=s)) for s in (None, 5.0))
+    plain, guided = (decoder.sample(tiny.embed(), text, **options, clip_scale=s) for s in (None, 5.0))
     assert similarity(clip.encode_image(guided), text) > similarity(clip.encode_image(plain), text) + 0.02
 
 
@@ -84,10 +83,10 @@ def test_it_works_with_a_mask_and_in_chunks(tiny, clip, limit_rows):
     mask[..., :8] = 1.0
     options = {"image": image, "mask": mask, "clip": clip, "clip_scale": 3.0, "sampler": "ddim"}
     decoder = tiny.decoder()
-    whole = finish(decoder.sample_steps(tiny.embed(3), **options))
+    whole = decoder.sample(tiny.embed(3), **options)
     assert (whole - image)[:, :, 8:].abs().max() < 1e-6
     limit_rows(1)
-    assert torch.allclose(whole, finish(decoder.sample_steps(tiny.embed(3), **options)), atol=1e-4)
+    assert torch.allclose(whole, decoder.sample(tiny.embed(3), **options), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +115,9 @@ def test_a_target_is_needed_and_must_be_of_the_same_clip(tiny, clip):
 
 def test_on_the_shipped_stack_it_raises_the_similarity_to_the_caption():
     stack = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu")
-    clip, decoder = stack["clip"], stack["decoder"]
+    clip, decoder = stack.clip, stack.decoder
     text = clip.encode_text(["a red star on a night sky"])
     options = {"steps": 12, "sampler": "ddim", "seed": 0, "guidance_scale": 1.0, "clip": clip}
-    pictures = [finish(decoder.sample_steps(None, text, **options, clip_scale=scale)) for scale in (0.0, 2.0)]
+    pictures = [decoder.sample(None, text, **options, clip_scale=scale) for scale in (0.0, 2.0)]
     plain, guided = (similarity(clip.encode_image(picture), text).item() for picture in pictures)
     assert guided > plain + 0.02

@@ -26,9 +26,9 @@ def test_there_and_back(tiny, learned_variance, guidance_scale):
     image[1] = 1.0  # pure white
     errors = []
     for refine in (0, 8):
-        noise = finish(decoder.invert_steps(image, embed, steps=12, guidance_scale=guidance_scale, refine=refine))
+        noise = decoder.invert(image, embed, steps=12, guidance_scale=guidance_scale, refine=refine)
         assert noise.x_T.shape == (2, 3, 16, 16) and noise.x_T.dtype == torch.float32
-        errors.append(distance(finish(decoder.sample_steps(embed, noise=noise)), image))
+        errors.append(distance(decoder.sample(embed, noise=noise), image))
     assert errors[1] < 0.01 and errors[1] <= errors[0]
 
 
@@ -42,48 +42,46 @@ def test_black_and_white_are_finite_and_never_clamped(tiny):
 
 def test_the_noise_records_its_conditions(tiny):
     decoder, embed, text = tiny.decoder(), tiny.embed(), tiny.text()
-    inversion = finish(decoder.invert_steps(picture(), embed, text, steps=6, guidance_scale=1.5)).inversion
+    inversion = decoder.invert(picture(), embed, text, steps=6, guidance_scale=1.5).inversion
     schedule = Schedule(decoder.config.schedule)
     assert inversion.timesteps == schedule.invertible_timesteps(6) and inversion.timesteps[0] < 999
     assert inversion.decoder_id == decoder.config.decoder_id and inversion.guidance_scale == 1.5
     assert 0 <= inversion.residual < 1
-    other = finish(decoder.invert_steps(picture(), tiny.embed(seed=9), steps=6)).inversion
+    other = decoder.invert(picture(), tiny.embed(seed=9), steps=6).inversion
     assert other.embed_hash != inversion.embed_hash and inversion.text_hash and other.text_hash == ""
-    assert finish(decoder.invert_steps(picture(), steps=6)).inversion.embed_hash == ""
-    assert len(finish(decoder.invert_steps(picture())).inversion.timesteps) == decoder.config.sampling.steps
+    assert decoder.invert(picture(), steps=6).inversion.embed_hash == ""
+    assert len(decoder.invert(picture()).inversion.timesteps) == decoder.config.sampling.steps
 
 
 def test_decoding_follows_the_inversion_without_being_told(tiny):
     """The stack's own sampler is dpmpp_2m at guidance 2 and 4 steps, clamped: none of that would lead back."""
     decoder = tiny.decoder()
-    noise = finish(decoder.invert_steps(picture(), tiny.embed(), steps=7))
+    noise = decoder.invert(picture(), tiny.embed(), steps=7)
     states = []
     finish(decoder.sample_steps(tiny.embed(), noise=noise), states.append)
     assert tuple(state.t for state in states) == noise.inversion.timesteps
-    finish(decoder.sample_steps(tiny.embed(), noise=noise, steps=7))
+    decoder.sample(tiny.embed(), noise=noise, steps=7)
 
 
 def test_another_embed_or_text_is_the_point_of_it(tiny, recwarn):
     decoder = tiny.decoder()
-    noise = finish(decoder.invert_steps(picture(), tiny.embed(), steps=6))
-    back = finish(decoder.sample_steps(tiny.embed(), noise=noise))
+    noise = decoder.invert(picture(), tiny.embed(), steps=6)
+    back = decoder.sample(tiny.embed(), noise=noise)
     for inputs in ((tiny.embed(seed=9), None), (tiny.embed(), tiny.text()), (None, None)):
-        assert distance(finish(decoder.sample_steps(*inputs, noise=noise)), back) > 1e-3
+        assert distance(decoder.sample(*inputs, noise=noise), back) > 1e-3
     assert not recwarn.list
 
 
 def test_more_eta_varies_more(tiny):
     decoder, embed, image = tiny.decoder(), tiny.embed(), picture()
-    noise = finish(decoder.invert_steps(image, embed, steps=12, refine=6))
-    off = [
-        distance(finish(decoder.sample_steps(embed, noise=noise, eta=eta, seed=3)), image) for eta in (0.0, 0.3, 1.0)
-    ]
+    noise = decoder.invert(image, embed, steps=12, refine=6)
+    off = [distance(decoder.sample(embed, noise=noise, eta=eta, seed=3), image) for eta in (0.0, 0.3, 1.0)]
     assert off[0] < 0.01 < off[1] < off[2]
 
 
 def test_other_steps_or_another_decoder_are_refused(tiny):
     decoder = tiny.decoder()
-    noise = finish(decoder.invert_steps(picture(), steps=6))
+    noise = decoder.invert(picture(), steps=6)
     with pytest.raises(ValueError, match="inverted in 6 steps, but is to be decoded in 7; set steps to 6 or 0"):
         decoder.sample(None, noise=noise, steps=7)
     other = Noise(noise.x_T, inversion=replace(noise.inversion, decoder_id="other/decoder"))
@@ -95,7 +93,7 @@ def test_other_steps_or_another_decoder_are_refused(tiny):
 
 def test_other_guidance_or_sampler_warn(tiny):
     decoder, said = tiny.decoder(), []
-    noise = finish(decoder.invert_steps(picture(), steps=6))
+    noise = decoder.invert(picture(), steps=6)
     decoder.sample(None, noise=noise, guidance_scale=3.0, sampler="ddpm", warn=said.append)
     assert "inverted at guidance_scale 1, but is decoded at 3" in said[0] and "not with ddpm" in said[1]
     decoder.sample(None, noise=noise, guidance_scale=1.0, sampler="ddim", warn=said.append)
@@ -112,9 +110,9 @@ def test_a_low_precision_decoder_inverts_and_decodes_in_float32(tiny):
         return network
 
     low = Decoder(exact.config, Placed(build, torch.device("cpu"), torch.bfloat16))
-    noises = [finish(decoder.invert_steps(picture(), tiny.embed(), steps=8)) for decoder in (exact, low)]
+    noises = [decoder.invert(picture(), tiny.embed(), steps=8) for decoder in (exact, low)]
     assert torch.allclose(noises[0].x_T, noises[1].x_T, atol=1e-5)
-    assert distance(finish(low.sample_steps(tiny.embed(), noise=noises[1])), picture()) < 0.02
+    assert distance(low.sample(tiny.embed(), noise=noises[1]), picture()) < 0.02
     assert low.network.dtype == torch.bfloat16 and low.network.as_float32() is low.network.as_float32()
     assert not low.network.loaded  # nothing needed the bfloat16 weights
 
@@ -122,15 +120,15 @@ def test_a_low_precision_decoder_inverts_and_decodes_in_float32(tiny):
 def test_chunks_and_broadcasting_change_nothing(tiny, limit_rows):
     decoder, image, embed = tiny.decoder(), picture(3), tiny.embed()
     limit_rows(3)
-    whole = finish(decoder.invert_steps(image, embed, steps=5))
+    whole = decoder.invert(image, embed, steps=5)
     limit_rows(1)
     states = []
     split = finish(decoder.invert_steps(image, embed, steps=5), states.append)
     assert torch.allclose(whole.x_T, split.x_T, atol=1e-4)
     assert [state.index for state in states] == list(range(len(states))) and len(states) >= 15
-    alone = finish(decoder.invert_steps(image[1:2], embed, steps=5))
+    alone = decoder.invert(image[1:2], embed, steps=5)
     assert torch.allclose(whole.x_T[1:2], alone.x_T, atol=1e-4)
-    several = finish(decoder.invert_steps(image[:1], tiny.embed(2), steps=5))
+    several = decoder.invert(image[:1], tiny.embed(2), steps=5)
     assert len(several) == 2 and not torch.equal(several.x_T[0], several.x_T[1])
 
 

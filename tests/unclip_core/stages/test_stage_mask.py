@@ -23,28 +23,25 @@ def half(rows=1, side=16):
 @pytest.mark.parametrize("learned_variance", [False, True])
 def test_outside_the_mask_every_pixel_stays(tiny, sampler, learned_variance):
     decoder, image = tiny.decoder(learned_variance=learned_variance), picture(2)
-    result = finish(decoder.sample_steps(tiny.embed(), image=image, mask=half(), sampler=sampler, steps=5))
+    result = decoder.sample(tiny.embed(), image=image, mask=half(), sampler=sampler, steps=5)
     assert (result - image)[:, :, 8:].abs().max() < 1e-6
     assert (result - image)[:, :, :8].abs().mean() > 0.1
 
 
 def test_the_mask_means_repaint_where_it_is_one(tiny):
     decoder, image = tiny.decoder(), picture()
-    everything = finish(decoder.sample_steps(tiny.embed(), image=image, mask=torch.ones(1, 16, 16), seed=3))
-    freely = finish(decoder.sample_steps(tiny.embed(), seed=3))
+    everything = decoder.sample(tiny.embed(), image=image, mask=torch.ones(1, 16, 16), seed=3)
+    freely = decoder.sample(tiny.embed(), seed=3)
     assert torch.allclose(everything, freely, atol=0.02)  # 5e-5 of the image is left in x_T
     with pytest.warns(UserWarning, match="mask is empty"):
-        nothing = finish(decoder.sample_steps(tiny.embed(), image=image, mask=torch.zeros(1, 16, 16)))
+        nothing = decoder.sample(tiny.embed(), image=image, mask=torch.zeros(1, 16, 16))
     assert torch.allclose(nothing, image, atol=1e-6)
 
 
 def test_the_network_sees_what_is_kept(tiny):
     """Otherwise the repainted part could not fit to it."""
     decoder = tiny.decoder()
-    one, two = (
-        finish(decoder.sample_steps(tiny.embed(), image=picture(seed=seed), mask=half(), seed=3, steps=6))
-        for seed in (0, 1)
-    )
+    one, two = (decoder.sample(tiny.embed(), image=picture(seed=seed), mask=half(), seed=3, steps=6) for seed in (0, 1))
     assert (one - two)[:, :, :8].abs().max() > 1e-2
 
 
@@ -53,7 +50,7 @@ def test_a_larger_mask_is_cropped_with_its_image(tiny):
     mask = torch.zeros(1, 64, 128)
     mask[..., :64] = 1.0
     for crop in ("center", "squash"):
-        result = finish(decoder.sample_steps(tiny.embed(), image=image, mask=mask, crop=crop))
+        result = decoder.sample(tiny.embed(), image=image, mask=mask, crop=crop)
         seen = model_to_image(fit_picture("Test", image, 16, crop))
         assert (result - seen)[:, :, 8:].abs().max() < 1e-6 < 0.05 < (result - seen)[:, :, :8].abs().mean()
 
@@ -73,9 +70,9 @@ def test_less_strength_stays_closer(tiny, sampler):
 
 def test_strength_and_mask_go_together(tiny):
     decoder, image = tiny.decoder(), picture()
-    result = finish(decoder.sample_steps(tiny.embed(), image=image, mask=half(), strength=0.2, steps=4))
+    result = decoder.sample(tiny.embed(), image=image, mask=half(), strength=0.2, steps=4)
     assert (result - image)[:, :, 8:].abs().max() < 1e-6
-    free = finish(decoder.sample_steps(tiny.embed(), image=image, mask=half(), steps=4))
+    free = decoder.sample(tiny.embed(), image=image, mask=half(), steps=4)
     assert (result - image)[:, :, :8].abs().mean() < (free - image)[:, :, :8].abs().mean()
 
 
@@ -89,15 +86,15 @@ def test_a_given_noise_is_what_the_image_gets(tiny):
     decoder, image, noise = tiny.decoder(), picture(), Noise(torch.zeros(1, 3, 16, 16))
     states = []
     finish(decoder.sample_steps(None, image=image, strength=0.5, noise=noise, sampler="ddim", steps=3), states.append)
-    again = finish(decoder.sample_steps(None, image=image, strength=0.5, noise=noise, sampler="ddim", steps=3, seed=9))
+    again = decoder.sample(None, image=image, strength=0.5, noise=noise, sampler="ddim", steps=3, seed=9)
     assert torch.allclose(again, ((states[-1].x0.movedim(1, -1) + 1) / 2).clamp(0, 1), atol=1e-6)
-    other = finish(decoder.sample_steps(None, image=image, strength=0.5, sampler="ddim", steps=3))
+    other = decoder.sample(None, image=image, strength=0.5, sampler="ddim", steps=3)
     assert (again - other).abs().max() > 1e-2
 
 
 def test_inpainting_from_an_inverted_noise_keeps_its_timesteps(tiny):
     decoder, image = tiny.decoder(), picture()
-    noise = finish(decoder.invert_steps(image, tiny.embed(), steps=6))
+    noise = decoder.invert(image, tiny.embed(), steps=6)
     states = []
     result = finish(decoder.sample_steps(tiny.embed(seed=9), noise=noise, image=image, mask=half()), states.append)
     assert tuple(state.t for state in states) == noise.inversion.timesteps
@@ -108,10 +105,10 @@ def test_batches_broadcast_and_chunks_change_nothing(tiny, limit_rows):
     decoder, image, mask = tiny.decoder(), picture(), half(3)
     mask[1] = half()[0].T
     options = {"image": image, "mask": mask, "sampler": "ddpm", "seed": 4}
-    whole = finish(decoder.sample_steps(tiny.embed(3), **options))
+    whole = decoder.sample(tiny.embed(3), **options)
     limit_rows(1)
-    assert torch.allclose(whole, finish(decoder.sample_steps(tiny.embed(3), **options)), atol=2e-5)
-    assert len(finish(decoder.sample_steps(tiny.embed(), image=picture(3), strength=0.5))) == 3
+    assert torch.allclose(whole, decoder.sample(tiny.embed(3), **options), atol=2e-5)
+    assert len(decoder.sample(tiny.embed(), image=picture(3), strength=0.5)) == 3
 
 
 def test_an_image_without_effect_is_told(tiny):

@@ -52,7 +52,7 @@ def upsampler_stage(tiny):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__ + str(error)[:4])
 def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage, monkeypatch, error):
-    whole = finish(upsampler_stage.sample_steps(IMAGES, seed=3))
+    whole = upsampler_stage.sample(IMAGES, seed=3)
     network = upsampler_stage.network()
     full = Full(network, 2, error)
     monkeypatch.setattr(network, "forward", full)
@@ -66,7 +66,7 @@ def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage,
 
 def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monkeypatch):
     decoder, embed = tiny.decoder(), tiny.embed()
-    whole = finish(decoder.invert_steps(IMAGES, embed, steps=4, refine=1))
+    whole = decoder.invert(IMAGES, embed, steps=4, refine=1)
     network = decoder.network()
     full = Full(network, 2, ERRORS[0])
     monkeypatch.setattr(network, "forward", full)
@@ -79,12 +79,12 @@ def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monke
     monkeypatch.setattr(network, "forward", Full(network, 0, ERRORS[0]))
     expected = r"DDIM Invert: one item .* with weights in float32, which it needs; choose a smaller model"
     with pytest.raises(MemoryError, match=expected):
-        finish(decoder.invert_steps(IMAGES, steps=4))
+        decoder.invert(IMAGES, steps=4)
 
 
 def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(tiny, make_ar_prior, monkeypatch):
     prior, text = make_ar_prior(), tiny.text(5)
-    whole = finish(prior.sample_steps(text, seed=3))
+    whole = prior.sample(text, seed=3)
     network = prior.network()
     step, tried = network.step, []
 
@@ -103,7 +103,7 @@ def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(tiny,
     assert states[-1].index + 1 == states[-1].total
     monkeypatch.setattr(network, "step", lambda *given: full(torch.zeros(3), None))
     with pytest.raises(MemoryError, match=r"Autoregressive Prior: one item at a time does not fit into"):
-        finish(prior.sample_steps(text))
+        prior.sample(text)
 
 
 def test_a_single_item_that_does_not_fit_says_what_to_do(upsampler_stage, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_single_item_that_does_not_fit_says_what_to_do(upsampler_stage, monkey
         r"Upsample 32: one item at a time does not fit into .*\d GiB free\) with weights in float32; choose dtype"
     )
     with pytest.raises(MemoryError, match=expected):
-        finish(upsampler_stage.sample_steps(IMAGES))
+        upsampler_stage.sample(IMAGES)
 
 
 def test_other_errors_pass(upsampler_stage, monkeypatch):
@@ -121,7 +121,7 @@ def test_other_errors_pass(upsampler_stage, monkeypatch):
     assert not is_out_of_memory(error)
     monkeypatch.setattr(network, "forward", Full(network, 0, error))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        finish(upsampler_stage.sample_steps(IMAGES))
+        upsampler_stage.sample(IMAGES)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space limits are Linux's")
@@ -166,5 +166,5 @@ def test_half_precision_gives_the_same_picture(tiny):
     exact, half = tiny.decoder(), tiny.decoder()
     half.network.dtype = HALF  # before the first use
     embed, text = tiny.embed(2), tiny.text(2)
-    pictures = [finish(stage.sample_steps(embed, text, seed=1)) for stage in (exact, half)]
+    pictures = [stage.sample(embed, text, seed=1) for stage in (exact, half)]
     assert (pictures[0] - pictures[1]).abs().mean() < 0.01

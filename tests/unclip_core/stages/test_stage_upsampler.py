@@ -21,21 +21,21 @@ def pictures(rows=1, height=8, width=8, channels=3, seed=0):
 def test_item_equals_a_batch_of_one_in_any_chunking(tiny, limit_rows):
     upsampler, image = tiny.upsampler(), pictures(3)
     limit_rows(3)
-    batch = finish(upsampler.sample_steps(image, seed=5))
+    batch = upsampler.sample(image, seed=5)
     assert batch.shape == (3, 32, 32, 3) and batch.dtype == torch.float32
     assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
     for i in range(3):
-        assert torch.allclose(batch[i : i + 1], finish(upsampler.sample_steps(image[i : i + 1], seed=5 + i)), atol=2e-5)
+        assert torch.allclose(batch[i : i + 1], upsampler.sample(image[i : i + 1], seed=5 + i), atol=2e-5)
     limit_rows(2)
-    assert torch.allclose(batch, finish(upsampler.sample_steps(image, seed=5)), atol=2e-5)
-    assert (batch[0] - finish(upsampler.sample_steps(image[:1], seed=6))[0]).abs().max() > 1e-3
+    assert torch.allclose(batch, upsampler.sample(image, seed=5), atol=2e-5)
+    assert (batch[0] - upsampler.sample(image[:1], seed=6)[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (20, 12), (5, 7)])
 def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
     upsampler, image = tiny.upsampler(), pictures(2, height, width, channels)
-    result = finish(upsampler.sample_steps(image, seed=1))
+    result = upsampler.sample(image, seed=1)
     assert result.shape == (2, 32, 32, 3)
     flat = image
     if channels == 4:
@@ -43,7 +43,7 @@ def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
     elif channels == 1:
         flat = image.expand(-1, -1, -1, 3)
     small = resize_bicubic(flat.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
-    assert torch.allclose(result, finish(upsampler.sample_steps(small, seed=1)), atol=1e-4)
+    assert torch.allclose(result, upsampler.sample(small, seed=1), atol=1e-4)
 
 
 def test_network_sees_the_bicubic_enlargement(tiny):
@@ -51,7 +51,7 @@ def test_network_sees_the_bicubic_enlargement(tiny):
     network = upsampler.network()
     original = network.forward
     network.forward = lambda x, t, low, **kwargs: (seen.append(low), original(x, t, low, **kwargs))[1]
-    finish(upsampler.sample_steps(image, steps=2))
+    upsampler.sample(image, steps=2)
     expected = F.interpolate(
         image.movedim(-1, 1) * 2 - 1, (32, 32), mode="bicubic", align_corners=False, antialias=True
     )
@@ -66,7 +66,7 @@ def test_final_network_makes_the_last_step_only(tiny):
         assert upsampler.network.loaded == (steps > 1)  # there is nothing for it to do in a single step
         assert len(upsampler.network().calls) == steps - 1 and len(upsampler.final_network().calls) == 1
     plain = tiny.upsampler()
-    finish(plain.sample_steps(pictures()))
+    plain.sample(pictures())
     assert plain.final_network is None and len(plain.network().calls) == 3
 
 
@@ -75,7 +75,7 @@ def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_
     """The last step needs nothing of the steps before but where they arrived: no draw, no history."""
     plain, both = tiny.upsampler(), tiny.upsampler(final_network=True)
     both.final_network = plain.network
-    whole = finish(plain.sample_steps(pictures(3), seed=5, sampler=sampler))
+    whole = plain.sample(pictures(3), seed=5, sampler=sampler)
     for rows, chunks in ((3, 1), (2, 2)):
         limit_rows(rows)
         states = []
@@ -107,7 +107,7 @@ def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny
         return tiny.random_weights(UpsamplerNetwork(config))
 
     placed = [Placed(build, torch.device("cpu"), torch.float32) for build in (build_first, build_final)]
-    finish(Upsampler(config, *placed).sample_steps(pictures()))
+    Upsampler(config, *placed).sample(pictures())
     assert len(first) > 10 and placed[1].loaded and not left
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...stages import finish
 from ..context import Context
 from ..plots import Point, line_plot
 from ..results import Figure, Result, Table
@@ -36,7 +35,7 @@ def run(context: Context, settings: Settings) -> Result:
         for name, sampler in SAMPLERS.items():
 
             def sample(text, seed, steps=steps, sampler=sampler):
-                return finish(context.prior.sample_steps(text, seed=seed, steps=steps, sampler=sampler, candidates=1))
+                return context.prior.sample(text, seed=seed, steps=steps, sampler=sampler, candidates=1)
 
             made = [
                 sampled(context, sample, settings.captions, seed, f"{name}, {steps} steps")

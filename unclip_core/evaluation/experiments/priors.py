@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...pictures.drawing import labelled_grid
-from ...stages import finish
 from ...types import Embedding, TextEncoding
 from ..context import CHUNK, Context
 from ..results import Figure, Result, Table
@@ -35,13 +34,13 @@ class Settings:
 
 def run(context: Context, settings: Settings) -> Result:
     """Similarity, distance, time, and what the decoder makes of both."""
-    priors: dict[str, Sample] = {"diffusion": lambda text, seed: finish(context.prior.sample_steps(text, seed=seed))}
+    priors: dict[str, Sample] = {"diffusion": lambda text, seed: context.prior.sample(text, seed=seed)}
     sizes = {"diffusion": context.entry.stages["prior"].parameters}
     if context.ar_prior is None:
         return Result(
             notes=[f"The model {context.entry.name!r} has no autoregressive prior: there is nothing to compare."]
         )
-    priors["autoregressive"] = lambda text, seed: finish(context.ar_prior.sample_steps(text, seed=seed, candidates=2))
+    priors["autoregressive"] = lambda text, seed: context.ar_prior.sample(text, seed=seed, candidates=2)
     sizes["autoregressive"] = context.entry.stages["ar_prior"].parameters
     reference = embeddings_reference(context, settings.captions)
     rows, numbers, shown = [], {}, []
