@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from comfyui_unclip.unclip_core import device as devices
 from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.resize import resize_bicubic
 from comfyui_unclip.unclip_core.stages import Upsampler, finish
@@ -86,17 +85,17 @@ def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_
 
 
 def test_on_a_processor_a_large_final_network_takes_the_first_ones_place(tiny, limit_rows, monkeypatch):
-    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
     limit_rows(1)
     upsampler, there = tiny.upsampler(final_network=True), []
+    monkeypatch.setattr(devices, "LARGE_BYTES", devices.module_bytes(tiny.upsampler().network()) // 2)
     networks = (upsampler.network, upsampler.final_network)
     finish(upsampler.sample(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
     assert there == [[True, False]] * 4 + [[False, True]] * 2  # both pictures' steps before the change
 
 
 def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny, monkeypatch):
-    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
     config, first, left = tiny.upsampler(final_network=True).config, [], []
+    monkeypatch.setattr(devices, "LARGE_BYTES", devices.module_bytes(UpsamplerNetwork(config)) // 2)
 
     def build_first():
         network = tiny.random_weights(UpsamplerNetwork(config))
@@ -117,11 +116,10 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
     config = tiny.upsampler(final_network=True).config
     meta = torch.device("meta")
     first, final = (Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2))
-    upsampler, moved = Upsampler(config, first, final), []
-    for placed in (first, final, first):
-        upsampler._begin(torch.zeros(1, 3, 8, 8), None, 0, placed, Schedule(config.schedule).respace(3), None)
-        moved.append([next(network.module.parameters()).device for network in (first, final)])
-    assert moved == [[meta, meta]] * 3
+    steps = Upsampler(config, first, final).sample(pictures())
+    next(steps)
+    assert [next(network.module.parameters()).device for network in (first, final)] == [meta, meta]
+    steps.close()
 
 
 def test_final_network_uses_its_own_time_features(tiny):
