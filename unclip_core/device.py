@@ -15,6 +15,7 @@ from torch import nn
 from .allocator import give_back_pages
 from .memory import does_not_fit, is_out_of_memory
 from .models.kernels import freeze
+from .processor import computes_fast_in_bf16, this_processor
 
 log = logging.getLogger("comfyui_unclip")
 # On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
@@ -39,8 +40,8 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
     """The weights' dtype for a loader's setting "auto", "fp32", "bf16" or "fp16" on `device`.
 
-    auto: bfloat16 where the processor computes in it, else float16 on a GPU, else float32. Raises ValueError for
-    another setting.
+    auto: on a processor bfloat16 where that is the faster one, else float32; on a GPU bfloat16 where it computes in
+    it, else float16. Raises ValueError for another setting.
     """
     if isinstance(setting, torch.dtype):
         return setting
@@ -50,18 +51,12 @@ def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.
         raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
     kind = torch.device(device).type
     if kind == "cpu":
-        return torch.bfloat16 if cpu_has_bf16() else torch.float32
+        return torch.bfloat16 if computes_fast_in_bf16(this_processor()) else torch.float32
     if kind == "cuda":
         return (
             torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip else torch.float16
         )
     return torch.bfloat16 if kind == "xpu" else torch.float16
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check is not None and check() for check in checks)
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:
@@ -89,7 +84,8 @@ class Placed(Generic[Module]):
 
     `build()` returns the module on the CPU. Calling the object returns it in place; every other large Placed network of
     that device leaves first, for the CPU or, from the CPU, for the disk it came from, so that the largest stage sets
-    the memory needed, not the sum. `manager` replaces that rule by an editor's own.
+    the memory needed, not the sum. `manager` replaces that rule by an editor's own. `build_float32()` returns the same
+    module with weights that were never rounded to `dtype`; None where `build()` does not round.
     """
 
     def __init__(
@@ -98,13 +94,16 @@ class Placed(Generic[Module]):
         device: torch.device,
         dtype: torch.dtype,
         manager: Manager | None = None,
+        build_float32: Callable[[], Module] | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._build = build
+        self._build_float32 = build_float32 or build
         self._manager = manager
         self._adopted: object = None
         self._module: Module | None = None
+        self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
         self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
@@ -141,7 +140,7 @@ class Placed(Generic[Module]):
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype)) from error
+                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype, torch.device("cpu"))) from error
                 if self._manager is not None:
                     self._adopted = self._manager.adopt(module)
                 self._module = module
@@ -152,6 +151,7 @@ class Placed(Generic[Module]):
         module = self._build().eval().requires_grad_(False)
         # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+        self._bytes = module_bytes(module)
         packs = self.device.type == "cpu" and self._manager is None
         if packs:
             freeze(module)
@@ -159,7 +159,7 @@ class Placed(Generic[Module]):
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,
             sum(parameter.numel() for parameter in module.parameters()) / 1e6,
-            module_bytes(module) / 1e9,
+            self._bytes / 1e9,
             str(self.dtype).removeprefix("torch."),
             self.device,
             time.perf_counter() - started,
@@ -169,11 +169,11 @@ class Placed(Generic[Module]):
         return module
 
     def as_float32(self) -> Placed[Module]:
-        """The same network in float32, for what rounding would spoil; this very object where it already is."""
+        """The same network in float32, as exact as its file, for what rounding would spoil; this object if it is."""
         if self.dtype == torch.float32:
             return self
         if self._float32 is None:
-            self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
+            self._float32 = Placed(self._build_float32, self.device, torch.float32, self._manager)
         return self._float32
 
     @property
@@ -223,7 +223,9 @@ def _take_memory(together: Sequence[Placed]) -> None:
         if others:
             give_back_pages()
         others = []
-    large = [placed for placed in together if module_bytes(placed.module) >= LARGE_BYTES]
+    for placed in together:
+        placed.module  # noqa: B018 - reads the weights
+    large = [placed for placed in together if placed._bytes >= LARGE_BYTES]
     _set_current(device, others + large)
 
 

@@ -110,8 +110,11 @@ def load_stack(
         return handles["clip"].encode_text([""])
 
     def placed(found: StageFile, part: str = "") -> Placed:
-        read = partial(load_network, found, weights, memory_format(device), part, check)
-        return Placed(read, device, weights, manager)
+        read, read_float32 = (
+            partial(load_network, found, dtype, memory_format(device), part, check)
+            for dtype in (weights, torch.float32)
+        )
+        return Placed(read, device, weights, manager, read_float32)
 
     for stage, text_stage in (("prior", Prior), ("decoder", Decoder)):
         if found := entry.stages.get(stage):

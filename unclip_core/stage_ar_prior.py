@@ -105,7 +105,7 @@ class ARPrior(TextStage):
             return z.float().cpu()
 
         slices = list(split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes)))
-        found = yield from run_slices(slices, run, self.WHO, self.network.dtype)
+        found = yield from run_slices(slices, run, self.WHO, self.network.dtype, self.network.device)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
         return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)

@@ -204,7 +204,8 @@ class Decoder(TextStage):
                     edits.append(keep_known(known, mask))
             return edit_x0(model, edits), x_T.contiguous(memory_format=layout), noise
 
-        x_0 = yield from run_chunks(settings, batch, self._rows(placed, settings), prepare, placed.dtype)
+        rows = self._rows(placed, settings)
+        x_0 = yield from run_chunks(settings, batch, rows, prepare, placed.dtype, placed.device)
         return model_to_image(start.picture.paste(x_0) if start.picture is not None else x_0)
 
     @torch.no_grad()

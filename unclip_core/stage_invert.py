@@ -119,7 +119,7 @@ def run_inversion(
             yield replace(state, index=done + state.index, total=done + state.total + after)
 
     slices = list(split_rows(batch, rows))
-    results = yield from run_slices(slices, run, settings.who, None)
+    results = yield from run_slices(slices, run, settings.who, None, device)
     return Inverted(
         torch.cat([result.x_T.float().cpu() for result in results]),
         torch.cat([result.residual.float().cpu() for result in results]),

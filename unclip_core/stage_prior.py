@@ -122,7 +122,7 @@ class Prior(TextStage):
             return guide(model, settings.guidance_scale), x_T, noise
 
         rows = rows_that_fit(placed.device, row_bytes)
-        x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype)
+        x_0 = yield from run_chunks(settings, texts * count, rows, prepare, placed.dtype, placed.device)
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
         return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)

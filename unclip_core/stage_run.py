@@ -117,7 +117,7 @@ class Leg:
 
 
 def run_chunks(
-    settings: Settings, batch: int, rows: int, prepare: Prepare, dtype: torch.dtype
+    settings: Settings, batch: int, rows: int, prepare: Prepare, dtype: torch.dtype, device: torch.device
 ) -> Generator[StepState, None, Tensor]:
     """Sample `batch` items, at most `rows` at a time; `prepare(slice)` gives a chunk's model, x_T and noise.
 
@@ -125,11 +125,16 @@ def run_chunks(
     changes no draw, because items own their noise. A chunk that does not fit after all is halved and begun anew, and
     the total grows. Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
-    return run_legs(settings, batch, lambda: rows, [Leg(settings.steps, lambda x: prepare)], dtype)
+    return run_legs(settings, batch, lambda: rows, [Leg(settings.steps, lambda x: prepare)], dtype, device)
 
 
 def run_legs(
-    settings: Settings, batch: int, rows: Callable[[], int], legs: Sequence[Leg], dtype: torch.dtype
+    settings: Settings,
+    batch: int,
+    rows: Callable[[], int],
+    legs: Sequence[Leg],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Generator[StepState, None, Tensor]:
     """`run_chunks` over legs that make up `settings.steps`; `rows` is asked when the first network is there.
 
@@ -141,7 +146,7 @@ def run_legs(
     for leg in legs:
         prepare = leg.begin(x)
         slices = slices or list(split_rows(batch, rows()))
-        x = yield from _run_leg(settings, first, leg.steps, prepare, slices, dtype)
+        x = yield from _run_leg(settings, first, leg.steps, prepare, slices, dtype, device)
         first += len(leg.steps)
         del prepare  # it holds the network, whose weights must be free to go before the next one's are read
     return x
@@ -152,9 +157,11 @@ def run_slices(
     run: Callable[[slice, int, int], Generator[StepState, None, Result]],
     who: str,
     dtype: torch.dtype | None,
+    device: torch.device,
 ) -> Generator[StepState, None, list[Result]]:
     """`run(slice, number, count)` for each slice of a batch; one that does not fit after all is halved, in the list
-    too, and begun anew. dtype: see `does_not_fit`. Raises MemoryError with what to do if a single item does not."""
+    too, and begun anew. Raises MemoryError with what to do if a single item does not; for dtype and device of its
+    message see `does_not_fit`."""
     results: list[Result] = []
     while len(results) < len(slices):
         chunk = slices[len(results)]
@@ -164,14 +171,20 @@ def run_slices(
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
-                raise MemoryError(does_not_fit(who, dtype)) from error
+                raise MemoryError(does_not_fit(who, dtype, device)) from error
             middle = (chunk.start + chunk.stop) // 2
             slices[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
     return results
 
 
 def _run_leg(
-    settings: Settings, first: int, steps: ScheduleSteps, prepare: Prepare, slices: list[slice], dtype: torch.dtype
+    settings: Settings,
+    first: int,
+    steps: ScheduleSteps,
+    prepare: Prepare,
+    slices: list[slice],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Generator[StepState, None, Tensor]:
     """These steps, from number `first` of the run on, for every slice."""
 
@@ -186,7 +199,7 @@ def _run_leg(
             x = state.x_t
         return x.cpu()
 
-    return torch.cat((yield from run_slices(slices, run, settings.who, dtype)))
+    return torch.cat((yield from run_slices(slices, run, settings.who, dtype, device)))
 
 
 class NanWatch:

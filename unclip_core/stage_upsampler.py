@@ -63,7 +63,7 @@ class Upsampler:
         last = len(steps) - 1 if self.final_network is not None else len(steps)
         parts = ((self.network, steps[:last]), (self.final_network, steps[last:]))
         legs = [Leg(part, partial(begin, placed, part)) for placed, part in parts if len(part)]
-        x_0 = yield from run_legs(settings, len(low), lambda: rows_that_fit(device, row_bytes), legs, dtype)
+        x_0 = yield from run_legs(settings, len(low), lambda: rows_that_fit(device, row_bytes), legs, dtype, device)
         return model_to_image(x_0)
 
     def _begin(

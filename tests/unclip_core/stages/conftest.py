@@ -1,11 +1,13 @@
 """Tiny random-weight stages of every kind of condition, and inputs that fit them."""
 
+import sys
 import types
 
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core import config as c
+from comfyui_unclip.unclip_core import memory
 from comfyui_unclip.unclip_core.device import Placed
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
@@ -191,10 +193,15 @@ def make_ar_prior(randomise):
 
 @pytest.fixture
 def limit_rows(monkeypatch):
-    """Makes every stage split its batch into chunks of at most this many rows."""
+    """Makes every stage find that at most this many rows of its batch fit."""
+    users = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("comfyui_unclip.unclip_core") and vars(module).get("rows_that_fit") is memory.rows_that_fit
+    ]
 
     def limit(rows):
-        for stage in ("prior", "decoder", "upsampler"):
-            monkeypatch.setattr(f"comfyui_unclip.unclip_core.stage_{stage}.rows_that_fit", lambda *_: rows)
+        for module in users:
+            monkeypatch.setattr(module, "rows_that_fit", lambda *_: rows)
 
     return limit
