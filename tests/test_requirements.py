@@ -6,9 +6,16 @@ import sys
 import venv
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 # An old but supported environment, as a ComfyUI user may have it: built for CUDA, so a replacement would break it.
-PRESENT = {"torch": "2.2.0+cu121", "torchvision": "0.17.0+cu121", "numpy": "1.26.4", "pillow": "10.2.0"}
+PRESENT = {"torch": "2.7.0+cu126", "torchvision": "0.22.0+cu126", "numpy": "1.26.4", "pillow": "10.2.0"}
 
 
 def test_installing_requirements_keeps_torch(tmp_path):
@@ -33,3 +40,10 @@ def test_requirements_is_one_bounded_line():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert len(lines) == 1
     assert lines[0].startswith("open_clip_torch>=") and ",<" in lines[0]
+
+
+def test_a_pytorch_is_declared_only_if_it_has_what_is_used():
+    """torch.OutOfMemoryError came with 2.5; 2.7 is the oldest that ComfyUI takes and that the tests are run with."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    (torch,) = (found for found in map(Requirement, declared) if found.name == "torch")
+    assert "2.4.1" not in torch.specifier and PRESENT["torch"].partition("+")[0] in torch.specifier

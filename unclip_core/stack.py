@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
@@ -16,7 +16,8 @@ from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
 from .config import STAGES
-from .runtime.placement import Manager, Placed, memory_format, pick_device, pick_dtype
+from .runtime.device import memory_format, pick_device, pick_dtype
+from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, Prior, Upsampler
 from .types import TextEncoding
 
@@ -99,8 +100,10 @@ def load_stack(
         return handles["clip"].encode_text([""])
 
     def placed(found: StageFile, part: str = "") -> Placed:
-        read = partial(load_network, found, weights, memory_format(device), part, check)
-        return Placed(read, device, weights, manager)
+        def build(dtype: torch.dtype) -> nn.Module:
+            return load_network(found, dtype, memory_format(device), part, check)
+
+        return Placed(build, device, weights, manager)
 
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps

@@ -101,7 +101,8 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     import torch
 
-    from comfyui_unclip.unclip_core.runtime.placement import cpu_has_bf16, pick_device, pick_dtype
+    from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
+    from comfyui_unclip.unclip_core.runtime.placement import cpu_has_bf16
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")

@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
 from comfyui_unclip.unclip_core.runtime import placement as devices
-from comfyui_unclip.unclip_core.runtime.placement import Placed, cpu_has_bf16, pick_device, pick_dtype, place
+from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
+from comfyui_unclip.unclip_core.runtime.estimates import does_not_fit
+from comfyui_unclip.unclip_core.runtime.placement import Placed, place
+from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.stages import finish
 
 META = torch.device("meta")  # stands in for an accelerator: moving there needs no hardware
 
@@ -25,15 +30,9 @@ def test_pick_dtype():
     assert pick_dtype("bf16", "cpu") == torch.bfloat16
     assert pick_dtype("fp16", "mps") == torch.float16
     assert pick_dtype(torch.float64, "cpu") == torch.float64
-    assert pick_dtype("auto", "cpu") == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
     assert pick_dtype("auto", "mps") == torch.float16
     with pytest.raises(ValueError, match="dtype 'half' is unknown; choose one of auto, fp32, bf16, fp16"):
         pick_dtype("half", "cpu")
-
-
-def test_auto_without_bf16_hardware_is_float32(monkeypatch):
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
-    assert pick_dtype("auto", "cpu") == torch.float32
 
 
 def test_place_sets_dtype_and_layout():
@@ -44,7 +43,7 @@ def test_place_sets_dtype_and_layout():
 
 def test_placed_builds_once_on_first_use():
     built = []
-    placed = Placed(lambda: built.append(1) or nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)
+    placed = Placed(lambda dtype: built.append(1) or nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)
     assert not placed.loaded and not built
     module = placed()
     assert placed() is module and built == [1]
@@ -120,13 +119,17 @@ def test_a_manager_replaces_that_rule():
 
 def test_weights_are_no_inference_tensors_wherever_they_are_read():
     with torch.inference_mode():
-        module = Placed(lambda: nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)()
+        module = Placed(lambda dtype: nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)()
     assert not module.weight.is_inference()
 
 
 def test_on_a_processor_one_large_network_is_in_memory_at_a_time(monkeypatch):
-    monkeypatch.setattr(devices, "LARGE_BYTES", 0)
-    first, second, third = (Placed(lambda: nn.Linear(2, 2), torch.device("cpu"), torch.float32) for _ in range(3))
+    monkeypatch.setattr(devices, "LARGE_BYTES", 30_000)
+    first, second, third = (
+        Placed(lambda dtype: nn.Linear(99, 99), torch.device("cpu"), torch.float32) for _ in range(3)
+    )
+    small = Placed(lambda dtype: nn.Linear(9, 9), torch.device("cpu"), torch.float32)
+    small()
     first()
     second()
     assert not first.loaded and second.loaded
@@ -136,6 +139,33 @@ def test_on_a_processor_one_large_network_is_in_memory_at_a_time(monkeypatch):
     assert first.loaded
     third()
     assert third.loaded and not first.loaded and not second.loaded
+    assert small.loaded
+
+
+def test_a_network_that_packed_its_weights_still_counts_as_large(monkeypatch):
+    """Stages in turn, again and again: at no time is more than the one in use in memory."""
+    stack = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu")
+    text = stack.clip.encode_text(["a big red apple on a night sky"])
+    # The prior is 14 MB and the decoder 33; what they do not pack is 1 and 6.
+    monkeypatch.setattr(devices, "LARGE_BYTES", 10 * 10**6)
+    stack.clip.placed.unload()
+    embed, loaded = None, []
+    for stage in ("prior", "prior", "decoder", "decoder", "prior", "decoder", "prior", "prior", "decoder"):
+        if stage == "prior":
+            embed = finish(stack.prior.sample_steps(text, steps=1, guidance_scale=1.0))
+        else:
+            finish(stack.decoder.sample_steps(embed, text, steps=1, guidance_scale=1.0))
+        loaded.append([name for name in ("prior", "decoder") if stack[name].network.loaded] == [stage])
+    assert all(loaded), loaded
+
+
+def test_what_does_not_fit_is_said_of_the_device_that_it_did_not_fit_into(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (3 * 2**30, 8 * 2**30))
+    on = {kind: does_not_fit("Test", torch.bfloat16, torch.device(kind)) for kind in ("cpu", "cuda", "mps")}
+    assert "into memory (" in on["cpu"] and "GPU" not in on["cpu"]
+    assert "into the GPU (3.0 of 8.0 GiB free)" in on["cuda"]
+    assert "into the GPU (mps)" in on["mps"]
 
 
 def test_dropped_networks_free_their_memory():

@@ -17,7 +17,7 @@ from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
 from ..models.build import build_network
 from ..presets import KARLO
-from ..runtime.placement import DTYPES
+from ..runtime.device import DTYPES
 from .catalog import read_stack
 from .diffusers_configs import DIFFUSERS_MASK
 from .header import CheckpointError

@@ -153,7 +153,7 @@ class Clip:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.placed: Placed[nn.Module] = Placed(self._load, self.device, torch.float32, manager)
+        self.placed: Placed[nn.Module] = Placed(lambda dtype: self._load(), self.device, torch.float32, manager)
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..runtime.placement import Placed, memory_format
+from ..runtime.device import memory_format
+from ..runtime.placement import Placed
 from ..stages import Decoder
 from ..training.data import StorybookData
 from ..training.embeddings import image_embeddings
@@ -77,5 +77,5 @@ def trained_sibling(
             if on_progress:
                 on_progress(progress)
     dtype = torch.float32
-    placed = Placed(partial(load_network, weights, dtype, memory_format(clip.device)), clip.device, dtype)
+    placed = Placed(lambda read_as: load_network(weights, read_as, memory_format(clip.device)), clip.device, dtype)
     return Decoder(own, placed, lambda: clip.encode_text([""]))

@@ -6,20 +6,25 @@ What is chosen follows from shapes and the processor, never from timing: one mac
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..pages import drop_mapped_pages
+from ..processor import products_beat_fused_attention, this_processor
+
+log = logging.getLogger("comfyui_unclip")
 
 # Beyond this a convolution hides the reordering of its weights, and packed ones are slower on 256 px maps.
 PACKED_PIXELS = 64 * 64
 # A linear layer over many rows hides the reordering too, and gains nothing.
 PACKED_ROWS = 256
-# From here on the processor's fused attention loses to two matrix products, unless it has AMX.
+# Shorter bfloat16 attention is left to PyTorch's fused kernel, whatever the processor: there is little to win.
 FUSED_ATTENTION_TOKENS = 128
 
 _packing = threading.Lock()
@@ -49,7 +54,52 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and onednn_operators_work(x.dtype)
     )
+
+
+@cache
+def onednn_operators_work(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operators, which are private to PyTorch, are there, take our arguments and give a layer's sums.
+
+    Tried once a process on tiny layers. They raise where oneDNN lacks the instructions for `dtype`, although PyTorch's
+    plain layers compute in it all the same.
+    """
+    if dtype == torch.bfloat16 and not this_processor().onednn_bf16:
+        return False
+    # Not drawn at random, which would take from the caller's generator.
+    x = torch.linspace(-1, 1, 256, dtype=dtype, device="cpu").view(1, 16, 4, 4)
+    x = x.contiguous(memory_format=torch.channels_last)
+    kernel = torch.linspace(-1, 1, 2304, dtype=dtype, device="cpu").view(16, 16, 3, 3).sin()
+    kernel, shift = kernel.contiguous(memory_format=torch.channels_last), kernel[0, :, 0, 0].clone()
+    rows, matrix = x.flatten().view(16, 16), kernel[:, :, 1, 1].contiguous()
+    shape = [[1, 1], [1, 1], [1, 1], 1]
+    try:
+        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *shape, list(x.shape))
+        found = [
+            _convolve(x, packed, shift, shape),
+            _convolve(x, kernel, shift, shape, add=x),
+            _multiply(rows, torch.ops.mkldnn._reorder_linear_weight(matrix, len(rows)), shift),
+        ]
+    except (AttributeError, RuntimeError, TypeError) as error:
+        log.info("oneDNN's operators cannot be used in %s, PyTorch's plain layers are: %s", dtype, error)
+        return False
+    plain = F.conv2d(x, kernel, shift, padding=1)
+    expected = [plain, plain + x, F.linear(rows, matrix, shift)]
+    tolerance = 8 * torch.finfo(dtype).eps * max(out.abs().max().item() for out in expected)
+    return all(torch.allclose(*pair, rtol=0, atol=tolerance) for pair in zip(found, expected, strict=True))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, shape: list, add: Tensor | None = None) -> Tensor:
+    """oneDNN's convolution by a plain or a packed weight, plus `add`; shape: padding, stride, dilation, groups."""
+    if add is None:
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "none", [], "")
+    return torch.ops.mkldnn._convolution_pointwise.binary(x, add, weight, bias, *shape, "add", 1.0, None, [], None)
+
+
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+    """oneDNN's linear layer by a packed weight."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 class Conv2d(nn.Conv2d):
@@ -67,12 +117,9 @@ class Conv2d(nn.Conv2d):
             return out if add is None else add + out
         weight = self._onednn_weight(x)
         shape = [list(self.padding), list(self.stride), list(self.dilation), self.groups]
-        if add is not None:
-            operator = torch.ops.mkldnn._convolution_pointwise.binary
-            return operator(x, add, weight, shift, *shape, "add", 1.0, None, [], None)
-        if self.packed is None:
+        if add is None and self.packed is None:
             return self._conv_forward(x, weight, shift)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, shift, *shape, "none", [], "")
+        return _convolve(x, weight, shift, shape, add)
 
     def over_doubled(self, x: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """This 3x3 convolution of x (B, C, H, W) with its sides doubled (nearest): (B, out, 2 H, 2 W).
@@ -132,7 +179,7 @@ class Linear(nn.Linear):
             _pack(self, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
         if self.packed is None:
             return super().forward(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return _multiply(x, self.packed, self.bias)
 
 
 def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
@@ -145,11 +192,10 @@ def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
 
 
 def beats_fused_attention(q: Tensor) -> bool:
-    """Whether two matrix products beat PyTorch's fused attention: bfloat16 on a processor without AMX, long maps."""
+    """Whether two matrix products beat PyTorch's fused attention: long, in bfloat16, on processors that gain by it."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return False
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    return q.shape[-2] >= FUSED_ATTENTION_TOKENS and not has_amx()
+    return q.shape[-2] >= FUSED_ATTENTION_TOKENS and products_beat_fused_attention(this_processor())
 
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -47,13 +47,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def does_not_fit(who: str, dtype: torch.dtype | None) -> str:
-    """What to tell a user whose memory holds not even one item, with the numbers. dtype: None is float32 by need."""
-    if torch.cuda.is_available():
-        free, whole = torch.cuda.mem_get_info()
+def does_not_fit(who: str, dtype: torch.dtype | None, device: torch.device) -> str:
+    """What to tell a user when not even one item fits into the memory of `device`, with the numbers.
+
+    dtype: of the weights; None is float32 by need.
+    """
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
         place = f"the GPU ({free / GIB:.1f} of {whole / GIB:.1f} GiB free)"
-    else:
+    elif device.type == "cpu":
         place = f"memory ({_available_ram() / GIB:.1f} GiB free)"
+    else:  # how much is free is not known of all of them
+        place = f"the GPU ({device})"
     name = "float32, which it needs" if dtype is None else str(dtype).removeprefix("torch.")
     smaller = "choose dtype bf16 or fp16 in Load unCLIP" if dtype == torch.float32 else "choose a smaller model"
     return f"{who}: one item at a time does not fit into {place} with weights in {name}; {smaller}, or close programs"

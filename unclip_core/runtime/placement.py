@@ -1,4 +1,4 @@
-"""Where and in what precision stages run: device, dtype, memory format, and moving weights stage by stage."""
+"""Which networks lie in memory, and where: read on first use, brought to their device, sent away for others."""
 
 from __future__ import annotations
 
@@ -14,64 +14,13 @@ from torch import nn
 
 from ..models.kernels import freeze
 from ..pages import give_back_pages
+from .device import memory_format
 from .estimates import does_not_fit, is_out_of_memory
 
 log = logging.getLogger("comfyui_unclip")
 # On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
 LARGE_BYTES = 256 * 2**20
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def pick_device(device: torch.device | str | None = None) -> torch.device:
-    """`device` if given, else the best there is: CUDA (ROCm too), Intel XPU, Apple's MPS, CPU."""
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        return torch.device("xpu")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
-    """The weights' dtype for a loader's setting "auto", "fp32", "bf16" or "fp16" on `device`.
-
-    auto: bfloat16 where the processor computes in it, else float16 on a GPU, else float32. Raises ValueError for
-    another setting.
-    """
-    if isinstance(setting, torch.dtype):
-        return setting
-    if setting in DTYPES:
-        return DTYPES[setting]
-    if setting != "auto":
-        raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
-    kind = torch.device(device).type
-    if kind == "cpu":
-        return torch.bfloat16 if cpu_has_bf16() else torch.float32
-    if kind == "cuda":
-        return (
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip else torch.float16
-        )
-    return torch.bfloat16 if kind == "xpu" else torch.float16
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check is not None and check() for check in checks)
-
-
-def memory_format(device: torch.device | str) -> torch.memory_format:
-    """The layout of feature maps that convolutions like best: channels-last, but on MPS, which has no such kernels."""
-    return torch.contiguous_format if torch.device(device).type == "mps" else torch.channels_last
-
-
-def place(module: Module, device: torch.device | str, dtype: torch.dtype) -> Module:
-    """Move a network to where and how it runs. Four-dimensional weights take the device's memory format."""
-    return module.to(device=device, dtype=dtype, memory_format=memory_format(device))
 
 
 class Manager(Protocol):
@@ -85,16 +34,16 @@ class Manager(Protocol):
 
 
 class Placed(Generic[Module]):
-    """A network that is built on first use and lives on its device only while it is the one in use.
+    """A network that is read on first use and lies on its device only while it is the one in use.
 
-    `build()` returns the module on the CPU. Calling the object returns it in place; every other large Placed network of
-    that device leaves first, for the CPU or, from the CPU, for the disk it came from, so that the largest stage sets
-    the memory needed, not the sum. `manager` replaces that rule by an editor's own.
+    build: `build(dtype)` returns the module on the CPU, its weights read as that dtype from whatever the file has.
+    Before a network comes to the device every other large one leaves it, for the CPU or, from the CPU, for the disk it
+    came from: the largest stage sets the memory needed, not the sum. manager: replaces that rule by an editor's own.
     """
 
     def __init__(
         self,
-        build: Callable[[], Module],
+        build: Callable[[torch.dtype], Module],
         device: torch.device,
         dtype: torch.dtype,
         manager: Manager | None = None,
@@ -105,14 +54,15 @@ class Placed(Generic[Module]):
         self._manager = manager
         self._adopted: object = None
         self._module: Module | None = None
+        self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
         self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
     def on_device(self, *beside: Placed, need: int = 0) -> Module:
-        """The module, on its device, in evaluation mode, without gradients.
+        """The network on its device, in evaluation mode, without gradients.
 
         beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
-        once for a run, before it starts, or for each leg of it: a network that is placed sends away those that run.
+        once before a run starts: whoever comes to the device sends away the networks that are there.
         """
         for other in beside:
             if other.device != self.device:
@@ -131,7 +81,7 @@ class Placed(Generic[Module]):
         return self.read()
 
     def read(self) -> Module:
-        """The network where it lies, read if it has not been."""
+        """The network where it lies; its weights are read, gigabytes of them, if they have not been."""
         with self._lock:
             if self._module is None:
                 try:
@@ -140,7 +90,7 @@ class Placed(Generic[Module]):
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype)) from error
+                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype, torch.device("cpu"))) from error
                 if self._manager is not None:
                     self._adopted = self._manager.adopt(module)
                 self._module = module
@@ -148,9 +98,10 @@ class Placed(Generic[Module]):
 
     def _build_module(self) -> Module:
         started = time.perf_counter()
-        module = self._build().eval().requires_grad_(False)
+        module = self._build(self.dtype).eval().requires_grad_(False)
         # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
+        self._bytes = module_bytes(module)
         packs = self.device.type == "cpu" and self._manager is None
         if packs:
             freeze(module)
@@ -158,7 +109,7 @@ class Placed(Generic[Module]):
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,
             sum(parameter.numel() for parameter in module.parameters()) / 1e6,
-            module_bytes(module) / 1e9,
+            self._bytes / 1e9,
             str(self.dtype).removeprefix("torch."),
             self.device,
             time.perf_counter() - started,
@@ -168,7 +119,7 @@ class Placed(Generic[Module]):
         return module
 
     def as_float32(self) -> Placed[Module]:
-        """The same network in float32, for what rounding would spoil; this very object where it already is."""
+        """The same network in float32, as exact as its file, for what rounding would spoil; this object if it is."""
         if self.dtype == torch.float32:
             return self
         if self._float32 is None:
@@ -222,7 +173,9 @@ def _take_memory(together: Sequence[Placed]) -> None:
         if others:
             give_back_pages()
         others = []
-    large = [placed for placed in together if module_bytes(placed.read()) >= LARGE_BYTES]
+    for placed in together:
+        placed.read()
+    large = [placed for placed in together if placed._bytes >= LARGE_BYTES]
     _set_current(device, others + large)
 
 

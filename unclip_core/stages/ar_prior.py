@@ -107,7 +107,7 @@ class ARPrior(TextStage):
         def sample(items: slice) -> Sampling:
             return self._codes(network, text, negative, plan, items)
 
-        found = yield from run_chunks(self.WHO, plan.batch, row_limit, sample, self.network.dtype)
+        found = yield from run_chunks(self.WHO, plan.batch, row_limit, sample, self.network.dtype, self.network.device)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
         return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)

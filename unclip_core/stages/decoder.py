@@ -17,8 +17,9 @@ from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
 from ..models.decoder import Conditioning, DecoderNetwork
 from ..pictures.fitting import fit_picture
+from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
-from ..runtime.placement import Placed, memory_format
+from ..runtime.placement import Placed
 from ..types import (
     Embedding,
     GivenNoise,
@@ -149,7 +150,7 @@ class Decoder(TextStage):
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
         row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
-        x_0 = torch.cat((yield from run_chunks(self.WHO, batch, row_limit, sample, placed.dtype)))
+        x_0 = torch.cat((yield from run_chunks(self.WHO, batch, row_limit, sample, placed.dtype, placed.device)))
         return model_to_image(x_0 if start.picture is None else start.picture.paste(x_0))
 
     def invert(
@@ -198,7 +199,7 @@ class Decoder(TextStage):
             return ddim_invert(denoise, x_0, settings.steps, refine=refine)
 
         row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
-        inverted = yield from run_chunks(settings.who, batch, row_limit, invert, None)
+        inverted = yield from run_chunks(settings.who, batch, row_limit, invert, None, placed.device)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
         return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))

@@ -118,7 +118,8 @@ class Prior(TextStage):
             return settings.run_sampler(denoise, x_T, noise)
 
         row_limit = rows_that_fit(placed.device, row_bytes)
-        x_0 = torch.cat((yield from run_chunks(self.WHO, texts * count, row_limit, sample, placed.dtype)))
+        chunks = yield from run_chunks(self.WHO, texts * count, row_limit, sample, placed.dtype, placed.device)
+        x_0 = torch.cat(chunks)
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
         return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)

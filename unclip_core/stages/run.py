@@ -129,6 +129,7 @@ def run_chunks(
     rows: int,
     sample: Callable[[slice], Generator[StepState, None, Result]],
     dtype: torch.dtype | None,
+    device: torch.device,
     *,
     steps_before: int = 0,
     steps_after: int = 0,
@@ -137,7 +138,8 @@ def run_chunks(
 
     Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
     How the batch is split changes no draw, because items own their noise. A chunk that does not fit into memory after
-    all is halved and begun anew, and the total grows. dtype: of the weights, for messages; None is float32 by need.
+    all is halved and begun anew, and the total grows. dtype, device: of the weights, for messages; no dtype is float32
+    by need.
     steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run.
     Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
@@ -167,7 +169,7 @@ def run_chunks(
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
-                raise MemoryError(does_not_fit(who, dtype)) from error
+                raise MemoryError(does_not_fit(who, dtype, device)) from error
             middle = (chunk.start + chunk.stop) // 2
             chunks[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
             continue

@@ -12,8 +12,9 @@ from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling
 from ..models.upsampler import UpsamplerNetwork
 from ..pictures.resizing import resize_bicubic
+from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
-from ..runtime.placement import Placed, memory_format
+from ..runtime.placement import Placed
 from ..types import image_to_model, model_to_image
 from .run import ImageSteps, Settings, resolve_settings, run_chunks, time_table
 
@@ -102,6 +103,13 @@ class Upsampler:
 
         row_limit = rows_that_fit(device, row_bytes)
         chunks = yield from run_chunks(
-            self.WHO, len(low), row_limit, sample, placed.dtype, steps_before=steps_before, steps_after=steps_after
+            self.WHO,
+            len(low),
+            row_limit,
+            sample,
+            placed.dtype,
+            device,
+            steps_before=steps_before,
+            steps_after=steps_after,
         )
         return torch.cat(chunks)

@@ -44,7 +44,7 @@ def command(stage, preset, run_folder, data, cache, clip, init, device, threads,
     from tqdm import tqdm
 
     from ...unclip_core.pages import keep_pages
-    from ...unclip_core.runtime.placement import pick_device
+    from ...unclip_core.runtime.device import pick_device
     from ...unclip_core.training.start import RunOptions, recipe_changes, recipe_for, start
 
     keep_pages()

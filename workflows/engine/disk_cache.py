@@ -62,7 +62,7 @@ class DiskCache(OutputCache):
         return hashlib.blake2b(f"{self._salt}/{key}".encode(), digest_size=20).hexdigest()
 
     def _salt_of(self, prompt: Prompt) -> str | None:
-        from ...unclip_core.runtime.placement import pick_device
+        from ...unclip_core.runtime.device import pick_device
 
         names = {node["class_type"] for node in prompt.values()}
         if not names or not all(self._classes[name].__module__.startswith(_OWN) for name in names):

@@ -14,6 +14,7 @@ from comfyui_unclip.unclip_core.models import kernels
 from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
 from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
 from comfyui_unclip.unclip_core.pages import drop_mapped_pages
+from comfyui_unclip.unclip_core.processor import Processor
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch built without oneDNN")
 BF16 = 2.0**-8
@@ -119,18 +120,17 @@ def test_attention_as_two_products_rounds_no_worse_for_large_common_scores():
     assert error(attend_by_products(*low)) < 0.5 * error(scores @ low[2])
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_the_processor_decides_which_attention(monkeypatch, amx):
-    calls = []
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    monkeypatch.setattr(
-        "comfyui_unclip.unclip_core.models.layers.attend_by_products",
-        lambda *given: calls.append(1) or attend_by_products(*given),
-    )
+@pytest.mark.parametrize("wins", [True, False])
+def test_attention_is_the_same_whichever_way_the_processor_prefers(monkeypatch, wins):
+    processor = Processor("amd", avx512_bf16=wins, onednn_bf16=wins)
+    monkeypatch.setattr(kernels, "this_processor", lambda: processor)
     for dtype, tokens in ((torch.bfloat16, 256), (torch.float32, 256), (torch.bfloat16, 64)):
-        q = torch.randn(1, 2, tokens, 16, dtype=dtype)
-        assert attend(q, q, q).shape == (1, tokens, 32)
-    assert len(calls) == (0 if amx else 1)
+        q = torch.randn(1, 2, tokens, 16).to(dtype)
+        assert kernels.beats_fused_attention(q) is (wins and dtype == torch.bfloat16 and tokens == 256)
+        with torch.enable_grad():
+            assert not kernels.beats_fused_attention(q)
+        exact = F.scaled_dot_product_attention(*[q.float()] * 3).transpose(1, 2).flatten(2)
+        assert (attend(q, q, q).float() - exact).norm() < 2 * BF16 * exact.norm()
 
 
 @needs_onednn

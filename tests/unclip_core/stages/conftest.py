@@ -1,5 +1,6 @@
 """Tiny random-weight stages of every kind of condition, and inputs that fit them."""
 
+import sys
 import types
 
 import pytest
@@ -10,6 +11,7 @@ from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
+from comfyui_unclip.unclip_core.runtime import estimates as memory
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import ARPrior, Decoder, Prior, Upsampler
 from comfyui_unclip.unclip_core.types import Embedding, TextEncoding
@@ -47,7 +49,7 @@ def counting(network):
 
 
 def placed(network, dtype=torch.float32, std=0.15, seed=0):
-    return Placed(lambda: counting(random_weights(network, seed, std)), torch.device("cpu"), dtype)
+    return Placed(lambda dtype: counting(random_weights(network, seed, std)), torch.device("cpu"), dtype)
 
 
 def text(rows=1, norm=1.0, seed=0, clip_id=CLIP_ID, dim=DIM):
@@ -191,10 +193,15 @@ def make_ar_prior(randomise):
 
 @pytest.fixture
 def limit_rows(monkeypatch):
-    """Makes every stage split its batch into chunks of at most this many rows."""
+    """Makes every stage find that at most this many rows of its batch fit."""
+    users = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("comfyui_unclip.unclip_core") and vars(module).get("rows_that_fit") is memory.rows_that_fit
+    ]
 
     def limit(rows):
-        for stage in ("prior", "decoder", "upsampler"):
-            monkeypatch.setattr(f"comfyui_unclip.unclip_core.stage_{stage}.rows_that_fit", lambda *_: rows)
+        for module in users:
+            monkeypatch.setattr(module, "rows_that_fit", lambda *_: rows)
 
     return limit

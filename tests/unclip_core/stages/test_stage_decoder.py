@@ -175,7 +175,7 @@ def test_a_value_without_effect_is_told(tiny):
     heard.clear()
     decoder.sample(embed, sampler="ddim", eta=0.5, warn=heard.append)
     decoder.sample(embed, sampler="ddpm", eta=0.0, warn=heard.append)
-    noise = finish(decoder.invert(torch.rand(1, 16, 16, 3), embed, steps=3))
+    noise = finish(decoder.invert_steps(torch.rand(1, 16, 16, 3), embed, steps=3))
     decoder.sample(embed, noise=noise, eta=0.5, warn=heard.append)  # decoded with ddim
     assert not heard
 
@@ -187,7 +187,7 @@ def test_a_run_without_any_condition_is_told(tiny):
     heard.clear()
     decoder.sample(tiny.embed(), warn=heard.append)
     decoder.sample(None, tiny.text(), warn=heard.append)
-    noise = finish(decoder.invert(torch.rand(1, 16, 16, 3), steps=3))
+    noise = finish(decoder.invert_steps(torch.rand(1, 16, 16, 3), steps=3))
     decoder.sample(None, noise=noise, warn=heard.append)  # leads back to the picture
     assert not heard
 

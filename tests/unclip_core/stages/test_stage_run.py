@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
+from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
 from comfyui_unclip.unclip_core.presets import KARLO, STORYBOOK
 from comfyui_unclip.unclip_core.runtime import estimates as memory
@@ -29,7 +30,7 @@ def test_closing_cancels_between_steps(tiny):
     assert len(decoder.network().calls) == 3
     with pytest.raises(StopIteration):
         next(steps)
-    assert decoder.sample(tiny.embed()).shape == (1, 16, 16, 3)  # and the stage still works
+    assert finish(decoder.sample_steps(tiny.embed())).shape == (1, 16, 16, 3)  # and the stage still works
 
 
 def test_an_exception_of_the_listener_ends_the_run(tiny):
@@ -66,7 +67,7 @@ def test_nan_names_stage_step_and_dtype(tiny):
     with pytest.raises(
         FloatingPointError, match=r"Decoder Sample: NaN or infinity at step 3 of 7 \(t=\d+\) in float32"
     ):
-        decoder.sample(tiny.embed(), steps=7)
+        finish(decoder.sample_steps(tiny.embed(), steps=7))
     assert len(network.calls) == 3
 
 
@@ -81,16 +82,15 @@ def test_nan_watch_off_the_cpu_still_names_the_first_bad_step():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_stays_close_and_arithmetic_stays_float32(tiny, dtype):
-    reference = tiny.decoder()
-    network = type(reference.network())(reference.config)
-    network.load_state_dict(reference.network().state_dict())
-    low = Decoder(reference.config, Placed(lambda: network, torch.device("cpu"), dtype))
+def test_arithmetic_of_samplers_stays_float32_in_low_precision(tiny, dtype):
+    config = tiny.decoder().config
+    low = Decoder(config, Placed(lambda dtype: tiny.random_weights(DecoderNetwork(config)), torch.device("cpu"), dtype))
     states = []
-    result = finish(low.sample_steps(tiny.embed(2), tiny.text(2), guidance_scale=1.0, seed=3), states.append)
-    assert all(state.x_t.dtype == state.x0.dtype == torch.float32 for state in states)
-    expected = reference.sample(tiny.embed(2), tiny.text(2), guidance_scale=1.0, seed=3)
-    assert (result - expected).abs().mean() < 0.02
+    result = finish(low.sample_steps(tiny.embed(2), tiny.text(2), seed=3), states.append)
+    assert result.dtype == torch.float32 and low.network.dtype == dtype
+    for state in states:
+        assert state.x_t.dtype == state.x0.dtype == torch.float32
+        assert not torch.equal(state.x_t, state.x_t.to(dtype).float())  # nor rounded on the way
 
 
 def test_split_rows_covers_the_batch_evenly():
@@ -110,21 +110,6 @@ def test_estimates_grow_with_the_picture_and_cover_what_a_forward_allocates():
     assert memory.rows_that_fit(torch.device("cpu"), 10**15) == 1
     few, many = (memory.rows_that_fit(torch.device("cpu"), size) for size in (2**24, 2**20))
     assert 1 <= few < many <= 1024
-
-
-def test_estimate_is_above_a_real_forwards_allocations(tiny):
-    decoder = tiny.decoder()
-    network, unet = decoder.network(), decoder.config.unet
-    with torch.no_grad():
-        conditioning = network.condition(tiny.embed(8).vector)
-        with torch.profiler.profile(profile_memory=True) as profile:
-            network(torch.randn(8, 3, 16, 16), torch.tensor([5]), conditioning)
-    alive = peak = 0
-    for event in profile.events():
-        if event.name == "[memory]":
-            alive += event.self_cpu_memory_usage if hasattr(event, "self_cpu_memory_usage") else event.cpu_memory_usage
-            peak = max(peak, alive)
-    assert 0 < peak <= 8 * memory.unet_row_bytes(unet, 16, 4) * 1.5
 
 
 def test_resizing_is_float32_and_exact_when_nothing_changes():

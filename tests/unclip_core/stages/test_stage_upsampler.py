@@ -115,7 +115,7 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
     """On a device without arithmetic, which gets through all but the end of a network's steps."""
     config = tiny.upsampler(final_network=True).config
     meta = torch.device("meta")
-    networks = [Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
+    networks = [Placed(lambda dtype: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
     for _ in range(2):
         steps = Upsampler(config, *networks).sample(pictures())
         assert next(steps).x_t.device == meta

@@ -1,0 +1,123 @@
+"""bfloat16 and float16 on the weights that ship: close to float32's pictures, items apart, memory as estimated.
+
+What rounding does to random weights says nothing about pictures, so none are used here.
+"""
+
+import json
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
+from comfyui_unclip.unclip_core.runtime.estimates import prior_row_bytes, unet_row_bytes
+from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.stages import finish
+from comfyui_unclip.unclip_core.types import Embedding
+
+# One object each: where two meet, a rounding error may decide which stands in front, and that is no error of precision.
+CAPTIONS = ["a big red apple on a night sky", "a small blue star in the snow", "a big yellow fish in the snow"]
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    """stacks[dtype], opened once."""
+    entry = read_stack(EMBEDDED / "storybook")
+    return {dtype: load_stack(entry, dtype, "cpu") for dtype in ("fp32", "bf16", "fp16")}
+
+
+@pytest.fixture(scope="module")
+def text(stacks):
+    return stacks["fp32"]["clip"].encode_text(CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def exact(stacks, text):
+    """Embeddings, pictures and enlarged pictures in float32."""
+    return paint(stacks["fp32"], text)
+
+
+def paint(stack, text, given=None):
+    """Every stage from the inputs that `given`, an earlier result, had; None: from its own."""
+    embed = finish(stack.prior.sample_steps(text, steps=6, seed=3))
+    start = embed if given is None else given[0]
+    small = finish(stack.decoder.sample_steps(start, text, steps=8, seed=4))
+    start = small if given is None else given[1]
+    return embed, small, finish(stack.upsampler_256.sample_steps(start[:1], steps=3, seed=5))
+
+
+def psnr(image, reference):
+    """Decibels (B,) of IMAGEs."""
+    return -10 * (image - reference).square().flatten(1).mean(1).clamp_min(1e-12).log10()
+
+
+@pytest.mark.parametrize(("dtype", "rows", "least"), [("bf16", 3, 47.0), ("fp16", 1, 58.0)])  # float16 is slow here
+def test_pictures_are_those_of_float32(stacks, text, exact, dtype, rows, least):
+    """One 8-bit level is 48 dB: bfloat16 strays about one from float32's picture, float16 a fraction of one.
+
+    Two bits fewer than bfloat16 has give 44 and 48 dB instead of 51 and 62.
+    """
+    vector = exact[0].vector[:rows]
+    given = Embedding(vector, exact[0].clip_id), exact[1][:rows]
+    embed, small, large = paint(stacks[dtype], text.take(list(range(rows))), given)
+    found = psnr(small, given[1]).mean(), psnr(large, exact[2]).mean()
+    assert torch.cosine_similarity(embed.vector, vector).min() > 0.999
+    assert found[0] > least and found[1] > least + 8, found
+
+
+def test_an_item_is_a_batch_of_one_in_bfloat16(stacks, text, exact):
+    """Batches of another size may sum in another order, so within rounding."""
+    stack, (embed, small, large) = stacks["bf16"], paint(stacks["bf16"], text, exact)
+    image = torch.cat([exact[1][:1], exact[1][1:2]])
+    several = finish(stack.upsampler_256.sample_steps(image, steps=3, seed=5))
+    assert psnr(several[:1], large).min() > 55
+    for item in range(len(CAPTIONS)):
+        words = text.take([item])
+        alone = finish(stack.prior.sample_steps(words, steps=6, seed=3 + item))
+        assert torch.cosine_similarity(alone.vector, embed.vector[item : item + 1]).min() > 0.9999
+        start = Embedding(exact[0].vector[item : item + 1], exact[0].clip_id)
+        alone = finish(stack.decoder.sample_steps(start, words, steps=8, seed=4 + item))
+        assert psnr(alone, small[item : item + 1]).min() > 44
+        if item < len(image):
+            alone = finish(stack.upsampler_256.sample_steps(image[item : item + 1], steps=3, seed=5 + item))
+            assert psnr(alone, several[item : item + 1]).min() > 55
+
+
+def peak_bytes(run, path):
+    """The most that tensors took at any time of `run()`, by the profiler's record of every allocation."""
+    with torch.no_grad():
+        run()  # packing weights is no part of a step
+        with torch.profiler.profile(profile_memory=True) as profile:
+            run()
+    profile.export_chrome_trace(str(path))
+    events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    taken = torch.tensor([event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])])
+    return taken.cumsum(0).max().item()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_estimates_are_above_what_a_step_takes_and_not_far(stacks, text, dtype, tmp_path):
+    stack, rows, t = stacks[dtype], len(CAPTIONS), torch.tensor([5])
+    decoder, upsampler, prior = stack.decoder, stack.upsampler_256, stack.prior
+    networks = {stage: getattr(stack, stage).network() for stage in ("decoder", "upsampler_256", "prior")}
+    with torch.no_grad():
+        words = (text.tokens, text.mask, text.embed, text.ids)
+        conditioning = networks["decoder"].condition(torch.randn(rows, decoder.config.clip_dim), *words)
+    weights = decoder.network.dtype
+
+    def step_of_prior():
+        cache = networks["prior"].prefix(text.tokens, text.embed, text.mask)
+        networks["prior"].step(torch.randn(rows, prior.config.clip_dim), t, cache)
+
+    def step_of_decoder():
+        networks["decoder"](torch.randn(rows, 3, 64, 64), t, conditioning)
+
+    def step_of_upsampler():
+        networks["upsampler_256"](torch.randn(rows, 3, 256, 256), t, torch.randn(rows, 3, 256, 256).to(weights))
+
+    for run, estimate, at_most in (
+        (step_of_decoder, unet_row_bytes(decoder.config.unet, 64, weights.itemsize), 3),
+        (step_of_upsampler, unet_row_bytes(upsampler.config.unet, 256, weights.itemsize), 3),
+        (step_of_prior, prior_row_bytes(prior.config, weights.itemsize), 10),
+    ):
+        peak = peak_bytes(run, tmp_path / "trace.json")
+        assert peak <= rows * estimate <= at_most * peak, (run.__name__, peak, rows * estimate)
