@@ -1,10 +1,17 @@
 """requirements.txt, which ComfyUI's users install into a working environment, must never replace what is there."""
 
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 # An old but supported environment, as a ComfyUI user may have it: built for CUDA, so a replacement would break it.
@@ -33,3 +40,28 @@ def test_requirements_is_one_bounded_line():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert len(lines) == 1
     assert lines[0].startswith("open_clip_torch>=") and ",<" in lines[0]
+
+
+def frontend_bounds(repository):
+    """(extra, lowest, cap) of every extra that brings the editor's page, versions as (major, minor)."""
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, requirements in extras.items():
+        for line in requirements:
+            if line.startswith("comfyui-frontend-package"):
+                bounds = dict(re.findall(r"(>=|<)(\d+\.\d+)", line))
+                yield extra, version(bounds.get(">=", "0.0")), version(bounds.get("<", "9999.0"))
+
+
+def version(text):
+    return tuple(map(int, text.split(".")[:2]))
+
+
+def test_the_editors_page_is_capped_at_what_is_tested(repository):
+    """Its protocol is private and changes with minor versions: the one below the cap is the one these tests run on."""
+    tried = re.search(r"Tried with frontends ([\d.]+) and ([\d.]+\d)", (repository / "docs" / "editor.md").read_text())
+    here = version(importlib.metadata.version("comfyui-frontend-package"))
+    for extra, lowest, cap in frontend_bounds(repository):
+        assert lowest == version(tried[1]), extra
+        assert cap == (here[0], here[1] + 1), f"{extra}: run tests/workflows/server, then move the cap"
+    assert version(tried[2]) == here
+    assert [extra for extra, *_ in frontend_bounds(repository)] == ["editor", "test"]
