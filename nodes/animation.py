@@ -52,7 +52,7 @@ class UnCLIPSaveAnimation:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
     def save(self, *, images, filename_prefix, fps, format, back_and_forth):

@@ -40,7 +40,7 @@ class UnCLIPSaveEmbedding:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
     def save(self, *, embed, filename_prefix):

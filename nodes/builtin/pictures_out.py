@@ -28,7 +28,7 @@ class SaveImage:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
     def save_images(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
