@@ -48,6 +48,9 @@ class ListeningHost(Host):
     def dtype(self, setting: str) -> str:
         return self._host.dtype(setting)
 
+    def keeps_graphs(self) -> bool:
+        return self._host.keeps_graphs()
+
     def model_folders(self) -> list[Path]:
         return self._host.model_folders()
 

@@ -7,7 +7,7 @@ import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
-from comfyui_unclip.workflows.schema import input_specs, widget_places
+from comfyui_unclip.workflows.schema import input_specs, node_schema, widget_places
 
 FROZEN = {
     "UnCLIPLoader": (
@@ -107,7 +107,9 @@ def test_the_function_takes_exactly_the_declared_inputs(name):
     node = NODE_CLASS_MAPPINGS[name]
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
     declared = input_specs(node)
-    assert set(parameters) - {"self"} == set(declared)
+    hidden = node_schema(node).hidden
+    assert set(parameters) - {"self"} == set(declared) | set(hidden)
+    assert all(parameters[name].default is None for name in hidden)
     # An optional input that is not linked is not passed.
     assert all((parameters[n].default is None) != spec.required for n, spec in declared.items())
 
