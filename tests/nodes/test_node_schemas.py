@@ -36,8 +36,8 @@ FROZEN = {
         "UNCLIP_EMBED",
     ),
     "UnCLIPPCAProject": ("clip embed component_counts", "UNCLIP_EMBED"),
-    "UnCLIPUpsample256": ("upsampler image steps seed", "IMAGE"),
-    "UnCLIPUpsample1024": ("upsampler image steps seed", "IMAGE"),
+    "UnCLIPUpsample256": ("upsampler image steps seed crop", "IMAGE"),
+    "UnCLIPUpsample1024": ("upsampler image steps seed crop", "IMAGE"),
     "UnCLIPImageGrid": (
         "image columns row_labels column_labels gap cell_height "
         + " ".join(f"image_{number}" for number in range(2, 9)),
@@ -70,7 +70,7 @@ WIDGETS = {
     "UnCLIPSlerp": {"start": 0, "end": 1, "frames": 2},
     "UnCLIPSlerpNoise": {"start": 0, "end": 1, "frames": 2},
     "UnCLIPTextDiff": {"start_theta": 0, "end_theta": 1, "frames": 2},
-    "UnCLIPUpsample256": {"steps": 0, "seed": 1},
+    "UnCLIPUpsample256": {"steps": 0, "seed": 1, "crop": 3},
 }
 every_node = pytest.mark.parametrize("name", list(NODE_CLASS_MAPPINGS))
 

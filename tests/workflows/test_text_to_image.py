@@ -185,8 +185,8 @@ def test_shipped_graphs_are_laid_out(graph):
 # Heights that nodes take in the editors (frontends 1.27 to 1.58) once they show a preview: growing, they cover others.
 AFTER_A_RUN = {
     "UnCLIPDecoderSample": 642,
-    "UnCLIPUpsample256": 350,
-    "UnCLIPUpsample1024": 350,
+    "UnCLIPUpsample256": 374,
+    "UnCLIPUpsample1024": 374,
     "UnCLIPDDIMInvert": 414,
     "UnCLIPImageGrid": 354,
     "UnCLIPSaveAnimation": 486,
