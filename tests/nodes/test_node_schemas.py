@@ -101,6 +101,15 @@ def test_everything_has_a_title_and_a_tooltip(name):
 
 
 @every_node
+def test_numbers_that_stand_for_something_else_are_explained(name):
+    explained = ("steps", "guidance_scale", "temperature", "eta", "clip_scale", "refine", "columns", "cell_height")
+    for spec in input_specs(NODE_CLASS_MAPPINGS[name]).values():
+        tooltip = f" {spec.options['tooltip']}"
+        assert " -1: " in tooltip or spec.options.get("min") != -1, spec.name
+        assert " 0: " in tooltip or spec.name not in explained, spec.name
+
+
+@every_node
 def test_the_function_takes_exactly_the_declared_inputs(name):
     import inspect
 
