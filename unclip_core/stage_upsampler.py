@@ -13,6 +13,7 @@ from .diffusion.noise import ItemNoise
 from .diffusion.schedule import ScheduleSteps
 from .memory import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from .models.upsampler import UpsamplerNetwork
+from .picture import check_crop, crop_window
 from .resize import resize_bicubic
 from .stage_run import Chunk, ImageSteps, Leg, Prepare, Settings, TimeTable, run_legs, settle
 from .types import image_to_model, model_to_image
@@ -36,21 +37,30 @@ class Upsampler:
         self.WHO = f"Upsample {config.high_size}"
 
     def sample(
-        self, image: Tensor, *, steps: int | None = None, seed: int = 0, sampler: str | None = None
+        self,
+        image: Tensor,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        crop: str = "center",
     ) -> ImageSteps:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
 
-        Pictures of another size than the one it enlarges (64 or 256) are resized to it first, both sides; alpha is
-        flattened on white. Raises ValueError for what is not an IMAGE or a value out of range.
+        Pictures of another size than the one it enlarges (64 or 256) are resized to it first, those that are not square
+        as `crop` says (see `fit_picture`); alpha is flattened on white. Raises ValueError for what is not an IMAGE or a
+        value out of range.
         """
         config = self.config
         settings = settle(self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps)
+        check_crop(self.WHO, crop)
         try:
             low = image_to_model(image)
         except ValueError as error:
             raise ValueError(f"{self.WHO}: {error}") from None
         if 0 in low.shape:
             raise ValueError(f"{self.WHO}: image is empty, shape {tuple(image.shape)}")
+        low = low[(..., *crop_window(*low.shape[-2:], crop))]
         low = resize_bicubic(low, config.low_size).clamp(-1.0, 1.0)
         items = ItemNoise(seed, len(low), f"upsampler_{config.high_size}")
         return self._run(settings, low, items)

@@ -42,8 +42,14 @@ def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
         flat = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
     elif channels == 1:
         flat = image.expand(-1, -1, -1, 3)
-    small = resize_bicubic(flat.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
-    assert torch.allclose(result, finish(upsampler.sample(small, seed=1)), atol=1e-4)
+    squashed = finish(upsampler.sample(image, seed=1, crop="squash"))
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    middle = flat[:, top : top + short, left : left + short]
+    for made, seen in ((result, middle), (squashed, flat)):
+        small = resize_bicubic(seen.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
+        assert torch.allclose(made, finish(upsampler.sample(small, seed=1)), atol=1e-4)
+    assert torch.equal(result, squashed) == (height == width)  # a square one is taken exactly as it is
 
 
 def test_network_sees_the_bicubic_enlargement(tiny):
@@ -151,3 +157,8 @@ def test_what_is_no_picture_is_refused(tiny, image, message):
 def test_bad_steps_are_refused(tiny):
     with pytest.raises(ValueError, match="Upsample 32: steps must be a whole number from 1 to 1000, got 0"):
         tiny.upsampler().sample(pictures(), steps=0)
+
+
+def test_an_unknown_crop_is_refused(tiny):
+    with pytest.raises(ValueError, match="Upsample 32: crop 'middle' is unknown; choose one of center, squash"):
+        tiny.upsampler().sample(pictures(), crop="middle")
