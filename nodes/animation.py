@@ -1,9 +1,12 @@
 """Save Animation: a batch of frames as a looping picture."""
 
+from .builtin.graph_texts import graph_texts
 from .files import check_prefix, publish, save_place, shown_file, temporary_beside
 from .host import current_host
 
 FORMATS = {"webp": "WEBP", "gif": "GIF"}
+# EXIF tags in which the editor's own savers put the graph; the page's texts stand in the tags from _FIRST_TEXT down.
+_PROMPT, _FIRST_TEXT = 0x0110, 0x010F
 
 
 class UnCLIPSaveAnimation:
@@ -12,7 +15,7 @@ class UnCLIPSaveAnimation:
     TITLE = "Save Animation (unCLIP)"
     DESCRIPTION = (
         "Saves a batch of pictures, such as the frames of an interpolation, as a looping animation in the output "
-        "folder and shows it on the node."
+        "folder and shows it on the node. A WebP carries the graph: drop it on the editor to get it back."
     )
     CATEGORY = "unCLIP"
     FUNCTION = "save"
@@ -38,7 +41,8 @@ class UnCLIPSaveAnimation:
                     list(FORMATS),
                     {
                         "default": "webp",
-                        "tooltip": "webp: small and in full colour. gif: shown everywhere, 256 colours.",
+                        "tooltip": "webp: small, in full colour, with the graph inside. gif: shown everywhere, 256 "
+                        "colours, without the graph.",
                     },
                 ),
                 "back_and_forth": (
@@ -48,14 +52,15 @@ class UnCLIPSaveAnimation:
                         "tooltip": "Play the frames forwards, then backwards, so that the loop is smooth.",
                     },
                 ),
-            }
+            },
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
-    def save(self, *, images, filename_prefix, fps, format, back_and_forth):
+    def save(self, *, images, filename_prefix, fps, format, back_and_forth, prompt=None, extra_pnginfo=None):
         from PIL import Image
 
         root = current_host().folder("output")
@@ -67,7 +72,10 @@ class UnCLIPSaveAnimation:
             frames += frames[-2:0:-1]
         with temporary_beside(folder, stem) as temporary:
             # Pillow would merge equal frames of a GIF, and a still would lose its length: disposal keeps them apart.
-            options = {"quality": 90, "method": 4} if format == "webp" else {"disposal": 2, "optimize": False}
+            options = {"disposal": 2, "optimize": False}
+            if format == "webp":
+                texts = graph_texts(prompt, extra_pnginfo)
+                options = {"quality": 90, "method": 4} | ({"exif": _exif(texts)} if texts else {})
             frames[0].save(
                 temporary,
                 format=FORMATS[format],
@@ -80,3 +88,17 @@ class UnCLIPSaveAnimation:
             number = publish(temporary, folder, stem, counter, ending=f"_.{format}")
         shown = shown_file(folder / f"{stem}_{number:05}_.{format}", root, "output")
         return {"ui": {"images": [shown], "animated": [True], "frames": [forwards]}}
+
+
+def _exif(texts: dict[str, str]):
+    """The graph as the editor looks for it in a WebP; it looks for none in a GIF."""
+    from PIL import Image
+
+    exif, free = Image.Exif(), _FIRST_TEXT
+    for name, text in texts.items():
+        if name == "prompt":
+            exif[_PROMPT] = f"{name}:{text}"
+        else:
+            exif[free] = f"{name}:{text}"
+            free -= 1
+    return exif

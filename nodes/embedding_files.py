@@ -2,7 +2,7 @@
 
 import os
 
-from .files import annotated, check_prefix, publish, save_place, temporary_beside
+from .files import annotated, check_prefix, publish, save_place, shown_file, temporary_beside
 from .host import current_host
 
 _ENDING = ".safetensors"
@@ -40,7 +40,7 @@ class UnCLIPSaveEmbedding:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
     def save(self, *, embed, filename_prefix):
@@ -51,8 +51,11 @@ class UnCLIPSaveEmbedding:
         with temporary_beside(folder, stem) as temporary:
             save_embedding(temporary, embed)
             number = publish(temporary, folder, stem, counter, ending=f"_{_ENDING}")
-        path = (folder / f"{stem}_{number:05}_{_ENDING}").relative_to(root.resolve()).as_posix()
-        return {"ui": {"text": [f"{path} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"]}}
+        shown = shown_file(folder / f"{stem}_{number:05}_{_ENDING}", root, "output")
+        path = f"{shown['subfolder']}/{shown['filename']}".lstrip("/")
+        text = f"{path} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"
+        # Not under "images": the editor would try to draw it.
+        return {"ui": {"text": [text], "files": [shown]}}
 
 
 class UnCLIPLoadEmbedding:

@@ -26,6 +26,15 @@ def inside(folder: Path, relative: str) -> Path:
     return path
 
 
+def file_inside(folder: Path, relative: str) -> Path:
+    """`inside` for a file that is to be written. Raises ValueError when the name is that of the folder itself, too: its
+    file would lie beside the folder."""
+    path = inside(folder, relative)
+    if path == folder.resolve():
+        raise ValueError(f"{relative!r} names no file in the folder {folder}; give it a name, such as unclip")
+    return path
+
+
 def annotated(name: str) -> Path:
     """The file that `picture.png`, `picture.png [output]` and the like mean. Raises ValueError outside the folders."""
     for kind in _KINDS:
@@ -80,10 +89,15 @@ def fill_prefix(prefix: str, width: int, height: int) -> str:
     return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
 
 
-def check_prefix(prefix: str) -> bool | str:
-    """What VALIDATE_INPUTS of a node that saves answers: True, or why the prefix leads out of the output folder."""
+def check_prefix(prefix: str | None) -> bool | str:
+    """What VALIDATE_INPUTS of a node that saves answers: True, or why the prefix names no file in the output folder.
+
+    Variables are only numbers, so they change nothing here. None, for a prefix that is linked, waits for the save.
+    """
+    if prefix is None:
+        return True
     try:
-        inside(current_host().folder("output"), prefix)
+        file_inside(current_host().folder("output"), prefix)
     except ValueError as error:
         return str(error)
     return True
@@ -96,8 +110,11 @@ def shown_file(path: Path, root: Path, kind: str) -> dict[str, str]:
 
 
 def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
-    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`."""
-    target = inside(root, fill_prefix(prefix, width, height))
+    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`.
+
+    Raises ValueError for a prefix that names no file below `root`.
+    """
+    target = file_inside(root, fill_prefix(prefix, width, height))
     folder, stem = target.parent, target.name + current_host().file_tag
     folder.mkdir(parents=True, exist_ok=True)
     taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")

@@ -93,6 +93,10 @@ class Host(abc.ABC):
         """A loader's dtype setting after the program's own force flags."""
         return setting
 
+    def keeps_graphs(self) -> bool:
+        """Whether saved pictures carry the graph that made them."""
+        return True
+
     def model_folders(self) -> list[Path]:
         """Folders that hold stacks, besides those the catalog knows itself."""
         return []
@@ -180,6 +184,11 @@ class ComfyHost(Host):
             if setting == "auto" and any(getattr(args, name, False) for name in names):
                 return dtype
         return setting
+
+    def keeps_graphs(self) -> bool:
+        from comfy.cli_args import args
+
+        return not getattr(args, "disable_metadata", False)
 
     def model_folders(self) -> list[Path]:
         import folder_paths

@@ -26,7 +26,7 @@ def guidance_input(effect: str) -> tuple:
             "min": -1.0,
             "max": 30.0,
             "step": 0.05,
-            "tooltip": f"{effect} 1: no guidance (twice as fast). -1: the model's own value.",
+            "tooltip": f"{effect} 0: not at all. 1: no guidance (twice as fast). -1: the model's own value.",
         },
     )
 

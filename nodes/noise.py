@@ -70,7 +70,7 @@ class UnCLIPDDIMInvert(_Noise):
                         "max": 30.0,
                         "step": 0.05,
                         "tooltip": "Guidance to invert under; Decoder Sample must use the same. 1: none, which "
-                        "reconstructs best and is twice as fast.",
+                        "reconstructs best and is twice as fast. 0: embed and text count for nothing.",
                     },
                 ),
                 "refine": (

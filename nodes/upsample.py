@@ -1,6 +1,7 @@
 """Upsample 256 and Upsample 1024: diffusion upsamplers that see the picture alone, no caption."""
 
 from .host import current_host
+from .image import crop_input
 from .inputs import or_own_steps, seed_input, steps_input
 
 
@@ -9,40 +10,48 @@ class _Upsample:
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("IMAGE",)
-    NAME: str
+    SIDE: int  # pixels of what it makes
 
-    @staticmethod
-    def _inputs(upsampler_output: str, image_tooltip: str) -> dict:
+    @classmethod
+    def _inputs(cls, image_tooltip: str) -> dict:
+        output = f"UPSAMPLER {cls.SIDE}"  # of the loader, which has two of one type: preflight tells them apart by it
         return {
             "required": {
-                "upsampler": ("UNCLIP_UPSAMPLER", {"tooltip": f"{upsampler_output} of Load unCLIP."}),
+                "upsampler": ("UNCLIP_UPSAMPLER", {"tooltip": f"{output} of Load unCLIP.", "from_output": output}),
                 "image": ("IMAGE", {"tooltip": image_tooltip}),
                 "steps": steps_input(),
                 "seed": seed_input("fine detail"),
-            }
+            },
+            "optional": {"crop": crop_input("a picture that is not square")},
         }
 
-    def sample(self, *, upsampler, image, steps, seed):
-        return (current_host().drive(upsampler.sample_steps(image, steps=or_own_steps(steps), seed=seed), self.NAME),)
+    def sample(self, *, upsampler, image, steps, seed, crop=None):
+        name, side = f"Upsample {self.SIDE}", upsampler.config.high_size
+        if side != self.SIDE:
+            raise ValueError(
+                f"{name}: the linked upsampler makes {side} px pictures; link UPSAMPLER {self.SIDE} of Load unCLIP"
+            )
+        made = upsampler.sample_steps(image, steps=or_own_steps(steps), seed=seed, crop=crop or "center")
+        return (current_host().drive(made, name),)
 
 
 class UnCLIPUpsample256(_Upsample):
     """64 px to 256 px."""
 
-    NAME = "Upsample 256"
+    SIDE = 256
     TITLE = "Upsample 256 (unCLIP)"
     DESCRIPTION = "Makes a 64 px picture four times as large by diffusion, inventing the fine detail that fits."
     OUTPUT_TOOLTIPS = ("256 px pictures.",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        return cls._inputs("UPSAMPLER 256", "64 px pictures, from Decoder Sample.")
+        return cls._inputs("64 px pictures, from Decoder Sample.")
 
 
 class UnCLIPUpsample1024(_Upsample):
     """256 px to 1024 px."""
 
-    NAME = "Upsample 1024"
+    SIDE = 1024
     TITLE = "Upsample 1024 (unCLIP)"
     DESCRIPTION = (
         "Makes a 256 px picture four times as large by diffusion. The slowest step: leave it out while you try things."
@@ -51,4 +60,4 @@ class UnCLIPUpsample1024(_Upsample):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return cls._inputs("UPSAMPLER 1024", "256 px pictures, from Upsample 256.")
+        return cls._inputs("256 px pictures, from Upsample 256.")

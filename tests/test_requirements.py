@@ -1,6 +1,8 @@
 """requirements.txt, which ComfyUI's users install into a working environment, must never replace what is there."""
 
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -47,3 +49,28 @@ def test_a_pytorch_is_declared_only_if_it_has_what_is_used():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     (torch,) = (found for found in map(Requirement, declared) if found.name == "torch")
     assert "2.4.1" not in torch.specifier and PRESENT["torch"].partition("+")[0] in torch.specifier
+
+
+def frontend_bounds(repository):
+    """(extra, lowest, cap) of every extra that brings the editor's page, versions as (major, minor)."""
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, requirements in extras.items():
+        for line in requirements:
+            if line.startswith("comfyui-frontend-package"):
+                bounds = dict(re.findall(r"(>=|<)(\d+\.\d+)", line))
+                yield extra, version(bounds.get(">=", "0.0")), version(bounds.get("<", "9999.0"))
+
+
+def version(text):
+    return tuple(map(int, text.split(".")[:2]))
+
+
+def test_the_editors_page_is_capped_at_what_is_tested(repository):
+    """Its protocol is private and changes with minor versions: the one below the cap is the one these tests run on."""
+    tried = re.search(r"Tried with frontends ([\d.]+) and ([\d.]+\d)", (repository / "docs" / "editor.md").read_text())
+    here = version(importlib.metadata.version("comfyui-frontend-package"))
+    for extra, lowest, cap in frontend_bounds(repository):
+        assert lowest == version(tried[1]), extra
+        assert cap == (here[0], here[1] + 1), f"{extra}: run tests/workflows/server, then move the cap"
+    assert version(tried[2]) == here
+    assert [extra for extra, *_ in frontend_bounds(repository)] == ["editor", "test"]

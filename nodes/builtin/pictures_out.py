@@ -1,12 +1,12 @@
 """SaveImage and PreviewImage as the editor has them: same names, same metadata, values truncated to 8 bit."""
 
-import json
 import secrets
 import string
 from pathlib import Path
 
 from ..files import check_prefix, publish, save_place, shown_file, temporary_beside
 from ..host import current_host
+from .graph_texts import graph_texts
 
 
 class SaveImage:
@@ -28,16 +28,16 @@ class SaveImage:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix=""):
+    def VALIDATE_INPUTS(cls, filename_prefix=None):
         return check_prefix(filename_prefix)
 
     def save_images(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
         root = current_host().folder(self.FOLDER)
         folder, stem, counter = save_place(filename_prefix, root, images[0].shape[1], images[0].shape[0])
-        results = []
+        texts, results = graph_texts(prompt, extra_pnginfo), []
         for number, image in enumerate(images):
             own = stem.replace("%batch_num%", str(number))
-            counter = _write_png(folder, own, counter, image, prompt, extra_pnginfo, self.COMPRESS_LEVEL) + 1
+            counter = _write_png(folder, own, counter, image, texts, self.COMPRESS_LEVEL) + 1
             results.append(shown_file(folder / f"{own}_{counter - 1:05}_.png", root, self.FOLDER))
         return {"ui": {"images": results}}
 
@@ -60,19 +60,15 @@ class PreviewImage(SaveImage):
         return super().save_images(images, "ComfyUI" + self._suffix, prompt, extra_pnginfo)
 
 
-def _write_png(
-    folder: Path, stem: str, counter: int, image, prompt: dict | None, extra_pnginfo: dict | None, compress_level: int
-) -> int:
+def _write_png(folder: Path, stem: str, counter: int, image, texts: dict[str, str], compress_level: int) -> int:
     """Write one picture under the first free number from `counter` on, and return that number."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    if prompt is not None:
-        info.add_text("prompt", json.dumps(prompt))
-    for key, value in (extra_pnginfo or {}).items():
-        info.add_text(key, json.dumps(value))
+    for name, text in texts.items():
+        info.add_text(name, text)
     # Truncated, not rounded: the editor does, and the two must write the same file.
     pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
     with temporary_beside(folder, stem) as temporary:

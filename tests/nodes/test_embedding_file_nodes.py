@@ -24,8 +24,9 @@ def folders(tmp_path):
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_an_embedding_survives_its_file_exactly(folders, modality):
     embed = Embedding(torch.randn(3, 8) * 10, "ViT-L-14/openai", modality)
-    shown = SAVE().save(embed=embed, filename_prefix="mine/cats")["ui"]["text"]
-    assert shown == ["mine/cats_00001_.safetensors (3 x 8, ViT-L-14/openai)"]
+    shown = SAVE().save(embed=embed, filename_prefix="mine/cats")["ui"]
+    assert shown["text"] == ["mine/cats_00001_.safetensors (3 x 8, ViT-L-14/openai)"]
+    assert shown["files"] == [{"filename": "cats_00001_.safetensors", "subfolder": "mine", "type": "output"}]
     offered = LOAD.INPUT_TYPES()["required"]["embedding"][0]
     assert offered == ["mine/cats_00001_.safetensors [output]"]
     assert LOAD.VALIDATE_INPUTS(offered[0]) is True

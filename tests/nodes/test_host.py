@@ -248,6 +248,12 @@ def test_the_model_folder_is_added_to_those_of_the_users_yaml(editor, tmp_path):
     assert editor.folders["unclip"] == ([yaml, own], {".safetensors"})
 
 
+def test_the_editors_disable_metadata_is_heeded(editor):
+    assert current_host().keeps_graphs()
+    editor.args.disable_metadata = True
+    assert not current_host().keeps_graphs()
+
+
 @pytest.mark.parametrize(
     ("flag", "setting", "expected"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
-from comfyui_unclip.workflows.document.schema import input_specs, widget_places
+from comfyui_unclip.workflows.document.schema import input_specs, node_schema, widget_places
 
 FROZEN = {
     "UnCLIPLoader": (
@@ -36,8 +36,8 @@ FROZEN = {
         "UNCLIP_EMBED",
     ),
     "UnCLIPPCAProject": ("clip embed component_counts", "UNCLIP_EMBED"),
-    "UnCLIPUpsample256": ("upsampler image steps seed", "IMAGE"),
-    "UnCLIPUpsample1024": ("upsampler image steps seed", "IMAGE"),
+    "UnCLIPUpsample256": ("upsampler image steps seed crop", "IMAGE"),
+    "UnCLIPUpsample1024": ("upsampler image steps seed crop", "IMAGE"),
     "UnCLIPImageGrid": (
         "image columns row_labels column_labels gap cell_height "
         + " ".join(f"image_{number}" for number in range(2, 9)),
@@ -70,7 +70,7 @@ WIDGETS = {
     "UnCLIPSlerp": {"start": 0, "end": 1, "frames": 2},
     "UnCLIPSlerpNoise": {"start": 0, "end": 1, "frames": 2},
     "UnCLIPTextDiff": {"start_theta": 0, "end_theta": 1, "frames": 2},
-    "UnCLIPUpsample256": {"steps": 0, "seed": 1},
+    "UnCLIPUpsample256": {"steps": 0, "seed": 1, "crop": 3},
 }
 every_node = pytest.mark.parametrize("name", list(NODE_CLASS_MAPPINGS))
 
@@ -101,13 +101,24 @@ def test_everything_has_a_title_and_a_tooltip(name):
 
 
 @every_node
+def test_numbers_that_stand_for_something_else_are_explained(name):
+    explained = ("steps", "guidance_scale", "temperature", "eta", "clip_scale", "refine", "columns", "cell_height")
+    for spec in input_specs(NODE_CLASS_MAPPINGS[name]).values():
+        tooltip = f" {spec.options['tooltip']}"
+        assert " -1: " in tooltip or spec.options.get("min") != -1, spec.name
+        assert " 0: " in tooltip or spec.name not in explained, spec.name
+
+
+@every_node
 def test_the_function_takes_exactly_the_declared_inputs(name):
     import inspect
 
     node = NODE_CLASS_MAPPINGS[name]
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
     declared = input_specs(node)
-    assert set(parameters) - {"self"} == set(declared)
+    hidden = node_schema(node).hidden
+    assert set(parameters) - {"self"} == set(declared) | set(hidden)
+    assert all(parameters[name].default is None for name in hidden)
     # An optional input that is not linked is not passed.
     assert all((parameters[n].default is None) != spec.required for n, spec in declared.items())
 

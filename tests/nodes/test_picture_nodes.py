@@ -1,13 +1,17 @@
 """Nodes around pictures: grid, animation, examples, zero-shot classification. The last two on the embedded stack."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.unclip_core.storybook.examples import EXAMPLES
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
+from comfyui_unclip.workflows.document.graph import load_workflow
 from comfyui_unclip.workflows.document.schema import input_specs
 
 
@@ -90,6 +94,39 @@ def test_an_animation_loops_over_its_frames(node, tmp_path, kind):
     with Image.open(tmp_path / "out" / "film" / f"run_00002_.{kind}") as film:
         assert film.n_frames == 3
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_webp_carries_its_graph_as_the_editors_own_does(node, tmp_path):
+    """Tag 0x0110 and those from 0x010f down of the EXIF block, each `name:JSON`. In a GIF the editor looks for none."""
+    prompt, workflow = {"1": {"class_type": "X", "inputs": {"text": "夜空"}}}, {"nodes": [], "more": 'a:"b"'}
+    hidden = {"prompt": prompt, "extra_pnginfo": {"workflow": workflow, "other": 1}}
+    for kind in ("webp", "gif"):
+        node("UnCLIPSaveAnimation", images=flat(0.0, 1.0), filename_prefix="x", format=kind, **hidden)
+    with Image.open(tmp_path / "out" / "x_00001_.webp") as film:
+        tags = {number: text.partition(":") for number, text in film.getexif().items()}
+        assert {number: name for number, (name, _, _) in tags.items()} == {
+            0x0110: "prompt",
+            0x010F: "workflow",
+            0x010E: "other",
+        }
+        assert [json.loads(tags[number][2]) for number in (0x0110, 0x010F, 0x010E)] == [prompt, workflow, 1]
+        assert film.n_frames == 2
+    assert load_workflow(tmp_path / "out" / "x_00001_.webp").data == workflow
+    with Image.open(tmp_path / "out" / "x_00002_.gif") as film:
+        assert film.n_frames == 2
+
+
+def test_a_host_that_keeps_no_graphs_is_heeded(tmp_path):
+    class Host(LocalHost):
+        def keeps_graphs(self):
+            return False
+
+    hidden = {"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {"nodes": []}}}
+    film = {"fps": 4.0, "format": "webp", "back_and_forth": False}
+    with use_host(Host(output=tmp_path)):
+        NODE_CLASS_MAPPINGS["UnCLIPSaveAnimation"]().save(images=flat(0.0, 1.0), filename_prefix="x", **film, **hidden)
+        BUILTIN_CLASS_MAPPINGS["SaveImage"]().save_images(images=flat(0.0), filename_prefix="x", **hidden)
+    assert b"nodes" not in (tmp_path / "x_00001_.webp").read_bytes() + (tmp_path / "x_00002_.png").read_bytes()
 
 
 def test_an_animation_does_not_leave_the_output_folder(tmp_path):

@@ -139,3 +139,21 @@ def test_the_loader_lists_what_is_installed_and_checks_it(tiny_stack, host):
     assert "tiny" in loader.INPUT_TYPES()["required"]["model_name"][0]
     assert loader.VALIDATE_INPUTS(model_name="tiny") is True
     assert "no model 'gone'" in loader.VALIDATE_INPUTS(model_name="gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "other"), [("UnCLIPUpsample256", 256, 1024), ("UnCLIPUpsample1024", 1024, 256)]
+)
+def test_the_other_sizes_upsampler_is_refused_by_name(node, stack, name, side, other):
+    """Both come over sockets of one type."""
+    said = f"Upsample {side}: the linked upsampler makes {other} px pictures; link UPSAMPLER {side} of Load unCLIP"
+    with pytest.raises(ValueError, match=said):
+        node(name, image=torch.rand(1, 64, 64, 3), upsampler=stack[f"UPSAMPLER {other}"])
+
+
+def test_a_wide_pictures_middle_is_enlarged_unless_it_is_to_be_squashed(node):
+    wide = torch.rand(1, 64, 96, 3)
+    middle = node("UnCLIPUpsample256", image=wide[:, :, 16:80])
+    assert torch.equal(node("UnCLIPUpsample256", image=wide), middle)
+    squashed = node("UnCLIPUpsample256", image=wide, crop="squash")
+    assert squashed.shape == middle.shape and (squashed - middle).abs().max() > 1e-3

@@ -7,9 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes import files as paths
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.types import Embedding
+from comfyui_unclip.workflows.checks.preflight import check
+from comfyui_unclip.workflows.places.saving import save_file
 
 SAVE_MANY = """
 import sys, pathlib
@@ -66,3 +70,52 @@ def test_a_file_tag_follows_the_prefix(tmp_path):
             "images"
         ]
     assert (entry["subfolder"], entry["filename"]) == ("a", "x_row00007_00001_.png")
+
+
+FRAMES = torch.zeros(2, 4, 4, 3)
+SAVERS = {
+    "SaveImage": {"images": FRAMES},
+    "UnCLIPSaveAnimation": {"images": FRAMES, "fps": 4.0, "format": "gif", "back_and_forth": False},
+    "UnCLIPSaveEmbedding": {"embed": Embedding(torch.ones(1, 4), "ViT-L-14/openai")},
+}
+NO_NAMES = ["", ".", "./", "x/..", "%width%/..", "a/b/../..", "..", "x/../../y", "/"]
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+@pytest.mark.parametrize("prefix", NO_NAMES)
+def test_a_prefix_that_names_no_file_below_the_folder_is_refused_before_and_at_the_save(tmp_path, saver, prefix):
+    classes = {**NODES, **NODE_CLASS_MAPPINGS}
+    inputs = {name: value for name, value in SAVERS[saver].items() if not isinstance(value, torch.Tensor | Embedding)}
+    prompt = {"1": {"class_type": saver, "inputs": {**inputs, "filename_prefix": prefix}}}
+    with use_host(LocalHost(tmp_path / "out")):
+        found = [problem for problem in check(prompt, classes)[1] if problem.input == "filename_prefix"]
+        assert len(found) == 1 and repr(prefix) in found[0].message
+        node = classes[saver]
+        with pytest.raises(ValueError, match=r"leads out of|names no file"):
+            getattr(node(), node.FUNCTION)(**SAVERS[saver], filename_prefix=prefix)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("prefix", "stem"), [("x/", "x"), ("./x", "x"), ("a/../x", "x"), ("a/./x", "a/x"), (" ", " ")])
+def test_what_the_editor_takes_for_a_name_is_one(tmp_path, prefix, stem):
+    """Where ComfyUI 0.3.64 puts the same prefixes."""
+    with use_host(LocalHost(tmp_path)):
+        assert NODES["SaveImage"].VALIDATE_INPUTS(prefix) is True
+        NODES["SaveImage"]().save_images(images=FRAMES[:1], filename_prefix=prefix)
+    assert (tmp_path / f"{stem}_00001_.png").is_file()
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_a_prefix_that_another_node_makes_is_checked_when_it_is_known(tmp_path, saver):
+    """The editor asks with None, or not at all, for what is linked."""
+    node = {**NODES, **NODE_CLASS_MAPPINGS}[saver]
+    with use_host(LocalHost(tmp_path)):
+        assert node.VALIDATE_INPUTS() is True and node.VALIDATE_INPUTS(filename_prefix=None) is True
+
+
+@pytest.mark.parametrize(("subfolder", "name"), [("", ""), ("", "."), ("x", ".."), ("", ".."), ("x", "../../y.png")])
+def test_a_file_from_a_server_stays_below_the_folder(tmp_path, subfolder, name):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"leads out of|names no file"):
+        save_file(tmp_path / "out", subfolder, name, b"data")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]

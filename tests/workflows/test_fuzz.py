@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.workflows.checks.preflight import check
@@ -139,9 +140,13 @@ def test_mutated_graphs_give_a_result_or_problems(tmp_path):
 def test_bytes_of_any_kind_give_a_result_or_problems(tmp_path):
     text = TOYS[-1].encode()
     png = (HERE.parent / "data" / "graph.png").read_bytes()
+    exif = Image.Exif()
+    exif[0x0110], exif[0x010F] = f"prompt:{API[-1]}", f"workflow:{TOYS[-1]}"
+    Image.new("RGB", (4, 4)).save(tmp_path / "graph.webp", exif=exif)
+    webp = (tmp_path / "graph.webp").read_bytes()
 
     @PROFILE
-    @given(st.sampled_from([text, png, b"", b"\x89PNG\r\n\x1a\n"]), st.data())
+    @given(st.sampled_from([text, png, webp, b"", b"\x89PNG\r\n\x1a\n", webp[:12]]), st.data())
     @example(b"\xff\xfe{\x00", None)
     @example(b"[" * 200_000, None)
     @example(b'{"a":' * 50_000, None)

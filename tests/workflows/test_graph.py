@@ -75,6 +75,36 @@ def test_a_picture_gives_the_graph_that_made_it(tmp_path, ui, api):
     assert load_workflow(real).is_ui
 
 
+def _webp(path, exif, frames=3):
+    first, *others = [Image.new("RGB", (16, 16), (80 * number, 0, 0)) for number in range(frames)]
+    first.save(path, save_all=True, append_images=others, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("marked", [b"", b"Exif\0\0"])
+def test_an_animation_gives_the_graph_that_made_it(tmp_path, ui, api, big, marked):
+    saved, prompt = ui({1: ("Number", [], ["INT"], [7])}), api(n1=("Number", {"value": 7}))
+    exif = Image.Exif()
+    exif.endian = ">" if big else "<"
+    exif[0x010F], exif[0x010E] = f"workflow:{json.dumps(saved)}", "note:x"
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    assert load_workflow(_webp(tmp_path / "saved.webp", marked + block)).data == saved
+    exif = Image.Exif()
+    exif[0x0110], exif[0x0131] = f"Prompt:{json.dumps(prompt)}", "a program: x"
+    assert load_workflow(_webp(tmp_path / "api.webp", exif, frames=1)).data == prompt
+
+
+def test_an_animation_without_a_graph_or_cut_off_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[0x0110] = "prompt:{}"
+    whole = _webp(tmp_path / "x.webp", exif).read_bytes()
+    for content in (_webp(tmp_path / "plain.webp", b"").read_bytes(), whole[:-8], whole[:-20], whole[:14], whole[:12]):
+        (tmp_path / "x.webp").write_bytes(content)
+        with pytest.raises(WorkflowError, match="picture without a graph"):
+            load_workflow(tmp_path / "x.webp")
+
+
 def test_a_picture_without_a_graph_or_with_a_bomb_is_named(tmp_path):
     with pytest.raises(WorkflowError, match="picture without a graph"):
         load_workflow(_png(tmp_path / "plain.png", comment="hello"))

@@ -1,6 +1,7 @@
 import pytest
 
 from comfyui_unclip.workflows.checks.preflight import check
+from comfyui_unclip.workflows.document.schema import node_classes
 
 GOOD = {"seed": 1, "mode": "soft", "scale": 1.0}
 
@@ -149,3 +150,23 @@ def test_broken_entries_are_named(classes):
         "node 1: has no class_type; export the graph again",
         "node 2 (Show): has no inputs; export the graph again",
     ]
+
+
+@pytest.mark.parametrize(("side", "slot", "other"), [(256, 4, 1024), (1024, 3, 256)])
+def test_an_upsampler_on_the_other_ones_node_is_found_before_any_work(api, tiny_stack, side, slot, other):
+    classes = node_classes()
+
+    def found(slot):
+        prompt = api(
+            n1=("UnCLIPLoader", {"model_name": tiny_stack, "dtype": "auto"}),
+            n2=("UnCLIPExamplePicture", {"name": "blue car by the sea"}),
+            n3=(f"UnCLIPUpsample{side}", {"upsampler": ["1", slot], "image": ["2", 0], "steps": 0, "seed": 0}),
+            n4=("PreviewImage", {"images": ["3", 0]}),
+        )
+        return check(prompt, classes)[1]
+
+    (problem,) = found(slot)
+    assert (problem.kind, problem.input) == ("return_type_mismatch", "upsampler")
+    assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP (unCLIP)"' in problem.message
+    assert problem.message.endswith(f"link its UPSAMPLER {side}")
+    assert not found(7 - slot)

@@ -76,6 +76,21 @@ def test_the_values_used_are_in_the_picture_and_run_again_to_the_same_picture(un
     assert (pixels(tmp_path / "out" / "unclip_00004_.png") != pixels(again)).any()
 
 
+def test_an_animation_runs_again_to_the_same_frames(unclip, repository, tmp_path, capsys):
+    film = repository / "workflows" / "interpolate_one_noise.json"
+    assert unclip("-s", "frames=3", "-s", "count=3", "-s", "seed=12", file=film)[0] == 0
+    (made,) = (tmp_path / "out").rglob("*.webp")
+    assert run(["show", str(made)]) == 0 and "12" in capsys.readouterr().out
+    made = made.rename(tmp_path / "made.webp")
+    assert unclip(file=made)[0] == 0
+    (again,) = (tmp_path / "out").rglob("*.webp")
+    with Image.open(made) as first, Image.open(again) as second:
+        assert first.n_frames == second.n_frames > 2
+        for number in range(first.n_frames):
+            first.seek(number), second.seek(number)
+            assert (np.asarray(first) == np.asarray(second)).all()
+
+
 def test_the_file_itself_is_never_changed(unclip, graph):
     before = graph.read_bytes()
     unclip("-s", "seed=3")
@@ -170,8 +185,8 @@ def test_shipped_graphs_are_laid_out(graph):
 # Heights that nodes take in the editors (frontends 1.27 to 1.58) once they show a preview: growing, they cover others.
 AFTER_A_RUN = {
     "UnCLIPDecoderSample": 642,
-    "UnCLIPUpsample256": 350,
-    "UnCLIPUpsample1024": 350,
+    "UnCLIPUpsample256": 374,
+    "UnCLIPUpsample1024": 374,
     "UnCLIPDDIMInvert": 414,
     "UnCLIPImageGrid": 354,
     "UnCLIPSaveAnimation": 486,

@@ -49,13 +49,12 @@ def fit_picture(who: str, image: Tensor, side: int, crop: str = "center") -> Ten
     crop: "center" cuts the middle square out, "squash" scales both sides. Alpha is flattened on white, grey repeated.
     Raises ValueError for what is no picture.
     """
-    if crop not in CROPS:
-        raise ValueError(f"{who}: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
+    check_crop(who, crop)
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{who}: image must be (B, H, W, C) with 1, 3 or 4 channels and no side of 0, got {shape}")
     height, width = image.shape[1:3]
-    square = image[(slice(None), *_window(height, width, crop))]
+    square = image[(slice(None), *crop_window(height, width, crop))]
     # Row by row: a picture of 8000 px needs some gigabytes on the way.
     rows = [resize_bicubic(image_to_model(row.clamp(0.0, 1.0)), side).clamp(-1.0, 1.0) for row in square.split(1)]
     x = torch.cat(rows)
@@ -95,12 +94,18 @@ def fit_mask(
         )
     if empty:
         warn(f"{who}: the mask is empty, so nothing is repainted; 1 (white) marks what to repaint")
-    square = mask.clamp(0.0, 1.0)[(slice(None), None, *_window(height, width, crop))]
+    square = mask.clamp(0.0, 1.0)[(slice(None), None, *crop_window(height, width, crop))]
     return F.interpolate(square, (side, side), mode="area")
 
 
-def _window(height: int, width: int, crop: str) -> tuple[slice, slice]:
-    """What `crop` keeps, as slices of rows and columns."""
+def check_crop(who: str, crop: str) -> None:
+    """Raises ValueError for what is none of CROPS."""
+    if crop not in CROPS:
+        raise ValueError(f"{who}: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
+
+
+def crop_window(height: int, width: int, crop: str) -> tuple[slice, slice]:
+    """What `crop` keeps, as slices of rows and columns: everything of a square."""
     if crop == "squash":
         return slice(None), slice(None)
     short = min(height, width)

@@ -11,6 +11,7 @@ from ..config import UpsamplerConfig
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling
 from ..models.upsampler import UpsamplerNetwork
+from ..pictures.fitting import check_crop, crop_window
 from ..pictures.resizing import resize_bicubic
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -40,12 +41,19 @@ class Upsampler:
         return self.sample(image, **options)
 
     def sample_steps(
-        self, image: Tensor, *, steps: int | None = None, seed: int = 0, sampler: str | None = None
+        self,
+        image: Tensor,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        crop: str = "center",
     ) -> ImageSteps:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
 
-        Pictures of another size than the one it enlarges (64 or 256) are resized to it first, both sides; alpha is
-        flattened on white. Raises ValueError for what is not an IMAGE or a value out of range.
+        Pictures of another size than the one it enlarges (64 or 256) are resized to it first, those that are not square
+        as `crop` says (see `fit_picture`); alpha is flattened on white. Raises ValueError for what is not an IMAGE or a
+        value out of range.
         """
         config = self.config
         settings = resolve_settings(self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps)
@@ -55,6 +63,8 @@ class Upsampler:
             raise ValueError(f"{self.WHO}: {error}") from None
         if 0 in low.shape:
             raise ValueError(f"{self.WHO}: image is empty, shape {tuple(image.shape)}")
+        check_crop(self.WHO, crop)
+        low = low[(..., *crop_window(*low.shape[-2:], crop))]
         low = resize_bicubic(low, config.low_size).clamp(-1.0, 1.0)
         return self._sample(settings, low, ItemNoise(seed, len(low), f"upsampler_{config.high_size}"))
 

@@ -89,6 +89,11 @@ def _link_problem(
     if typed and given != spec.type and not types_fit(given, spec.type):
         name = node_name(origin_id, origin, classes)
         return "return_type_mismatch", f"wants {spec.type}, but {name} gives {given}; link a {spec.type} output to it"
+    # Two outputs of one type: the input names the one that it is made for.
+    wanted, outputs = spec.options.get("from_output"), getattr(classes[origin["class_type"]], "RETURN_NAMES", None)
+    if wanted and wanted in (outputs or ()) and slot < len(outputs) and outputs[slot] != wanted:
+        name = node_name(origin_id, origin, classes)
+        return "return_type_mismatch", f"is linked to {outputs[slot]} of {name}; link its {wanted}"
     return None
 
 

@@ -100,7 +100,7 @@ def command(file, assignments, table, sweeps, as_json, quiet, verbose, dry_run, 
     """Run the graph in FILE, as the editor saves or exports it, and write its pictures into the output folder.
 
     Everything that is wrong with the graph is listed before any work starts (exit code 2). The values that were used
-    are kept inside each PNG: drop it on the editor to get the graph back.
+    are kept inside each PNG and WebP: drop it on the editor to get the graph back.
     """
     if verbose:
         logging.basicConfig(format="%(message)s")  # to stderr, between the bars

@@ -66,8 +66,10 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file: JSON of either form, or a PNG with a graph in it. Raises WorkflowError, in one line, for
-    whatever is not a workflow."""
+    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it.
+
+    Raises WorkflowError, in one line, for whatever is not a workflow.
+    """
     path = Path(path)
     try:
         data = read_document(path)

@@ -10,10 +10,12 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .webp import texts_in_webp
+
 MAX_BYTES = 16 * 2**20  # of JSON; the largest of the editor's own templates has 0.4 MB
 MAX_PARTS = 2_000_000  # lists and objects
 MAX_DEPTH = 100
-MAX_CHUNKS = 200_000  # of a PNG
+MAX_CHUNKS = 200_000  # of a picture
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GRAPH_KEYS = ("workflow", "prompt")  # the saved form first: the editor, too, opens that
@@ -23,11 +25,15 @@ _ESCAPE = re.compile(
 
 
 def read_document(path: Path) -> Any:
-    """The parsed JSON of a file, or of the graph inside a PNG. Raises OSError, and ValueError saying what is wrong."""
+    """The parsed JSON of a file, or of the graph inside a PNG or a WebP. Raises OSError, and ValueError saying what is
+    wrong."""
     with path.open("rb") as file:
-        start = file.read(len(_PNG))
-        if start == _PNG:
-            text = _graph_in_png(file)
+        start = file.read(12)
+        if start.startswith(_PNG):
+            file.seek(len(_PNG))
+            text = _graph(_texts_in_png(file))
+        elif start[:4] == b"RIFF" and start[8:] == b"WEBP":
+            text = _graph(texts_in_webp(file, _GRAPH_KEYS, MAX_BYTES, MAX_CHUNKS))
         else:
             content = start + file.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
@@ -76,11 +82,18 @@ def _decode(content: bytes) -> str:
     try:
         return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
     except UnicodeDecodeError:
-        raise ValueError("is not text; give a workflow saved as JSON, or a PNG with a graph in it") from None
+        raise ValueError("is not text; give a workflow saved as JSON, or a PNG or WebP with a graph in it") from None
 
 
-def _graph_in_png(file: BinaryIO) -> str:
+def _graph(found: dict[str, str]) -> str:
     """The text that ComfyUI and `unclip run` write into their pictures."""
+    for key in _GRAPH_KEYS:
+        if key in found:
+            return found[key]
+    raise ValueError("is a picture without a graph in it; give one saved by ComfyUI or by unclip run")
+
+
+def _texts_in_png(file: BinaryIO) -> dict[str, str]:
     found: dict[str, str] = {}
     for _ in range(MAX_CHUNKS):
         head = file.read(8)
@@ -94,10 +107,7 @@ def _graph_in_png(file: BinaryIO) -> str:
             file.seek(4, 1)
         else:
             file.seek(length + 4, 1)
-    for key in _GRAPH_KEYS:
-        if key in found:
-            return found[key]
-    raise ValueError("is a picture without a graph in it; give one saved by ComfyUI or by unclip run")
+    return found
 
 
 def _text_chunk(kind: bytes, content: bytes) -> tuple[str, str | None]:

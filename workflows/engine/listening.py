@@ -1,4 +1,4 @@
-"""A host that tells a listener what the nodes report, and passes everything on to the run's own host."""
+"""A host that tells a listener what the nodes report, and passes everything else on to the run's own host."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...unclip_core.diffusion.samplers import StepState
+    from ...unclip_core.runtime.placement import Manager
 
 running_node: contextvars.ContextVar[str | None] = contextvars.ContextVar("unclip_running_node", default=None)
 
@@ -41,8 +42,14 @@ class ListeningHost(Host):
     def device(self) -> torch.device | None:
         return self._host.device()
 
+    def memory_manager(self) -> Manager | None:
+        return self._host.memory_manager()
+
     def dtype(self, setting: str) -> str:
         return self._host.dtype(setting)
+
+    def keeps_graphs(self) -> bool:
+        return self._host.keeps_graphs()
 
     def model_folders(self) -> list[Path]:
         return self._host.model_folders()

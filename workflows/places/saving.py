@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ...nodes.files import inside, move_new, publish, temporary_beside
+from ...nodes.files import file_inside, move_new, publish, temporary_beside
 
 _NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
 
@@ -13,9 +13,9 @@ _NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
 def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "") -> Path:
     """Write `data` below `output` and return its path there. A name that is taken is numbered on, never overwritten.
 
-    `tag` goes before the number. Raises ValueError when the name would leave the folder.
+    `tag` goes before the number. Raises ValueError when the name leads out of the folder, or is the folder's own.
     """
-    path = inside(output, f"{subfolder}/{name}" if subfolder else name)
+    path = file_inside(output, f"{subfolder}/{name}" if subfolder else name)
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     numbered = _NUMBERED.fullmatch(path.name)

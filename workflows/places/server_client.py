@@ -222,16 +222,17 @@ class ServerRunner:
     async def _fetch(self, result: RowResult, outputs: dict[str, dict[str, list]]) -> None:
         """Download what was saved; previews stay there."""
         for node_id, ui in outputs.items():
-            got = []
+            got: dict[str, list[dict[str, Any]]] = {}
             for name, entries in ui.items():
                 for entry in entries if isinstance(entries, list) else ():
                     if isinstance(entry, dict) and entry.get("type") == "output" and "filename" in entry:
-                        got.append({**entry, **await self._download(result.row, entry)})
+                        here = {**entry, **await self._download(result.row, entry)}
+                        got.setdefault(name, []).append(here)
+                        result.outputs.append((Path(here["subfolder"]) / here["filename"]).as_posix())
                     elif name == "text" and isinstance(entry, str):
                         result.texts.setdefault(node_id, []).append(entry)
-            result.outputs += [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in got]
             if got:
-                self._tell(result, "executed", node_id, ui={"images": got})
+                self._tell(result, "executed", node_id, ui=got)
 
     async def _download(self, row: int, entry: dict[str, Any]) -> dict[str, str]:
         query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}

@@ -21,29 +21,35 @@ def pictures(rows=1, height=8, width=8, channels=3, seed=0):
 def test_item_equals_a_batch_of_one_in_any_chunking(tiny, limit_rows):
     upsampler, image = tiny.upsampler(), pictures(3)
     limit_rows(3)
-    batch = upsampler.sample(image, seed=5)
+    batch = finish(upsampler.sample(image, seed=5))
     assert batch.shape == (3, 32, 32, 3) and batch.dtype == torch.float32
     assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
     for i in range(3):
-        assert torch.allclose(batch[i : i + 1], upsampler.sample(image[i : i + 1], seed=5 + i), atol=2e-5)
+        assert torch.allclose(batch[i : i + 1], finish(upsampler.sample(image[i : i + 1], seed=5 + i)), atol=2e-5)
     limit_rows(2)
-    assert torch.allclose(batch, upsampler.sample(image, seed=5), atol=2e-5)
-    assert (batch[0] - upsampler.sample(image[:1], seed=6)[0]).abs().max() > 1e-3
+    assert torch.allclose(batch, finish(upsampler.sample(image, seed=5)), atol=2e-5)
+    assert (batch[0] - finish(upsampler.sample(image[:1], seed=6))[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (20, 12), (5, 7)])
 def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
     upsampler, image = tiny.upsampler(), pictures(2, height, width, channels)
-    result = upsampler.sample(image, seed=1)
+    result = finish(upsampler.sample(image, seed=1))
     assert result.shape == (2, 32, 32, 3)
     flat = image
     if channels == 4:
         flat = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
     elif channels == 1:
         flat = image.expand(-1, -1, -1, 3)
-    small = resize_bicubic(flat.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
-    assert torch.allclose(result, upsampler.sample(small, seed=1), atol=1e-4)
+    squashed = finish(upsampler.sample(image, seed=1, crop="squash"))
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    middle = flat[:, top : top + short, left : left + short]
+    for made, seen in ((result, middle), (squashed, flat)):
+        small = resize_bicubic(seen.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
+        assert torch.allclose(made, finish(upsampler.sample(small, seed=1)), atol=1e-4)
+    assert torch.equal(result, squashed) == (height == width)  # a square one is taken exactly as it is
 
 
 def test_network_sees_the_bicubic_enlargement(tiny):
@@ -51,7 +57,7 @@ def test_network_sees_the_bicubic_enlargement(tiny):
     network = upsampler.network()
     original = network.forward
     network.forward = lambda x, t, low, **kwargs: (seen.append(low), original(x, t, low, **kwargs))[1]
-    upsampler.sample(image, steps=2)
+    finish(upsampler.sample(image, steps=2))
     expected = F.interpolate(
         image.movedim(-1, 1) * 2 - 1, (32, 32), mode="bicubic", align_corners=False, antialias=True
     )
@@ -61,12 +67,12 @@ def test_network_sees_the_bicubic_enlargement(tiny):
 def test_final_network_makes_the_last_step_only(tiny):
     for steps in (1, 3):
         upsampler, states = tiny.upsampler(final_network=True), []
-        finish(upsampler.sample_steps(pictures(), steps=steps), states.append)
+        finish(upsampler.sample(pictures(), steps=steps), states.append)
         assert [(state.index, state.total) for state in states] == [(index, steps) for index in range(steps)]
         assert upsampler.network.loaded == (steps > 1)  # there is nothing for it to do in a single step
         assert len(upsampler.network().calls) == steps - 1 and len(upsampler.final_network().calls) == 1
     plain = tiny.upsampler()
-    plain.sample(pictures())
+    finish(plain.sample(pictures()))
     assert plain.final_network is None and len(plain.network().calls) == 3
 
 
@@ -75,11 +81,11 @@ def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_
     """The last step needs nothing of the steps before but where they arrived: no draw, no history."""
     plain, both = tiny.upsampler(), tiny.upsampler(final_network=True)
     both.final_network = plain.network
-    whole = plain.sample(pictures(3), seed=5, sampler=sampler)
+    whole = finish(plain.sample(pictures(3), seed=5, sampler=sampler))
     for rows, chunks in ((3, 1), (2, 2)):
         limit_rows(rows)
         states = []
-        split = finish(both.sample_steps(pictures(3), seed=5, sampler=sampler), states.append)
+        split = finish(both.sample(pictures(3), seed=5, sampler=sampler), states.append)
         assert torch.allclose(split, whole, atol=2e-5)
         assert [(state.index, state.total) for state in states] == [(i, 3 * chunks) for i in range(3 * chunks)]
 
@@ -89,7 +95,7 @@ def test_on_a_processor_a_large_final_network_takes_the_first_ones_place(tiny, l
     limit_rows(1)
     upsampler, there = tiny.upsampler(final_network=True), []
     networks = (upsampler.network, upsampler.final_network)
-    finish(upsampler.sample_steps(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
+    finish(upsampler.sample(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
     assert there == [[True, False]] * 4 + [[False, True]] * 2  # both pictures' steps before the change
 
 
@@ -107,7 +113,7 @@ def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny
         return tiny.random_weights(UpsamplerNetwork(config))
 
     placed = [Placed(build, torch.device("cpu"), torch.float32) for build in (build_first, build_final)]
-    Upsampler(config, *placed).sample(pictures())
+    finish(Upsampler(config, *placed).sample(pictures()))
     assert len(first) > 10 and placed[1].loaded and not left
 
 
@@ -115,7 +121,7 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
     """On a device without arithmetic, which gets through all but the end of a network's steps."""
     config = tiny.upsampler(final_network=True).config
     meta = torch.device("meta")
-    networks = [Placed(lambda dtype: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
+    networks = [Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
     for _ in range(2):
         steps = Upsampler(config, *networks).sample(pictures())
         assert next(steps).x_t.device == meta
@@ -126,7 +132,7 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
 def test_final_network_uses_its_own_time_features(tiny):
     upsampler = tiny.upsampler(final_network=True)
     states = []
-    finish(upsampler.sample_steps(pictures(), steps=1, seed=3), states.append)
+    finish(upsampler.sample(pictures(), steps=1, seed=3), states.append)
     network = upsampler.final_network()
     x_T = ItemNoise(3, 1, "upsampler_32").draw((3, 32, 32))
     low = resize_bicubic(pictures().movedim(-1, 1) * 2 - 1, 32)
@@ -151,3 +157,8 @@ def test_what_is_no_picture_is_refused(tiny, image, message):
 def test_bad_steps_are_refused(tiny):
     with pytest.raises(ValueError, match="Upsample 32: steps must be a whole number from 1 to 1000, got 0"):
         tiny.upsampler().sample(pictures(), steps=0)
+
+
+def test_an_unknown_crop_is_refused(tiny):
+    with pytest.raises(ValueError, match="Upsample 32: crop 'middle' is unknown; choose one of center, squash"):
+        tiny.upsampler().sample(pictures(), crop="middle")

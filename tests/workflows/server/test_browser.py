@@ -266,6 +266,19 @@ def test_bars_show_each_label_with_its_share_the_largest_first(desk, repository)
     assert widths == pytest.approx([100 * share for _, share in ranked], abs=0.01)
 
 
+def test_a_made_animation_dropped_on_the_canvas_brings_its_graph(desk, animation):
+    desk.load(animation)
+    desk.set("decoder", steps=29)
+    desk.set("animation", filename_prefix="dropped")
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    desk.close_messages()
+    desk.page.evaluate("() => app.graph.clear()")
+    desk.drop(desk.folder / "out" / "dropped_00001_.webp", "image/webp")
+    desk.page.wait_for_function("() => app.graph._nodes.some((node) => node.title === 'decoder')")
+    desk.page.wait_for_timeout(1000)
+    assert desk.of("decoder", "node.widgets.find((widget) => widget.name === 'steps').value") == 29
+
+
 def test_without_the_packs_web_extension_everything_still_works(plain_tab, animation):
     plain_tab.load(animation)
     kind, data = plain_tab.end_of(plain_tab.press_run())
