@@ -167,22 +167,26 @@ def read_entries(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Ten
     """
     path = Path(path)
     with guarded(path):
-        return _read_entries(path)
+        return _parse(path, *_read_bytes(path))
 
 
-def _read_entries(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+def _read_bytes(path: Path) -> tuple[int, bytes]:
+    """The file's size, and its header as it stands there."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             # A header longer than the file is what a pickle, an HTML page or a cut download looks like.
             raise CheckpointError(f"{path}: not a complete safetensors file ({size} bytes); download it again")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
-            raise CheckpointError(
-                f"{path}: not a safetensors file (its header is not JSON); convert it first"
-            ) from None
+        return size, file.read(length)
+
+
+def _parse(path: Path, size: int, raw: bytes) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    length = len(raw)
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); convert it first") from None
     malformed = f"{path}: not a safetensors file (malformed header); convert it first"
     if not isinstance(header, dict):
         raise CheckpointError(malformed)
@@ -284,21 +288,28 @@ def _unreadable(path: str | os.PathLike, error: OSError) -> Unreadable:
 
 @remembered
 def _count(path: Path) -> dict[str, int]:
+    return _counts(read_entries(path)[1])
+
+
+def _counts(entries: dict[str, TensorEntry]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for dtype, shape in read_header(path)[1].values():
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    for entry in entries.values():
+        counts[entry.dtype] = counts.get(entry.dtype, 0) + math.prod(entry.shape)
     return counts
 
 
 @remembered
 def read_stage(path: Path) -> StageFile:
     """What a native stage file holds. Raises CheckpointError with the reason if it is not one."""
-    metadata, _ = read_header(path)
+    size, raw = _read_bytes(path)
+    other = f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
+    # Most files on the search path are other people's, with megabytes of names that need not be understood.
+    if path.stem not in STAGES and b'"format_version"' not in raw:
+        raise CheckpointError(other)
+    metadata, entries = _parse(path, size, raw)
     version, stage = metadata.get("format_version"), metadata.get("stage")
     if version is None or stage is None or "config" not in metadata:
-        raise CheckpointError(
-            f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
-        )
+        raise CheckpointError(other)
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "
@@ -310,4 +321,4 @@ def read_stage(path: Path) -> StageFile:
         config = from_json(STAGE_CONFIGS[stage], metadata["config"])
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path}: {_short(str(error))}") from None
-    return StageFile(path, stage, config, metadata, parts={stage: (count_numbers([path]),)})
+    return StageFile(path, stage, config, metadata, parts={stage: (weight_set((path,), _counts(entries)),)})
