@@ -129,6 +129,11 @@ class StageFile:
         return tuple(path for weights in self.weights().values() for path in weights.files)
 
     @property
+    def all_files(self) -> tuple[Path, ...]:
+        """The files of all sets, each once."""
+        return tuple(dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files))
+
+    @property
     def parameters(self) -> int:
         """How many floating point numbers the default sets hold."""
         return sum(weights.parameters for weights in self.weights().values())
