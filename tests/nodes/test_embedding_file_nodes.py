@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.config import ClipConfig
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.listening import ListeningHost
@@ -137,14 +139,28 @@ def test_one_row_goes_to_the_editor_unscaled():
 
 @pytest.mark.parametrize("normalised", [False, True])
 def test_the_editors_output_takes_on_our_clip(normalised):
-    config = SimpleNamespace(clip_id="ViT-L-14/openai", embed_dim=768, normalised=normalised)
+    config = ClipConfig(normalised=normalised)
     clip = SimpleNamespace(config=config, clip_id=config.clip_id)
     vector = torch.randn(2, 768) * 7
     (embed,) = FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=vector.half()))
     assert (embed.clip_id, embed.modality, embed.vector.dtype) == (config.clip_id, "image", torch.float32)
     expected = torch.nn.functional.normalize(vector, dim=-1) if normalised else vector
     torch.testing.assert_close(embed.vector, expected, rtol=2e-3, atol=2e-3)
-    with pytest.raises(ValueError, match=r"trained on ViT-L-14/openai \(768-d\) embeddings, but got 1024-d"):
+    with pytest.raises(ValueError) as error:
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 1024)))
+    assert str(error.value) == (
+        "From CLIP Vision Output: the CLIP of this Load unCLIP is ViT-L-14/openai (768-d), but clip_vision_output is "
+        "1024-d, so of another CLIP Vision model; give Load CLIP Vision the file of ViT-L-14/openai, or encode the "
+        "picture with CLIP Image Encode instead"
+    )
     with pytest.raises(ValueError, match="no projected embedding"):
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=None))
+
+
+def test_a_bridge_to_storybook_names_it_as_the_loader_does_and_says_what_can_be_done():
+    clip = SimpleNamespace(config=STORYBOOK.clip, clip_id=STORYBOOK.clip.clip_id)
+    with pytest.raises(ValueError) as error:
+        FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 768)))
+    message = str(error.value)
+    assert f"{STORYBOOK.clip.clip_id} (192-d, the CLIP of storybook)" in message
+    assert message.endswith("; encode the picture with CLIP Image Encode instead")  # no file of it is published
