@@ -89,7 +89,8 @@ class UnCLIPFromClipVision:
     def convert(self, *, clip, clip_vision_output):
         import torch.nn.functional as F
 
-        from ..unclip_core.types import Embedding, check_same_clip
+        from ..unclip_core.presets import explain_clip
+        from ..unclip_core.types import Embedding
 
         vector = getattr(clip_vision_output, "image_embeds", None)
         if vector is None or vector.ndim != 2:
@@ -100,12 +101,14 @@ class UnCLIPFromClipVision:
             )
         config = clip.config
         # The editor's output does not say which CLIP made it: the dimension is what can be checked.
-        check_same_clip(
-            "From CLIP Vision Output",
-            config.clip_id,
-            config.embed_dim,
-            config.clip_id if vector.shape[1] == config.embed_dim else "another CLIP Vision model",
-            vector.shape[1],
-        )
+        if vector.shape[1] != config.embed_dim:
+            fix = "encode the picture with CLIP Image Encode instead"
+            if config.architecture:  # a public CLIP, which the editor can open as well
+                fix = f"give Load CLIP Vision the file of {config.clip_id}, or {fix}"
+            own = explain_clip(config.clip_id, config.embed_dim)
+            raise ValueError(
+                f"From CLIP Vision Output: the CLIP of this Load unCLIP is {own}, but clip_vision_output is "
+                f"{vector.shape[1]}-d, so of another CLIP Vision model; {fix}"
+            )
         vector = vector.float().cpu()
         return (Embedding(F.normalize(vector, dim=-1) if config.normalised else vector, clip.clip_id, "image"),)

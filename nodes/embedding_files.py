@@ -1,8 +1,15 @@
 """Save Embedding and Load Embedding: what CLIP saw, kept in a file."""
 
-import os
-
-from .files import annotated, check_prefix, publish, save_place, shown_file, temporary_beside
+from .files import (
+    annotated,
+    check_prefix,
+    content_hash,
+    files_below,
+    publish,
+    save_place,
+    shown_file,
+    temporary_beside,
+)
 from .host import current_host
 
 _ENDING = ".safetensors"
@@ -95,12 +102,7 @@ class UnCLIPLoadEmbedding:
 
     @classmethod
     def IS_CHANGED(cls, embedding=None, **_):
-        """The file's time and size: a new file of the same name is read again."""
-        try:
-            found = annotated(embedding).stat()
-        except (OSError, ValueError, AttributeError):
-            return ""
-        return f"{found.st_mtime_ns}-{found.st_size}"
+        return content_hash(embedding)
 
     def load(self, *, embedding):
         from ..unclip_core.checkpoints.embedding_file import load_embedding
@@ -110,13 +112,8 @@ class UnCLIPLoadEmbedding:
 
 def _files() -> list[str]:
     """Names as the combo offers them: of the input folder, then of the output folder, sub-folders included."""
-    names = []
-    for kind, mark in (("input", ""), ("output", _OUTPUT)):
-        root = current_host().folder(kind)
-        found = []
-        for folder, _, files in os.walk(root):
-            inner = os.path.relpath(folder, root).replace(os.sep, "/")
-            prefix = "" if inner == "." else f"{inner}/"
-            found += [prefix + name + mark for name in files if name.endswith(_ENDING) and not name.startswith(".")]
-        names += sorted(found)
-    return names
+    return [
+        name + mark
+        for kind, mark in (("input", ""), ("output", _OUTPUT))
+        for name in files_below(current_host().folder(kind), _ENDING)
+    ]

@@ -1,4 +1,8 @@
-"""Names in a workflow to paths on disk. Nothing a workflow says leaves the input, output and temp folders."""
+"""Names in a workflow to paths on disk. Nothing a workflow says leaves the input, output and temp folders.
+
+Links in those folders are the user's own word, so they are followed; `unclip edit`, which answers to a web page,
+follows none out of them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,19 @@ _KINDS = ("input", "output", "temp")
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif"}
 
 
-def inside(folder: Path, relative: str) -> Path:
-    """`relative` resolved inside `folder`. Raises ValueError when it would leave it."""
+def inside(folder: Path, relative: str, links: bool | None = None) -> Path:
+    """The path of `relative` in `folder`. Raises ValueError when it would leave it.
+
+    links: whether links in the folder may lead out of it; None: as the host says.
+    """
     root = folder.resolve()
-    path = (root / relative.replace("\\", "/")).resolve()
+    # Not resolved: `..` takes back what is written before it, wherever that is linked to.
+    path = Path(os.path.normpath(root / relative.replace("\\", "/")))
+    if not (current_host().follows_links() if links is None else links):
+        try:
+            path = path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{relative!r} in {folder} cannot be followed ({error}); remove the link") from None
     if path != root and root not in path.parents:
         raise ValueError(f"{relative!r} leads out of the folder {folder}; use a path inside it")
     return path
@@ -53,13 +66,16 @@ def picture_problem(name: str) -> str | None:
 
 
 def content_hash(name: str | None) -> str:
-    """SHA-256 of a picture's file, for IS_CHANGED: another picture under the same name is another input."""
-    if name is None or picture_problem(name):
+    """SHA-256 of a file, for IS_CHANGED: another one under the same name is another input. "" if there is none."""
+    digest = hashlib.sha256()
+    if not isinstance(name, str):
         return ""
-    with annotated(name).open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with annotated(name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError):
+        return ""
     return digest.hexdigest()
 
 
@@ -71,6 +87,48 @@ def input_pictures() -> list[str]:
     return sorted(
         entry.name for entry in os.scandir(folder) if entry.is_file() and Path(entry.name).suffix.lower() in _PICTURES
     )
+
+
+# Folder, ending, links followed -> (time of each folder that was walked, the names that were found).
+_walked: dict[tuple[str, str, bool], tuple[dict[str, int | None], list[str]]] = {}
+_SETTLED = 100_000_000  # ns: a file system's clock is coarse, so a folder may change again without showing it
+
+
+def files_below(folder: Path, ending: str) -> list[str]:
+    """Names of the files with this ending in `folder` and below, with `/`, sorted; hidden ones are left out.
+
+    The folders are walked again when one of them has changed: a node's inputs are asked for several times in a run.
+    """
+    links = current_host().follows_links()
+    place = (os.path.abspath(folder), ending, links)
+    if (known := _walked.get(place)) and all(_time(inner) == time for inner, time in known[0].items()):
+        return known[1]
+    now, times, names = time.time_ns(), {}, []
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [(place[0], "", ())]
+    while waiting:
+        inner, prefix, above = waiting.pop()
+        real = os.path.realpath(inner)
+        if real in above:  # a link back to a folder that it lies in
+            continue
+        times[inner] = _time(inner)
+        with contextlib.suppress(OSError):  # it need not exist
+            for entry in os.scandir(inner):
+                if entry.is_dir(follow_symlinks=links):
+                    waiting.append((entry.path, f"{prefix}{entry.name}/", (*above, real)))
+                elif entry.name.endswith(ending) and not entry.name.startswith("."):
+                    names.append(prefix + entry.name)
+    names.sort()
+    _walked.pop(place, None)
+    if all(then is None or now - then > _SETTLED for then in times.values()):
+        _walked[place] = (times, names)
+    return names
+
+
+def _time(folder: str) -> int | None:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
 
 
 def fill_prefix(prefix: str, width: int, height: int) -> str:

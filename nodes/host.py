@@ -105,6 +105,10 @@ class Host(abc.ABC):
     def folder(self, kind: str) -> Path:
         """The "input", "output" or "temp" folder."""
 
+    def follows_links(self) -> bool:
+        """Whether links that lie in those folders may lead out of them."""
+        return True
+
 
 class LocalHost(Host):
     """A headless run: bars on stderr, folders given by the caller. Ctrl-C needs no help, a step is Python code."""

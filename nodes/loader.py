@@ -1,7 +1,7 @@
 """Load unCLIP: from a stack's name to the handles of its stages."""
 
 from ..unclip_core.checkpoints import catalog
-from ..unclip_core.config import STAGES
+from ..unclip_core.config import STAGES, to_json
 from .host import current_host
 
 
@@ -64,11 +64,13 @@ class UnCLIPLoader:
 
     @classmethod
     def IS_CHANGED(cls, model_name=None, **_):
-        # Stages come and go while the editor is open: the handles of before would know nothing of it. No path and no
-        # time, so that a copy of the same weights elsewhere is the same to --cache.
+        # Stages come and go, and are trained anew, while the editor is open: the handles of before would know nothing
+        # of it. Only the files that a stage is made of count, not the folder around them.
         try:
             stages = catalog.find(model_name, current_host().model_folders()).stages.values()
-            return repr([(found.stage, found.path.is_file() and found.path.stat().st_size) for found in stages])
+            return repr(
+                [(found.stage, to_json(found.config), [_state(path) for path in found.all_files]) for found in stages]
+            )
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -88,3 +90,9 @@ class UnCLIPLoader:
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
         )
         return tuple(getattr(stack, stage) for stage in STAGES)
+
+
+def _state(path):
+    """Of a file: path, size and time."""
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns

@@ -1,6 +1,7 @@
 """Fixtures of every room: a complete small stack on disk, built once per session."""
 
 import importlib.util
+import os
 import shutil
 import signal
 import sys
@@ -67,3 +68,31 @@ def hub_repository():
 def repository():
     """The checkout's root, which is the package."""
     return TESTS.parent
+
+
+_listeners = []
+
+
+def _hear(event, arguments):
+    for event_wanted, folder, seen in _listeners if _listeners else ():
+        if event == event_wanted and isinstance(arguments[0], str | os.PathLike):
+            path = os.path.abspath(os.fspath(arguments[0]))
+            if path == folder or path.startswith(folder + os.sep):
+                seen.append(path)
+
+
+@pytest.fixture
+def touched():
+    """touched("open" or "os.scandir", folder) -> a list that grows by every path in the folder that Python, whoever
+    asked it, opens or lists from then on."""
+    if not getattr(sys, "unclip_hears", False):  # a hook stays for the process
+        sys.unclip_hears = True
+        sys.addaudithook(_hear)
+
+    def listen(event, folder):
+        seen = []
+        _listeners.append((event, os.path.abspath(folder), seen))
+        return seen
+
+    yield listen
+    _listeners.clear()

@@ -330,6 +330,8 @@ def _from_plain(kind, data, where: str):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
+    if kind is str:
+        data.encode()  # a UnicodeEncodeError, which is a ValueError, for half a character that JSON's escapes spell
     return data
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .diffusion.noise import ItemNoise
+from .presets import explain_clip
 from .types import (
     Embedding,
     GivenNoise,
@@ -208,8 +209,8 @@ def _right_angle(a: Tensor) -> Tensor:
 def _check_spaces(who: str, a: Embedding, b: Embedding) -> None:
     if (a.clip_id, a.vector.shape[1]) != (b.clip_id, b.vector.shape[1]):
         raise ValueError(
-            f"{who}: embed_a is {a.vector.shape[1]}-d from {a.clip_id}, but embed_b {b.vector.shape[1]}-d from "
-            f"{b.clip_id}; encode both with the CLIP of one Load unCLIP"
+            f"{who}: embed_a is {a.vector.shape[1]}-d from {explain_clip(a.clip_id)}, but embed_b "
+            f"{b.vector.shape[1]}-d from {explain_clip(b.clip_id)}; encode both with the CLIP of one Load unCLIP"
         )
 
 

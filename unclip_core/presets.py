@@ -201,3 +201,13 @@ STORYBOOK = StackConfig(
 )
 
 PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}
+
+# Ids that are no public CLIP's name: the stack keeps its own while its CLIP is trained anew.
+_OWNERS = {STORYBOOK.clip.clip_id: STORYBOOK.name}
+
+
+def explain_clip(clip_id: str, dim: int | None = None) -> str:
+    """A CLIP's id for a message, with its dimension, and with the stack's name in Load unCLIP where that is another."""
+    notes = [f"{dim}-d"] if dim is not None else []
+    notes += [f"the CLIP of {_OWNERS[clip_id]}"] if clip_id in _OWNERS else []
+    return f"{clip_id} ({', '.join(notes)})" if notes else clip_id

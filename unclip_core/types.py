@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .presets import explain_clip
+
 
 @dataclass(frozen=True)
 class TextEncoding:
@@ -206,8 +208,8 @@ def check_same_clip(who: str, expected_id: str, expected_dim: int, got_id: str, 
     """Refuse an embedding or text of another CLIP. Raises ValueError naming both and the fix."""
     if (expected_id, expected_dim) != (got_id, got_dim):
         raise ValueError(
-            f"{who}: this model was trained on {expected_id} ({expected_dim}-d) embeddings, but got {got_dim}-d from "
-            f"{got_id}; encode with the CLIP from the same Load unCLIP"
+            f"{who}: this model was trained on {explain_clip(expected_id, expected_dim)} embeddings, but got "
+            f"{got_dim}-d from {explain_clip(got_id)}; encode with the CLIP from the same Load unCLIP"
         )
 
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageFile
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.workflows.server.host import EditorHost
 
 
 @pytest.fixture
@@ -151,6 +152,37 @@ def test_what_is_offered_and_what_is_refused(host, tmp_path):
     assert "there is no picture" in NODES["LoadImage"].VALIDATE_INPUTS(image="none.png")
     assert NODES["LoadImage"].VALIDATE_INPUTS(image="b.png") is True
     assert NODES["LoadImage"].VALIDATE_INPUTS() is True
+
+
+def test_links_of_the_user_are_followed_but_not_in_the_editor(host, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "album").mkdir()
+    Image.new("RGB", (2, 3), (255, 0, 0)).save(elsewhere / "a.png")
+    (elsewhere / "secret.png").write_bytes((elsewhere / "a.png").read_bytes())
+    host.folder("output").mkdir()
+    (host.folder("input") / "one.png").symlink_to(elsewhere / "a.png")
+    (host.folder("input") / "album").symlink_to(elsewhere / "album")
+    (host.folder("output") / "album").symlink_to(elsewhere / "album")
+    load = NODES["LoadImage"]
+    saved = names(save(torch.ones(1, 4, 6, 3), "album/x"))
+    assert saved == ["album/x_00001_.png"] and (elsewhere / "album" / "x_00001_.png").is_file()
+    linked = ("one.png", f"{saved[0]} [output]", saved[0])
+    first = [load.IS_CHANGED(image=name) for name in linked]
+    for name in linked:
+        assert load.VALIDATE_INPUTS(image=name) is True
+        assert load().load_image(image=name)[0].shape[0] == 1
+    assert all(first) and first[1] == first[2]
+    # What is written decides what `..` means, not where a link leads.
+    assert "there is no picture" in load.VALIDATE_INPUTS(image="album/../secret.png")
+    assert "leads out of the folder" in load.VALIDATE_INPUTS(image="album/../../secret.png")
+    editor = EditorHost(host.folder("output"), host.folder("input"))
+    with use_host(editor):
+        for name in linked:
+            assert "leads out of the folder" in load.VALIDATE_INPUTS(image=name)
+        assert "leads out of the folder" in NODES["SaveImage"].VALIDATE_INPUTS(filename_prefix="album/x")
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            save(torch.ones(1, 4, 6, 3), "album/x")
+    editor.close()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Embeddings in files and on the editor's CLIP_VISION_OUTPUT socket."""
 
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,12 @@ from safetensors.torch import save_file
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.config import ClipConfig
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
+from comfyui_unclip.workflows.cli import run
+from comfyui_unclip.workflows.listening import ListeningHost
+from comfyui_unclip.workflows.server.host import EditorHost
 
 SAVE, LOAD = NODE_CLASS_MAPPINGS["UnCLIPSaveEmbedding"], NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"]
 TO, FROM = NODE_CLASS_MAPPINGS["UnCLIPToClipVision"], NODE_CLASS_MAPPINGS["UnCLIPFromClipVision"]
@@ -37,6 +44,67 @@ def test_an_embedding_survives_its_file_exactly(folders, modality):
     path.rename(folders / "in" / "b.safetensors")
     assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == ["b.safetensors"]
     assert LOAD.IS_CHANGED(embedding=offered[0]) != before
+
+
+def test_a_run_lists_each_folder_once(tmp_path, touched):
+    with use_host(LocalHost(output=tmp_path / "out", input=tmp_path / "in", quiet=True)):
+        SAVE().save(embed=Embedding(torch.randn(1, 8), "tiny-1"), filename_prefix="mine/cats")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for folder in ("out/mine", "out", "in/deep", "in"):
+        os.utime(tmp_path / folder, (1, 1))  # not changed just now
+    name = "mine/cats_00001_.safetensors [output]"
+    graph = {
+        "1": {"class_type": "UnCLIPLoadEmbedding", "inputs": {"embedding": name}},
+        "2": {"class_type": "UnCLIPSaveEmbedding", "inputs": {"embed": ["1", 0], "filename_prefix": "again"}},
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    listed = touched("os.scandir", tmp_path)
+    where = ["-o", str(tmp_path / "out"), "-i", str(tmp_path / "in")]
+    assert run(["run", str(tmp_path / "graph.json"), *where]) == 0
+    assert sorted(listed) == sorted(str(tmp_path / folder) for folder in ("out/mine", "out", "in/deep", "in"))
+
+
+def test_the_list_follows_every_change(folders):
+    def offered():
+        return LOAD.INPUT_TYPES()["required"]["embedding"][0]
+
+    (folders / "in" / "deep").mkdir()
+    os.utime(folders / "in" / "deep", (1, 1))
+    os.utime(folders / "in", (1, 1))
+    assert offered() == []
+    (folders / "in" / "deep" / "a.safetensors").write_text("x")
+    assert offered() == ["deep/a.safetensors"]
+    os.utime(folders / "in" / "deep", (1, 1))
+    assert offered() == ["deep/a.safetensors"]
+    SAVE().save(embed=Embedding(torch.randn(1, 8), "tiny-1"), filename_prefix="b")  # makes the output folder
+    assert offered() == ["deep/a.safetensors", "b_00001_.safetensors [output]"]
+    (folders / "in" / "deep" / "a.safetensors").unlink()
+    assert offered() == ["b_00001_.safetensors [output]"]
+
+
+def test_links_of_the_user_are_followed_but_not_in_the_editor(folders, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "deep").mkdir()
+    (elsewhere / "deep" / "circle").symlink_to(elsewhere)
+    embed = Embedding(torch.randn(1, 8), "tiny-1")
+    (folders / "out").mkdir()
+    (folders / "out" / "disk").symlink_to(elsewhere)
+    (folders / "in" / "disk").symlink_to(elsewhere)
+    SAVE().save(embed=embed, filename_prefix="disk/deep/cats")
+    assert (elsewhere / "deep" / "cats_00001_.safetensors").is_file()
+    name = "disk/deep/cats_00001_.safetensors"
+    assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == [name, f"{name} [output]"]
+    assert LOAD.VALIDATE_INPUTS(name) is True
+    assert torch.equal(LOAD().load(embedding=name)[0].vector, embed.vector)
+    editor = EditorHost(output=folders / "out", input=folders / "in")
+    for host in (editor, ListeningHost(editor, lambda event: None)):
+        with use_host(host):
+            assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == []
+            assert "leads out of the folder" in LOAD.VALIDATE_INPUTS(name)
+            assert "leads out of the folder" in SAVE.VALIDATE_INPUTS(filename_prefix="disk/x")
+            with pytest.raises(ValueError, match="leads out of the folder"):
+                LOAD().load(embedding=name)
+    editor.close()
 
 
 def test_files_that_are_no_embedding_are_refused_by_name(folders):
@@ -72,14 +140,28 @@ def test_one_row_goes_to_the_editor_unscaled():
 
 @pytest.mark.parametrize("normalised", [False, True])
 def test_the_editors_output_takes_on_our_clip(normalised):
-    config = SimpleNamespace(clip_id="ViT-L-14/openai", embed_dim=768, normalised=normalised)
+    config = ClipConfig(normalised=normalised)
     clip = SimpleNamespace(config=config, clip_id=config.clip_id)
     vector = torch.randn(2, 768) * 7
     (embed,) = FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=vector.half()))
     assert (embed.clip_id, embed.modality, embed.vector.dtype) == (config.clip_id, "image", torch.float32)
     expected = torch.nn.functional.normalize(vector, dim=-1) if normalised else vector
     torch.testing.assert_close(embed.vector, expected, rtol=2e-3, atol=2e-3)
-    with pytest.raises(ValueError, match=r"trained on ViT-L-14/openai \(768-d\) embeddings, but got 1024-d"):
+    with pytest.raises(ValueError) as error:
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 1024)))
+    assert str(error.value) == (
+        "From CLIP Vision Output: the CLIP of this Load unCLIP is ViT-L-14/openai (768-d), but clip_vision_output is "
+        "1024-d, so of another CLIP Vision model; give Load CLIP Vision the file of ViT-L-14/openai, or encode the "
+        "picture with CLIP Image Encode instead"
+    )
     with pytest.raises(ValueError, match="no projected embedding"):
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=None))
+
+
+def test_a_bridge_to_storybook_names_it_as_the_loader_does_and_says_what_can_be_done():
+    clip = SimpleNamespace(config=STORYBOOK.clip, clip_id=STORYBOOK.clip.clip_id)
+    with pytest.raises(ValueError) as error:
+        FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 768)))
+    message = str(error.value)
+    assert f"{STORYBOOK.clip.clip_id} (192-d, the CLIP of storybook)" in message
+    assert message.endswith("; encode the picture with CLIP Image Encode instead")  # no file of it is published

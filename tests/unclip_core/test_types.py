@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import (
     Embedding,
     Noise,
@@ -101,6 +102,13 @@ def test_another_clip_is_refused_by_name_dimension_and_fix():
         "Decoder Sample: this model was trained on ViT-L-14/openai (768-d) embeddings, but got 1024-d from "
         "ViT-H-14/laion2b; encode with the CLIP from the same Load unCLIP"
     )
+    own = STORYBOOK.clip.clip_id
+    with pytest.raises(ValueError) as caught:
+        check_same_clip("Decoder Sample", own, 192, "ViT-L-14/openai", 768)
+    assert f"trained on {own} (192-d, the CLIP of storybook) embeddings, but got 768-d from" in str(caught.value)
+    with pytest.raises(ValueError) as caught:
+        check_same_clip("Decoder Sample", "ViT-L-14/openai", 768, own, 192)
+    assert f"but got 192-d from {own} (the CLIP of storybook); encode with" in str(caught.value)
     with pytest.raises(ValueError, match="768-d from ViT-L-14/laion400m"):
         check_same_clip("Decoder Sample", "ViT-L-14/openai", 768, "ViT-L-14/laion400m", 768)
 

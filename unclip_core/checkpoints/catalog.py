@@ -7,6 +7,7 @@ stack, the host's model folders, those of $UNCLIP_MODELS (separated as in $PATH)
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from ..config import STAGES
 from . import diffusers_folder
-from .header import CheckpointError, StageFile, read_stage
+from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 
 ENVIRONMENT = "UNCLIP_MODELS"
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
@@ -62,7 +63,11 @@ def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEnt
     stacks: dict[str, StackEntry] = {}
     for root in search_path(folders):
         for name, folder in _candidates(root):
-            entry = read_stack(folder, name)
+            try:
+                with guarded(folder):
+                    entry = read_stack(folder, name)
+            except CheckpointError as error:  # whatever is in one folder, the others are listed
+                entry = StackEntry(name, folder, problems=(str(error),))
             # A cache is full of other people's models: one that is no unCLIP at all is no broken one.
             if entry is None or (name != folder.name and not entry.stages):
                 continue
@@ -120,10 +125,14 @@ def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
 def _candidates(root: Path) -> list[tuple[str, Path]]:
     """(name, folder) of everything under `root` that may be a stack, sorted."""
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(root.iterdir())
     except OSError:  # a search folder need not exist
         return []
-    found = ((folder.name, folder) if not _is_repository(folder) else _snapshot(folder) for folder in folders)
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a cache that is somebody else's
+            if folder.is_dir():
+                found.append(_snapshot(folder) if _is_repository(folder) else (folder.name, folder))
     return [candidate for candidate in found if candidate is not None]
 
 
@@ -134,14 +143,18 @@ def _is_repository(folder: Path) -> bool:
 def _snapshot(folder: Path) -> tuple[str, Path] | None:
     """The revision that `main` points to, else the newest, of a repository in huggingface_hub's cache."""
     name, snapshots = folder.name.rpartition("--")[2], folder / "snapshots"
-    try:
-        main = snapshots / (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    with contextlib.suppress(CheckpointError):  # fetched by revision: no branch is on record
+        main = snapshots / _revision(folder / "refs" / "main")
         if main != snapshots and main.is_dir():
             return name, main
-    except (OSError, ValueError):  # fetched by revision: no branch is on record
-        pass
     revisions = sorted((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     return (name, revisions[-1]) if revisions else None
+
+
+@remembered
+def _revision(branch: Path) -> str:
+    """What a branch of a repository in the cache points to."""
+    return branch.read_text(encoding="ascii").strip()
 
 
 _warned: set[tuple[str, Path]] = set()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..presets import KARLO
-from .diffusers_configs import expect, whole
-from .header import CheckpointError
+from .diffusers_configs import expect, listed, number, whole
+from .header import CheckpointError, shown
 
 # The vocabulary of open_clip's own tokenizer, which is OpenAI's.
 VOCABULARY_SIZE = 49408
@@ -30,7 +30,10 @@ _VISION_DEFAULTS = {
 
 
 def clip_config(
-    text: tuple[Path, dict] | None, image: tuple[Path, dict] | None, tokens: dict, pictures: dict
+    text: tuple[Path, dict] | None,
+    image: tuple[Path, dict] | None,
+    tokens: tuple[Path, dict],
+    pictures: tuple[Path, dict],
 ) -> ClipConfig:
     """The towers' configs (path, content) -> ClipConfig; a missing tower is left out of `towers`.
 
@@ -48,9 +51,9 @@ def clip_config(
         text_width=text_tower.width,
         context_length=context,
         towers=tuple(name for name, there in (("text", text), ("image", image)) if there),
-        padding=_padding(tokens),
-        image_mean=tuple(pictures.get("image_mean") or ClipConfig.image_mean),
-        image_std=tuple(pictures.get("image_std") or ClipConfig.image_std),
+        padding=_padding(*tokens),
+        image_mean=_colour(*pictures, "image_mean", ClipConfig.image_mean),
+        image_std=_colour(*pictures, "image_std", ClipConfig.image_std),
     )
     if (text_tower, vision_tower, dim, context) == (_L14_TEXT, _L14_VISION, 768, 77):
         return config
@@ -96,8 +99,18 @@ def _check(path: Path, config: dict) -> int:
     return width
 
 
-def _padding(tokens: dict) -> int:
+def _padding(path: Path, tokens: dict) -> int:
     """Token ids of captions are filled up with this one; by default as transformers does it."""
     token = tokens.get("pad_token", "<|endoftext|>")
     token = token.get("content") if isinstance(token, dict) else token
+    if token is not None and not isinstance(token, str):
+        raise CheckpointError(f"{path}: pad_token is {shown(token)}, expected a token's text; download it again")
     return PADDING.get(token, PADDING["<|endoftext|>"])
+
+
+def _colour(path: Path, pictures: dict, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Three numbers, for red, green and blue."""
+    values = listed(path, pictures, key)
+    if values and len(values) != 3:
+        raise CheckpointError(f"{path}: {key} is {shown(values)}, expected three numbers; download it again")
+    return tuple(number(path, {key: value}, key) for value in values) or default

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ..config import DecoderConfig, PriorConfig, ScheduleConfig, UNetConfig
 from ..presets import KARLO
-from .header import CheckpointError
+from .header import CheckpointError, shown
 
 DIFFUSERS_MASK = -10000.0  # what diffusers adds to hide tokens, where Karlo's source has minus infinity
+_LARGEST_SIZE = 2**31  # no width, depth or side comes near
+_LARGEST = 1e30  # of numbers that have no natural limit
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0"}
 _VARIANCES = {"fixed_small_log": "fixed_small", "learned_range": "learned_range"}
 
@@ -19,14 +21,36 @@ def expect(path: Path, config: dict, **expected: object) -> None:
     for key, value in expected.items():
         found = config.get(key, value)
         if found != value:
-            raise CheckpointError(f"{path}: {key} is {found!r}, expected {value!r}; this is another kind of network")
+            raise CheckpointError(
+                f"{path}: {key} is {shown(found)}, expected {value!r}; this is another kind of network"
+            )
 
 
 def whole(path: Path, config: dict, key: str) -> int:
     """A positive whole number of the config, or CheckpointError."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{path}: {key} is {value!r}, expected a positive whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIZE:
+        raise CheckpointError(
+            f"{path}: {key} is {shown(value)}, expected a positive whole number of at most {_LARGEST_SIZE}"
+        )
+    return value
+
+
+def number(path: Path, config: dict, key: str, positive: bool = False) -> float:
+    """A finite number of the config, or CheckpointError."""
+    value = config.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    if not known or (positive and value <= 0):
+        expected = "a positive number" if positive else "a finite number"
+        raise CheckpointError(f"{path}: {key} is {shown(value)}, expected {expected}")
+    return float(value)
+
+
+def listed(path: Path, config: dict, key: str) -> list:
+    """A list of the config, empty when it is not there, or CheckpointError."""
+    value = config.get(key) or []
+    if not isinstance(value, list):
+        raise CheckpointError(f"{path}: {key} is {shown(value)}, expected a list")
     return value
 
 
@@ -37,11 +61,11 @@ def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: st
     dim = whole(path, config, "embedding_dim")
     for key in ("clip_embed_dim", "embedding_proj_dim"):
         if config.get(key) not in (None, dim):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}, expected embedding_dim's {dim}")
+            raise CheckpointError(f"{path}: {key} is {shown(config[key])}, expected embedding_dim's {dim}")
     heads = whole(path, config, "num_attention_heads")
     width = heads * whole(path, config, "attention_head_dim")
     if config.get("time_embed_dim") not in (None, width):
-        raise CheckpointError(f"{path}: time_embed_dim is {config['time_embed_dim']!r}, expected {width}")
+        raise CheckpointError(f"{path}: time_embed_dim is {shown(config['time_embed_dim'])}, expected {width}")
     found = replace(
         KARLO.prior,
         clip_id=clip_id,
@@ -64,7 +88,7 @@ def decoder_config(
     """UNet2DConditionModel and UnCLIPTextProjModel -> DecoderConfig."""
     expect(path, config, class_embed_type="identity", encoder_hid_dim=None, addition_embed_type=None)
     expect(path, config, mid_block_type="UNetMidBlock2DSimpleCrossAttn", only_cross_attention=False)
-    types = config.get("down_block_types") or ()
+    types = listed(path, config, "down_block_types")
     attends = [kind == "SimpleCrossAttnDownBlock2D" for kind in types]
     unet = _unet(path, config, whole(path, config, "sample_size"), "Resnet", "SimpleCrossAttn", attends)
     expect(text_path, text, cross_attention_dim=unet.context_width, time_embed_dim=unet.time_width)
@@ -89,7 +113,7 @@ def decoder_config(
 def upsampler_unet(path: Path, config: dict, side: object) -> UNetConfig:
     """UNet2DModel without attention -> UNetConfig. side: the picture's, in pixels."""
     expect(path, config, add_attention=False, class_embed_type=None)
-    levels = len(config.get("down_block_types") or ())
+    levels = len(listed(path, config, "down_block_types"))
     return _unet(path, config, whole(path, {"sample_size": side}, "sample_size"), "Resnet", "", [False] * levels)
 
 
@@ -101,16 +125,16 @@ def schedule_config(path: Path, config: dict) -> ScheduleConfig:
         ("prediction_type", prediction, _PREDICTIONS),
         ("variance_type", variance, _VARIANCES),
     ):
-        if value not in known:
-            raise CheckpointError(f"{path}: {key} is {value!r}, expected one of {', '.join(known)}")
+        if not isinstance(value, str) or value not in known:
+            raise CheckpointError(f"{path}: {key} is {shown(value)}, expected one of {', '.join(known)}")
     clamp = config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None
-    if clamp is not None and (isinstance(clamp, bool) or not isinstance(clamp, int | float) or clamp <= 0):
-        raise CheckpointError(f"{path}: clip_sample_range is {clamp!r}, expected a positive number")
+    if clamp is not None:
+        clamp = number(path, {"clip_sample_range": clamp}, "clip_sample_range", positive=True)
     return ScheduleConfig(
         timesteps=whole(path, {"num_train_timesteps": 1000, **config}, "num_train_timesteps"),
         prediction=_PREDICTIONS[prediction],
         variance=_VARIANCES[variance],
-        x0_clamp=None if clamp is None else float(clamp),
+        x0_clamp=clamp,
     )
 
 
@@ -122,18 +146,20 @@ def _unet(path: Path, config: dict, side: int, plain: str, attending: str, atten
     down = [f"{attending if here else plain}DownBlock2D" for here in attends]
     down = [kind.replace("ResnetDown", "ResnetDownsample") for kind in down]
     up = [kind.replace("Down", "Up") for kind in reversed(down)]
-    channels = config.get("block_out_channels") or ()
+    channels = listed(path, config, "block_out_channels")
     for key, expected in (("down_block_types", down), ("up_block_types", up)):
-        if list(config.get(key) or ()) != expected:
-            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, expected {expected!r}")
-    base = channels[0] if channels and all(isinstance(width, int) and width > 0 for width in channels) else 0
+        if listed(path, config, key) != expected:
+            raise CheckpointError(f"{path}: {key} is {shown(config.get(key))}, expected {shown(expected)}")
+    base = channels[0] if channels and all(type(width) is int and width > 0 for width in channels) else 0
     if not base or len(channels) != len(attends) or any(width % base for width in channels):
         raise CheckpointError(
-            f"{path}: block_out_channels is {channels!r}, expected {len(attends)} multiples of the first"
+            f"{path}: block_out_channels is {shown(channels)}, expected {len(attends)} multiples of the first"
         )
     scale_shift = config.get("resnet_time_scale_shift", "default")
     if scale_shift not in ("default", "scale_shift"):
-        raise CheckpointError(f"{path}: resnet_time_scale_shift is {scale_shift!r}, expected default or scale_shift")
+        raise CheckpointError(
+            f"{path}: resnet_time_scale_shift is {shown(scale_shift)}, expected default or scale_shift"
+        )
     try:
         return UNetConfig(
             image_size=side,
@@ -147,7 +173,7 @@ def _unet(path: Path, config: dict, side: int, plain: str, attending: str, atten
             context_width=whole(path, config, "cross_attention_dim") if any(attends) else 0,
             time_conditioning="scale_shift" if scale_shift == "scale_shift" else "add",
             norm_groups=whole(path, {"norm_num_groups": 32, **config}, "norm_num_groups"),
-            norm_eps=config.get("norm_eps", 1e-5),
+            norm_eps=number(path, {"norm_eps": 1e-5, **config}, "norm_eps", positive=True),
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None

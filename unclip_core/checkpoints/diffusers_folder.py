@@ -7,14 +7,13 @@ shards; in several dtypes. Every size comes from the configs, so reduced network
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..config import ClipConfig, ScheduleConfig, UpsamplerConfig
 from ..presets import KARLO
 from .diffusers_clip import clip_config
 from .diffusers_configs import decoder_config, prior_config, schedule_config, upsampler_unet, whole
-from .header import CheckpointError, StageFile
+from .header import CheckpointError, StageFile, guarded, read_json, remembered, shown
 from .weight_sets import find_weights
 
 LAYOUT = "diffusers"
@@ -41,9 +40,10 @@ class DiffusersFolder:
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; download the folder {name!r} of this model again")
         config = read_json(path)
-        found = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+        names = config.get("architectures")
+        found = config.get("_class_name") or (names[0] if isinstance(names, list) and names else None)
         if found != kind:
-            raise CheckpointError(f"{path}: class {found!r} instead of {kind!r}; this is another kind of model")
+            raise CheckpointError(f"{path}: class {shown(found)} instead of {kind!r}; this is another kind of model")
         return path, config
 
     def towers(self) -> tuple[str, ...]:
@@ -64,7 +64,8 @@ class DiffusersFolder:
 def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | None:
     """Stages and problems of a diffusers folder; None for a folder that is none."""
     try:
-        names = _networks(folder)
+        with guarded(folder):
+            names = _networks(folder)
     except CheckpointError as error:
         return {}, (str(error),)
     if names is None:
@@ -74,12 +75,10 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
     problems = []
     for read in (_clip, _prior, _decoder, _upsampler):
         try:
-            found = read(source)
+            with guarded(folder):
+                found = read(source)
         except CheckpointError as error:
             problems.append(str(error))
-            continue
-        except OSError as error:
-            problems.append(f"{error.filename}: cannot be read ({error.strerror}); check the path and its permissions")
             continue
         if found is not None:
             stages[found.stage] = found
@@ -92,15 +91,26 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
     if index.is_file():
         listed = read_json(index)
         if listed.get("_class_name") not in PIPELINES:
-            raise CheckpointError(
-                f"{index}: a {listed.get('_class_name')}, but comfyui-unclip reads {' and '.join(PIPELINES)}"
-            )
+            kind = shown(listed.get("_class_name")).strip("'")
+            raise CheckpointError(f"{index}: a {kind}, but comfyui-unclip reads {' and '.join(PIPELINES)}")
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))
-    if any(_OWN_CLASS in path.read_text(encoding="utf-8", errors="replace") for path in configs):
+    if any(_is_own(path) for path in configs):
         return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
     return None
+
+
+@remembered
+def _names_own_class(config: Path) -> bool:
+    return _OWN_CLASS in config.read_text(encoding="utf-8", errors="replace")
+
+
+def _is_own(config: Path) -> bool:
+    try:
+        return _names_own_class(config)
+    except CheckpointError:  # anybody's file, which nobody can read
+        return False
 
 
 def _clip(source: DiffusersFolder) -> StageFile | None:
@@ -120,8 +130,8 @@ def _clip_config(source: DiffusersFolder) -> ClipConfig:
     return clip_config(
         configs.get("text_encoder"),
         configs.get("image_encoder"),
-        read_json(tokens) if tokens.is_file() else {},
-        read_json(pictures) if pictures.is_file() else {},
+        (tokens, read_json(tokens) if tokens.is_file() else {}),
+        (pictures, read_json(pictures) if pictures.is_file() else {}),
     )
 
 
@@ -166,23 +176,17 @@ def _upsampler(source: DiffusersFolder) -> StageFile | None:
     return source.stage("upsampler_256", config, "super_res_first", *(("super_res_last",) if final else ()))
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object. Raises CheckpointError for anything else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a JSON file ({error}); download it again") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: not a JSON object; download it again")
-    return found
-
-
 def read_licence(folder: Path) -> str | None:
     """The licence that the model card's front matter names."""
     try:
-        lines = (folder / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        return _licence(folder / "README.md")
+    except CheckpointError:
         return None
+
+
+@remembered
+def _licence(card: Path) -> str | None:
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or lines[0].strip() != "---":
         return None
     for line in lines[1:]:

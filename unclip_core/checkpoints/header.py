@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..config import FORMAT_VERSION, STAGE_CONFIGS, STAGES, from_json
 
@@ -16,10 +18,76 @@ _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
+_LONGEST = 300  # characters of what a message quotes from a stranger's file
+Found = TypeVar("Found")
 
 
 class CheckpointError(ValueError):
     """A file of weights that cannot be used; the message names file, reason and fix."""
+
+
+class Unreadable(CheckpointError):
+    """The system does not give the file out: nothing is known about what is in it."""
+
+
+def shown(value: object) -> str:
+    """A value of a stranger's file for a message: one short line, whatever it is."""
+    try:
+        return _short(repr(value))
+    except (RecursionError, ValueError):  # deeply nested, or a number of more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+
+
+def _short(text: str) -> str:
+    """One line that can be written out."""
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+@contextlib.contextmanager
+def guarded(path: str | os.PathLike) -> Iterator[None]:
+    """Reading `path`, whatever bytes are in it: anything that goes wrong in the block becomes a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise _unreadable(error.filename or path, error) from None
+    # One damaged file must not take every other model with it, so nothing that a stranger's bytes cause gets through.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_short(str(error))}"
+        raise CheckpointError(f"{path}: damaged, or not what its name says ({reason}); download it again") from None
+
+
+def remembered(read: Callable[[Path], Found]) -> Callable[[str | os.PathLike], Found]:
+    """Make `read(path)` read a file once for each state of it (size and time); a CheckpointError is remembered too.
+
+    For the whole process: the catalog is asked several times for every run, and the Hugging Face cache that it looks
+    into is full of other models. Not bounded: there is one entry for each file on the search path, most of them an
+    error's text. What cannot be opened is tried again. The results are shared, so nobody may change them.
+    """
+    known: dict[Path, tuple[tuple[int, int], Found | None, str]] = {}
+
+    @functools.wraps(read)
+    def read_once(path: str | os.PathLike) -> Found:
+        path = Path(path)
+        state = stamp(path)
+        before = known.get(path)
+        if before is None or before[0] != state:
+            found, refusal = None, ""
+            try:
+                with guarded(path):
+                    found = read(path)
+            except Unreadable:
+                raise
+            except CheckpointError as error:
+                refusal = str(error)
+            before = known[path] = (state, found, refusal)
+        if before[2]:
+            raise CheckpointError(before[2])
+        return before[1]
+
+    return read_once
 
 
 @dataclass(frozen=True)
@@ -61,6 +129,11 @@ class StageFile:
         return tuple(path for weights in self.weights().values() for path in weights.files)
 
     @property
+    def all_files(self) -> tuple[Path, ...]:
+        """The files of all sets, each once."""
+        return tuple(dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files))
+
+    @property
     def parameters(self) -> int:
         """How many floating point numbers the default sets hold."""
         return sum(weights.parameters for weights in self.weights().values())
@@ -98,36 +171,91 @@ def read_entries(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Ten
     Raises CheckpointError for what is not a complete safetensors file.
     """
     path = Path(path)
+    with guarded(path):
+        return _parse(path, *_read_bytes(path))
+
+
+def _read_bytes(path: Path) -> tuple[int, bytes]:
+    """The file's size, and its header as it stands there."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            # A header longer than the file is what a pickle, an HTML page or a cut download looks like.
+            raise CheckpointError(f"{path}: not a complete safetensors file ({size} bytes); download it again")
+        return size, file.read(length)
+
+
+def _parse(path: Path, size: int, raw: bytes) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    length = len(raw)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER):
-                # A header longer than the file is what a pickle, an HTML page or a cut download looks like.
-                raise CheckpointError(f"{path}: not a complete safetensors file ({size} bytes); download it again")
-            header = json.loads(file.read(length))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); convert it first") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    try:
-        metadata = header.pop("__metadata__", {})
-        tensors, end = {}, 0
-        for name, entry in header.items():
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            start, stop = entry["data_offsets"]
-            expected = math.prod(shape) * _ITEM_BITS.get(dtype, 0) // 8
-            if dtype in _ITEM_BITS and stop - start != expected:
-                raise CheckpointError(f"{path}: tensor {name} has {stop - start} bytes, but its shape needs {expected}")
-            tensors[name] = TensorEntry(dtype, shape, 8 + length + start, 8 + length + stop)
-            end = max(end, stop)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: not a safetensors file (malformed header); convert it first") from None
-    if 8 + length + end != size:
-        raise CheckpointError(f"{path}: truncated, {size} of {8 + length + end} bytes; download it again")
+    malformed = f"{path}: not a safetensors file (malformed header); convert it first"
+    if not isinstance(header, dict):
+        raise CheckpointError(malformed)
+    metadata = header.pop("__metadata__", None) or {}
+    if not _is_metadata(metadata):
+        raise CheckpointError(f"{path}: not a safetensors file (its __metadata__ is no table of texts); convert it")
+    tensors, end = {}, 0
+    for name, item in header.items():
+        if (entry := _entry(name, item, 8 + length)) is None:
+            raise CheckpointError(malformed)
+        count, held = entry.stop - entry.start, math.prod(entry.shape)
+        bits = _ITEM_BITS.get(entry.dtype)
+        # Of a type that is not known, a number has at least one bit.
+        if held > 8 * count if bits is None else held * bits // 8 != count:
+            needs = "another number" if bits is None else shown(held * bits // 8)
+            raise CheckpointError(f"{path}: tensor {name} has {shown(count)} bytes, but its shape needs {needs}")
+        tensors[name] = entry
+        end = max(end, entry.stop)
+    end = max(end, 8 + length)
+    if end != size:
+        raise CheckpointError(f"{path}: truncated, {size} of {shown(end)} bytes; download it again")
     return metadata, tensors
+
+
+def _entry(name: str, item: Any, offset: int) -> TensorEntry | None:
+    """A tensor as the header describes it, or None for what is no description."""
+    item = item if isinstance(item, dict) else {}
+    dtype, shape, place = item.get("dtype"), item.get("shape"), item.get("data_offsets")
+    if not _is_text(name) or not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(place):
+        return None
+    if len(place) != 2 or place[0] > place[1]:
+        return None
+    return TensorEntry(dtype, tuple(shape), offset + place[0], offset + place[1])
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a str that can be written out: JSON's escapes can spell half a character."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@remembered
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, shared: not to be changed. Raises CheckpointError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file ({_short(str(error))}); download it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not a JSON object; download it again")
+    return found
 
 
 def count_numbers(paths: Iterable[Path]) -> WeightSet:
@@ -135,7 +263,7 @@ def count_numbers(paths: Iterable[Path]) -> WeightSet:
     paths = tuple(paths)
     counts: dict[str, int] = {}
     for path in paths:
-        for dtype, count in _count(path, *stamp(path)).items():
+        for dtype, count in _count(path).items():
             counts[dtype] = counts.get(dtype, 0) + count
     return weight_set(paths, counts)
 
@@ -156,43 +284,46 @@ def stamp(path: Path) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
+def _unreadable(path: str | os.PathLike, error: OSError) -> Unreadable:
     fix = "check the path and its permissions"
     if isinstance(error, FileNotFoundError):  # deleted or moved since the model was listed
         fix = "check the path, put the file back, or get the model again with `unclip pull`"
-    return CheckpointError(f"{path}: cannot be read ({error.strerror}); {fix}")
+    return Unreadable(f"{path}: cannot be read ({error.strerror or error}); {fix}")
 
 
-@lru_cache(maxsize=1024)
-def _count(path: Path, _mtime: int, _size: int) -> dict[str, int]:
+@remembered
+def _count(path: Path) -> dict[str, int]:
+    return _counts(read_entries(path)[1])
+
+
+def _counts(entries: dict[str, TensorEntry]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for dtype, shape in read_header(path)[1].values():
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    for entry in entries.values():
+        counts[entry.dtype] = counts.get(entry.dtype, 0) + math.prod(entry.shape)
     return counts
 
 
-def read_stage(path: str | os.PathLike) -> StageFile:
+@remembered
+def read_stage(path: Path) -> StageFile:
     """What a native stage file holds. Raises CheckpointError with the reason if it is not one."""
-    path = Path(path)
-    return _read_stage(path, *stamp(path))
-
-
-@lru_cache(maxsize=256)
-def _read_stage(path: Path, _mtime: int, _size: int) -> StageFile:
-    metadata, _ = read_header(path)
+    size, raw = _read_bytes(path)
+    other = f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
+    # Most files on the search path are other people's, with megabytes of names that need not be understood.
+    if path.stem not in STAGES and b'"format_version"' not in raw:
+        raise CheckpointError(other)
+    metadata, entries = _parse(path, size, raw)
     version, stage = metadata.get("format_version"), metadata.get("stage")
     if version is None or stage is None or "config" not in metadata:
-        raise CheckpointError(
-            f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
-        )
+        raise CheckpointError(other)
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path}: format version {version}, but this comfyui-unclip reads {FORMAT_VERSION}; update comfyui-unclip"
+            f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "
+            "comfyui-unclip"
         )
     if stage not in STAGES:
-        raise CheckpointError(f"{path}: unknown stage {stage!r}; known are {', '.join(STAGES)}")
+        raise CheckpointError(f"{path}: unknown stage {shown(stage)}; known are {', '.join(STAGES)}")
     try:
         config = from_json(STAGE_CONFIGS[stage], metadata["config"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return StageFile(path, stage, config, metadata, parts={stage: (count_numbers([path]),)})
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {_short(str(error))}") from None
+    return StageFile(path, stage, config, metadata, parts={stage: (weight_set((path,), _counts(entries)),)})

@@ -8,10 +8,9 @@ from __future__ import annotations
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
-from .header import CheckpointError, WeightSet, stamp, weight_set
+from .header import CheckpointError, WeightSet, guarded, remembered, weight_set
 
 _STORAGES = {
     "FloatStorage": "F32",
@@ -32,23 +31,26 @@ _HARMLESS = {
     "torch Size",
     *(f"torch {name}" for name in _STORAGES),
 }
+_MAX_PICKLE = 100_000_000  # bytes: names and shapes alone, the numbers lie in files of their own
 _LEGACY_PICKLES = 4  # magic number, protocol, system, object: what matters of the format before zip archives
 
 
 def count_pickled(path: Path) -> WeightSet:
     """A pickled state dict as a set of weights. Raises CheckpointError for one that is cut, damaged or holds code."""
-    return weight_set((path,), _count(path, *stamp(path)))
+    return weight_set((path,), _count(path))
 
 
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive: a program with its weights."""
-    return zipfile.is_zipfile(path) and any(
-        name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
-    )
+    with guarded(path):
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-@lru_cache(maxsize=256)
-def _count(path: Path, _mtime: int, _size: int) -> dict[str, int]:
+@remembered
+def _count(path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for dtype, key, numel in _storages(path):
@@ -68,6 +70,10 @@ def _storages(path: Path) -> Iterator[tuple[str, str, int]]:
             try:
                 with zipfile.ZipFile(path) as archive:
                     found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                    if found and archive.getinfo(found[0]).file_size > _MAX_PICKLE:
+                        raise CheckpointError(
+                            f"{path}: its data.pkl is too large to be a state dict; download it again"
+                        )
                     data = archive.read(found[0]) if found else b""
             except (zipfile.BadZipFile, EOFError, OSError):
                 raise CheckpointError(f"{path}: truncated or damaged; download it again") from None
@@ -112,5 +118,5 @@ def _listed(path: Path, pickled) -> Iterator[tuple[str, str, int]]:
                 since_mark.append(argument)
     except CheckpointError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: truncated or not a PyTorch file; download it again") from None

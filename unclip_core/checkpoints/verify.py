@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.build import build_network
 from .catalog import StackEntry
-from .header import CheckpointError, StageFile, WeightSet
+from .header import CheckpointError, StageFile, WeightSet, guarded
 from .keys import find_mismatches
 from .states import rules_of
 from .tensors import Source, open_weights
@@ -87,8 +87,12 @@ def _count_infinite(tensor: Tensor) -> int:
 
 def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]]) -> Iterator[FileProblem]:
     """Names and shapes of each set against the network that the stage's config describes."""
-    with torch.device("meta"):
-        network = _network(stage)
+    try:
+        with guarded(stage.path), torch.device("meta"):
+            network = _network(stage)
+    except CheckpointError as error:  # sizes that no network can have
+        yield _from_text(str(error))
+        return
     rule_of, ignored, given = rules_of(stage)
     targets = {name: tensor.shape for name, tensor in network.state_dict().items() if name not in given}
     rules = {name: rule_of(name) for name in targets}

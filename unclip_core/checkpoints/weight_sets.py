@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from .header import CheckpointError, WeightSet, count_numbers
+from .header import CheckpointError, WeightSet, count_numbers, read_json
 from .pickles import count_pickled
 
 PREFERENCE = ("fp32", "bf16", "fp16")  # the widest first, as any other can be made from it
@@ -40,12 +39,11 @@ def _measure(files: tuple[Path, ...]) -> WeightSet:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """The files an index lists."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        # A name from a file must not lead out of the folder.
-        files = tuple(index.parent / Path(name).name for name in names)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointError(f"{index}: not an index of shards; download it again") from None
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index}: not an index of shards; download it again")
+    # A name from a file must not lead out of the folder.
+    files = tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
     if not files:
         raise CheckpointError(f"{index}: lists no files; download it again")
     for path in files:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..presets import explain_clip
 from ..types import Embedding, PCABasis, check_same_clip
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def check_basis(basis: PCABasis, clip_id: str, dim: int) -> None:
     """Refuse a basis of another CLIP. Raises ValueError naming both and the fix."""
     if basis.clip_id != clip_id:
         raise ValueError(
-            f"{WHO}: the PCA basis was fitted on {basis.clip_id}, but the embedding is of {clip_id}; take clip and "
-            "embed from the same Load unCLIP, or fit a basis with `unclip fit-pca`"
+            f"{WHO}: the PCA basis was fitted on {explain_clip(basis.clip_id)}, but the embedding is of "
+            f"{explain_clip(clip_id)}; take clip and embed from the same Load unCLIP, or fit a basis with "
+            "`unclip fit-pca`"
         )
     check_same_clip(WHO, basis.clip_id, basis.dim, clip_id, dim)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,16 @@ class OutputCache:
         """Forget an entry, if it is there."""
         self._entries.pop(key, None)
 
-    def begin(self, keys: Iterable[str], prompt: dict | None = None) -> None:
-        """A prompt with these keys starts: what it cannot use makes room before any work."""
+    def begin(
+        self,
+        keys: Iterable[str],
+        prompt: dict | None = None,
+        keys_without: Callable[[Collection[str]], dict[str, str]] | None = None,
+    ) -> None:
+        """A prompt with these keys starts: what it cannot use makes room before any work.
+
+        keys_without(classes): for each key the one that it would be if these classes had no IS_CHANGED.
+        """
         self._used = set(keys)
         # What an expansion will need is known only when it happens, so that waits until `end`.
         self._trim(lambda key: key not in self._used and not self._entries[key].made_by_expansion)

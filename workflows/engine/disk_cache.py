@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..document.graph import Prompt, is_link
 from .cache import Entry, OutputCache
 
 _FORMAT = 2
+_LOADER = "UnCLIPLoader"
 _OWN = __name__.split(".workflows.")[0]  # node classes of other packs may change without notice
 _LOG = logging.getLogger(__name__)
 
@@ -36,11 +37,19 @@ class DiskCache(OutputCache):
         self._store = Store(folder, max_bytes)
         self._classes = classes
         self._salt: str | None = None  # of the present prompt; None: it is not kept on disk
+        self._lasting: dict[str, str] = {}  # key of the present prompt -> the same without the weights' place and time
 
-    def begin(self, keys: Iterable[str], prompt: Prompt | None = None) -> None:
+    def begin(
+        self,
+        keys: Iterable[str],
+        prompt: Prompt | None = None,
+        keys_without: Callable[[Collection[str]], dict[str, str]] | None = None,
+    ) -> None:
         """A prompt starts: note which weights, code and device its keys mean."""
         super().begin(keys)
         self._salt = self._salt_of(prompt or {})
+        # The salt has the hash of the weights themselves: a copy of them, elsewhere and of another time, is the same.
+        self._lasting = keys_without((_LOADER,)) if keys_without and self._salt is not None else {}
 
     def __contains__(self, key: str) -> bool:
         if super().__contains__(key):
@@ -56,10 +65,10 @@ class DiskCache(OutputCache):
             self._store.write(self._name(key), entry)
 
     def _keeps(self, key: str) -> bool:
-        return self._salt is not None and not key.startswith("once-")
+        return self._salt is not None and not self._lasting.get(key, "once-").startswith("once-")
 
     def _name(self, key: str) -> str:
-        return hashlib.blake2b(f"{self._salt}/{key}".encode(), digest_size=20).hexdigest()
+        return hashlib.blake2b(f"{self._salt}/{self._lasting[key]}".encode(), digest_size=20).hexdigest()
 
     def _salt_of(self, prompt: Prompt) -> str | None:
         from ...unclip_core.runtime.device import pick_device
@@ -67,7 +76,7 @@ class DiskCache(OutputCache):
         names = {node["class_type"] for node in prompt.values()}
         if not names or not all(self._classes[name].__module__.startswith(_OWN) for name in names):
             return None
-        models = [node["inputs"].get("model_name") for node in prompt.values() if node["class_type"] == "UnCLIPLoader"]
+        models = [node["inputs"].get("model_name") for node in prompt.values() if node["class_type"] == _LOADER]
         if any(is_link(model) for model in models):
             return None
         weights = {model: self._store.weights_hash(model) for model in sorted(set(models))}
@@ -134,14 +143,16 @@ class Store:
         self._evict()
 
     def weights_hash(self, model: str) -> str:
-        """The hash of all weights of a stack that its encodings, embeddings and inversions depend on."""
+        """The hash of all weights and configs of a stack that its encodings, embeddings and inversions depend on."""
         from ...unclip_core.checkpoints import catalog
+        from ...unclip_core.config import to_json
 
         entry = catalog.find(model, current_host().model_folders())
         used = [stage for name, stage in sorted(entry.stages.items()) if not name.startswith("upsampler")]
-        files = {path for stage in used for path in (stage.files or (stage.path,))}
+        files = {path for stage in used for path in stage.all_files}
         files |= {path for table in catalog.TABLES for path in entry.folder.glob(f"*{table}")}
-        return hashlib.sha256("".join(self._file_hash(path) for path in sorted(files)).encode()).hexdigest()
+        parts = [to_json(stage.config) for stage in used] + [self._file_hash(path) for path in sorted(files)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _file_hash(self, path: Path) -> str:
         """SHA-256 of a file, remembered by its path, size and time: gigabytes are read once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,7 @@ class Run:
         self._graph = DynamicGraph(prompt)
         self._nodes = self._graph.nodes
         self._schemas = Schemas(classes)
+        self._changes: dict[str, Any] = {}  # node -> what its IS_CHANGED said
         self._keys = Keys(self._graph.nodes, classes, self._schemas, self._is_changed)
         self._arguments = Arguments(self._graph, self._schemas, self._outputs_of, extra_pnginfo)
         self._order = Order(self._is_early)
@@ -73,10 +74,17 @@ class Run:
         """The content keys of the prompt's nodes."""
         return {node_id: self._keys[node_id] for node_id in self._prompt}
 
+    def _keys_without(self, classes: Collection[str]) -> dict[str, str]:
+        def changed(node_id: str) -> Any:
+            return False if self._nodes[node_id]["class_type"] in classes else self._is_changed(node_id)
+
+        others = Keys(self._nodes, self._classes, self._schemas, changed)
+        return {key: others[node_id] for node_id, key in self.keys().items()}
+
     def run(self, outputs: Iterable[str]) -> None:
         """Make the outputs. Raises NodeFailure for the first node that fails."""
         outputs, keys = list(outputs), self.keys()
-        self._cache.begin(keys.values(), self._prompt)
+        self._cache.begin(keys.values(), self._prompt, self._keys_without)
         self._tell(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
             for node_id in ancestors(self._prompt, outputs):
@@ -277,7 +285,12 @@ class Run:
         return type(blocker)(None)
 
     def _is_changed(self, node_id: str) -> Any:
-        """What IS_CHANGED says, False without one. What it raises counts as a change."""
+        """What IS_CHANGED says, asked once; False without one. What it raises counts as a change."""
+        if node_id not in self._changes:
+            self._changes[node_id] = self._ask_changed(node_id)
+        return self._changes[node_id]
+
+    def _ask_changed(self, node_id: str) -> Any:
         node, node_class = self._nodes[node_id], self._class(node_id)
         if not hasattr(node_class, "IS_CHANGED"):
             return False

@@ -57,6 +57,9 @@ class ListeningHost(Host):
     def folder(self, kind: str) -> Path:
         return self._host.folder(kind)
 
+    def follows_links(self) -> bool:
+        return self._host.follows_links()
+
 
 class _Heard(Report):
     def __init__(self, report: Report, label: str, tell: Callable[[Event], None]):

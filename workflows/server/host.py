@@ -20,6 +20,9 @@ class EditorHost(LocalHost):
         self.warned: Callable[[str, str], None] | None = None
         self._noted: set[str] = set()  # ids of nodes under which a text stands
 
+    def follows_links(self) -> bool:
+        return False  # a graph in the editor may be a stranger's, and so may the page
+
     def check_interrupt(self) -> None:
         if self.cancel is not None and self.cancel.is_set():
             raise Interrupted("cancelled in the editor")

@@ -109,7 +109,7 @@ def _path(editor: Editor, query: Any) -> Path:
 def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
     folder = editor.host.folder(kind)
     try:
-        return inside(folder, f"{subfolder}/{name}" if subfolder else name)
+        return inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
 

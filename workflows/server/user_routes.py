@@ -118,7 +118,7 @@ async def move_file(editor: Editor, request: web.Request) -> web.Response:
 def _path(editor: Editor, name: str) -> Path:
     """A path in the user folder."""
     try:
-        path = inside(editor.user, name)
+        path = inside(editor.user, name, links=False)
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of the user folder") from None
     if path == editor.user.resolve():

@@ -206,3 +206,12 @@ def test_a_shard_index_leads_nowhere_else(root):
     (folder / WEIGHTS).unlink()
     (folder / "x.safetensors.index.json").write_text(json.dumps(index))
     refused(f"prior/{WEIGHTS}: missing, though x.safetensors.index.json lists it")
+
+
+def test_a_folders_files_are_read_once(root, touched):
+    opened = touched("open", root)
+    first = catalog.find("karlo")
+    assert any(path.endswith("decoder/config.json") for path in opened)
+    assert sorted(opened) == sorted(set(opened))
+    opened.clear()
+    assert catalog.find("karlo") == first and opened == []

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
@@ -168,3 +169,49 @@ def test_a_missing_karlo_says_how_to_get_it(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(ValueError, match=f"no model '{name}'.*`unclip pull kakaobrain/{name}`"):
         catalog.find(name)
+
+
+def foreign(cache, name, files):
+    """A repository in a Hugging Face cache that is no unCLIP: {path: content}."""
+    folder = cache / f"models--someone--{name}" / "snapshots" / "abc"
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text("abc")
+    return folder
+
+
+def test_a_file_is_read_once_for_each_state_of_it(root, tmp_path, touched):
+    native = write(root / "one")
+    broken = write(root / "two", "decoder")
+    broken.write_bytes(broken.read_bytes()[:-1])
+    model = save({"w": torch.zeros(4)}, {"format": "pt"})
+    foreign(tmp_path / "hub", "language", {"model-1.safetensors": model, "model-2.safetensors": model})
+    foreign(tmp_path / "hub", "prior", {"prior.safetensors": model, "vae/config.json": b"{}", "README.md": b"---"})
+    pipeline = b'{"_class_name": "StableDiffusionPipeline"}'
+    foreign(tmp_path / "hub", "pipeline", {"model_index.json": pipeline, "unet/model.safetensors": model})
+    opened = touched("open", tmp_path)
+    first = catalog.list_stacks()
+    assert list(first) == ["one", "two"] and first["two"].problems
+    assert {str(native), str(broken)} < set(opened) and len(opened) == len(set(opened))
+    opened.clear()
+    assert catalog.list_stacks() == first == catalog.list_stacks([tmp_path / "host"])
+    with pytest.raises(ValueError, match="truncated"):
+        catalog.find("two")
+    assert opened == []
+    os.utime(native, (1, 1))  # the same size at another time
+    write(root / "two", "decoder")
+    opened.clear()
+    assert catalog.find("two").problems == ()
+    assert sorted(opened) == sorted([str(native), str(broken)])
+
+
+def test_what_could_not_be_opened_is_tried_again(root, tmp_path):
+    path = write(root / "one")
+    sound = path.rename(tmp_path / "prior.safetensors")
+    path.symlink_to("nowhere")
+    assert "cannot be read" in catalog.list_stacks()["one"].problems[0]
+    path.unlink()
+    path.symlink_to(sound)
+    assert catalog.find("one").stages
