@@ -202,9 +202,9 @@ class Store:
 
 
 def _kept_types() -> dict[str, type]:
-    from ...unclip_core.types import Embedding, Inversion, Noise, TextEncoding
+    from ...unclip_core.types import Embedding, GivenNoise, Inversion, TextEncoding
 
-    return {kind.__name__: kind for kind in (TextEncoding, Embedding, Noise, Inversion)}
+    return {kind.__name__: kind for kind in (TextEncoding, Embedding, GivenNoise, Inversion)}
 
 
 def _encode(value: Any, tensors: dict[str, Any]) -> Any:
@@ -220,7 +220,7 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"value": value}
     if isinstance(value, tuple) and all(isinstance(item, str | int | float) for item in value):
         return {"tuple": list(value)}
-    if _kept_types().get(kind) is not type(value) or (kind == "Noise" and value.inversion is None):
+    if _kept_types().get(kind) is not type(value) or (kind == "GivenNoise" and value.inversion is None):
         return None  # drawn noise is made faster than it is read
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     encoded = {name: None if field is None else _encode(field, tensors) for name, field in fields.items()}
