@@ -167,7 +167,9 @@ def editor(monkeypatch, tmp_path):
         },
         "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
         "comfy_execution": {},
-        "comfy_execution.utils": {"get_executing_context": lambda: types.SimpleNamespace(node_id=told.node, prompt_id="p")},
+        "comfy_execution.utils": {
+            "get_executing_context": lambda: types.SimpleNamespace(node_id=told.node, prompt_id="p")
+        },
         "server": {
             "PromptServer": types.SimpleNamespace(
                 instance=types.SimpleNamespace(

@@ -11,8 +11,8 @@ from ..listening import running_node
 
 
 class EditorHost(LocalHost):
-    """`warned(node, text)` hears what to show under a node; it is set by whoever runs a job, as `cancel` and `graph`, what
-    tells the job's graph from others, are."""
+    """`warned(node, text)` hears what to show under a node, `graph` tells the job's graph from others; whoever runs a job
+    sets them and `cancel`."""
 
     def __init__(self, output: Path, input: Path):
         super().__init__(output, input, quiet=True)

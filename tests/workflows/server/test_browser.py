@@ -380,9 +380,9 @@ def test_a_reason_outlives_the_start_of_a_prompt_that_was_queued_before(desk, re
     assert desk.of("model", FAULT) == reason
 
 
-def test_a_size_that_the_user_gives_a_node_with_a_reason_on_it_stays(desk):
-    """Without it the node has its old size again."""
-    assert "gone" in told(desk, "model")
+def test_a_size_that_the_user_gives_a_node_with_a_reason_on_it_stays(desk, repository):
+    """Of one that the user leaves alone the old size comes back with the next prompt."""
+    desk.load(read_graph(repository, "text_to_image"))
     desk.set("model", model_name="tiny")
     desk.set("decoder", steps=2)
     assert desk.end_of(desk.press_run())[0] == "execution_success"
