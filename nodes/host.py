@@ -31,7 +31,7 @@ CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
 _WHOLE = 2**62  # bytes: more than any network has
-_warned_nodes: set[str] = set()  # in the editor: ids of nodes under which a text was put
+_warned_nodes: set[tuple[str, str]] = set()  # in the editor: graph and id of nodes under which a text was put
 
 
 class Interrupted(BaseException):
@@ -167,9 +167,10 @@ class ComfyHost(Host):
 
             context = get_executing_context()
             # A node has one text, which stays until another replaces it; the editor ignores an empty one.
-            if context and (messages or context.node_id in _warned_nodes):
+            node = context and (_running_graph(PromptServer.instance, context.prompt_id), context.node_id)
+            if node and (messages or node in _warned_nodes):
                 PromptServer.instance.send_progress_text("\n".join(messages) or " ", context.node_id)
-                _warned_nodes.add(context.node_id)
+                (_warned_nodes.add if messages else _warned_nodes.discard)(node)
 
     def device(self) -> torch.device:
         from comfy import model_management
@@ -209,6 +210,22 @@ class ComfyHost(Host):
         import folder_paths
 
         return Path(getattr(folder_paths, f"get_{kind}_directory")())
+
+
+def _running_graph(server: Any, prompt_id: str) -> str:
+    """What tells the graph that ComfyUI runs from others, in which nodes have the same ids; "" for an unknown one."""
+    with contextlib.suppress(AttributeError, IndexError, TypeError):  # versions differ
+        for _, running, _, extra, *_ in list(server.prompt_queue.currently_running.values()):
+            if running == prompt_id:
+                return graph_name(extra.get("extra_pnginfo"), extra.get("client_id"))
+    return ""
+
+
+def graph_name(pnginfo: Any, client: str | None) -> str:
+    """The id that the page gave a queued graph, else that of the page. `pnginfo`: what came with the prompt."""
+    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
+    named = workflow.get("id") if isinstance(workflow, dict) else None
+    return str(named or client or "")
 
 
 class _EditorMemory:

@@ -108,10 +108,16 @@ class Editor:
     )
     folders: dict = field(default_factory=dict)
     node: str = "3"
+    graph: str = "first"
     texts: list = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loads: list = field(default_factory=list)
     loads_fully: bool = True
+
+    @property
+    def currently_running(self):
+        """Of ComfyUI's queue: (number, id, prompt, extra data, outputs, ...) of what runs."""
+        return {5: (1, "p", {}, {"extra_pnginfo": {"workflow": {"id": self.graph}}, "client_id": "tab"}, ["3"], {})}
 
 
 class Cancelled(Exception):
@@ -161,10 +167,14 @@ def editor(monkeypatch, tmp_path):
         },
         "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
         "comfy_execution": {},
-        "comfy_execution.utils": {"get_executing_context": lambda: types.SimpleNamespace(node_id=told.node)},
+        "comfy_execution.utils": {
+            "get_executing_context": lambda: types.SimpleNamespace(node_id=told.node, prompt_id="p")
+        },
         "server": {
             "PromptServer": types.SimpleNamespace(
-                instance=types.SimpleNamespace(send_progress_text=lambda text, node: told.texts.append((node, text)))
+                instance=types.SimpleNamespace(
+                    send_progress_text=lambda text, node: told.texts.append((node, text)), prompt_queue=told
+                )
             )
         },
         "folder_paths": {
@@ -236,6 +246,16 @@ def test_a_nodes_warnings_are_shown_together_and_taken_back(editor, caplog):
     ComfyHost().warn()
     editor.node = "8"
     ComfyHost().warn()  # never warned: nothing to take back
+    assert editor.texts[1:] == [("3", " ")]
+
+
+def test_a_warning_is_not_taken_back_from_the_node_of_the_same_id_in_another_graph(editor):
+    ComfyHost().warn("unknown words")
+    editor.graph = "another"
+    ComfyHost().warn()
+    assert editor.texts == [("3", "unknown words")]
+    editor.graph = "first"
+    ComfyHost().warn()
     assert editor.texts[1:] == [("3", " ")]
 
 

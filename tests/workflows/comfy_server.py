@@ -20,6 +20,18 @@ OBJECT_INFO = {
         "output_node": False,
         "display_name": "Load Image",
     },
+    "LoadChannel": {
+        "input": {
+            "required": {
+                "image": ["COMBO", {"options": ["there.png"], "image_upload": True}],
+                "channel": ["COMBO", {"options": ["alpha", "red"]}],
+            }
+        },
+        "output": ["IMAGE"],
+        "output_name": ["IMAGE"],
+        "output_node": False,
+        "display_name": "Load Channel",
+    },
     "Paint": {
         "input": {"required": {"seed": ["INT", {"default": 0, "min": 0, "max": 255}], "text": ["STRING", {}]}},
         "output": ["IMAGE"],

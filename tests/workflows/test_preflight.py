@@ -1,5 +1,6 @@
 import pytest
 
+from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
 from comfyui_unclip.workflows.checks.preflight import check
 from comfyui_unclip.workflows.document.schema import node_classes
 
@@ -73,6 +74,14 @@ def test_all_problems_come_at_once(api, classes):
         ("required_input_missing", "value"),
     ]
     assert "did you mean Show?" in str(check(prompt, classes)[1][0])
+
+
+def test_a_node_that_only_comfyui_has_is_said_to_be_one_and_not_taken_for_another(api):
+    """A page leaves the class out that it does not know itself, and keeps the node's title."""
+    for entry in ({"class_type": "ImageBlend", "inputs": {}}, {"inputs": {}, "_meta": {"title": "ImageBlend"}}):
+        (problem, *_) = check({"1": entry} | api(n2=("SaveImage", {})), BUILTIN_CLASS_MAPPINGS)[1]
+        assert "'ImageBlend'" in str(problem) and "ComfyUI or another node pack may have it" in str(problem)
+        assert "ImageScale" not in str(problem) and "class_type" not in str(problem)
 
 
 def test_only_what_an_output_needs_is_checked_but_every_class_must_exist(api, classes):

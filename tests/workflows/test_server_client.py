@@ -106,6 +106,22 @@ def test_pictures_that_lie_here_are_sent(remote, server, tmp_path):
     assert server.prompts[0]["prompt"]["3"]["inputs"]["image"] == "sent_here.png"
 
 
+def test_pictures_are_sent_to_nodes_of_the_newer_form_too(remote, server, tmp_path):
+    """Their list is among the options, beside the word COMBO."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "here.png").write_bytes(b"pixels")
+    load = {"class_type": "LoadChannel", "inputs": {"image": "here.png", "channel": "red"}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}}
+    graph = GRAPH | {"3": load, "4": save}
+    code, _, err = remote("-i", tmp_path / "in", graph=graph)
+    assert code == 0, err
+    assert server.uploads == [("here.png", b"pixels")]
+    assert server.prompts[0]["prompt"]["3"]["inputs"] == {"image": "sent_here.png", "channel": "red"}
+    load["inputs"]["image"] = "nowhere.png"
+    code, _, err = remote("-i", tmp_path / "in", graph=graph)
+    assert code == 2 and "nowhere.png" in err
+
+
 def test_ctrl_c_takes_the_row_back(remote, server):
     server.hang = True
 

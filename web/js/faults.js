@@ -1,48 +1,94 @@
-// The reason of an error on the node itself: recent editors mark the node alone, and keep the reason behind two clicks.
+// What is wrong with a node, on the node itself. Recent editors mark a node in red and keep the reason behind two clicks;
+// they take a warning away as the run ends, and older ones break it in the middle of words.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { hide, make, show } from "./widget.js";
 
-const NAME = "unclip_fault";
+const FAULT = { name: "unclip_fault", color: "var(--p-red-400, #f66)" };
+const WARNING = { name: "unclip_warning", color: "var(--p-amber-400, #fb4)" };
+const EDITORS_TEXT = "$$node-text-preview";
 const LINE = 15;
 const LINES = 8; // more are scrolled to
 const LETTER = 6; // pixels of one, on average
-const marked = new Map(); // node -> its size without the text
+const LOOK = 250; // milliseconds
+const marked = new Map(); // node -> { size: as it was left here, grown: { name of a text: [width, height] } }
+let seen = null; // the editor's errors that were told last
 
 app.registerExtension({
   name: "unclip.faults",
   setup() {
-    api.addEventListener("execution_start", clear);
-    api.addEventListener("execution_error", ({ detail }) => tell(detail?.node_id, detail?.exception_message));
-    const queue = app.queuePrompt;
-    app.queuePrompt = async function () {
-      clear();
-      const result = await queue.apply(this, arguments);
-      for (const [id, { errors }] of Object.entries(app.lastNodeErrors ?? {})) {
-        tell(id, errors?.map((error) => error.details || error.message).join("\n"));
-      }
-      return result;
-    };
+    api.addEventListener("execution_error", ({ detail }) => tell(FAULT, detail?.node_id, detail?.exception_message));
+    api.addEventListener("progress_text", ({ detail }) => warn(detail?.nodeId, detail?.text));
+    // No event says that a prompt was refused, and a wrapper of app.queuePrompt would stand in the way of other packs'.
+    setInterval(look, LOOK);
   },
 });
 
-function tell(id, text) {
-  const node = app.graph?.getNodeById?.(id);
-  const kind = node?.comfyClass ?? node?.type;
-  if (!text || !String(kind).startsWith("UnCLIP")) return;
-  if (!marked.has(node)) marked.set(node, [...node.size]);
+/** Tell what the server has against the graph, once. */
+function look() {
+  const errors = app.lastNodeErrors ?? null;
+  if (errors === seen) return;
+  seen = errors;
+  if (!errors || !Object.keys(errors).length) return; // a reason stands until the next prompt is queued
+  clear();
+  for (const [id, { errors: found }] of Object.entries(errors)) tell(FAULT, id, found?.map(reason).join("\n"));
+}
+
+/** An error as one line: what is wrong, and with which input. */
+function reason({ message, details }) {
+  if (!details || message?.includes(details)) return message;
+  return !message || details.includes(message) ? details : `${message}: ${details}`;
+}
+
+/** A warning stands until its node takes it back: results that are kept are not computed, nor warned of, again. */
+function warn(id, text) {
+  const node = find(id);
+  if (!text || !node) return;
+  if (text.trim()) tell(WARNING, id, text);
+  else take(node, WARNING);
+  setTimeout(() => hide(node, EDITORS_TEXT)); // after the editor has heard the same event
+}
+
+function tell(kind, id, text) {
+  const node = find(id);
+  if (!text || !node) return;
+  take(node, kind);
   const style = { overflowY: "auto", whiteSpace: "pre-wrap", overflowWrap: "anywhere", fontSize: "11px", userSelect: "text" };
-  const box = make("div", { ...style, lineHeight: `${LINE}px`, color: "var(--p-red-400, #f66)" }, text);
+  const box = make("div", { ...style, lineHeight: `${LINE}px`, color: kind.color }, text);
   const columns = Math.max(20, (node.size[0] - 20) / LETTER);
   const lines = text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / columns)), 0);
-  show(node, NAME, box, Math.min(lines, LINES) * LINE);
+  const before = [...node.size];
+  const widget = show(node, kind.name, box, Math.min(lines, LINES) * LINE);
+  if (kind === FAULT) widget.beforeQueued = () => queueMicrotask(clear); // the editor walks through the widgets now
+  const grown = marked.get(node)?.grown ?? {};
+  grown[kind.name] = [node.size[0] - before[0], node.size[1] - before[1]];
+  marked.set(node, { size: [...node.size], grown });
   app.canvas?.bringToFront?.(node); // it has grown over what lies below
 }
 
-function clear() {
-  for (const [node, size] of marked) {
-    hide(node, NAME);
-    node.setSize(size);
+/** Our node of this id; in a subgraph the ids of its instances come first, as in "11:4". */
+function find(id) {
+  let graph = app.rootGraph ?? app.graph;
+  let node;
+  for (const part of String(id ?? "").split(":")) {
+    node = graph?.getNodeById?.(part);
+    graph = node?.subgraph;
   }
-  marked.clear();
+  return String(node?.comfyClass ?? node?.type).startsWith("UnCLIP") ? node : undefined;
+}
+
+function clear() {
+  for (const node of [...marked.keys()]) take(node, FAULT);
+}
+
+/** Take a text away, and what the node has grown for it where the user has not chosen another size since. */
+function take(node, { name }) {
+  hide(node, name);
+  const mark = marked.get(node);
+  if (!mark?.grown[name]) return;
+  const back = [0, 1].map((side) => (node.size[side] === mark.size[side] ? mark.grown[name][side] : 0));
+  delete mark.grown[name];
+  node.setSize([node.size[0] - back[0], node.size[1] - back[1]]);
+  mark.size = [...node.size];
+  if (!Object.keys(mark.grown).length) marked.delete(node);
 }

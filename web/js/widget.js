@@ -1,8 +1,9 @@
-// What both of the pack's extensions need: an element on a node that is no part of the saved graph.
+// What the pack's extensions need: an element on a node that is no part of the saved graph.
 
 const MARGIN = 10; // what the editor keeps free above and below an element
 
-/** Put `element`, `inside` high, under a node's widgets, in the place of one put there before under this name. */
+/** Put `element`, `inside` high, under a node's widgets, in the place of one put there before under this name. Returns
+ * its widget. */
 export function show(node, name, element, inside) {
   const height = inside + 2 * MARGIN;
   hide(node, name);
@@ -13,6 +14,7 @@ export function show(node, name, element, inside) {
   const wanted = node.computeSize();
   node.setSize([Math.max(node.size[0], wanted[0]), Math.max(node.size[1], wanted[1])]);
   node.setDirtyCanvas?.(true, true);
+  return widget;
 }
 
 /** Take an element away that was put on a node under this name. */

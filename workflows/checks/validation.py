@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..document.graph import Problem, Prompt, ancestors, find_cycle, links_of, node_name
+from ..document.graph import Problem, Prompt, ancestors, find_cycle, links_of, node_name, saved_title
 from ..document.schema import Schemas
 from .awaiting import Loop
 from .input_checks import node_faults
@@ -31,6 +31,11 @@ _SHORT = {
     "exception_during_validation": "The node failed while it was checked",
     "exception_during_inner_validation": "The node needs its own output",
 }
+_ELSEWHERE = (
+    "ComfyUI or another node pack may have it: add a pack with --nodes, or run the graph on ComfyUI "
+    "(unclip run --server URL)"
+)
+_CLOSE = 0.75  # of 1: a slip of the fingers, while ImageBlend and ImageScale are two nodes
 _MAX_CYCLES = 3  # named one by one; more tell nothing new
 _MAX_DEPENDENT = 100  # outputs for which the nodes that spoil them are listed
 
@@ -118,12 +123,15 @@ def _refused(prompt: Prompt, faults: list[Fault]) -> Validation:
 def _class_fault(node_id: str, node: dict, classes: dict[str, type]) -> Fault | None:
     class_type = node.get("class_type")
     if not isinstance(class_type, str):
+        # A page leaves the class of a node out that it does not know itself, and keeps its title.
+        if title := saved_title(node):
+            return Fault("invalid_prompt", f"{title!r} is no node that is known here; {_ELSEWHERE}", node_id)
         return Fault("invalid_prompt", "has no class_type; export the graph again", node_id)
     if class_type not in classes:
-        close = difflib.get_close_matches(class_type, classes, 1)
-        known = "the headless runner has the unCLIP nodes and the editor's own I/O; add others with --nodes"
-        hint = f"did you mean {close[0]}?" if close else known
-        return Fault("invalid_prompt", f"unknown node class {class_type!r}; {hint}", node_id)
+        close = difflib.get_close_matches(class_type, classes, 1, _CLOSE)
+        hint = f"did you mean {close[0]}?" if close else ""
+        advice = hint if hint and class_type.startswith("UnCLIP") else "; ".join(filter(None, (_ELSEWHERE, hint)))
+        return Fault("invalid_prompt", f"unknown node class {class_type!r}; {advice}", node_id)
     if not isinstance(node.get("inputs"), dict):
         return Fault("invalid_prompt", "has no inputs; export the graph again", node_id)
     return None

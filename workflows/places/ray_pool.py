@@ -23,6 +23,7 @@ from .saving import save_file
 
 MAX_TRIES = 3  # of a row whose worker dies: it may be the row that kills it
 _CORES = 4  # of a worker on a cluster without GPUs
+_PATIENCE = 10.0  # seconds in which workers remove their files at the end
 _KEPT_ROWS = 64  # whose files a worker keeps: equal rows share one file, see Session's cache
 
 
@@ -76,6 +77,10 @@ class Worker:
             for path in old:
                 path.unlink(missing_ok=True)
         return result, contents, list(self._warnings)
+
+    def end(self) -> None:
+        """Remove the files that were kept: a worker is killed, and would leave them behind."""
+        self._folder.cleanup()
 
 
 class RayRunner:
@@ -149,8 +154,12 @@ class RayRunner:
                     self._busy[worker.run.remote(following)] = (worker, following)
 
     def close(self) -> None:
-        """Stop the workers, and the cluster if it was started here."""
-        for worker in {worker for worker, _ in self._busy.values()} | set(self.pids):
+        """Stop the workers, and the cluster if it was started here. One in the middle of a row leaves its files."""
+        busy = {worker for worker, _ in self._busy.values()}
+        ending = [worker.end.remote() for worker in self.pids if worker not in busy]
+        if ending:
+            self._ray.wait(ending, num_returns=len(ending), timeout=_PATIENCE)
+        for worker in busy | set(self.pids):
             self._ray.kill(worker)
         if self._own_cluster:
             self._ray.shutdown()

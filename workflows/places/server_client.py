@@ -68,9 +68,12 @@ def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> typ
         for field, spec in inputs[kind].items():
             # A picture that lies here is uploaded, so it is as good as one that lies there.
             options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-            if options.get("image_upload") and isinstance(spec[0], list) and input_folder.is_dir():
-                here = [path.name for path in input_folder.iterdir() if path.is_file()]
-                inputs[kind][field] = [[*dict.fromkeys([*spec[0], *here])], options]
+            # Older nodes give the list itself as the type, newer ones the word COMBO and the list among the options.
+            there = options.get("options") if spec[0] == "COMBO" else spec[0]
+            if options.get("image_upload") and isinstance(there, list) and input_folder.is_dir():
+                names = [*dict.fromkeys([*there, *(path.name for path in input_folder.iterdir() if path.is_file())])]
+                listed = spec[0] == "COMBO"
+                inputs[kind][field] = ["COMBO", {**options, "options": names}] if listed else [names, options]
     members = {
         "INPUT_TYPES": classmethod(lambda cls: inputs),
         "RETURN_TYPES": tuple(entry.get("output") or ()),

@@ -11,14 +11,16 @@ from ..engine.listening import running_node
 
 
 class EditorHost(LocalHost):
-    """`warned(node, text)` hears what to show under a node; it is set by whoever runs a job, as `cancel` is."""
+    """`warned(node, text)` hears what to show under a node, `graph` tells the job's graph from others; whoever runs a job
+    sets them and `cancel`."""
 
     def __init__(self, output: Path, input: Path):
         super().__init__(output, input, quiet=True)
         super().folder("temp")  # made before two threads can ask for it at once
         self.cancel: threading.Event | None = None
         self.warned: Callable[[str, str], None] | None = None
-        self._noted: set[str] = set()  # ids of nodes under which a text stands
+        self.graph = ""
+        self._noted: set[tuple[str, str]] = set()  # graph and id of nodes under which a text stands
 
     def follows_links(self) -> bool:
         return False  # a graph in the editor may be a stranger's, and so may the page
@@ -31,6 +33,6 @@ class EditorHost(LocalHost):
         node = running_node.get()
         if node is None or self.warned is None:
             super().warn(*messages)
-        elif messages or node in self._noted:
-            self._noted.add(node)
+        elif messages or (self.graph, node) in self._noted:
+            (self._noted.add if messages else self._noted.discard)((self.graph, node))
             self.warned(node, "\n".join(messages) or " ")  # the page ignores an empty text

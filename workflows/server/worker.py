@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from ...nodes.host import Interrupted
+from ...nodes.host import Interrupted, graph_name
 from ..engine.session import Session
 from .host import EditorHost
 from .job import CANCELLED, COMPLETED, FAILED, RUNNING, Job
@@ -157,6 +157,7 @@ class Worker:
     def _run(self, job: Job, teller: Teller) -> str:
         """Run one job and return its final status."""
         self._host.cancel, self._host.warned = job.cancel, teller.note
+        self._host.graph = graph_name(job.pnginfo, job.client)
         try:
             outcome = self._session.run(
                 job.prompt, extra_pnginfo=job.pnginfo, outputs=job.outputs, on_event=teller.hear

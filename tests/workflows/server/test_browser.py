@@ -38,6 +38,17 @@ SLOT = """([type, isInput, slot]) => {
 STRIP = "node.widgets.find((widget) => widget.name === 'unclip_filmstrip')?.element"
 BARS = "node.widgets.find((widget) => widget.name === 'unclip_bars')?.element"
 FAULT = "node.widgets.find((widget) => widget.name === 'unclip_fault')?.element.textContent"
+WARNING = "node.widgets.find((widget) => widget.name === 'unclip_warning')?.element"
+# Words of an element that a line break tears apart: each has one box per line.
+TORN = """(element) => {
+  const torn = [], range = document.createRange(), text = element.firstChild
+  for (const { 0: word, index } of text.data.matchAll(/[A-Za-z]+/g)) {
+    range.setStart(text, index)
+    range.setEnd(text, index + word.length)
+    if (range.getClientRects().length > 1) torn.push(word)
+  }
+  return torn
+}"""
 OURS = "**/extensions/comfyui-unclip/**"
 
 
@@ -155,6 +166,9 @@ def test_a_broken_link_is_shown_on_its_node(desk):
     desk.shoot("broken_link")
     assert list(desk.page.evaluate("() => app.lastNodeErrors")) == [decoder]
     assert desk.page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).map((n) => n.title)") == ["decoder"]
+    (error,) = desk.answer.json()["node_errors"][decoder]["errors"]
+    assert error["message"] and error["details"] and error["message"] != error["details"]
+    assert desk.of("decoder", FAULT) == f"{error['message']}: {error['details']}"
 
 
 def test_a_made_picture_dropped_on_the_canvas_brings_its_graph(desk):
@@ -351,6 +365,101 @@ def test_a_model_file_that_is_gone_is_told_on_its_node_until_the_next_run(desk, 
     (models / "whole").rename(models / "tiny")
     assert desk.end_of(desk.press_run())[0] == "execution_success"
     assert desk.of("decoder", f"!({FAULT})")
+
+
+def told(desk, title, text=FAULT):
+    """Wait for the text on a node, and return it."""
+    desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === '{title}' && {text})")
+    return desk.of(title, text)
+
+
+def test_a_reason_outlives_the_start_of_a_prompt_that_was_queued_before(desk, repository):
+    """Of several prompts in the queue one fails, and the next starts at once."""
+    desk.load(read_graph(repository, "text_to_image"))
+    desk.set("model", model_name="gone")
+    desk.press_run()
+    reason = told(desk, "model")
+    start = len(desk.heard)
+    client = desk.page.evaluate("async () => (await import('/scripts/api.js')).api.clientId")
+    other = {
+        "1": {"class_type": "UnCLIPExamplePicture", "inputs": {"name": "red apple in the snow"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    answer = desk.page.request.post(f"{desk.address}api/prompt", data={"prompt": other, "client_id": client})
+    job = answer.json()["prompt_id"]
+    desk.wait(lambda kind, data: kind == "execution_success" and data["prompt_id"] == job, start)
+    assert "execution_start" in [kind for kind, _ in desk.heard[start:]]
+    desk.page.wait_for_timeout(500)
+    assert desk.of("model", FAULT) == reason
+
+
+def test_a_size_that_the_user_gives_a_node_with_a_reason_on_it_stays(desk, repository):
+    """Of one that the user leaves alone the old size comes back with the next prompt."""
+    desk.load(read_graph(repository, "text_to_image"))
+    desk.set("model", model_name="tiny")
+    desk.set("decoder", steps=2)
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    assert desk.of("model", f"!({FAULT})")
+    plain = desk.of("model", "[...node.size]")
+    desk.set("model", model_name="gone")
+    desk.press_run()
+    told(desk, "model")
+    grown = desk.of("model", "[...node.size]")
+    desk.page.wait_for_timeout(500)  # a few frames, in which the editor arranges the node
+    desk.set("model", model_name="tiny")
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    assert plain[1] < grown[1] and desk.of("model", "[...node.size]") == plain
+    desk.set("model", model_name="gone")
+    desk.press_run()
+    told(desk, "model")
+    chosen = [grown[0] + 160, grown[1] + 90]
+    desk.of("model", f"node.setSize({chosen})")
+    desk.page.wait_for_timeout(500)
+    desk.set("model", model_name="tiny")
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    assert desk.of("model", "[...node.size]") == chosen
+
+
+def test_a_reason_is_shown_on_a_node_inside_a_subgraph(desk):
+    desk.set("model", model_name="tiny")
+    inner = desk.page.evaluate("""() => {
+      const node = app.graph._nodes.find((node) => node.title === 'decoder')
+      node.widgets.find((widget) => widget.name === 'sampler').value = 'none of these'
+      const { subgraph, node: instance } = app.graph.convertToSubgraph(new Set([node]))
+      window.inner = subgraph.nodes.find((node) => node.type === 'UnCLIPDecoderSample')
+      return `${instance.id}:${window.inner.id}`
+    }""")
+    desk.press_run()
+    assert list(desk.answer.json()["node_errors"]) == [inner]
+    fault = FAULT.replace("node.", "inner.", 1)
+    desk.page.wait_for_function(f"() => {fault}")
+    assert "none of these" in desk.page.evaluate(f"() => {fault}")
+
+
+def test_the_packs_web_extension_leaves_the_editors_functions_as_they_are(desk, plain_tab):
+    """Other packs wrap them, in an order that nobody knows."""
+    own = "() => [app, app.canvas].map((thing) => Object.keys(thing).filter((name) => thing[name] instanceof Function))"
+    assert desk.page.evaluate(own) == plain_tab.page.evaluate(own)
+
+
+def test_a_warning_stands_whole_under_its_node_until_the_node_takes_it_back(desk, repository):
+    words = "discombobulated", "supercalifragilistic", "neighbourhood"
+    graph = read_graph(repository, "text_to_image")
+    turn(graph, "model", 0, "tiny")
+    turn(graph, "prompt", 0, f"a {' '.join(words)}")
+    turn(graph, "decoder", 0, 2)
+    desk.load(graph)
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    desk.page.wait_for_timeout(500)
+    desk.look_at("prompt")
+    desk.shoot("warning")
+    text = desk.of("prompt", f"({WARNING})?.textContent")
+    assert all(word in text for word in words)
+    assert desk.of("prompt", f"({TORN})({WARNING})") == []
+    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text", "unclip_warning"]
+    desk.set("prompt", text="a red star")
+    assert desk.end_of(desk.press_run())[0] == "execution_success"
+    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text"]
 
 
 def test_in_chinese(desk):

@@ -233,6 +233,23 @@ def test_a_warning_stands_under_its_node_until_it_is_taken_back(ask, open_page):
     ask(scenario)
 
 
+def test_a_warning_of_one_graph_is_not_taken_back_from_a_node_of_another(ask, open_page):
+    """Ids of nodes are unique in a graph alone."""
+
+    def graph(name):
+        return {"extra_pnginfo": {"workflow": {"id": name, "nodes": []}}}
+
+    async def scenario(client):
+        page = await open_page(client)
+        for text, name in (("unknown word", "first"), ("", "second"), ("", "first"), ("", "first")):
+            await page.run({"7": {"class_type": "Warns", "inputs": {"text": text}}}, extra_data=graph(name))
+            await page.client.post("/api/free", json={"free_memory": True})  # nothing is kept from run to run
+        texts = [data[9:] for kind, data in page.heard if kind == "binary"]
+        assert texts == [b"unknown word", b" "]
+
+    ask(scenario)
+
+
 def test_previews_can_be_turned_off(ask, open_page):
     async def scenario(client):
         page = await open_page(client)
