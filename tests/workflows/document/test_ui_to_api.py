@@ -7,7 +7,7 @@ import pytest
 from comfyui_unclip.workflows.document.conversion import convert
 from comfyui_unclip.workflows.document.schema import input_specs, node_classes
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 DATA = HERE.parent / "data"
 GRAPHS = sorted((HERE.parents[1] / "workflows").glob("*.json"))
 EXPORTS = json.loads((DATA / "editor_cases.json").read_text(encoding="utf-8"))

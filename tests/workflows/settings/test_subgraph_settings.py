@@ -12,7 +12,7 @@ from comfyui_unclip.workflows.rows.jobs import build
 from comfyui_unclip.workflows.rows.prepared import to_api
 from comfyui_unclip.workflows.settings.overrides import apply, settings
 
-_specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).with_name("editor_cases.py"))
+_specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).parents[1] / "editor_cases.py")
 CASES = importlib.util.module_from_spec(_specification)
 _specification.loader.exec_module(CASES)
 CLASSES = CASES.classes()

@@ -71,7 +71,7 @@ def test_a_picture_gives_the_graph_that_made_it(tmp_path, ui, api):
     assert load_workflow(_png(tmp_path / "one.png", prompt=json.dumps(prompt))).data == prompt
     packed = _png(tmp_path / "packed.png", prompt=(json.dumps(prompt), True))
     assert load_workflow(packed).data == prompt
-    real = Path(__file__).parent.parent / "data" / "graph.png"
+    real = Path(__file__).parents[2] / "data" / "graph.png"
     assert load_workflow(real).is_ui
 
 

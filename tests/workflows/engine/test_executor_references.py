@@ -10,7 +10,7 @@ from comfyui_unclip.nodes.host import LocalHost
 from comfyui_unclip.workflows.engine.node_packs import known_classes
 from comfyui_unclip.workflows.engine.session import Session
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("executor_cases", TESTS / "workflows" / "executor_cases.py")
 _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)

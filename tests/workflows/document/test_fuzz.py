@@ -22,7 +22,7 @@ from comfyui_unclip.workflows.document.graph import WorkflowError, load_workflow
 from comfyui_unclip.workflows.document.schema import node_classes
 from comfyui_unclip.workflows.settings.overrides import apply
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("UNCLIP_FUZZ", "250"))
 PROFILE = settings(
     max_examples=EXAMPLES,

@@ -84,7 +84,7 @@ def test_the_editors_list_of_runs_shows_the_picture_not_the_file():
 
 
 def load_desk():
-    specification = importlib.util.spec_from_file_location("desk", Path(__file__).parent / "server" / "desk.py")
+    specification = importlib.util.spec_from_file_location("desk", Path(__file__).parents[1] / "server" / "desk.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
