@@ -14,7 +14,7 @@ from comfyui_unclip.unclip_core.config import ClipConfig
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.listening import ListeningHost
+from comfyui_unclip.workflows.engine.listening import ListeningHost
 from comfyui_unclip.workflows.server.host import EditorHost
 
 SAVE, LOAD = NODE_CLASS_MAPPINGS["UnCLIPSaveEmbedding"], NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"]

@@ -8,7 +8,7 @@ import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.unclip_core.checkpoints import catalog
-from comfyui_unclip.workflows.disk_cache import Store
+from comfyui_unclip.workflows.engine.disk_cache import Store
 
 LOADER = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
 

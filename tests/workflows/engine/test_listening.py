@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from comfyui_unclip.nodes.host import Host, LocalHost
-from comfyui_unclip.workflows.listening import ListeningHost
+from comfyui_unclip.workflows.engine.listening import ListeningHost
 
 # `drive` is a template of `report` and `check_interrupt`, which the listener must hear.
 ASKED = sorted(name for name, method in vars(Host).items() if inspect.isfunction(method) and name != "drive")

@@ -9,10 +9,10 @@ import pytest
 from comfyui_unclip.unclip_core.checkpoints.embedding_file import load_embedding
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands.run import prepare_file
-from comfyui_unclip.workflows.jobs import build
-from comfyui_unclip.workflows.node_packs import known_classes
-from comfyui_unclip.workflows.ray_pool import Worker
-from comfyui_unclip.workflows.running import Options
+from comfyui_unclip.workflows.engine.node_packs import known_classes
+from comfyui_unclip.workflows.places.ray_pool import Worker
+from comfyui_unclip.workflows.places.running import Options
+from comfyui_unclip.workflows.rows.jobs import build
 from comfyui_unclip.workflows.server.job import Job
 
 GRAPH = {

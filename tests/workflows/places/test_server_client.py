@@ -21,7 +21,9 @@ GRAPH = {
 
 @pytest.fixture
 def server():
-    specification = importlib.util.spec_from_file_location("comfy_server", Path(__file__).parents[1] / "comfy_server.py")
+    specification = importlib.util.spec_from_file_location(
+        "comfy_server", Path(__file__).parents[1] / "comfy_server.py"
+    )
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     server = module.ComfyServer()
