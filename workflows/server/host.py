@@ -11,8 +11,8 @@ from ..engine.listening import running_node
 
 
 class EditorHost(LocalHost):
-    """The host of one job at a time. Whoever runs it sets `cancel`, `warned(node, text)`, which hears what to show under
-    a node, and `graph`, which tells the job's graph from others."""
+    """The host of one job at a time. Whoever runs it sets `cancel`, `warned(node, text)`, which hears what to show
+    under a node, and `graph`, which tells the job's graph from others."""
 
     def __init__(self, output: Path, input: Path):
         super().__init__(output, input, quiet=True)

@@ -304,6 +304,12 @@ def test_without_the_packs_web_extension_everything_still_works(plain_tab, anima
     assert not plain_tab.errors
 
 
+def test_the_packs_web_extension_leaves_the_editors_functions_as_they_are(desk, plain_tab):
+    """Other packs wrap them, in an order that nobody knows."""
+    own = "() => [app, app.canvas].map((thing) => Object.keys(thing).filter((name) => thing[name] instanceof Function))"
+    assert desk.page.evaluate(own) == plain_tab.page.evaluate(own)
+
+
 def test_two_tabs_queue_at_once_and_each_gets_its_own(desk, plain_tab, animation):
     starts = {}
     for number, tab in enumerate((desk, plain_tab)):
@@ -434,12 +440,6 @@ def test_a_reason_is_shown_on_a_node_inside_a_subgraph(desk):
     fault = FAULT.replace("node.", "inner.", 1)
     desk.page.wait_for_function(f"() => {fault}")
     assert "none of these" in desk.page.evaluate(f"() => {fault}")
-
-
-def test_the_packs_web_extension_leaves_the_editors_functions_as_they_are(desk, plain_tab):
-    """Other packs wrap them, in an order that nobody knows."""
-    own = "() => [app, app.canvas].map((thing) => Object.keys(thing).filter((name) => thing[name] instanceof Function))"
-    assert desk.page.evaluate(own) == plain_tab.page.evaluate(own)
 
 
 def test_a_warning_stands_whole_under_its_node_until_the_node_takes_it_back(desk, repository):
