@@ -94,7 +94,7 @@ class Ours:
         import torch
 
         handle = self.stack["upsampler_256" if stage == "super_res" else stage]
-        networks = [placed.module for placed in (handle.network, getattr(handle, "final_network", None)) if placed]
+        networks = [placed.read() for placed in (handle.network, getattr(handle, "final_network", None)) if placed]
         for network in networks:
             if stage == "prior" and not hasattr(network.step, "_torchdynamo_orig_callable"):
                 network.step = torch.compile(network.step, mode="reduce-overhead")

@@ -27,7 +27,7 @@ def stacks():
 
 @pytest.fixture(scope="module")
 def text(stacks):
-    return stacks["fp32"]["clip"].encode_text(CAPTIONS)
+    return stacks["fp32"].clip.encode_text(CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def exact(stacks, text):
 
 def paint(stack, text, given=None):
     """Every stage from the inputs that `given`, an earlier result, had; None: from its own."""
-    embed = finish(stack.prior.sample_steps(text, steps=6, seed=3))
+    embed = stack.prior.sample(text, steps=6, seed=3)
     start = embed if given is None else given[0]
-    small = finish(stack.decoder.sample_steps(start, text, steps=8, seed=4))
+    small = stack.decoder.sample(start, text, steps=8, seed=4)
     start = small if given is None else given[1]
-    return embed, small, finish(stack.upsampler_256.sample_steps(start[:1], steps=3, seed=5))
+    return embed, small, stack.upsampler_256.sample(start[:1], steps=3, seed=5)
 
 
 def psnr(image, reference):
@@ -68,17 +68,17 @@ def test_an_item_is_a_batch_of_one_in_bfloat16(stacks, text, exact):
     """Batches of another size may sum in another order, so within rounding."""
     stack, (embed, small, large) = stacks["bf16"], paint(stacks["bf16"], text, exact)
     image = torch.cat([exact[1][:1], exact[1][1:2]])
-    several = finish(stack.upsampler_256.sample_steps(image, steps=3, seed=5))
+    several = stack.upsampler_256.sample(image, steps=3, seed=5)
     assert psnr(several[:1], large).min() > 55
     for item in range(len(CAPTIONS)):
         words = text.take([item])
-        alone = finish(stack.prior.sample_steps(words, steps=6, seed=3 + item))
+        alone = stack.prior.sample(words, steps=6, seed=3 + item)
         assert torch.cosine_similarity(alone.vector, embed.vector[item : item + 1]).min() > 0.9999
         start = Embedding(exact[0].vector[item : item + 1], exact[0].clip_id)
-        alone = finish(stack.decoder.sample_steps(start, words, steps=8, seed=4 + item))
+        alone = stack.decoder.sample(start, words, steps=8, seed=4 + item)
         assert psnr(alone, small[item : item + 1]).min() > 44
         if item < len(image):
-            alone = finish(stack.upsampler_256.sample_steps(image[item : item + 1], steps=3, seed=5 + item))
+            alone = stack.upsampler_256.sample(image[item : item + 1], steps=3, seed=5 + item)
             assert psnr(alone, several[item : item + 1]).min() > 55
 
 
@@ -98,7 +98,7 @@ def peak_bytes(run, path):
 def test_estimates_are_above_what_a_step_takes_and_not_far(stacks, text, dtype, tmp_path):
     stack, rows, t = stacks[dtype], len(CAPTIONS), torch.tensor([5])
     decoder, upsampler, prior = stack.decoder, stack.upsampler_256, stack.prior
-    networks = {stage: getattr(stack, stage).network() for stage in ("decoder", "upsampler_256", "prior")}
+    networks = {stage: getattr(stack, stage).network.read() for stage in ("decoder", "upsampler_256", "prior")}
     with torch.no_grad():
         words = (text.tokens, text.mask, text.embed, text.ids)
         conditioning = networks["decoder"].condition(torch.randn(rows, decoder.config.clip_dim), *words)

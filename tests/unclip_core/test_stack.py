@@ -60,9 +60,9 @@ def folder(tmp_path, randomise):
 def run(stack):
     """Caption to upsampled picture."""
     text = stack.clip.encode_text(["red star"])
-    embed = finish(stack.prior.sample_steps(text, seed=1))
-    image = finish(stack.decoder.sample_steps(embed, text, seed=2))
-    return embed.vector, image, finish(stack.upsampler_256.sample_steps(image, seed=3))
+    embed = stack.prior.sample(text, seed=1)
+    image = stack.decoder.sample(embed, text, seed=2)
+    return embed.vector, image, stack.upsampler_256.sample(image, seed=3)
 
 
 def test_a_whole_stack_runs(folder):
@@ -86,8 +86,8 @@ def test_an_inversion_is_as_exact_as_the_file_whatever_the_stack_runs_in(folder)
     found = {}
     for dtype in ("fp32", "bf16", "fp16"):
         decoder = load_stack(catalog.read_stack(folder), dtype, "cpu").decoder
-        noise = finish(decoder.invert_steps(image, steps=4))
-        found[dtype] = torch.cat([noise.x_T, finish(decoder.sample_steps(None, noise=noise)).movedim(-1, 1)])
+        noise = decoder.invert(image, steps=4)
+        found[dtype] = torch.cat([noise.x_T, decoder.sample(None, noise=noise).movedim(-1, 1)])
     assert torch.allclose(found["bf16"], found["fp32"], atol=1e-6)
     assert torch.allclose(found["fp16"], found["fp32"], atol=1e-6)
 
@@ -96,8 +96,8 @@ def test_an_inversion_is_as_exact_as_the_file_whatever_the_stack_runs_in(folder)
 def test_weights_are_in_the_asked_dtype(folder, dtype, wanted):
     stack = load_stack(catalog.read_stack(folder), dtype, "cpu")
     for stage in ("prior", "decoder", "upsampler_256"):
-        assert {parameter.dtype for parameter in getattr(stack, stage).network.module.parameters()} == {wanted}
-    assert {parameter.dtype for parameter in stack.clip.placed.module.parameters()} == {torch.float32}
+        assert {parameter.dtype for parameter in getattr(stack, stage).network.read().parameters()} == {wanted}
+    assert {parameter.dtype for parameter in stack.clip.placed.read().parameters()} == {torch.float32}
 
 
 def test_nothing_is_read_before_use(folder):
@@ -106,12 +106,12 @@ def test_nothing_is_read_before_use(folder):
     stack = load_stack(entry, "fp32", "cpu")
     assert not stack.prior.network.loaded
     text = stack.clip.encode_text(["star"])
-    finish(stack.prior.sample_steps(text))
+    stack.prior.sample(text)
     assert stack.prior.network.loaded and not stack.upsampler_256.network.loaded
     with pytest.raises(
         CheckpointError, match=r"decoder.safetensors: cannot be read .*put the file back, or .*`unclip pull`"
     ):
-        finish(stack.decoder.sample_steps(None, text))
+        stack.decoder.sample(None, text)
 
 
 def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
@@ -131,12 +131,12 @@ def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
     for stage in ("prior", "decoder", "upsampler_256"):
         left[0] = 3
         with pytest.raises(Cancelled):
-            getattr(stack, stage).network()
+            getattr(stack, stage).network.read()
         assert not getattr(stack, stage).network.loaded and left == [-1]
     left[0] = 10_000
     text = stack.clip.encode_text(["star"])
-    embed = finish(stack.prior.sample_steps(text))
-    assert finish(stack.decoder.sample_steps(embed, text)).shape[0] == 1
+    embed = stack.prior.sample(text)
+    assert stack.decoder.sample(embed, text).shape[0] == 1
 
 
 def test_a_missing_stage_says_so_when_used(folder):
@@ -207,5 +207,5 @@ def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
     manager = Manager()
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
     text = stack.clip.encode_text(["a red star"])
-    finish(stack.decoder.sample_steps(None, text, steps=2, clip=stack.clip, clip_scale=1.0))
+    stack.decoder.sample(None, text, steps=2, clip=stack.clip, clip_scale=1.0)
     assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]

@@ -17,7 +17,7 @@ from ..models.ar_prior import ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import NanWatch, check_count, run_chunks
+from .run import NanWatch, check_count, finish, run_chunks
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -54,7 +54,7 @@ class ARPrior(TextStage):
 
     def sample(self, text: TextEncoding, **options) -> Embedding:
         """`sample_steps`, run to its end."""
-        return self.sample(text, **options)
+        return finish(self.sample_steps(text, **options))
 
     def sample_steps(
         self,

@@ -33,7 +33,7 @@ from ..types import (
 )
 from .clip_guidance import ClipGuidance, clip_guidance
 from .inversion import describe, resolve_decoding, resolve_inversion
-from .run import ImageSteps, Settings, check_count, resolve_settings, run_chunks, time_table
+from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, time_table
 from .start import Start, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
 
@@ -81,7 +81,7 @@ class Decoder(TextStage):
 
     def sample(self, embed: Embedding | None = None, text: TextEncoding | None = None, **options) -> Tensor:
         """`sample_steps`, run to its end: pictures (B, S, S, 3) float32 in 0..1 on the CPU."""
-        return self.sample(embed, text, **options)
+        return finish(self.sample_steps(embed, text, **options))
 
     def sample_steps(
         self,
@@ -157,7 +157,7 @@ class Decoder(TextStage):
         self, image: Tensor, embed: Embedding | None = None, text: TextEncoding | None = None, **options
     ) -> GivenNoise:
         """`invert_steps`, run to its end."""
-        return self.invert(image, embed, text, **options)
+        return finish(self.invert_steps(image, embed, text, **options))
 
     def invert_steps(
         self,

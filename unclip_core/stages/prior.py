@@ -16,7 +16,7 @@ from ..models.prior import PriorCache, PriorNetwork
 from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import Settings, check_count, resolve_settings, run_chunks, time_table
+from .run import Settings, check_count, finish, resolve_settings, run_chunks, time_table
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -37,7 +37,7 @@ class Prior(TextStage):
 
     def sample(self, text: TextEncoding, **options) -> Embedding:
         """`sample_steps`, run to its end."""
-        return self.sample(text, **options)
+        return finish(self.sample_steps(text, **options))
 
     def sample_steps(
         self,

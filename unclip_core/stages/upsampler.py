@@ -17,7 +17,7 @@ from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import image_to_model, model_to_image
-from .run import ImageSteps, Settings, resolve_settings, run_chunks, time_table
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, time_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Upsampler:
 
     def sample(self, image: Tensor, **options) -> Tensor:
         """`sample_steps`, run to its end."""
-        return self.sample(image, **options)
+        return finish(self.sample_steps(image, **options))
 
     def sample_steps(
         self,

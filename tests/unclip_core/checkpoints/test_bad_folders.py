@@ -188,7 +188,7 @@ def test_missing_unexpected_and_misshapen_tensors(root, monkeypatch):
     assert read == []
     handle = load_stack(entry, "fp32", "cpu").decoder
     with pytest.raises(CheckpointError):
-        handle.network()
+        handle.network.read()
     assert not handle.network.loaded
 
 

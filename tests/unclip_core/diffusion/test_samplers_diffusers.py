@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion import samplers
+from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, make_betas
 
 SHAPE = (2, 3, 8, 8)
@@ -34,9 +35,9 @@ def network(channels=3):
     """A fixed nonlinear function standing in for a network: bounded, and different at every pixel and time."""
     weight = torch.randn(channels, 3, generator=torch.Generator().manual_seed(9))
 
-    def model(x, t):
+    def model(x, step):
         mixed = torch.einsum("oc,bchw->bohw", weight, x.float())
-        return torch.tanh(mixed + t.reshape(-1, 1, 1, 1) / 700.0 - 0.5)
+        return torch.tanh(mixed + step.t / 700.0 - 0.5)
 
     return model
 
@@ -49,13 +50,13 @@ def with_tables(reference, name, tables):
     return reference
 
 
-def compare(sampler, reference_step, schedule_steps, model, *, eta=0.0, clamp=None, noise=None, tolerance=1e-5):
+def compare(sampler, reference_step, steps, denoise, *, eta=0.0, noise=None, tolerance=1e-5):
     """Run both from the same x at every step, so that errors are per step; x and x_0 must agree."""
     x_T = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     x = x_T
-    for state in sampler(model, x_T, schedule_steps, noise=noise, eta=eta, x0_clamp=clamp):
-        t = torch.full((SHAPE[0],), state.t)
-        expected, expected_x0 = reference_step(model(x, t), state.t, x, noise.draws[-1] if noise.draws else None)
+    for step, state in zip(steps, sampler(denoise, x_T, steps, noise=noise, eta=eta), strict=True):
+        drawn = noise.draws[-1] if noise.draws else None
+        expected, expected_x0 = reference_step(denoise.network(x, step), state.t, x, drawn)
         scale = max(1.0, expected.abs().max().item())
         assert (state.x_t - expected).abs().max() <= tolerance * scale, state.t
         if expected_x0 is not None:
@@ -84,14 +85,15 @@ def test_ddpm_equals_unclip_scheduler(steps, variance, prediction, tables, given
     schedule = Schedule(ScheduleConfig(prediction=prediction, variance=variance)).respace(steps)
     noise = Recorded(2)
     given_noise("scheduling_unclip", noise)
-    before = dict(zip(schedule.timesteps, (*schedule.timesteps[1:], None), strict=True))
+    before = {step.t: step.t_prev if step.t_prev >= 0 else None for step in schedule}
 
     def step(output, t, x, _):
         result = reference.step(output, t, x, prev_timestep=before[t])
         return result.prev_sample, result.pred_original_sample
 
-    channels = 6 if variance == "learned_range" else 3
-    compare(samplers.ddpm, step, schedule, network(channels), clamp=1.0, noise=noise, tolerance=TABLES[tables])
+    learned = variance == "learned_range"
+    denoise = Denoiser(network(6 if learned else 3), prediction, learned, x0_clamp=1.0)
+    compare(samplers.ddpm, step, schedule, denoise, noise=noise, tolerance=TABLES[tables])
 
 
 @pytest.mark.parametrize("tables", TABLES)
@@ -109,7 +111,7 @@ def test_ddpm_equals_ddpm_scheduler(name, prediction, variance, tables, given_no
     )
     with_tables(reference, name, tables)
     schedule = Schedule(ScheduleConfig(name=name, prediction=prediction, variance=variance)).respace(20)
-    reference.set_timesteps(timesteps=list(schedule.timesteps))
+    reference.set_timesteps(timesteps=[step.t for step in schedule])
     noise = Recorded(3)
     given_noise("scheduling_ddpm", noise)
 
@@ -117,7 +119,8 @@ def test_ddpm_equals_ddpm_scheduler(name, prediction, variance, tables, given_no
         result = reference.step(output, t, x)
         return result.prev_sample, result.pred_original_sample
 
-    compare(samplers.ddpm, step, schedule, network(), clamp=1.0, noise=noise, tolerance=TABLES[tables])
+    denoise = Denoiser(network(), prediction, x0_clamp=1.0)
+    compare(samplers.ddpm, step, schedule, denoise, noise=noise, tolerance=TABLES[tables])
 
 
 @pytest.mark.parametrize("tables", TABLES)
@@ -142,7 +145,8 @@ def test_ddim_equals_ddim_scheduler(name, prediction, eta, tables):
             assert reference._get_variance(0, -50) == 0
         return result.prev_sample, result.pred_original_sample
 
-    compare(samplers.ddim, step, schedule, network(), eta=eta, clamp=1.0, noise=noise, tolerance=TABLES[tables])
+    denoise = Denoiser(network(), prediction, x0_clamp=1.0)
+    compare(samplers.ddim, step, schedule, denoise, eta=eta, noise=noise, tolerance=TABLES[tables])
 
 
 @pytest.mark.parametrize("tables", TABLES)
@@ -163,10 +167,11 @@ def test_dpmpp_2m_equals_dpmsolver_multistep_scheduler(name, prediction, steps, 
     schedule = Schedule(ScheduleConfig(name=name, prediction=prediction)).steps_through(
         tuple(round(980 - i * 980 / (steps - 1)) for i in range(steps))
     )
-    reference.set_timesteps(timesteps=list(schedule.timesteps))
+    reference.set_timesteps(timesteps=[step.t for step in schedule])
     noise = Recorded(5)
 
     def step(output, t, x, _):
         return reference.step(output, t, x).prev_sample, None
 
-    compare(samplers.dpmpp_2m, step, schedule, network(), noise=noise, tolerance=TABLES[tables])
+    denoise = Denoiser(network(), prediction)
+    compare(samplers.dpmpp_2m, step, schedule, denoise, noise=noise, tolerance=TABLES[tables])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig
+from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.samplers import (
     SAMPLERS,
@@ -19,24 +20,25 @@ from comfyui_unclip.unclip_core.diffusion.samplers import (
     ddpm,
     dpmpp_2m,
 )
-from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
+from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, with_noise_powers
 
 MU, S = 0.7, 0.5
 
 
-def exact_denoiser(schedule, prediction, mu=MU, s=S):
-    """E[x_0 | x_t] for x_0 ~ N(mu, s^2), as eps, x0 or v."""
-    levels = [step.alpha**2 for step in reversed(list(schedule.respace(schedule.timesteps)))]
-    cumprod = torch.tensor(levels, dtype=torch.float64)
+def exact_network(prediction, mu=MU, s=S):
+    """Outputs E[x_0 | x_t] for x_0 ~ N(mu, s^2), as eps, x0 or v."""
 
-    def model(x, t):
-        a = cumprod[t].reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-        alpha, sigma = a.sqrt(), (1 - a).sqrt()
-        x_0 = mu + alpha * s**2 / (a * s**2 + 1 - a) * (x - alpha * mu)
+    def network(x, step):
+        alpha, sigma = step.alpha, step.sigma
+        x_0 = mu + alpha * s**2 / (alpha**2 * s**2 + sigma**2) * (x - alpha * mu)
         eps = (x - alpha * x_0) / sigma
         return {"x0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[prediction]
 
-    return model
+    return network
+
+
+def exact_denoiser(prediction):
+    return Denoiser(exact_network(prediction), prediction)
 
 
 class BasisNoise:
@@ -52,9 +54,9 @@ class BasisNoise:
         return draw
 
 
-def true_start(schedule_steps, draw):
+def true_start(steps, draw):
     """x_T of the true marginal at the first timestep, from standard normal draws."""
-    first = schedule_steps.steps[0]
+    first = steps[0]
     return first.alpha * MU + math.sqrt(first.alpha**2 * S**2 + first.sigma**2) * draw
 
 
@@ -68,12 +70,10 @@ def run(steps):
 
 def exact_moments(sampler, steps, prediction, eta=0.0, name="cosine", variance="fixed_small"):
     """(mean, standard deviation) of the sampler's result in float64."""
-    schedule = Schedule(ScheduleConfig(name=name, prediction=prediction, variance=variance))
-    rows = steps + 2  # x_T, a draw per step, and a last row without any
-    noise = BasisNoise(rows)
-    x_T = true_start(schedule.respace(steps), noise.draw((1,)))
-    model = exact_denoiser(schedule, prediction)
-    result = run(sampler(model, x_T, schedule.respace(steps), noise=noise, eta=eta, x0_clamp=None)).flatten()
+    respaced = Schedule(ScheduleConfig(name=name, prediction=prediction, variance=variance)).respace(steps)
+    noise = BasisNoise(steps + 2)  # x_T, a draw per step, and a last row without any
+    x_T = true_start(respaced, noise.draw((1,)))
+    result = run(sampler(exact_denoiser(prediction), x_T, respaced, noise=noise, eta=eta)).flatten()
     mean = result[-1].item()
     return mean, (result[:-1] - mean).square().sum().sqrt().item()
 
@@ -115,10 +115,9 @@ def test_ddpm_with_few_steps_has_the_variance_the_theory_says():
 
 def test_ddim_at_eta_one_is_ddpm():
     schedule = Schedule(ScheduleConfig(prediction="eps"))
-    model = exact_denoiser(schedule, "eps")
     x_T = ItemNoise(0, 4, "start").draw((3,)).double()
     results = [
-        run(sampler(model, x_T, schedule.respace(20), noise=ItemNoise(1, 4, "steps"), eta=1.0, x0_clamp=None))
+        run(sampler(exact_denoiser("eps"), x_T, schedule.respace(20), noise=ItemNoise(1, 4, "steps"), eta=1.0))
         for sampler in (ddpm, ddim)
     ]
     assert torch.allclose(*results, atol=1e-12)
@@ -133,20 +132,20 @@ def test_learned_variance_reaches_the_optimal_one():
     """A network that outputs the log-space share of the true Var(x_s | x_t) gets few-step DDPM exactly right."""
     schedule = Schedule(ScheduleConfig(prediction="eps", variance="learned_range"))
     steps = schedule.respace(12)
-    mean_model, by_t = exact_denoiser(schedule, "eps"), {step.t: step for step in steps}
+    mean = exact_network("eps")
 
-    def model(x, t):
-        step = by_t[int(t[0])]
+    def network(x, step):
         v_t, v_s = step.alpha**2 * S**2 + step.sigma**2, step.alpha_prev**2 * S**2 + step.sigma_prev**2
         optimal = math.log(v_s - step.ratio * v_s**2 / v_t)
         width = step.max_log_variance - step.min_log_variance
         share = (optimal - step.min_log_variance) / width if width else 0.0
-        return torch.cat([mean_model(x, t), torch.full_like(x, 2 * share - 1)], dim=1)
+        return torch.cat([mean(x, step), torch.full_like(x, 2 * share - 1)], dim=1)
 
     noise = BasisNoise(14)
-    result = run(ddpm(model, true_start(steps, noise.draw((1,))), steps, noise=noise, eta=0.0, x0_clamp=None)).flatten()
+    denoise = Denoiser(network, "eps", learned_variance=True)
+    result = run(ddpm(denoise, true_start(steps, noise.draw((1,))), steps, noise=noise)).flatten()
     # The last step has no noise, so what is missing is exactly Var(x_0 | x_t=0).
-    first = steps.steps[-1]
+    first = steps[-1]
     missing = S**2 * first.sigma**2 / (first.alpha**2 * S**2 + first.sigma**2)
     variance = (result[:-1] - result[-1]).square().sum().item()
     assert variance == pytest.approx(
@@ -164,11 +163,11 @@ def exact_noise_powers(schedule, mu=0.0, s=S):
 @pytest.mark.parametrize("count", [4, 12, 50])
 def test_analytic_variance_is_the_true_posteriors(name, count):
     schedule = Schedule(ScheduleConfig(name=name, prediction="x0"))
-    steps = schedule.respace(count).with_noise_powers(exact_noise_powers(schedule))
-    for step, power in zip(list(steps)[:-1], steps.noise_powers, strict=False):
+    steps = with_noise_powers(schedule.respace(count), exact_noise_powers(schedule))
+    for step in steps[:-1]:
         v_t, v_s = step.alpha**2 * S**2 + step.sigma**2, step.alpha_prev**2 * S**2 + step.sigma_prev**2
         # 1e-5: the schedule's tables, and so the powers, are float32.
-        assert analytic_variance(step, power) == pytest.approx(v_s - step.ratio * v_s**2 / v_t, rel=1e-5)
+        assert analytic_variance(step, step.noise_power) == pytest.approx(v_s - step.ratio * v_s**2 / v_t, rel=1e-5)
 
 
 def test_analytic_variance_keeps_within_its_bounds():
@@ -181,10 +180,9 @@ def test_analytic_variance_keeps_within_its_bounds():
 def test_analytic_ddpm_has_the_right_variance_in_few_steps(count):
     schedule = Schedule(ScheduleConfig(prediction="x0"))
     noise = BasisNoise(count + 2)
-    steps = schedule.respace(count).with_noise_powers(exact_noise_powers(schedule))
-    model = exact_denoiser(schedule, "x0")
-    result = run(analytic_ddpm(model, true_start(steps, noise.draw((1,))), steps, noise=noise)).flatten()
-    first = steps.steps[-1]  # the last step adds no noise: Var(x_0 | x_t=0) is missing
+    steps = with_noise_powers(schedule.respace(count), exact_noise_powers(schedule))
+    result = run(analytic_ddpm(exact_denoiser("x0"), true_start(steps, noise.draw((1,))), steps, noise=noise)).flatten()
+    first = steps[-1]  # the last step adds no noise: Var(x_0 | x_t=0) is missing
     missing = S**2 * first.sigma**2 / (first.alpha**2 * S**2 + first.sigma**2)
     assert (result[:-1] - result[-1]).square().sum().item() == pytest.approx(S**2 - missing, rel=1e-4)
     plain = exact_moments(ddpm, count, "x0")[1]
@@ -196,14 +194,13 @@ def test_analytic_ddpm_has_the_right_variance_in_few_steps(count):
 )
 def test_tables_that_are_none_are_refused(table):
     with pytest.raises(ValueError, match="at least 1000 timesteps, got shape"):
-        Schedule(ScheduleConfig()).respace(5).with_noise_powers(table)
+        with_noise_powers(Schedule(ScheduleConfig()).respace(5), table)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_float32_run_with_real_noise(name):
     """20,000 items in float32 with the noise the stages use."""
     schedule = Schedule(ScheduleConfig(prediction="v"))
-    model = exact_denoiser(schedule, "v")
 
     class OneGenerator:
         generator = torch.Generator().manual_seed(5)
@@ -212,7 +209,7 @@ def test_float32_run_with_real_noise(name):
             return torch.randn(20_000, *shape, generator=self.generator)
 
     noise = OneGenerator()
-    x = run(SAMPLERS[name](model, noise.draw((1,)), schedule.respace(200), noise=noise, eta=0.3, x0_clamp=None))
+    x = run(SAMPLERS[name](exact_denoiser("v"), noise.draw((1,)), schedule.respace(200), noise=noise, eta=0.3))
     assert x.dtype == torch.float32
     assert x.mean().item() == pytest.approx(MU, abs=0.02)
     assert x.std().item() == pytest.approx(S, rel=0.03)
@@ -220,37 +217,35 @@ def test_float32_run_with_real_noise(name):
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 @pytest.mark.parametrize("steps", [1, 2, 25])
-def test_states_and_clamping(name, steps):
-    schedule = Schedule(ScheduleConfig(prediction="eps"))
-    x_T = ItemNoise(0, 2, "start").draw((3, 4, 4))
+def test_a_state_per_step_the_last_one_the_result(name, steps):
+    respaced = Schedule(ScheduleConfig(prediction="eps")).respace(steps)
+    x_T, seen = ItemNoise(0, 2, "start").draw((3, 4, 4)), []
 
-    def model(x, t):
-        assert t.shape == (2,) and t.dtype == torch.int64
+    def network(x, step):
+        seen.append(step)
         return x.to(torch.bfloat16) * 0.5
 
-    generator = SAMPLERS[name](model, x_T, schedule.respace(steps), noise=ItemNoise(0, 2, "n"), eta=0.5, x0_clamp=0.8)
+    generator = SAMPLERS[name](
+        Denoiser(network, "eps", x0_clamp=0.8), x_T, respaced, noise=ItemNoise(0, 2, "n"), eta=0.5
+    )
     states, result = [], None
     while result is None:
         try:
             states.append(next(generator))
         except StopIteration as stop:
             result = stop.value
+    assert tuple(seen) == respaced  # one call of the network per step
     assert [state.index for state in states] == list(range(steps)) and {state.total for state in states} == {steps}
-    assert [state.t for state in states] == list(schedule.respace(steps).timesteps)
+    assert [state.t for state in states] == [step.t for step in respaced]
     assert torch.equal(result, states[-1].x_t) and torch.equal(states[-1].x_t, states[-1].x0)
     assert all(state.x0.abs().max() <= 0.8 and state.x0.dtype == torch.float32 for state in states)
 
 
 def test_noisy_samplers_need_noise_and_quiet_ones_do_not():
-    schedule = Schedule(ScheduleConfig(prediction="x0"))
+    steps = Schedule(ScheduleConfig(prediction="x0")).respace(3)
+    denoise = Denoiser(lambda x, step: x * 0, "x0")
     for sampler, eta in ((ddim, 0.0), (dpmpp_2m, 0.0)):
-        run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
+        run(sampler(denoise, torch.ones(1, 2), steps, noise=None, eta=eta))
     for sampler, eta in ((ddpm, 0.0), (analytic_ddpm, 0.0), (ddim, 0.1)):
         with pytest.raises(ValueError, match="pass noise=ItemNoise"):
-            run(sampler(lambda x, t: x * 0, torch.ones(1, 2), schedule.respace(3), noise=None, eta=eta, x0_clamp=None))
-
-
-def test_learned_variance_needs_its_channels():
-    schedule = Schedule(ScheduleConfig(variance="learned_range"))
-    with pytest.raises(ValueError, match="6 output channels for 3 input channels, got 3"):
-        run(ddim(lambda x, t: x, torch.ones(1, 3, 2, 2), schedule.respace(3), noise=None, eta=0.0, x0_clamp=None))
+            run(sampler(denoise, torch.ones(1, 2), steps, noise=None, eta=eta))

@@ -33,7 +33,7 @@ def prior_with(stage, **changes):
     """The same prior, configured otherwise; x0_clamp is the schedule's."""
     clamp = changes.pop("x0_clamp")
     schedule = replace(stage.config.schedule, x0_clamp=clamp)
-    network = stage.network()
+    network = stage.network.read()
     config = replace(stage.config, schedule=schedule, **changes)
     network.config = config
     return Prior(config, stage.network, stage.null_text)

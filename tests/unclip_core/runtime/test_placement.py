@@ -84,18 +84,18 @@ def test_networks_of_one_run_are_there_together():
     first, second, third = (Placed(Travelling, META, torch.float32) for _ in range(3))
     second()
     first(second)
-    assert first.module.journey == ["meta"] and second.module.journey == ["meta"]  # the second never left
+    assert first.read().journey == ["meta"] and second.read().journey == ["meta"]  # the second never left
     third()
-    assert first.module.journey == second.module.journey == ["meta", "cpu"]
+    assert first.read().journey == second.read().journey == ["meta", "cpu"]
     first(second)
     second()
-    assert first.module.journey[-1] == "cpu" and second.module.journey[-1] == "meta"
+    assert first.read().journey[-1] == "cpu" and second.read().journey[-1] == "meta"
 
 
 def test_a_network_beside_on_another_device_is_placed_there():
     first, second = Placed(Travelling, META, torch.float32), Placed(Travelling, torch.device("cpu"), torch.float32)
     first(second)
-    assert second.loaded and second.module.journey == []
+    assert second.loaded and second.read().journey == []
 
 
 class Manager:
@@ -113,8 +113,8 @@ def test_a_manager_replaces_that_rule():
     manager = Manager()
     first, second = (Placed(Travelling, META, torch.float32, manager) for _ in range(2))
     module = first(second, need=7)
-    assert manager.brought == [([("adopted", module), ("adopted", second.module)], 7)]
-    assert module.journey == [] and second.module.journey == []
+    assert manager.brought == [([("adopted", module), ("adopted", second.read())], 7)]
+    assert module.journey == [] and second.read().journey == []
 
 
 def test_weights_are_no_inference_tensors_wherever_they_are_read():
@@ -152,9 +152,9 @@ def test_a_network_that_packed_its_weights_still_counts_as_large(monkeypatch):
     embed, loaded = None, []
     for stage in ("prior", "prior", "decoder", "decoder", "prior", "decoder", "prior", "prior", "decoder"):
         if stage == "prior":
-            embed = finish(stack.prior.sample_steps(text, steps=1, guidance_scale=1.0))
+            embed = stack.prior.sample(text, steps=1, guidance_scale=1.0)
         else:
-            finish(stack.decoder.sample_steps(embed, text, steps=1, guidance_scale=1.0))
+            stack.decoder.sample(embed, text, steps=1, guidance_scale=1.0)
         loaded.append([name for name in ("prior", "decoder") if stack[name].network.loaded] == [stage])
     assert all(loaded), loaded
 

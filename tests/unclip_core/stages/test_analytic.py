@@ -14,7 +14,7 @@ VARIANCE = 0.289  # of each dimension, facts C.5
 def gaussian(tiny):
     """A prior that is the exact posterior mean of x_0 ~ N(0, VARIANCE), in place of its network's forward."""
     prior = tiny.prior()
-    network, alphas = prior.network(), Schedule(prior.config.schedule).alphas_cumprod
+    network, alphas = prior.network.read(), Schedule(prior.config.schedule).alphas_cumprod
 
     def step(x_t, t, cache, *, time=None):
         a = alphas[last_t if t is None else t][..., None]

@@ -50,8 +50,8 @@ def upsampler_stage(tiny):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__ + str(error)[:4])
 def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage, monkeypatch, limit_rows, error):
-    whole = finish(upsampler_stage.sample_steps(IMAGES, seed=3))
-    network = upsampler_stage.network()
+    whole = upsampler_stage.sample(IMAGES, seed=3)
+    network = upsampler_stage.network.read()
     full = Full(network, 2, error)
     monkeypatch.setattr(network, "forward", full)
     limit_rows(5)
@@ -65,8 +65,8 @@ def test_a_batch_that_does_not_fit_is_split_and_changes_nothing(upsampler_stage,
 
 def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monkeypatch, limit_rows):
     decoder, embed = tiny.decoder(), tiny.embed()
-    whole = finish(decoder.invert_steps(IMAGES, embed, steps=4, refine=1))
-    network = decoder.network()
+    whole = decoder.invert(IMAGES, embed, steps=4, refine=1)
+    network = decoder.network.read()
     full = Full(network, 2, ERRORS[0])
     monkeypatch.setattr(network, "forward", full)
     limit_rows(5)
@@ -78,15 +78,15 @@ def test_an_inversion_that_does_not_fit_is_split_and_changes_nothing(tiny, monke
     monkeypatch.setattr(network, "forward", Full(network, 0, ERRORS[0]))
     expected = r"DDIM Invert: one item .* with weights in float32, which it needs; choose a smaller model"
     with pytest.raises(MemoryError, match=expected):
-        finish(decoder.invert_steps(IMAGES, steps=4))
+        decoder.invert(IMAGES, steps=4)
 
 
 def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(
     tiny, make_ar_prior, monkeypatch, limit_rows
 ):
     prior, text = make_ar_prior(), tiny.text(5)
-    whole = finish(prior.sample_steps(text, seed=3))
-    network = prior.network()
+    whole = prior.sample(text, seed=3)
+    network = prior.network.read()
     step, tried = network.step, []
 
     def full(bucket, cache):
@@ -104,11 +104,11 @@ def test_autoregressive_codes_that_do_not_fit_are_split_and_change_nothing(
     assert_numbered_through(states)
     monkeypatch.setattr(network, "step", lambda *given: full(torch.zeros(3), None))
     with pytest.raises(MemoryError, match=r"Autoregressive Prior: one item at a time does not fit into"):
-        finish(prior.sample_steps(text))
+        prior.sample(text)
 
 
 def test_a_single_item_that_does_not_fit_says_what_to_do(upsampler_stage, monkeypatch):
-    network = upsampler_stage.network()
+    network = upsampler_stage.network.read()
     monkeypatch.setattr(network, "forward", Full(network, 0, ERRORS[1]))
     expected = (
         r"Upsample 32: one item at a time does not fit into memory \(.*\d GiB free\) with weights in float32; choose"
@@ -117,15 +117,15 @@ def test_a_single_item_that_does_not_fit_says_what_to_do(upsampler_stage, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (2**33, 2**34))
     with pytest.raises(MemoryError, match=expected):
-        finish(upsampler_stage.sample_steps(IMAGES))
+        upsampler_stage.sample(IMAGES)
 
 
 def test_other_errors_pass(upsampler_stage, monkeypatch):
-    network, error = upsampler_stage.network(), RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    network, error = upsampler_stage.network.read(), RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     assert not is_out_of_memory(error)
     monkeypatch.setattr(network, "forward", Full(network, 0, error))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        finish(upsampler_stage.sample_steps(IMAGES))
+        upsampler_stage.sample(IMAGES)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space limits are Linux's")

@@ -50,7 +50,7 @@ def test_chunks_change_nothing_and_steps_are_numbered_through(tiny, prior, monke
 
 def test_equals_sampling_by_hand(tiny, prior):
     """Guidance, dot, buckets and decoding, against the plain forward of the whole sequence."""
-    text, network = tiny.text(2), prior.network()
+    text, network = tiny.text(2), prior.network.read()
     uniform = torch.special.ndtr(ItemNoise(6, 2, "ar_prior").draw((COMPONENTS + 1,)))
     words = {"tokens": text.tokens, "embed": text.embed, "mask": text.mask}
     null = torch.ones(2, dtype=torch.bool)
@@ -73,7 +73,7 @@ def test_progress_is_the_embedding_so_far(tiny, prior):
     states = []
     result = finish(prior.sample_steps(tiny.text(2), seed=1), states.append).vector
     assert len(states) == COMPONENTS + 1 and states[0].x0.shape == (2, tiny.dim)
-    assert torch.allclose(states[0].x0, prior.network().quantiser.mean.expand(2, -1))
+    assert torch.allclose(states[0].x0, prior.network.read().quantiser.mean.expand(2, -1))
     assert torch.allclose(F.normalize(states[-1].x0, dim=-1), result, atol=1e-6)
     assert all((b.x0 - a.x0).norm() > 1e-4 for a, b in pairwise(states))
 
@@ -155,7 +155,7 @@ def test_draws_follow_the_distribution():
 def test_the_upper_half_raises_z_i_z_t(tiny, prior):
     """The dot percentile reaches the sequence: the bucket drawn is never below its share of the distribution."""
     seen = []
-    network, step = prior.network(), prior.network().step
+    network, step = prior.network.read(), prior.network.read().step
 
     def watch(bucket, cache):
         if cache.position == 1:

@@ -101,7 +101,7 @@ def test_guidance_equals_two_separate_conditions(tiny, null_embed, null_text, gi
     embed = tiny.embed(2) if given in ("both", "embed") else None
     text = tiny.text(2) if given in ("both", "text") else None
     batch = 2 if given != "neither" else 1
-    network = decoder.network()
+    network = decoder.network.read()
 
     def condition(embed, text):
         text = text or empty
@@ -128,7 +128,7 @@ def test_guidance_equals_two_separate_conditions(tiny, null_embed, null_text, gi
 
 def test_conditioning_is_computed_once_and_matters(tiny):
     decoder, calls = tiny.decoder(), []
-    network = decoder.network()
+    network = decoder.network.read()
     original = network.condition
     network.condition = lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs))[1]
     base = images(decoder, tiny.embed(), tiny.text(), seed=1)
@@ -147,7 +147,7 @@ def test_conditioning_is_computed_once_and_matters(tiny):
 def test_learned_variance_is_not_guided(tiny, scale):
     """Variance is no score: that of the unconditional half must not reach the picture, at no guidance."""
     decoder = tiny.decoder(learned_variance=True, sampler="ddpm")
-    network = decoder.network()
+    network = decoder.network.read()
     forward = network.forward
 
     def with_variance_shifted(rows):
@@ -175,7 +175,7 @@ def test_a_value_without_effect_is_told(tiny):
     heard.clear()
     decoder.sample(embed, sampler="ddim", eta=0.5, warn=heard.append)
     decoder.sample(embed, sampler="ddpm", eta=0.0, warn=heard.append)
-    noise = finish(decoder.invert_steps(torch.rand(1, 16, 16, 3), embed, steps=3))
+    noise = decoder.invert(torch.rand(1, 16, 16, 3), embed, steps=3)
     decoder.sample(embed, noise=noise, eta=0.5, warn=heard.append)  # decoded with ddim
     assert not heard
 
@@ -187,7 +187,7 @@ def test_a_run_without_any_condition_is_told(tiny):
     heard.clear()
     decoder.sample(tiny.embed(), warn=heard.append)
     decoder.sample(None, tiny.text(), warn=heard.append)
-    noise = finish(decoder.invert_steps(torch.rand(1, 16, 16, 3), steps=3))
+    noise = decoder.invert(torch.rand(1, 16, 16, 3), steps=3)
     decoder.sample(None, noise=noise, warn=heard.append)  # leads back to the picture
     assert not heard
 
@@ -197,7 +197,7 @@ def test_given_noise_is_where_it_starts(tiny):
     states = []
     finish(decoder.sample_steps(tiny.embed(), noise=Noise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
     with torch.no_grad():
-        network = decoder.network()
+        network = decoder.network.read()
         output = network(
             x_T, torch.tensor([999]), network.condition(tiny.embed(2).vector[[0, 0]] * 0 + tiny.embed().vector)
         )

@@ -48,7 +48,7 @@ def test_chunks_change_nothing(tiny, limit_rows, rows, negative):
 def test_equals_sampling_by_hand(tiny):
     """Scale, guidance, prefix cache and unscale, against the plain forward."""
     prior, text = tiny.prior(scaling="mean_std"), tiny.text(2, norm=10.0)
-    network = prior.network()
+    network = prior.network.read()
     network.mean.copy_(torch.linspace(-1, 1, tiny.dim))
     network.std.copy_(torch.linspace(0.5, 2, tiny.dim))
     null = [x.expand(2, *x.shape[1:]) for x in network.null_text(1)]
@@ -93,17 +93,17 @@ def test_choice_is_by_cosine_to_each_items_own_text():
 def test_one_forward_without_guidance_a_pair_with_it(tiny):
     prior = tiny.prior()
     for scale, rows in ((1.0, 6), (3.0, 12), (0.0, 12)):
-        prior.network().calls.clear()
+        prior.network.read().calls.clear()
         vectors(prior, tiny.text(3), guidance_scale=scale, candidates=2, steps=4)
-        assert [call[0] for call in prior.network().calls] == [rows] * 4
-    prior.network().calls.clear()
+        assert [call[0] for call in prior.network.read().calls] == [rows] * 4
+    prior.network.read().calls.clear()
     vectors(prior, tiny.text(1), candidates=1)
-    assert [call[0] for call in prior.network().calls] == [2] * 4  # the stack's own steps and scale
+    assert [call[0] for call in prior.network.read().calls] == [2] * 4  # the stack's own steps and scale
 
 
 def test_prefix_is_computed_once(tiny):
     prior, text, calls = tiny.prior(), tiny.text(3), []
-    network = prior.network()
+    network = prior.network.read()
     original = network.prefix
     network.prefix = lambda tokens, *rest: (calls.append(len(tokens)), original(tokens, *rest))[1]
     vectors(prior, text, count=4, candidates=3, guidance_scale=2.0)

@@ -21,43 +21,43 @@ def pictures(rows=1, height=8, width=8, channels=3, seed=0):
 def test_item_equals_a_batch_of_one_in_any_chunking(tiny, limit_rows):
     upsampler, image = tiny.upsampler(), pictures(3)
     limit_rows(3)
-    batch = finish(upsampler.sample(image, seed=5))
+    batch = upsampler.sample(image, seed=5)
     assert batch.shape == (3, 32, 32, 3) and batch.dtype == torch.float32
     assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.05
     for i in range(3):
-        assert torch.allclose(batch[i : i + 1], finish(upsampler.sample(image[i : i + 1], seed=5 + i)), atol=2e-5)
+        assert torch.allclose(batch[i : i + 1], upsampler.sample(image[i : i + 1], seed=5 + i), atol=2e-5)
     limit_rows(2)
-    assert torch.allclose(batch, finish(upsampler.sample(image, seed=5)), atol=2e-5)
-    assert (batch[0] - finish(upsampler.sample(image[:1], seed=6))[0]).abs().max() > 1e-3
+    assert torch.allclose(batch, upsampler.sample(image, seed=5), atol=2e-5)
+    assert (batch[0] - upsampler.sample(image[:1], seed=6)[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (20, 12), (5, 7)])
 def test_pictures_of_any_size_and_channels(tiny, channels, height, width):
     upsampler, image = tiny.upsampler(), pictures(2, height, width, channels)
-    result = finish(upsampler.sample(image, seed=1))
+    result = upsampler.sample(image, seed=1)
     assert result.shape == (2, 32, 32, 3)
     flat = image
     if channels == 4:
         flat = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
     elif channels == 1:
         flat = image.expand(-1, -1, -1, 3)
-    squashed = finish(upsampler.sample(image, seed=1, crop="squash"))
+    squashed = upsampler.sample(image, seed=1, crop="squash")
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     middle = flat[:, top : top + short, left : left + short]
     for made, seen in ((result, middle), (squashed, flat)):
         small = resize_bicubic(seen.movedim(-1, 1), 8).clamp(0, 1).movedim(1, -1)
-        assert torch.allclose(made, finish(upsampler.sample(small, seed=1)), atol=1e-4)
+        assert torch.allclose(made, upsampler.sample(small, seed=1), atol=1e-4)
     assert torch.equal(result, squashed) == (height == width)  # a square one is taken exactly as it is
 
 
 def test_network_sees_the_bicubic_enlargement(tiny):
     upsampler, image, seen = tiny.upsampler(), pictures(2), []
-    network = upsampler.network()
+    network = upsampler.network.read()
     original = network.forward
     network.forward = lambda x, t, low, **kwargs: (seen.append(low), original(x, t, low, **kwargs))[1]
-    finish(upsampler.sample(image, steps=2))
+    upsampler.sample(image, steps=2)
     expected = F.interpolate(
         image.movedim(-1, 1) * 2 - 1, (32, 32), mode="bicubic", align_corners=False, antialias=True
     )
@@ -67,13 +67,13 @@ def test_network_sees_the_bicubic_enlargement(tiny):
 def test_final_network_makes_the_last_step_only(tiny):
     for steps in (1, 3):
         upsampler, states = tiny.upsampler(final_network=True), []
-        finish(upsampler.sample(pictures(), steps=steps), states.append)
+        finish(upsampler.sample_steps(pictures(), steps=steps), states.append)
         assert [(state.index, state.total) for state in states] == [(index, steps) for index in range(steps)]
         assert upsampler.network.loaded == (steps > 1)  # there is nothing for it to do in a single step
-        assert len(upsampler.network().calls) == steps - 1 and len(upsampler.final_network().calls) == 1
+        assert len(upsampler.network.read().calls) == steps - 1 and len(upsampler.final_network.read().calls) == 1
     plain = tiny.upsampler()
-    finish(plain.sample(pictures()))
-    assert plain.final_network is None and len(plain.network().calls) == 3
+    plain.sample(pictures())
+    assert plain.final_network is None and len(plain.network.read().calls) == 3
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
@@ -81,11 +81,11 @@ def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_
     """The last step needs nothing of the steps before but where they arrived: no draw, no history."""
     plain, both = tiny.upsampler(), tiny.upsampler(final_network=True)
     both.final_network = plain.network
-    whole = finish(plain.sample(pictures(3), seed=5, sampler=sampler))
+    whole = plain.sample(pictures(3), seed=5, sampler=sampler)
     for rows, chunks in ((3, 1), (2, 2)):
         limit_rows(rows)
         states = []
-        split = finish(both.sample(pictures(3), seed=5, sampler=sampler), states.append)
+        split = finish(both.sample_steps(pictures(3), seed=5, sampler=sampler), states.append)
         assert torch.allclose(split, whole, atol=2e-5)
         assert [(state.index, state.total) for state in states] == [(i, 3 * chunks) for i in range(3 * chunks)]
 
@@ -95,7 +95,7 @@ def test_on_a_processor_a_large_final_network_takes_the_first_ones_place(tiny, l
     limit_rows(1)
     upsampler, there = tiny.upsampler(final_network=True), []
     networks = (upsampler.network, upsampler.final_network)
-    finish(upsampler.sample(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
+    finish(upsampler.sample_steps(pictures(2)), lambda state: there.append([placed.loaded for placed in networks]))
     assert there == [[True, False]] * 4 + [[False, True]] * 2  # both pictures' steps before the change
 
 
@@ -113,7 +113,7 @@ def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny
         return tiny.random_weights(UpsamplerNetwork(config))
 
     placed = [Placed(build, torch.device("cpu"), torch.float32) for build in (build_first, build_final)]
-    finish(Upsampler(config, *placed).sample(pictures()))
+    Upsampler(config, *placed).sample(pictures())
     assert len(first) > 10 and placed[1].loaded and not left
 
 
@@ -125,15 +125,15 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
     for _ in range(2):
         steps = Upsampler(config, *networks).sample(pictures())
         assert next(steps).x_t.device == meta
-        assert all(placed.loaded and next(placed.module.parameters()).device == meta for placed in networks)
+        assert all(placed.loaded and next(placed.read().parameters()).device == meta for placed in networks)
         steps.close()
 
 
 def test_final_network_uses_its_own_time_features(tiny):
     upsampler = tiny.upsampler(final_network=True)
     states = []
-    finish(upsampler.sample(pictures(), steps=1, seed=3), states.append)
-    network = upsampler.final_network()
+    finish(upsampler.sample_steps(pictures(), steps=1, seed=3), states.append)
+    network = upsampler.final_network.read()
     x_T = ItemNoise(3, 1, "upsampler_32").draw((3, 32, 32))
     low = resize_bicubic(pictures().movedim(-1, 1) * 2 - 1, 32)
     with torch.no_grad():

@@ -27,10 +27,10 @@ def test_closing_cancels_between_steps(tiny):
     steps = decoder.sample(tiny.embed(), steps=10)
     assert [next(steps).index for _ in range(3)] == [0, 1, 2]
     steps.close()
-    assert len(decoder.network().calls) == 3
+    assert len(decoder.network.read().calls) == 3
     with pytest.raises(StopIteration):
         next(steps)
-    assert finish(decoder.sample_steps(tiny.embed())).shape == (1, 16, 16, 3)  # and the stage still works
+    assert decoder.sample(tiny.embed()).shape == (1, 16, 16, 3)  # and the stage still works
 
 
 def test_an_exception_of_the_listener_ends_the_run(tiny):
@@ -42,7 +42,7 @@ def test_an_exception_of_the_listener_ends_the_run(tiny):
 
     with pytest.raises(KeyboardInterrupt):
         finish(decoder.sample_steps(tiny.embed(), steps=10), cancel)
-    assert len(decoder.network().calls) == 2
+    assert len(decoder.network.read().calls) == 2
 
 
 def test_grad_mode_is_left_alone_between_steps(tiny):
@@ -56,7 +56,7 @@ def test_grad_mode_is_left_alone_between_steps(tiny):
 
 def test_nan_names_stage_step_and_dtype(tiny):
     decoder = tiny.decoder()
-    network = decoder.network()
+    network = decoder.network.read()
     original = network.forward
 
     def broken(x, *args, **kwargs):
@@ -67,7 +67,7 @@ def test_nan_names_stage_step_and_dtype(tiny):
     with pytest.raises(
         FloatingPointError, match=r"Decoder Sample: NaN or infinity at step 3 of 7 \(t=\d+\) in float32"
     ):
-        finish(decoder.sample_steps(tiny.embed(), steps=7))
+        decoder.sample(tiny.embed(), steps=7)
     assert len(network.calls) == 3
 
 

@@ -102,10 +102,10 @@ def test_other_guidance_or_sampler_warn(tiny):
 
 def test_a_low_precision_decoder_inverts_and_decodes_in_float32(tiny):
     exact = tiny.decoder()
-    state = exact.network().state_dict()
+    state = exact.network.read().state_dict()
 
     def build():
-        network = type(exact.network())(exact.config)
+        network = type(exact.network.read())(exact.config)
         network.load_state_dict(state)
         return network
 
