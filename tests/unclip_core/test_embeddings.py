@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.embeddings import (
     antipodes,
-    random_noise,
+    draw_x_T,
     similarity,
     slerp,
     slerp_embeddings,
@@ -17,7 +17,7 @@ from comfyui_unclip.unclip_core.embeddings import (
     text_as_embedding,
     text_diff,
 )
-from comfyui_unclip.unclip_core.types import Embedding, Inversion, Noise, TextEncoding
+from comfyui_unclip.unclip_core.types import Embedding, GivenNoise, Inversion, PictureStart, RandomNoise, TextEncoding
 
 both_norms = pytest.mark.parametrize("norm", [1.0, 10.0])
 
@@ -167,7 +167,7 @@ INVERSION = Inversion((900, 0), "d", 1.0, "e", "t", 0.25)
 
 
 def noise(seed, inversion=None, side=64):
-    return Noise(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed)), inversion=inversion)
+    return GivenNoise(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed)), inversion)
 
 
 def test_mixed_noise_keeps_its_spread_and_the_ends_and_the_inversion():
@@ -205,8 +205,36 @@ def test_noise_of_two_sizes_is_refused():
         slerp_noises(noise(0), noise(1, side=16))
 
 
-def test_random_noise_is_the_decoders_own():
-    drawn = random_noise(2**64 - 1, 3)
-    assert drawn.seed == 2**64 - 1 and torch.equal(drawn.x_T, ItemNoise(2**64 - 1, 3, "decoder").draw((3, 64, 64)))
-    shared = random_noise(7, 3, shared=True).x_T
-    assert torch.equal(shared, random_noise(7).x_T.expand(3, -1, -1, -1))
+def test_random_noise_is_the_decoders_own_on_any_grid():
+    for shape in ((3, 64, 64), (4, 12, 20)):
+        drawn = draw_x_T(RandomNoise(2**64 - 1, 3), shape)
+        assert torch.equal(drawn, ItemNoise(2**64 - 1, 3, "decoder").draw(shape))
+        shared = draw_x_T(RandomNoise(7, 3, shared=True), shape)
+        assert torch.equal(shared, draw_x_T(RandomNoise(7), shape).expand(3, -1, -1, -1))
+
+
+def test_mixed_random_noises_stay_a_recipe_and_are_mixed_on_the_decoders_grid():
+    a, b = RandomNoise(5, 2), RandomNoise(9)
+    mixed = slerp_noises(a, b, 0.25, 0.75, frames=3)
+    for shape in ((3, 64, 64), (4, 12, 20)):
+        one, two = draw_x_T(a, shape), draw_x_T(b, shape)
+        expected = [slerp(one[row : row + 1], two, share) for row in range(2) for share in (0.25, 0.5, 0.75)]
+        assert torch.allclose(draw_x_T(mixed, shape), torch.cat(expected), atol=1e-6)
+    again = slerp_noises(mixed, RandomNoise(11), frames=2)
+    assert len(again) == 12
+    assert torch.allclose(draw_x_T(again, (3, 8, 8))[::2], draw_x_T(mixed, (3, 8, 8)), atol=1e-6)
+
+
+def test_a_random_noise_takes_the_size_and_the_inversion_of_a_given_one():
+    given = noise(0, INVERSION, side=20)
+    for a, b in ((given, RandomNoise(3, 2)), (RandomNoise(3, 2), given)):
+        mixed = slerp_noises(a, b, frames=3)
+        assert mixed.x_T.shape == (6, 3, 20, 20) and mixed.inversion == INVERSION
+        ends = (given.x_T[0], draw_x_T(RandomNoise(4), (3, 20, 20))[0])
+        assert torch.allclose(mixed.x_T[3], ends[a is not given], atol=1e-5)
+        assert torch.allclose(mixed.x_T[5], ends[a is given], atol=1e-5)
+
+
+def test_a_picture_to_start_from_has_no_start_noise_to_mix():
+    with pytest.raises(ValueError, match=r"Slerp Noise: noise_b is a PictureStart, which has no single x_T to mix"):
+        slerp_noises(RandomNoise(1), PictureStart(torch.zeros(1, 8, 8, 3)))

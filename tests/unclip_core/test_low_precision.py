@@ -11,7 +11,6 @@ import torch
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
 from comfyui_unclip.unclip_core.runtime.estimates import prior_row_bytes, unet_row_bytes
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 from comfyui_unclip.unclip_core.types import Embedding
 
 # One object each: where two meet, a rounding error may decide which stands in front, and that is no error of precision.

@@ -24,7 +24,6 @@ from comfyui_unclip.unclip_core.config import (
 from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 
 CLIP = ClipConfig(
     "tiny",
@@ -168,7 +167,7 @@ def test_matrices_stay_in_the_mapped_file(folder):
     save_stage(path, load_stage(path)[2], "prior", CONFIGS["prior"], dtype=torch.bfloat16)
     network = load_network(path)
     before = network.text_in.weight.data_ptr()
-    assert Placed(lambda dtype: network, torch.device("cpu"), torch.bfloat16)().text_in.weight.data_ptr() == before
+    assert Placed(lambda dtype: network, torch.device("cpu"), torch.bfloat16).read().text_in.weight.data_ptr() == before
 
 
 def test_unknown_stage():
@@ -207,5 +206,5 @@ def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
     manager = Manager()
     stack = load_stack(catalog.read_stack(folder), "fp32", "cpu", manager=manager)
     text = stack.clip.encode_text(["a red star"])
-    stack.decoder.sample(None, text, steps=2, clip=stack.clip, clip_scale=1.0)
+    stack.decoder.with_clip_guidance(stack.clip, 1.0).sample(None, text, steps=2)
     assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]

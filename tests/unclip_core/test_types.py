@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.embeddings import draw_x_T
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import (
     Embedding,
-    Noise,
+    GivenNoise,
+    PictureStart,
+    RandomNoise,
+    SlerpedNoise,
     TextEncoding,
     broadcast_batch,
     check_same_clip,
@@ -35,6 +39,39 @@ def test_taken_rows_keep_every_field_together(rows, kept):
     for value in (taken.tokens[:, 0, 0], taken.embed[:, 0], taken.ids[:, 0]):
         assert value.tolist() == kept
     assert taken.mask.shape == (2, 5) and taken.clip_id == "tiny"
+
+
+def start_noises():
+    """One of every recipe that is worked out without a picture, five rows each."""
+    random = RandomNoise(2**64 - 2, 5)  # its seeds wrap
+    return [
+        random,
+        RandomNoise(7, 5, shared=True),
+        GivenNoise(torch.randn(5, 3, 8, 8)),
+        SlerpedNoise(random, RandomNoise(3, 2), tuple((row, row % 2, row / 4) for row in range(5))),
+    ]
+
+
+@pytest.mark.parametrize("rows", [slice(0, 5), slice(1, 3), slice(4, 5)], ids=str)
+def test_taken_rows_of_every_noise_are_rows_of_the_whole(rows):
+    for noise in start_noises():
+        whole, part = (draw_x_T(each, (3, 8, 8)) for each in (noise, noise.take(rows)))
+        assert len(noise) == 5 and len(noise.take(rows)) == len(part)
+        assert torch.equal(part, whole[rows]), noise
+        image, mask = torch.rand(5, 4, 4, 3), torch.rand(5, 4, 4)
+        taken = PictureStart(image, mask, 0.5, "squash", noise).take(rows)
+        assert torch.equal(taken.image, image[rows]) and torch.equal(taken.mask, mask[rows])
+        assert torch.equal(draw_x_T(taken.noise, (3, 8, 8)), whole[rows])
+        assert (taken.strength, taken.crop) == (0.5, "squash")
+
+
+def test_what_broadcasts_in_a_start_stays_when_rows_are_taken():
+    image, mask = torch.rand(1, 4, 4, 3), torch.rand(4, 4)
+    start = PictureStart(image, mask, noise=RandomNoise(5, 3))
+    taken = start.take(slice(1, 2))
+    assert len(start) == 3 and taken.image is image and taken.mask is mask and taken.noise == RandomNoise(6)
+    alone = PictureStart(torch.rand(3, 4, 4, 3), mask[None]).take(slice(1, 3))
+    assert len(alone) == 2 and alone.noise is None and len(alone.mask) == 1
 
 
 def test_batches_of_one_broadcast_and_others_must_be_equal():
@@ -119,5 +156,5 @@ def test_malformed_wires_are_refused():
     with pytest.raises(ValueError, match="modality must be 'image' or 'text', got 'sound'"):
         Embedding(torch.zeros(1, 3), "tiny", "sound")
     with pytest.raises(ValueError, match="x_T must be"):
-        Noise(torch.zeros(1, 4, 8, 8))
-    assert len(Embedding(torch.zeros(5, 3), "tiny")) == 5 and len(Noise(torch.zeros(2, 3, 8, 8))) == 2
+        GivenNoise(torch.zeros(4, 8, 8))
+    assert len(Embedding(torch.zeros(5, 3), "tiny")) == 5 and len(GivenNoise(torch.zeros(2, 3, 8, 8))) == 2

@@ -58,16 +58,16 @@ class Placed(Generic[Module]):
         self._float32: Placed[Module] | None = None
         self._lock = threading.Lock()
 
-    def on_device(self, *beside: Placed, need: int = 0) -> Module:
+    def on_device(self, *others: Placed, need: int = 0) -> Module:
         """The network on its device, in evaluation mode, without gradients.
 
-        beside: networks that must be there at the same time. need: bytes that their forwards will take. To be called
-        once before a run starts: whoever comes to the device sends away the networks that are there.
+        others: networks of the same run, loaded together with this one, each on its own device. need: bytes that their
+        forwards will take. To be called once before a run starts: networks of other runs are evicted by it.
         """
-        for other in beside:
+        for other in others:
             if other.device != self.device:
                 other.on_device()
-        together = (self, *(other for other in beside if other.device == self.device))
+        together = (self, *(other for other in others if other.device == self.device))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
         with torch.inference_mode(False):
             if self._manager is not None:

@@ -17,7 +17,7 @@ from ..models.ar_prior import ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import NanWatch, check_count, finish, run_chunks
+from .run import NanWatch, check_count, finish, run_chunks, split_rows
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -102,12 +102,12 @@ class ARPrior(TextStage):
         pair, candidates = 2 if needs_pair(plan.guidance_scale) else 1, len(plan.noises)
         row_bytes = ar_prior_row_bytes(self.config, self.network.dtype.itemsize) * pair * candidates
         network = self.network.on_device(need=bytes_to_ask_for(plan.batch, row_bytes))
-        row_limit = rows_that_fit(self.network.device, row_bytes)
+        chunks = split_rows(plan.batch, rows_that_fit(self.network.device, row_bytes))
 
         def sample(items: slice) -> Sampling:
             return self._codes(network, text, negative, plan, items)
 
-        found = yield from run_chunks(self.WHO, plan.batch, row_limit, sample, self.network.dtype, self.network.device)
+        found = yield from run_chunks(self.WHO, chunks, sample, self.network.dtype, self.network.device)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
         texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
         return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)

@@ -33,7 +33,7 @@ from ..types import (
 )
 from .clip_guidance import ClipGuidance, clip_guidance
 from .inversion import describe, resolve_decoding, resolve_inversion
-from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, time_table
+from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
 from .start import Start, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
 
@@ -105,8 +105,8 @@ class Decoder(TextStage):
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
         over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
-        pictures of each item, row = item * count + k. eta: for the sampler "ddim". `warn` hears of what is odd but no
-        error. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
+        pictures of each item, row = item * count + k. eta: for the sampler "ddim". warn: called with
+        what is odd but no error. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
         """
         config = self.config
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
@@ -117,7 +117,7 @@ class Decoder(TextStage):
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
-        self._warn_of_idle(settings, eta, conditions, start, warn)
+        self._warn_of_no_effect(settings, eta, conditions, start, warn)
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
         if check_count(self.WHO, "count", count) > 1:
@@ -132,8 +132,9 @@ class Decoder(TextStage):
         self, settings: Settings, conditions: Conditions, start: Start, batch: int, items: ItemNoise
     ) -> ImageSteps:
         placed = self.network if start.inversion is None else self.network.as_float32()
-        beside = [guidance.clip.placed for guidance in self.guidance_by_clip]
-        network = self._place(placed, settings, batch, *beside)
+        with_nulls = self._with_null_text(conditions, settings.pair)
+        clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
+        network = placed.on_device(*clips, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
         times = time_table(network.time_features, settings.steps, placed.device)
         size = (self.config.unet.in_channels, self.config.unet.image_size, self.config.unet.image_size)
 
@@ -146,11 +147,11 @@ class Decoder(TextStage):
             pulls = [
                 guidance.edit(conditions.embed, conditions.text, rows, batch) for guidance in self.guidance_by_clip
             ]
-            denoise = settings.denoiser(self._conditioned(network, times, settings, conditions, rows), pulls + edits)
+            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows), pulls + edits)
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
-        row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
-        x_0 = torch.cat((yield from run_chunks(self.WHO, batch, row_limit, sample, placed.dtype, placed.device)))
+        chunks = split_rows(batch, rows_that_fit(placed.device, self._row_bytes(placed, settings)))
+        x_0 = torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device)))
         return model_to_image(x_0 if start.picture is None else start.picture.paste(x_0))
 
     def invert(
@@ -189,17 +190,18 @@ class Decoder(TextStage):
         self, settings: Settings, conditions: Conditions, picture: Tensor, batch: int, refine: int
     ) -> NoiseSteps:
         placed = self.network.as_float32()
-        network = self._place(placed, settings, batch)
+        with_nulls = self._with_null_text(conditions, settings.pair)
+        network = placed.on_device(need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
         times = time_table(network.time_features, settings.steps, placed.device)
 
         def invert(rows: slice) -> Generator[StepState, None, Inverted]:
             x_0 = expand_rows(picture, batch)[rows].to(placed.device)
-            denoise = settings.denoiser(self._conditioned(network, times, settings, conditions, rows))
+            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows))
             x_0 = x_0.contiguous(memory_format=memory_format(placed.device))
             return ddim_invert(denoise, x_0, settings.steps, refine=refine)
 
-        row_limit = rows_that_fit(placed.device, self._row_bytes(placed, settings))
-        inverted = yield from run_chunks(settings.who, batch, row_limit, invert, None, placed.device)
+        chunks = split_rows(batch, rows_that_fit(placed.device, self._row_bytes(placed, settings)))
+        inverted = yield from run_chunks(settings.who, chunks, invert, None, placed.device)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
         return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))
@@ -214,7 +216,7 @@ class Decoder(TextStage):
                 self.check_text(text)
         return conditions
 
-    def _warn_of_idle(
+    def _warn_of_no_effect(
         self,
         settings: Settings,
         eta: float | None,
@@ -222,7 +224,7 @@ class Decoder(TextStage):
         start: Start,
         warn: Callable[[str], None],
     ) -> None:
-        """Tell of values without effect, and of a run without any condition."""
+        """Warn of values that have no effect, and of a run without any condition."""
         if eta and settings.sampler != "ddim":
             warn(
                 f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
@@ -241,10 +243,19 @@ class Decoder(TextStage):
         unet = self.config.unet
         return (2 if settings.pair else 1) * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
 
-    def _place(self, placed: Placed[DecoderNetwork], settings: Settings, batch: int, *beside: Placed) -> DecoderNetwork:
-        """The network on its device, with room for some rows and for the networks that run beside it."""
-        self.null_text()  # encoded before the network takes CLIP's place, and kept by the stack
-        return placed.on_device(*beside, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+    def _with_null_text(self, conditions: Conditions, pair: bool) -> Conditions:
+        """The encoded null text in the places of texts that are not given; None stays where the network has its own.
+
+        To be called before the network is brought to its device, where CLIP would take its place.
+        """
+        if conditions.text is not None and (conditions.negative_text is not None or not pair):
+            return conditions
+        null = self.null_text()
+        return replace(
+            conditions,
+            text=null if conditions.text is None else conditions.text,
+            negative_text=null if conditions.negative_text is None else conditions.negative_text,
+        )
 
     def _conditioned(
         self,
@@ -263,12 +274,11 @@ class Decoder(TextStage):
         index = torch.arange(rows.start, rows.stop, device=device)
         embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
         vector, drop_embed = _stack_embeds(embeds, index, device)
-        null = self.null_text()  # None where the network holds a learned one
         texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
-        found, drop_text = _stack_captions([null if text is None else text for text in texts], index, device)
+        captions, drop_text = _stack_captions(texts, index, device)
         return network.condition(
             vector,
-            *((found.tokens, found.mask, found.embed, found.ids) if found is not None else ()),
+            *((captions.tokens, captions.mask, captions.embed, captions.ids) if captions is not None else ()),
             drop_embed=drop_embed,
             drop_text=drop_text,
             batch=len(texts) * len(index),

@@ -16,7 +16,7 @@ from ..models.prior import PriorCache, PriorNetwork
 from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
-from .run import Settings, check_count, finish, resolve_settings, run_chunks, time_table
+from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -117,9 +117,8 @@ class Prior(TextStage):
             denoise = settings.denoiser(lambda x_t, step: network.step(x_t, None, cache, time=times[step.t]))
             return settings.run_sampler(denoise, x_T, noise)
 
-        row_limit = rows_that_fit(placed.device, row_bytes)
-        chunks = yield from run_chunks(self.WHO, texts * count, row_limit, sample, placed.dtype, placed.device)
-        x_0 = torch.cat(chunks)
+        chunks = split_rows(texts * count, rows_that_fit(placed.device, row_bytes))
+        x_0 = torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device)))
         vectors = network.unscale(x_0.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
         texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
         return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)

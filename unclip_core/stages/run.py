@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -116,17 +116,15 @@ def check_count(who: str, name: str, value: int) -> int:
     return value
 
 
-def split_rows(batch: int, rows: int) -> Iterator[slice]:
+def split_rows(batch: int, rows: int) -> list[slice]:
     """Slices of at most `rows` rows, of nearly equal size, that cover `batch`."""
     chunks = math.ceil(batch / rows)
-    for chunk in range(chunks):
-        yield slice(batch * chunk // chunks, batch * (chunk + 1) // chunks)
+    return [slice(batch * chunk // chunks, batch * (chunk + 1) // chunks) for chunk in range(chunks)]
 
 
 def run_chunks(
     who: str,
-    batch: int,
-    rows: int,
+    chunks: list[slice],
     sample: Callable[[slice], Generator[StepState, None, Result]],
     dtype: torch.dtype | None,
     device: torch.device,
@@ -134,34 +132,38 @@ def run_chunks(
     steps_before: int = 0,
     steps_after: int = 0,
 ) -> Generator[StepState, None, list[Result]]:
-    """`sample(rows)`, a sampler's generator, for every chunk of at most `rows` rows of a batch, one after another.
+    """`sample(rows)`, a sampler's generator, for every chunk of a batch, one after another.
 
     Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
     How the batch is split changes no draw, because items own their noise. A chunk that does not fit into memory after
-    all is halved and begun anew, and the total grows. dtype, device: of the weights, for messages; no dtype is float32
-    by need.
-    steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run.
+    all is halved, in the list `chunks` too, and begun anew; the total grows. dtype, device: of the weights, for
+    messages; no dtype is float32 by need.
+    steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
+    take the same list.
     Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
-    chunks = list(split_rows(batch, rows))
     results: list[Result] = []
-    done = 0
+    done = 0  # steps of the finished chunks
+    steps_per_chunk: int | None = None  # of those to come: an inversion may need more, which is known only in it
     while len(results) < len(chunks):
         chunk = chunks[len(results)]
-        others = len(chunks) * (steps_before + steps_after)
-        to_come = len(chunks) - len(results) - 1
         watch = NanWatch(who, dtype)
         count = 0
         try:
             states = sample(chunk)
             while True:
                 state = next(states)
-                watch.check(state)
+                if steps_per_chunk is None:
+                    steps_per_chunk = state.total
                 count = state.index + 1
+                total = steps_before + state.total + steps_after
+                watch.check(replace(state, index=steps_before + state.index, total=total))
+                others = len(chunks) * (steps_before + steps_after)
+                to_come = (len(chunks) - len(results) - 1) * steps_per_chunk
                 yield replace(
                     state,
                     index=len(chunks) * steps_before + done + state.index,
-                    total=others + done + (to_come + 1) * state.total,
+                    total=others + done + state.total + to_come,
                 )
         except StopIteration as stop:
             result = stop.value

@@ -17,7 +17,7 @@ from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import image_to_model, model_to_image
-from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, time_table
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,10 @@ class Upsampler:
         value out of range.
         """
         config = self.config
-        settings = resolve_settings(self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps)
+        # There is nothing to guide: the picture is all that it is conditioned on.
+        settings = resolve_settings(
+            self.WHO, config.schedule, config.sampling, sampler=sampler, steps=steps, guidance_scale=1.0
+        )
         try:
             low = image_to_model(image)
         except ValueError as error:
@@ -73,12 +76,11 @@ class Upsampler:
         if self.final_network is None:
             return model_to_image((yield from self._run(self.network, settings, low, items)))
         # No sampler carries anything into the last step, so a run of its own for that one changes nothing.
-        first, last = settings.steps[:-1], settings.steps[-1:]
-        x = None
-        if first:
-            x = yield from self._run(self.network, replace(settings, steps=first), low, items, steps_after=len(last))
-        settings = replace(settings, steps=last)
-        x = yield from self._run(self.final_network, settings, low, items, x, steps_before=len(first))
+        first, last = (replace(settings, steps=steps) for steps in (settings.steps[:-1], settings.steps[-1:]))
+        x, chunks = None, []
+        if first.steps:
+            x = yield from self._run(self.network, first, low, items, chunks=chunks, steps_after=1)
+        x = yield from self._run(self.final_network, last, low, items, x, chunks=chunks, steps_before=len(first.steps))
         return model_to_image(x)
 
     def _run(
@@ -89,10 +91,14 @@ class Upsampler:
         items: ItemNoise,
         x: Tensor | None = None,
         *,
+        chunks: list[slice] | None = None,
         steps_before: int = 0,
         steps_after: int = 0,
     ) -> ImageSteps:
-        """One network's steps for the whole batch, from x (B, 3, S, S) on the CPU; None begins with noise."""
+        """One network's steps for the whole batch, from x (B, 3, S, S) on the CPU; None begins with noise.
+
+        chunks: how the batch is split; an empty list is filled, and is the one to give to the other network's run.
+        """
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
         row_bytes = unet_row_bytes(self.config.unet, side, placed.dtype.itemsize)
         # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
@@ -111,15 +117,8 @@ class Upsampler:
             denoise = settings.denoiser(lambda x_t, step: network(x_t, None, large, time=times[step.t]))
             return settings.run_sampler(denoise, x_t.to(device).contiguous(memory_format=layout), noise)
 
-        row_limit = rows_that_fit(device, row_bytes)
-        chunks = yield from run_chunks(
-            self.WHO,
-            len(low),
-            row_limit,
-            sample,
-            placed.dtype,
-            device,
-            steps_before=steps_before,
-            steps_after=steps_after,
-        )
-        return torch.cat(chunks)
+        chunks = [] if chunks is None else chunks
+        if not chunks:
+            chunks.extend(split_rows(len(low), rows_that_fit(device, row_bytes)))
+        numbering = {"steps_before": steps_before, "steps_after": steps_after}
+        return torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, device, **numbering)))

@@ -120,6 +120,6 @@ def test_a_clip_without_a_basis_says_so():
     def missing():
         raise ValueError("model 'lonely' has no PCA basis; fit one")
 
-    clip.pca = missing
+    clip = Clip(ClipConfig(clip_id="lonely"), pca=missing)
     with pytest.raises(ValueError, match="PCA Project: model 'lonely' has no PCA basis; fit one"):
         basis_of(clip)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig, UNetConfig, UpsamplerConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
-from comfyui_unclip.unclip_core.models.layers import ResBlock, SpatialAttention, time_features
+from comfyui_unclip.unclip_core.models.layers import GroupNorm, ResBlock, SpatialAttention, attend, time_features
 from comfyui_unclip.unclip_core.models.unet import UNet
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork, stored_upsampler
 from comfyui_unclip.unclip_core.presets import STORYBOOK
@@ -147,3 +147,22 @@ def test_upsampler_errors():
     x, t = torch.randn(1, 3, 16, 16), torch.tensor([3])
     with pytest.raises(ValueError, match=r"low has shape \(1, 3, 8, 8\), but x_t \(1, 3, 16, 16\); enlarge it first"):
         upsampler(x, t, torch.randn(1, 3, 8, 8))
+
+
+def test_half_precision_survives_large_activations():
+    """Squares of 3e4 overflow float16: statistics, softmax and time features must not be computed in it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 6, 6) * 1e4 + 2e4
+    norm, layer_norm = GroupNorm(4, 16, 1e-5), torch.nn.LayerNorm(16)
+    tokens = x.flatten(2).transpose(1, 2)
+    q = torch.randn(2, 4, 9, 16) * 250  # scores up to 1e6
+    with torch.no_grad():
+        for exact, half in (
+            (norm(x), GroupNorm(4, 16, 1e-5).to(torch.float16)(x.to(torch.float16))),
+            (layer_norm(tokens), torch.nn.LayerNorm(16).to(torch.float16)(tokens.to(torch.float16))),
+            (attend(q, q, q), attend(q.to(torch.float16), q.to(torch.float16), q.to(torch.float16))),
+        ):
+            assert half.dtype == torch.float16 and torch.isfinite(half).all()
+            assert (half.float() - exact).abs().max() < 0.01 * exact.abs().max()
+    features = time_features(torch.tensor([999]), 64)
+    assert features.dtype == torch.float32 and torch.equal(features, time_features(torch.tensor([999.0]), 64))

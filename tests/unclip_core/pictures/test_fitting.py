@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.pictures.fitting import Picture, fit_mask, fit_picture
+from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
 
 
 def image(height, width, channels=3, rows=1, seed=0):
@@ -106,3 +107,11 @@ def test_pasting_restores_what_is_kept_to_the_bit():
     pasted = Picture(known, mask).paste(x)
     assert torch.equal(pasted[0], known[0]) and torch.equal(pasted[1, :, 4:], known[0, :, 4:])
     assert torch.equal(pasted[1, :, :4], x[1, :, :4]) and Picture(known).paste(x) is x
+
+
+def test_resizing_is_float32_and_exact_when_nothing_changes():
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(resize_bicubic(x, 8), x)
+    large = resize_bicubic(x.to(torch.bfloat16), 32)
+    assert large.dtype == torch.float32 and large.shape == (2, 3, 32, 32)
+    assert torch.allclose(resize_bicubic(torch.full((1, 3, 20, 12), 0.3), 8), torch.full((1, 3, 8, 8), 0.3), atol=1e-6)

@@ -1,55 +1,52 @@
-"""Device and dtype choice, and networks that are built on first use."""
+"""Networks are built on first use, and which of them lie on their device."""
 
 import gc
 import weakref
 
-import pytest
 import torch
 from torch import nn
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.runtime import placement as devices
-from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
-from comfyui_unclip.unclip_core.runtime.estimates import does_not_fit
-from comfyui_unclip.unclip_core.runtime.placement import Placed, place
+from comfyui_unclip.unclip_core.runtime import placement
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stack import load_stack
-from comfyui_unclip.unclip_core.stages import finish
 
 META = torch.device("meta")  # stands in for an accelerator: moving there needs no hardware
-
-
-def test_pick_device():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device(META) == META
-    assert (pick_device().type == "cuda") == torch.cuda.is_available()
-    assert (torch.ones(2, device=pick_device()) + 1).sum() == 4  # whatever it picked works
-
-
-def test_pick_dtype():
-    assert pick_dtype("fp32", "cpu") == torch.float32
-    assert pick_dtype("bf16", "cpu") == torch.bfloat16
-    assert pick_dtype("fp16", "mps") == torch.float16
-    assert pick_dtype(torch.float64, "cpu") == torch.float64
-    assert pick_dtype("auto", "mps") == torch.float16
-    with pytest.raises(ValueError, match="dtype 'half' is unknown; choose one of auto, fp32, bf16, fp16"):
-        pick_dtype("half", "cpu")
-
-
-def test_place_sets_dtype_and_layout():
-    conv = place(nn.Conv2d(4, 4, 3), "cpu", torch.bfloat16)
-    assert conv.weight.dtype == torch.bfloat16
-    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_placed_builds_once_on_first_use():
     built = []
     placed = Placed(lambda dtype: built.append(1) or nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)
     assert not placed.loaded and not built
-    module = placed()
-    assert placed() is module and built == [1]
+    module = placed.on_device()
+    assert placed.on_device() is module and built == [1]
     assert not module.training and not module.weight.requires_grad and module.weight.dtype == torch.bfloat16
     placed.unload()
-    assert placed() is not module and built == [1, 1]
+    assert placed.on_device() is not module and built == [1, 1]
+
+
+def test_read_reads_without_moving_and_conv_weights_lie_in_the_devices_layout():
+    placed = Placed(lambda dtype: nn.Conv2d(4, 4, 3), torch.device("cpu"), torch.bfloat16)
+    conv = placed.read()
+    assert placed.loaded and placed.on_device() is conv
+    assert conv.weight.dtype == torch.bfloat16
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_float32_twin_is_built_anew_from_the_file_and_once():
+    asked = []
+
+    def build(dtype):
+        asked.append(dtype)
+        return nn.Linear(2, 2)
+
+    placed = Placed(build, torch.device("cpu"), torch.bfloat16)
+    twin = placed.as_float32()
+    assert placed.as_float32() is twin and twin.as_float32() is twin and not asked
+    assert twin.on_device().weight.dtype == torch.float32 and placed.on_device().weight.dtype == torch.bfloat16
+    assert asked == [torch.float32, torch.bfloat16]  # not the rounded weights made float32 again
+    placed.unload()
+    assert not placed.loaded and not twin.loaded
 
 
 class Travelling(nn.Linear):
@@ -59,6 +56,10 @@ class Travelling(nn.Linear):
         super().__init__(2, 2)
         self.journey = []
 
+    @classmethod
+    def build(cls, dtype):
+        return cls()
+
     def to(self, *args, **kwargs):
         if args:
             self.journey.append(torch.device(args[0]).type)
@@ -67,34 +68,37 @@ class Travelling(nn.Linear):
 
 
 def test_only_one_network_is_on_the_device():
-    first, second = (Placed(Travelling, META, torch.float32) for _ in range(2))
-    first()
-    first()
-    assert first().journey == ["meta"]  # no move when it is there already
-    second()
-    assert first._module.journey == ["meta", "cpu"] and second().journey == ["meta"]
-    first()
-    assert second._module.journey == ["meta", "cpu"]
+    first, second = (Placed(Travelling.build, META, torch.float32) for _ in range(2))
+    first.on_device()
+    first.on_device()
+    assert first.on_device().journey == ["meta"]  # no move when it is there already
+    second.on_device()
+    assert first.read().journey == ["meta", "cpu"] and second.on_device().journey == ["meta"]
+    first.on_device()
+    assert second.read().journey == ["meta", "cpu"]
     first.offload()
-    assert first().journey == ["meta", "cpu", "meta", "cpu", "meta"]
+    assert first.on_device().journey == ["meta", "cpu", "meta", "cpu", "meta"]
     first.unload()
 
 
 def test_networks_of_one_run_are_there_together():
-    first, second, third = (Placed(Travelling, META, torch.float32) for _ in range(3))
-    second()
-    first(second)
+    first, second, third = (Placed(Travelling.build, META, torch.float32) for _ in range(3))
+    second.on_device()
+    first.on_device(second)
     assert first.read().journey == ["meta"] and second.read().journey == ["meta"]  # the second never left
-    third()
+    third.on_device()
     assert first.read().journey == second.read().journey == ["meta", "cpu"]
-    first(second)
-    second()
+    first.on_device(second)
+    second.on_device()
     assert first.read().journey[-1] == "cpu" and second.read().journey[-1] == "meta"
 
 
-def test_a_network_beside_on_another_device_is_placed_there():
-    first, second = Placed(Travelling, META, torch.float32), Placed(Travelling, torch.device("cpu"), torch.float32)
-    first(second)
+def test_a_network_of_the_same_run_on_another_device_is_placed_there():
+    first, second = (
+        Placed(Travelling.build, META, torch.float32),
+        Placed(Travelling.build, torch.device("cpu"), torch.float32),
+    )
+    first.on_device(second)
     assert second.loaded and second.read().journey == []
 
 
@@ -111,33 +115,33 @@ class Manager:
 
 def test_a_manager_replaces_that_rule():
     manager = Manager()
-    first, second = (Placed(Travelling, META, torch.float32, manager) for _ in range(2))
-    module = first(second, need=7)
+    first, second = (Placed(Travelling.build, META, torch.float32, manager) for _ in range(2))
+    module = first.on_device(second, need=7)
     assert manager.brought == [([("adopted", module), ("adopted", second.read())], 7)]
     assert module.journey == [] and second.read().journey == []
 
 
 def test_weights_are_no_inference_tensors_wherever_they_are_read():
     with torch.inference_mode():
-        module = Placed(lambda dtype: nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16)()
+        module = Placed(lambda dtype: nn.Linear(2, 2), torch.device("cpu"), torch.bfloat16).on_device()
     assert not module.weight.is_inference()
 
 
 def test_on_a_processor_one_large_network_is_in_memory_at_a_time(monkeypatch):
-    monkeypatch.setattr(devices, "LARGE_BYTES", 30_000)
+    monkeypatch.setattr(placement, "LARGE_BYTES", 30_000)
     first, second, third = (
         Placed(lambda dtype: nn.Linear(99, 99), torch.device("cpu"), torch.float32) for _ in range(3)
     )
     small = Placed(lambda dtype: nn.Linear(9, 9), torch.device("cpu"), torch.float32)
-    small()
-    first()
-    second()
+    small.on_device()
+    first.on_device()
+    second.on_device()
     assert not first.loaded and second.loaded
-    first(second)
+    first.on_device(second)
     assert first.loaded and second.loaded
-    second()  # alone again, but nothing needs the room
+    second.on_device()  # alone again, but nothing needs the room
     assert first.loaded
-    third()
+    third.on_device()
     assert third.loaded and not first.loaded and not second.loaded
     assert small.loaded
 
@@ -147,7 +151,7 @@ def test_a_network_that_packed_its_weights_still_counts_as_large(monkeypatch):
     stack = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu")
     text = stack.clip.encode_text(["a big red apple on a night sky"])
     # The prior is 14 MB and the decoder 33; what they do not pack is 1 and 6.
-    monkeypatch.setattr(devices, "LARGE_BYTES", 10 * 10**6)
+    monkeypatch.setattr(placement, "LARGE_BYTES", 10 * 10**6)
     stack.clip.placed.unload()
     embed, loaded = None, []
     for stage in ("prior", "prior", "decoder", "decoder", "prior", "decoder", "prior", "prior", "decoder"):
@@ -155,22 +159,13 @@ def test_a_network_that_packed_its_weights_still_counts_as_large(monkeypatch):
             embed = stack.prior.sample(text, steps=1, guidance_scale=1.0)
         else:
             stack.decoder.sample(embed, text, steps=1, guidance_scale=1.0)
-        loaded.append([name for name in ("prior", "decoder") if stack[name].network.loaded] == [stage])
+        loaded.append([name for name in ("prior", "decoder") if getattr(stack, name).network.loaded] == [stage])
     assert all(loaded), loaded
 
 
-def test_what_does_not_fit_is_said_of_the_device_that_it_did_not_fit_into(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (3 * 2**30, 8 * 2**30))
-    on = {kind: does_not_fit("Test", torch.bfloat16, torch.device(kind)) for kind in ("cpu", "cuda", "mps")}
-    assert "into memory (" in on["cpu"] and "GPU" not in on["cpu"]
-    assert "into the GPU (3.0 of 8.0 GiB free)" in on["cuda"]
-    assert "into the GPU (mps)" in on["mps"]
-
-
 def test_dropped_networks_free_their_memory():
-    placed = Placed(Travelling, META, torch.float32)
-    module = weakref.ref(placed())
+    placed = Placed(Travelling.build, META, torch.float32)
+    module = weakref.ref(placed.on_device())
     del placed
     gc.collect()
     assert module() is None

@@ -178,7 +178,7 @@ def make_ar_prior(randomise):
             sampling=c.ARSamplingConfig(guidance_scale=1.0),
         )
 
-        def build():
+        def build(dtype):
             torch.manual_seed(0)
             network = randomise(ARPriorNetwork(config))
             network.quantiser.mean.copy_(torch.linspace(-0.3, 0.3, DIM))

@@ -1,11 +1,13 @@
 """The decoder stage: seeds, broadcasting, nulls, guidance, noise."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.stages import finish
-from comfyui_unclip.unclip_core.types import Embedding, Noise, model_to_image
+from comfyui_unclip.unclip_core.types import Embedding, GivenNoise, PictureStart, RandomNoise, model_to_image
 
 
 def images(decoder, *inputs, **options):
@@ -32,7 +34,7 @@ def test_item_equals_a_batch_of_one(tiny, sampler, learned_variance):
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_chunks_change_nothing(tiny, limit_rows, rows):
     decoder, embed, text = tiny.decoder(), tiny.embed(5), tiny.text(1)
-    for options in ({}, {"noise_per_item": False}, {"noise": Noise(torch.randn(5, 3, 16, 16))}):
+    for options in ({}, {"noise_per_item": False}, {"noise": GivenNoise(torch.randn(5, 3, 16, 16))}):
         options = {"seed": 5, "sampler": "ddpm", **options}
         limit_rows(5)
         whole = images(decoder, embed, text, **options)
@@ -51,7 +53,7 @@ def test_batches_of_one_broadcast(tiny, embeds, texts, noises):
     decoder = tiny.decoder()
     embed = tiny.embed(embeds) if embeds else None
     text = tiny.text(texts) if texts else None
-    noise = Noise(torch.randn(noises, 3, 16, 16)) if noises else None
+    noise = GivenNoise(torch.randn(noises, 3, 16, 16)) if noises else None
     batch = images(decoder, embed, text, noise=noise, seed=5)
     assert batch.shape[0] == 3
     for i in range(3):
@@ -59,7 +61,7 @@ def test_batches_of_one_broadcast(tiny, embeds, texts, noises):
             decoder,
             rows_of(embed, [i if embeds > 1 else 0]) if embed else None,
             text.take([i if texts > 1 else 0]) if text else None,
-            noise=Noise(noise.x_T[i if noises > 1 else 0][None]) if noise else None,
+            noise=GivenNoise(noise.x_T[i if noises > 1 else 0][None]) if noise else None,
             seed=5 + i,
         )
         assert torch.allclose(batch[i : i + 1], alone, atol=2e-5), i
@@ -67,13 +69,16 @@ def test_batches_of_one_broadcast(tiny, embeds, texts, noises):
 
 def test_count_paints_each_item_several_times_in_a_row(tiny):
     decoder, embed, text = tiny.decoder(), tiny.embed(2), tiny.text(2)
-    noise, image = Noise(torch.randn(2, 3, 16, 16)), torch.rand(2, 16, 16, 3)
+    noise, image = GivenNoise(torch.randn(2, 3, 16, 16)), torch.rand(2, 16, 16, 3)
     mask = (torch.rand(16, 16) > 0.5).float()
-    options = {"seed": 5, "sampler": "ddpm", "mask": mask}
-    batch = images(decoder, embed, text, noise=noise, image=image, count=3, **options)
+    options = {"seed": 5, "sampler": "ddpm"}
+    negative = {"negative_embed": tiny.embed(2, seed=8), "negative_text": tiny.text(2, seed=8)}
+    start = PictureStart(image, mask, noise=noise)
+    batch = images(decoder, embed, text, noise=start, count=3, **negative, **options)
     rows = [0, 0, 0, 1, 1, 1]
-    repeated = {"noise": Noise(noise.x_T[rows]), "image": image[rows]}
-    expected = images(decoder, rows_of(embed, rows), text.take(rows), **repeated, **options)
+    repeated = PictureStart(image[rows], mask, noise=GivenNoise(noise.x_T[rows]))
+    away = {"negative_embed": rows_of(tiny.embed(2, seed=8), rows), "negative_text": tiny.text(2, seed=8).take(rows)}
+    expected = images(decoder, rows_of(embed, rows), text.take(rows), noise=repeated, **away, **options)
     assert torch.allclose(batch, expected, atol=2e-5)
     one = images(decoder, rows_of(embed, [0]), seed=5, sampler="ddpm", count=3)  # a batch of one broadcasts
     assert torch.allclose(one, images(decoder, rows_of(embed, [0, 0, 0]), seed=5, sampler="ddpm"), atol=2e-5)
@@ -143,6 +148,87 @@ def test_conditioning_is_computed_once_and_matters(tiny):
     assert all((base - other).abs().max() > 1e-3 for other in others)
 
 
+@pytest.mark.parametrize("null_embed", ["zero", "learned"])
+@pytest.mark.parametrize("null_text", ["learned", "empty_caption"])
+@pytest.mark.parametrize("negative", ["both", "embed", "text"])
+@pytest.mark.parametrize("given", ["both", "embed", "text"])
+def test_guidance_leads_away_from_the_negatives(tiny, null_embed, null_text, given, negative):
+    """At scale 0 a run paints its unconditional half alone: the negatives, and the nulls where none is given."""
+    empty = tiny.text(1, seed=50)
+    decoder = tiny.decoder(null_text, null_embed, encode_null=lambda: empty)
+    inputs = tiny.embed(2) if given != "text" else None, tiny.text(2) if given != "embed" else None
+    away_embed = tiny.embed(2, seed=8) if negative != "text" else None
+    away_text = tiny.text(2, seed=8) if negative != "embed" else None
+    away = {"negative_embed": away_embed, "negative_text": away_text}
+    options = {"seed": 5, "steps": 3}
+    unconditional = images(decoder, *inputs, **away, guidance_scale=0.0, **options)
+    expected = images(decoder, away_embed, away_text, guidance_scale=1.0, **options)
+    assert torch.allclose(unconditional, expected, atol=2e-5)
+    plain, led = (images(decoder, *inputs, **negatives, guidance_scale=3.0, **options) for negatives in ({}, away))
+    assert (plain - led).abs().max() > 1e-3
+
+
+def test_negatives_that_are_the_nulls_own_values_change_nothing(tiny):
+    empty, zero = tiny.text(1, seed=50), Embedding(torch.zeros(1, tiny.dim), tiny.clip_id)
+    decoder = tiny.decoder("empty_caption", "zero", encode_null=lambda: empty)
+    inputs, options = (tiny.embed(2), tiny.text(2)), {"seed": 5, "guidance_scale": 3.0}
+    plain = images(decoder, *inputs, **options)
+    assert torch.equal(images(decoder, *inputs, negative_text=empty, **options), plain)
+    zeros = images(decoder, *inputs, negative_embed=zero, negative_text=empty, **options)
+    assert torch.allclose(zeros, plain, atol=2e-5)
+
+
+def test_negatives_broadcast_and_chunks_change_nothing(tiny, limit_rows):
+    decoder, options = tiny.decoder(), {"seed": 5, "sampler": "ddpm", "guidance_scale": 2.5}
+    away = {"negative_embed": tiny.embed(3, seed=8), "negative_text": tiny.text(1, seed=8)}
+    batch = images(decoder, tiny.embed(), tiny.text(3), **away, **options)
+    assert len(batch) == 3
+    limit_rows(2)
+    assert torch.allclose(images(decoder, tiny.embed(), tiny.text(3), **away, **options), batch, atol=2e-5)
+    alone = {**away, "negative_embed": rows_of(away["negative_embed"], [2])}
+    got = images(decoder, tiny.embed(), tiny.text(3).take([2]), **alone, **{**options, "seed": 7})
+    assert torch.allclose(got, batch[2:], atol=2e-5)
+    with pytest.raises(ValueError, match=r"batch sizes do not match \(embed 3, negative_text 2\)"):
+        images(decoder, tiny.embed(3), negative_text=tiny.text(2))
+
+
+def test_negatives_without_effect_are_told(tiny):
+    decoder, heard = tiny.decoder(), []
+    for negatives in ({"negative_embed": tiny.embed(seed=8)}, {"negative_text": tiny.text(seed=8)}):
+        plain = images(decoder, tiny.embed(), guidance_scale=1.0)
+        assert torch.equal(images(decoder, tiny.embed(), guidance_scale=1.0, warn=heard.append, **negatives), plain)
+        assert len(heard) == 1 and "at guidance_scale 1 the negatives have no effect" in heard.pop()
+        images(decoder, tiny.embed(), guidance_scale=2.0, warn=heard.append, **negatives)
+        assert not heard
+
+
+def test_the_null_text_is_encoded_at_most_once_a_run_and_only_where_it_is_needed(tiny, limit_rows):
+    """Encoding it brings CLIP to the device, from which the decoder would have to go."""
+    encoded = []
+
+    def encode():
+        encoded.append(1)
+        return tiny.text(1, seed=50)
+
+    decoder = tiny.decoder("empty_caption", encode_null=encode)
+    limit_rows(1)
+    images(decoder, tiny.embed(3), tiny.text(), guidance_scale=2.0)
+    assert len(encoded) == 1
+    images(decoder, tiny.embed(), tiny.text(), guidance_scale=1.0)
+    images(decoder, tiny.embed(), tiny.text(), guidance_scale=2.0, negative_text=tiny.text(seed=8))
+    decoder.invert(torch.rand(2, 16, 16, 3), tiny.embed(), tiny.text(), steps=2, refine=0)
+    assert len(encoded) == 1
+    decoder.invert(torch.rand(2, 16, 16, 3), steps=2, refine=0)
+    assert len(encoded) == 2
+
+
+def test_handles_cannot_be_changed(tiny):
+    for handle in (tiny.decoder(), tiny.prior(), tiny.upsampler()):
+        for name in ("network", "config", "encode_null", "another"):
+            with pytest.raises(FrozenInstanceError):
+                setattr(handle, name, None)
+
+
 @pytest.mark.parametrize("scale", [0.0, 3.0])
 def test_learned_variance_is_not_guided(tiny, scale):
     """Variance is no score: that of the unconditional half must not reach the picture, at no guidance."""
@@ -195,7 +281,7 @@ def test_a_run_without_any_condition_is_told(tiny):
 def test_given_noise_is_where_it_starts(tiny):
     decoder, x_T = tiny.decoder(), torch.randn(2, 3, 16, 16)
     states = []
-    finish(decoder.sample_steps(tiny.embed(), noise=Noise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
+    finish(decoder.sample_steps(tiny.embed(), noise=GivenNoise(x_T), sampler="ddim", guidance_scale=1.0), states.append)
     with torch.no_grad():
         network = decoder.network.read()
         output = network(
@@ -207,13 +293,13 @@ def test_given_noise_is_where_it_starts(tiny):
 def test_giving_the_seeds_own_noise_changes_nothing(tiny):
     """Random Noise with the seed's start, then the same seed: the fresh noise of each step must not shift."""
     decoder = tiny.decoder()
-    start = Noise(ItemNoise(5, 2, "decoder").draw((3, 16, 16)), seed=5)
-    given = images(decoder, tiny.embed(2), noise=start, seed=5, sampler="ddpm")
-    assert torch.equal(given, images(decoder, tiny.embed(2), seed=5, sampler="ddpm"))
+    drawn = images(decoder, tiny.embed(2), seed=5, sampler="ddpm")
+    for start in (RandomNoise(5, 2), GivenNoise(ItemNoise(5, 2, "decoder").draw((3, 16, 16)))):
+        assert torch.equal(images(decoder, tiny.embed(2), noise=start, seed=5, sampler="ddpm"), drawn)
 
 
 def test_deterministic_samplers_depend_on_the_start_alone(tiny):
-    decoder, noise = tiny.decoder(), Noise(torch.randn(1, 3, 16, 16))
+    decoder, noise = tiny.decoder(), GivenNoise(torch.randn(1, 3, 16, 16))
     for sampler, same in (("ddim", True), ("dpmpp_2m", True), ("ddpm", False)):
         one, two = (images(decoder, tiny.embed(), noise=noise, seed=seed, sampler=sampler) for seed in (1, 2))
         assert torch.equal(one, two) is same, sampler
@@ -235,8 +321,11 @@ def test_result_is_the_last_x0(tiny):
         ({"eta": 1.5}, r"Decoder Sample: eta must be a number from 0 \(no fresh noise\) to 1, got 1.5"),
         ({"eta": float("nan")}, "got nan"),
         ({"sampler": ""}, "sampler '' is unknown"),
-        ({"noise": Noise(torch.zeros(1, 3, 64, 64))}, r"noise must be 16 x 16 for this decoder, got \(64, 64\)"),
-        ({"noise": Noise(torch.zeros(2, 3, 16, 16))}, r"batch sizes do not match \(embed 3, noise 2\)"),
+        (
+            {"noise": GivenNoise(torch.zeros(1, 3, 64, 64))},
+            r"noise must be 16 x 16 with 3 channels .* got \(64, 64\)",
+        ),
+        ({"noise": GivenNoise(torch.zeros(2, 3, 16, 16))}, r"batch sizes do not match \(embed 3, noise 2\)"),
     ],
 )
 def test_bad_values_are_refused_before_any_work(tiny, options, message):
@@ -256,3 +345,7 @@ def test_another_clips_inputs_are_refused(tiny):
         decoder.sample(tiny.embed(), tiny.text(clip_id="other"))
     with pytest.raises(ValueError, match="text must be a TextEncoding, got str"):
         decoder.sample(tiny.embed(), "a star")
+    with pytest.raises(ValueError, match="1024-d from ViT-H"):
+        decoder.sample(tiny.embed(), negative_embed=tiny.embed(dim=1024, clip_id="ViT-H-14"))
+    with pytest.raises(ValueError, match="from other"):
+        decoder.sample(tiny.embed(), negative_text=tiny.text(clip_id="other"))

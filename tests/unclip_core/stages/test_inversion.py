@@ -8,7 +8,7 @@ import torch
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Decoder, finish
-from comfyui_unclip.unclip_core.types import Noise
+from comfyui_unclip.unclip_core.types import PictureStart
 
 
 def picture(rows=1, seed=0, side=16):
@@ -84,11 +84,11 @@ def test_other_steps_or_another_decoder_are_refused(tiny):
     noise = decoder.invert(picture(), steps=6)
     with pytest.raises(ValueError, match="inverted in 6 steps, but is to be decoded in 7; set steps to 6 or 0"):
         decoder.sample(None, noise=noise, steps=7)
-    other = Noise(noise.x_T, inversion=replace(noise.inversion, decoder_id="other/decoder"))
+    other = replace(noise, inversion=replace(noise.inversion, decoder_id="other/decoder"))
     with pytest.raises(ValueError, match="inverted with the decoder other/decoder, but this one is"):
         decoder.sample(None, noise=other)
     with pytest.raises(ValueError, match=r"strength 0.5 does not go with an inverted x_T"):
-        decoder.sample(None, noise=noise, image=picture(), strength=0.5)
+        decoder.sample(None, noise=PictureStart(picture(), strength=0.5, noise=noise))
 
 
 def test_other_guidance_or_sampler_warn(tiny):
@@ -104,7 +104,7 @@ def test_a_low_precision_decoder_inverts_and_decodes_in_float32(tiny):
     exact = tiny.decoder()
     state = exact.network.read().state_dict()
 
-    def build():
+    def build(dtype):
         network = type(exact.network.read())(exact.config)
         network.load_state_dict(state)
         return network

@@ -1,6 +1,7 @@
 """The upsampler stage: seeds, sizes, channels, the final network and its place."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_final_network_makes_the_last_step_only(tiny):
 def test_two_equal_networks_make_the_picture_of_one_in_any_chunking(tiny, limit_rows, sampler):
     """The last step needs nothing of the steps before but where they arrived: no draw, no history."""
     plain, both = tiny.upsampler(), tiny.upsampler(final_network=True)
-    both.final_network = plain.network
+    both = replace(both, final_network=plain.network)
     whole = plain.sample(pictures(3), seed=5, sampler=sampler)
     for rows, chunks in ((3, 1), (2, 2)):
         limit_rows(rows)
@@ -103,12 +104,12 @@ def test_the_first_networks_weights_are_gone_before_the_final_ones_are_read(tiny
     monkeypatch.setattr(devices, "LARGE_BYTES", 0)
     config, first, left = tiny.upsampler(final_network=True).config, [], []
 
-    def build_first():
+    def build_first(dtype):
         network = tiny.random_weights(UpsamplerNetwork(config))
         first.extend(weakref.ref(parameter) for parameter in network.parameters())
         return network
 
-    def build_final():
+    def build_final(dtype):
         left.extend(weight for weight in first if weight() is not None)
         return tiny.random_weights(UpsamplerNetwork(config))
 
@@ -121,9 +122,9 @@ def test_an_accelerator_has_both_networks_from_the_start(tiny):
     """On a device without arithmetic, which gets through all but the end of a network's steps."""
     config = tiny.upsampler(final_network=True).config
     meta = torch.device("meta")
-    networks = [Placed(lambda: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
+    networks = [Placed(lambda dtype: UpsamplerNetwork(config), meta, torch.float32) for _ in range(2)]
     for _ in range(2):
-        steps = Upsampler(config, *networks).sample(pictures())
+        steps = Upsampler(config, *networks).sample_steps(pictures())
         assert next(steps).x_t.device == meta
         assert all(placed.loaded and next(placed.read().parameters()).device == meta for placed in networks)
         steps.close()
