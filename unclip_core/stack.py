@@ -26,7 +26,7 @@ from .types import TextEncoding
 class Stack:
     """The handles of one unCLIP model. A stage that it lacks is there too, and says so when used.
 
-    Weights are read when a stage is first used; on a CPU large networks then take each other's place in memory.
+    Weights are read when a stage is first used; on a CPU only one large network is in memory at a time.
     """
 
     entry: StackEntry
@@ -84,7 +84,7 @@ def load_stack(
 
     dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
     rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
-    each tensor that is read; what it raises ends the reading, and the next use begins it anew.
+    each tensor that is read; an exception from it stops the reading, and the next use starts it again.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
@@ -95,7 +95,7 @@ def load_stack(
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
         handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
 
-    @cache  # prior and decoder share it: CLIP need not come back for the second
+    @cache  # shared by prior and decoder: CLIP is loaded for it once
     def null_text() -> TextEncoding:
         return handles["clip"].encode_text([""])
 

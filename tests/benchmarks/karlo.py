@@ -79,13 +79,13 @@ class Ours:
         from comfyui_unclip.unclip_core.types import Embedding
 
         if stage == "prior":
-            steps = self.stack.prior.sample(self.encoded, candidates=1, count=batch)
+            steps = self.stack.prior.sample_steps(self.encoded, candidates=1, count=batch)
         elif stage == "decoder":
             vector = torch.zeros(batch, 768) if self.embed is None else self.embed.vector
             embed = Embedding(vector, self.encoded.clip_id)
-            steps = self.stack.decoder.sample(embed, self.encoded)
+            steps = self.stack.decoder.sample_steps(embed, self.encoded)
         else:
-            steps = self.stack.upsampler_256.sample(torch.rand(batch, 64, 64, 3))
+            steps = self.stack.upsampler_256.sample_steps(torch.rand(batch, 64, 64, 3))
         if self.compiled:
             self._compile(stage)
         return steps
@@ -93,7 +93,7 @@ class Ours:
     def _compile(self, stage: str) -> None:
         import torch
 
-        handle = self.stack["upsampler_256" if stage == "super_res" else stage]
+        handle = getattr(self.stack, "upsampler_256" if stage == "super_res" else stage)
         networks = [placed.read() for placed in (handle.network, getattr(handle, "final_network", None)) if placed]
         for network in networks:
             if stage == "prior" and not hasattr(network.step, "_torchdynamo_orig_callable"):

@@ -101,8 +101,8 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     import torch
 
+    from comfyui_unclip.unclip_core.processor import computes_fast_in_bf16, this_processor
     from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
-    from comfyui_unclip.unclip_core.runtime.placement import cpu_has_bf16
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -112,9 +112,9 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = pick_device()
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
-    bf16 = "with" if cpu_has_bf16() else "without"
+    bf16 = "with" if computes_fast_in_bf16(this_processor()) else "without"
     return (
-        f"{name}, {cores} cores ({bf16} bf16 hardware), {torch.get_num_threads()} threads, {platform.system()}, "
+        f"{name}, {cores} cores ({bf16} fast bf16), {torch.get_num_threads()} threads, {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}, stages on {device} in {dtype}"
     )
 

@@ -204,7 +204,7 @@ class Clip:
 
     @property
     def network(self) -> nn.Module:
-        """The open_clip model, on its device, in evaluation mode. Sends away what was there, see `Placed`."""
+        """The open_clip model, on its device, in evaluation mode. Evicts other large networks, see `Placed`."""
         return self.placed.on_device()
 
     def _load(self) -> nn.Module:
@@ -273,7 +273,7 @@ class Clip:
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
 
-        For use beside another network: CLIP must be in place, see `placed`.
+        For runs of another network, which has loaded CLIP together with itself: `network.on_device(clip.placed)`.
         """
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)

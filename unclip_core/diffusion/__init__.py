@@ -1,1 +1,1 @@
-"""Noise schedules, samplers and guidance: arithmetic on tensors, without any network."""
+"""Noise schedules, the denoiser, samplers and DDIM inversion: arithmetic on tensors, for any network."""

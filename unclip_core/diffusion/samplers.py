@@ -27,10 +27,10 @@ Denoise = Callable[[Tensor, Step], Prediction]
 
 @dataclass(frozen=True)
 class StepState:
-    """What a step leaves behind.
+    """The state after a step, which progress bars, previews and tests read.
 
     index: 0..total-1; t: the timestep the network saw; x_t: the sample this step arrived at; x0: the predicted x_0.
-    on_trial: the caller tries something out here, so a NaN is an answer and no fault.
+    on_trial: this step is tried out and may be discarded, so a NaN in it is no error.
     """
 
     index: int

@@ -28,7 +28,7 @@ class Step:
     posterior_variance: of q(x_s | x_t, x_0), 0 at the last step.
     fixed_variance: what ancestral sampling adds when the network learned no variance: the posterior's, or beta.
     min_log_variance, max_log_variance: ends of the learned range; equal to each other's finite value at the last step.
-    noise_power: mean square of the predicted noise at t, which `analytic_ddpm` reads; None where nobody measured it.
+    noise_power: mean square of the predicted noise at t, which `analytic_ddpm` reads; None where it was not measured.
     """
 
     t: int
@@ -52,7 +52,7 @@ Steps = tuple[Step, ...]  # from noise to picture
 def with_noise_powers(steps: Steps, table: Tensor) -> Steps:
     """These steps with E||predicted noise||^2 / d from a table (T,) over all training timesteps (Bao et al. 2022).
 
-    Raises ValueError for a table that does not reach the first step, or that holds what is no mean square.
+    Raises ValueError for a table that does not reach the first step, or holds a negative or infinite number.
     """
     if table.ndim != 1 or len(table) <= steps[0].t or not (table.isfinite().all() and (table >= 0).all()):
         raise ValueError(
@@ -63,7 +63,7 @@ def with_noise_powers(steps: Steps, table: Tensor) -> Steps:
 
 
 class Schedule:
-    """A ScheduleConfig worked out. Tables are float32, shape (T,), on `device` (CPU until `.to`).
+    """The tables of a ScheduleConfig. They are float32, shape (T,), on `device` (CPU until `.to`).
 
     betas, alphas_cumprod, sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod: the forward process;
     posterior_variance, posterior_log_variance: of q(x_{t-1} | x_t, x_0), the log's entry 0 replaced by entry 1 because

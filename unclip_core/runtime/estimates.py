@@ -10,7 +10,7 @@ GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
 CPU_LIMIT = 1 * GIB
 UNKNOWN_FREE = 2 * GIB
-# Rows at a time that are worth sending other models away for.
+# Rows of one forward for which an editor should evict other models; more gain little.
 ASKED_ROWS = 8
 
 

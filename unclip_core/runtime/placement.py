@@ -1,4 +1,4 @@
-"""Which networks lie in memory, and where: read on first use, brought to their device, sent away for others."""
+"""Networks that are read on first use, moved to their device for a run, and evicted when another one needs the room."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Manager(Protocol):
-    """Another program's memory manager, which decides what lies on the device beside its own models."""
+    """An editor's memory manager, which decides which models are on the device: ours and its own."""
 
     def adopt(self, module: nn.Module) -> object:
-        """Take charge of a network that lies on the CPU; what it returns is kept as long as the network is."""
+        """Register a network that is on the CPU. Returns the manager's handle of it, kept as long as the network."""
 
     def bring(self, adopted: Sequence[object], need: int) -> None:
-        """Have all of these, as `adopt` returned them, on the device, and `need` bytes free for their forwards."""
+        """Load the networks of these handles onto the device together, with `need` bytes left for their forwards."""
 
 
 class Placed(Generic[Module]):
-    """A network that is read on first use and lies on its device only while it is the one in use.
+    """A network that is read on first use, and is on its device only while it is the one in use.
 
     build: `build(dtype)` returns the module on the CPU, its weights read as that dtype from whatever the file has.
-    Before a network comes to the device every other large one leaves it, for the CPU or, from the CPU, for the disk it
-    came from: the largest stage sets the memory needed, not the sum. manager: replaces that rule by an editor's own.
+    Loading a network evicts every other large one: from an accelerator to the CPU, from the CPU altogether (it is read
+    from its file again). So the largest stage sets the memory needed, not the sum of all. manager: an editor's, which
+    then decides instead.
     """
 
     def __init__(
@@ -67,21 +68,21 @@ class Placed(Generic[Module]):
         for other in others:
             if other.device != self.device:
                 other.on_device()
-        together = (self, *(other for other in others if other.device == self.device))
+        networks = (self, *(other for other in others if other.device == self.device))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
         with torch.inference_mode(False):
             if self._manager is not None:
-                for placed in together:
+                for placed in networks:
                     placed.read()
-                self._manager.bring([placed._adopted for placed in together], need)
+                self._manager.bring([placed._adopted for placed in networks], need)
             elif self.device.type == "cpu":
-                _take_memory(together)
+                _load_on_cpu(networks)
             else:
-                _take_device(together)
+                _load_on_accelerator(networks)
         return self.read()
 
     def read(self) -> Module:
-        """The network where it lies; its weights are read, gigabytes of them, if they have not been."""
+        """The network, on whatever device it is. Reads its weights, up to gigabytes, if they are not in memory."""
         with self._lock:
             if self._module is None:
                 try:
@@ -99,7 +100,7 @@ class Placed(Generic[Module]):
     def _build_module(self) -> Module:
         started = time.perf_counter()
         module = self._build(self.dtype).eval().requires_grad_(False)
-        # Dtype and layout are settled on the CPU: moves copy nothing but the final weights.
+        # Converted on the CPU, so that moving to the device copies nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
         self._bytes = module_bytes(module)
         packs = self.device.type == "cpu" and self._manager is None
@@ -132,13 +133,13 @@ class Placed(Generic[Module]):
         return self._module is not None
 
     def offload(self) -> None:
-        """Bring the weights back to the CPU."""
+        """Move the weights to the CPU."""
         if self._module is not None:
             self._module.to("cpu")
         _set_current(self.device, [placed for placed in _current(self.device) if placed is not self])
 
     def unload(self) -> None:
-        """Forget the weights; the next use reads them again."""
+        """Drop the weights from memory; the next use reads them again."""
         self.offload()
         self._module = self._adopted = None
         if self._float32 is not None:
@@ -154,7 +155,7 @@ _on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack 
 
 
 def _current(device: torch.device) -> list[Placed]:
-    """The networks that were brought to `device` last and still exist."""
+    """The networks that were loaded onto `device` last and still exist."""
     found = (reference() for reference in _on_device.get(device, ()))
     return [placed for placed in found if placed is not None]
 
@@ -163,29 +164,29 @@ def _set_current(device: torch.device, placed: Sequence[Placed]) -> None:
     _on_device[device] = [weakref.ref(each) for each in placed]
 
 
-def _take_memory(together: Sequence[Placed]) -> None:
-    """Read those of `together` that are not in memory; large networks that are none of them leave it for that."""
-    device = together[0].device
-    others = [placed for placed in _current(device) if placed not in together]
-    if not all(placed.loaded for placed in together):  # before the weights are read, not after: both would be in memory
+def _load_on_cpu(networks: Sequence[Placed]) -> None:
+    """Read those of `networks` that are not in memory, after all other large ones were dropped from it."""
+    device = networks[0].device
+    others = [placed for placed in _current(device) if placed not in networks]
+    if not all(placed.loaded for placed in networks):  # before the weights are read, not after: both would be in memory
         for other in others:
             other.unload()
         if others:
             give_back_pages()
         others = []
-    for placed in together:
+    for placed in networks:
         placed.read()
-    large = [placed for placed in together if placed._bytes >= LARGE_BYTES]
+    large = [placed for placed in networks if placed._bytes >= LARGE_BYTES]
     _set_current(device, others + large)
 
 
-def _take_device(together: Sequence[Placed]) -> None:
-    """Make `together` the only networks on their device."""
-    device, current = together[0].device, _current(together[0].device)
+def _load_on_accelerator(networks: Sequence[Placed]) -> None:
+    """Move `networks` to their device, after all others were moved from it to the CPU."""
+    device, current = networks[0].device, _current(networks[0].device)
     for other in current:
-        if other not in together:
+        if other not in networks:
             other.offload()
-    for placed in together:
+    for placed in networks:
         if placed not in current:
             placed.read().to(device)
-    _set_current(device, together)
+    _set_current(device, networks)

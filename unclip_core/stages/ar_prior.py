@@ -50,7 +50,7 @@ class ARPrior(TextStage):
     WHO = "Autoregressive Prior"
 
     def null_text(self) -> None:
-        """The network holds the unconditional text."""
+        """None: the unconditional text is learned, the network holds it."""
 
     def sample(self, text: TextEncoding, **options) -> Embedding:
         """`sample_steps`, run to its end."""
@@ -78,7 +78,7 @@ class ARPrior(TextStage):
         own = self.config.sampling
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
         scale = check_guidance_scale(self.WHO, scale)
-        warmth = self._number("temperature", own.temperature if temperature is None else temperature, 0.0, 10.0)
+        temperature = self._number("temperature", own.temperature if temperature is None else temperature, 0.0, 10.0)
         percentile = own.dot_percentile if dot_percentile is None else dot_percentile
         percentile = self._number("dot_percentile", percentile, 0.0, 99.9)
         check_count(self.WHO, "candidates", candidates)
@@ -89,7 +89,7 @@ class ARPrior(TextStage):
             negative_rows = len(self.check_text(negative_text))
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
-        return self._run(text, negative_text, _Plan(scale, warmth, percentile / 100.0, texts, count, noises))
+        return self._run(text, negative_text, _Plan(scale, temperature, percentile / 100.0, texts, count, noises))
 
     def _number(self, name: str, value: float, low: float, high: float) -> float:
         wrong = isinstance(value, bool) or not isinstance(value, int | float)
@@ -166,8 +166,8 @@ class ARPrior(TextStage):
         rows = torch.arange(first, last, device=device)
         prompt = TextRows.of(text, device)
         stacked, drop = prompt.take(rows), None
-        wanted = torch.arange(items.start, items.stop, device=device) // plan.count - first
-        wanted = wanted.repeat_interleave(len(plan.noises))
+        prefix_rows = torch.arange(items.start, items.stop, device=device) // plan.count - first
+        prefix_rows = prefix_rows.repeat_interleave(len(plan.noises))
         if needs_pair(plan.guidance_scale):
             if negative is None:
                 nulls = prompt.take(rows[:1])  # its words are dropped
@@ -176,14 +176,14 @@ class ARPrior(TextStage):
                 nulls = TextRows.of(negative, device).take(rows if len(negative) > 1 else rows[:1])
             stacked = stack_texts(stacked, nulls)
             # Which prefix row the unconditional half of each (item, candidate) continues.
-            null_rows = wanted if nulls.embed.shape[0] > 1 else torch.zeros_like(wanted)
-            wanted = torch.cat([wanted, len(rows) + null_rows])
+            null_rows = prefix_rows if nulls.embed.shape[0] > 1 else torch.zeros_like(prefix_rows)
+            prefix_rows = torch.cat([prefix_rows, len(rows) + null_rows])
         logits, cache = network.prefix(stacked.tokens, stacked.embed, stacked.mask, ids=stacked.ids, drop=drop)
-        return logits[wanted], cache.take(wanted)
+        return logits[prefix_rows], cache.take(prefix_rows)
 
 
 def draw_bucket(logits: Tensor, uniform: Tensor, temperature: float, floor: float = 0.0) -> Tensor:
-    """Buckets (B,) of logits (B, buckets) at these places (B,), 0..1, of their cumulative distribution.
+    """Buckets (B,) of logits (B, buckets) at the quantiles `uniform` (B,), 0..1, of their distribution.
 
     temperature 0: the likeliest. floor: share of the distribution, from the lowest bucket up, that is left out.
     """
@@ -191,5 +191,5 @@ def draw_bucket(logits: Tensor, uniform: Tensor, temperature: float, floor: floa
     reached = reached / reached[:, -1:]
     if temperature == 0:
         return logits.masked_fill(reached <= floor, -math.inf).argmax(-1)
-    place = floor + (1.0 - floor) * uniform
-    return torch.searchsorted(reached, place[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    quantile = floor + (1.0 - floor) * uniform
+    return torch.searchsorted(reached, quantile[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

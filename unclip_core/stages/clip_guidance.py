@@ -25,13 +25,13 @@ STEP = 0.02
 
 @dataclass(frozen=True)
 class ClipGuidance:
-    """The pull of strength `scale` toward a run's text, without one its embed, as `clip` sees pictures."""
+    """Guidance by `clip`, of strength `scale`, toward a run's text or, without a text, its embed."""
 
     clip: Clip
     scale: float
 
     def check_target(self, who: str, embed: Embedding | None, text: TextEncoding | None) -> None:
-        """Raises ValueError where a run has nothing to steer to, or what another CLIP encoded."""
+        """Raises ValueError where a run has neither, or has one that another CLIP encoded."""
         if text is None and embed is None:
             raise ValueError(
                 f"{who}: this decoder is guided by CLIP, which needs a text or an embed to steer to; link one, or take "
@@ -45,22 +45,22 @@ class ClipGuidance:
         """The edit of the predicted x_0 for the given rows of `batch`."""
         target = expand_rows(F.normalize(_vector(embed, text).float(), dim=1), batch)[rows]
 
-        def pulled(x_0: Tensor, step: Step) -> Tensor:
+        def closer(x_0: Tensor, step: Step) -> Tensor:
             gradient = self.gradient(x_0, target)
             size = gradient.square().flatten(1).mean(1).sqrt().clamp_min(1e-12).view(-1, *[1] * (x_0.ndim - 1))
             # sigma^2: at low noise x_0 is all but decided, and what CLIP still likes is no picture.
             return x_0 + self.scale * STEP * step.sigma**2 * gradient / size
 
-        return pulled
+        return closer
 
     def gradient(self, x_0: Tensor, target: Tensor) -> Tensor:
         """Of the cosine between each x_0 (B, 3, H, W) in -1..1 and its target (B, D), with respect to x_0."""
         # Nodes run under inference mode, whose tensors no gradient passes: clones made outside of it are plain ones.
         with torch.inference_mode(False), torch.enable_grad():
             x = x_0.detach().to(self.clip.device, torch.float32).clone().requires_grad_()
-            seen = self.clip.embed_pixels((x.clamp(-1.0, 1.0) + 1.0) * 0.5)
-            wanted = target.to(self.clip.device).clone()
-            (gradient,) = torch.autograd.grad(F.cosine_similarity(seen, wanted, dim=1).sum(), x)
+            embeds = self.clip.embed_pixels((x.clamp(-1.0, 1.0) + 1.0) * 0.5)
+            targets = target.to(self.clip.device).clone()
+            (gradient,) = torch.autograd.grad(F.cosine_similarity(embeds, targets, dim=1).sum(), x)
         return gradient.to(x_0.device)
 
 

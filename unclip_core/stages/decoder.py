@@ -42,7 +42,7 @@ NoiseSteps = Generator[StepState, None, GivenNoise]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run paints, and what guidance leads away from. None is the stack's own null."""
+    """What a run paints, and what guidance leads away from (the negatives). None is the stack's own null."""
 
     embed: Embedding | None = None
     text: TextEncoding | None = None
@@ -62,7 +62,7 @@ class Conditions:
 class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
-    guidance_by_clip: pulls toward what CLIP sees, which `with_clip_guidance` adds.
+    guidance_by_clip: what `with_clip_guidance` added.
     """
 
     config: DecoderConfig
@@ -105,8 +105,8 @@ class Decoder(TextStage):
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
         over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
-        pictures of each item, row = item * count + k. eta: for the sampler "ddim". warn: called with
-        what is odd but no error. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
+        pictures of each item, row = item * count + k. eta: for the sampler "ddim". warn: called for every
+        value without effect. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
         """
         config = self.config
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
@@ -144,10 +144,10 @@ class Decoder(TextStage):
             # Random Noise draws from this seed.
             drawn = noise.draw(size).to(placed.device)
             x_t, edits = start.begin(drawn, settings, rows, batch)
-            pulls = [
+            by_clip = [
                 guidance.edit(conditions.embed, conditions.text, rows, batch) for guidance in self.guidance_by_clip
             ]
-            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows), pulls + edits)
+            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows), by_clip + edits)
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
         chunks = split_rows(batch, rows_that_fit(placed.device, self._row_bytes(placed, settings)))
@@ -244,9 +244,9 @@ class Decoder(TextStage):
         return (2 if settings.pair else 1) * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
 
     def _with_null_text(self, conditions: Conditions, pair: bool) -> Conditions:
-        """The encoded null text in the places of texts that are not given; None stays where the network has its own.
+        """The conditions with the encoded empty caption for each text that is None, if that is the stack's null text.
 
-        To be called before the network is brought to its device, where CLIP would take its place.
+        To be called before the network is loaded: on one device, CLIP and the network may not fit together.
         """
         if conditions.text is not None and (conditions.negative_text is not None or not pair):
             return conditions

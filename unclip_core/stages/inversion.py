@@ -1,4 +1,4 @@
-"""The settings of an inversion, and of decoding an inverted x_T under the same ones; the record that joins the two."""
+"""The settings of an inversion, those of decoding its x_T again, and the record of the first that the second checks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def resolve_decoding(
     eta: float | None,
     warn: Callable[[str], None],
 ) -> Settings:
-    """How an inverted x_T is decoded: None takes what it was inverted with, whose timesteps are binding.
+    """How an inverted x_T is decoded: over its own timesteps; None is the value that it was inverted with.
 
     Raises ValueError for another decoder or other steps; warns about what will not lead back to the picture.
     """

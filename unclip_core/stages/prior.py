@@ -103,7 +103,7 @@ class Prior(TextStage):
     ) -> EmbeddingSteps:
         placed, candidates = self.network, len(noises)
         if settings.pair and negative is None:
-            negative = self.null_text()  # before the network takes CLIP's place
+            negative = self.null_text()  # encoded before the network is loaded, in whose place CLIP may have to be
         row_bytes = self._row_bytes(settings, candidates)
         network = placed.on_device(need=bytes_to_ask_for(texts * count, row_bytes))
         prompt = TextRows.of(text, placed.device)
@@ -150,13 +150,15 @@ def _prefix(
     rows = torch.arange(first, last, device=device)
     prefixed = prompt.take(rows)
     # Which prefix row each (item, candidate) continues.
-    wanted = torch.arange(items.start, items.stop, device=device) // count - first
-    wanted = wanted.repeat_interleave(candidates)
+    prefix_rows = torch.arange(items.start, items.stop, device=device) // count - first
+    prefix_rows = prefix_rows.repeat_interleave(candidates)
     if unconditional is not None:
         nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
         prefixed = stack_texts(prefixed, unconditional.take(nulls))
-        wanted = torch.cat([wanted, len(rows) + (wanted if len(nulls) > 1 else torch.zeros_like(wanted))])
-    return network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(wanted)
+        prefix_rows = torch.cat(
+            [prefix_rows, len(rows) + (prefix_rows if len(nulls) > 1 else torch.zeros_like(prefix_rows))]
+        )
+    return network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(prefix_rows)
 
 
 class _Candidates:

@@ -1,4 +1,4 @@
-"""What every stage's run shares: its settings, the loop over chunks of a batch, the NaN watch."""
+"""What the runs of all stages share: settings, the loop over chunks of a batch, the check for NaN."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def run_chunks(
     """`sample(rows)`, a sampler's generator, for every chunk of a batch, one after another.
 
     Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
-    How the batch is split changes no draw, because items own their noise. A chunk that does not fit into memory after
-    all is halved, in the list `chunks` too, and begun anew; the total grows. dtype, device: of the weights, for
+    How the batch is split changes no draw, because items own their noise. A chunk that runs out of memory
+    is halved, in the list `chunks` too, and run again; the total grows. dtype, device: of the weights, for
     messages; no dtype is float32 by need.
     steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
     take the same list.
@@ -197,7 +197,7 @@ class NanWatch:
         self._last_read = time.monotonic()
 
     def check(self, state: StepState, values: Tensor | None = None) -> None:
-        """Look at a step's x_t, or at `values` of it. Raises FloatingPointError naming stage, step and dtype."""
+        """Check a step's x_t, or `values` in its place. Raises FloatingPointError naming stage, step and dtype."""
         if state.on_trial:
             return
         values = state.x_t if values is None else values
@@ -206,7 +206,7 @@ class NanWatch:
             self.finish()
 
     def finish(self) -> None:
-        """Read all flags that are left."""
+        """Read all flags that were not read yet. Raises as `check`."""
         self._last_read = time.monotonic()
         if not self._pending:
             return

@@ -1,4 +1,4 @@
-"""Where a decoder's run begins: the Noise recipe worked out on the decoder's own grid.
+"""Where a decoder's run begins: a Noise recipe turned into x_T on the decoder's own grid.
 
 Image to image and inpainting are extensions: §2 of the paper has neither (replacement after GLIDE, Nichol et al. 2021,
 and RePaint, Lugmayr et al. 2022).
@@ -60,8 +60,11 @@ class Start:
 
 
 def resolve_start(who: str, noise: Noise | None, channels: int, side: int, warn: Callable[[str], None]) -> Start:
-    """The recipe on a grid of `channels` and `side` pixels. Raises ValueError for what is no Noise, another grid, a
-    strength that is out of range, or a picture or mask that cannot be read."""
+    """The start that a recipe makes on a grid of `channels` and `side` x `side` pixels.
+
+    Raises ValueError for what is no Noise, for an x_T of another grid, a strength out of range, or a picture or mask of
+    the wrong shape.
+    """
     if noise is None:
         return Start()
     if not isinstance(noise, Noise):
@@ -70,8 +73,8 @@ def resolve_start(who: str, noise: Noise | None, channels: int, side: int, warn:
             "Noise or Start From Picture"
         )
     if isinstance(noise, PictureStart):
-        below = resolve_start(who, noise.noise, channels, side, warn)
-        return replace(below, picture=_read_picture(who, noise, side, warn), strength=_strength(who, noise, below))
+        base = resolve_start(who, noise.noise, channels, side, warn)
+        return replace(base, picture=_read_picture(who, noise, side, warn), strength=_strength(who, noise, base))
     shape = (channels, side, side)
     inversion = None
     if isinstance(noise, GivenNoise):
@@ -85,13 +88,13 @@ def resolve_start(who: str, noise: Noise | None, channels: int, side: int, warn:
     return Start(draw_x_T(noise, shape), inversion)
 
 
-def _strength(who: str, noise: PictureStart, below: Start) -> float:
+def _strength(who: str, noise: PictureStart, base: Start) -> float:
     strength = noise.strength
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 < strength <= 1.0:
         raise ValueError(
             f"{who}: strength must be above 0 (keep the image) and at most 1 (start from noise), got {strength!r}"
         )
-    if strength < 1.0 and below.inversion is not None:
+    if strength < 1.0 and base.inversion is not None:
         raise ValueError(
             f"{who}: strength {strength} does not go with an inverted x_T, which starts at a level of its own; set "
             "strength to 1, or unlink the noise"

@@ -42,7 +42,7 @@ class TextStage:
         return self.check_text(self.encode_null())
 
     def check_text(self, text: TextEncoding) -> TextEncoding:
-        """The text. Raises ValueError for what is none, or another CLIP's."""
+        """The text. Raises ValueError for what is no TextEncoding, or one of another CLIP."""
         if not isinstance(text, TextEncoding):
             raise ValueError(
                 f"{self.WHO}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode"

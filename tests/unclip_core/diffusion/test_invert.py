@@ -5,7 +5,7 @@ import torch
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser
-from comfyui_unclip.unclip_core.diffusion.invert import DOUBT, ddim_invert
+from comfyui_unclip.unclip_core.diffusion.invert import UNSOLVED, ddim_invert
 from comfyui_unclip.unclip_core.diffusion.samplers import ddim
 from comfyui_unclip.unclip_core.diffusion.schedule import MIN_INVERTIBLE, Schedule
 
@@ -90,7 +90,7 @@ def test_refined_is_never_worse_even_where_iterations_diverge(gain):
     assert (errors[1] <= errors[0] * 1.0001).all()
     assert [state.index for state in states] == list(range(len(states)))
     # Only what stayed far from solved is tried against plain inversion.
-    assert (len(states) == 10) == bool((refined.residual <= DOUBT).all()) or len(states) == 40
+    assert (len(states) == 10) == bool((refined.residual <= UNSOLVED).all()) or len(states) == 40
 
 
 def test_residual_is_that_of_the_worst_step():

@@ -134,7 +134,7 @@ def test_low_precision_stays_close_and_buckets_stay_exact(text, target, randomis
     network = build(CONFIG, randomise)
     network.quantiser.edges.mul_(1.0001)
     exact, edges = run(network, text, target)[1], network.quantiser.edges.clone()
-    low = Placed(lambda dtype: network, torch.device("cpu"), torch.bfloat16)()
+    low = Placed(lambda dtype: network, torch.device("cpu"), torch.bfloat16).read()
     assert low.text_in.weight.dtype == torch.bfloat16
     assert low.quantiser.edges.dtype == low.quantiser.basis.dtype == torch.float32
     assert torch.equal(low.quantiser.edges, edges)
