@@ -6,8 +6,10 @@ import ctypes
 import logging
 import mmap
 import sys
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("comfyui_unclip")
 
@@ -17,7 +19,7 @@ _TOP_PAD = 64 * 2**20
 
 
 def give_back_pages() -> bool:
-    """Give the system what freed tensors left behind, after a large network went. Returns whether it could (glibc)."""
+    """Return freed memory to the system, after a large network was dropped. Returns whether it could (glibc)."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.training.data import StorybookData
+
 
 @pytest.fixture
 def randomise():
@@ -17,3 +19,15 @@ def randomise():
         return module.eval()
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def story_folder(tmp_path_factory):
+    """Where the shards of 64 scenes lie, once `story` has drawn them."""
+    return tmp_path_factory.mktemp("data") / "storybook"
+
+
+@pytest.fixture(scope="session")
+def story(story_folder):
+    """64 rendered scenes."""
+    return StorybookData(story_folder, 64, seed=1)

@@ -82,7 +82,12 @@ def test_a_stack_without_an_autoregressive_prior_or_a_table_is_told_so(make_cont
     context.entry.stages.pop("ar_prior")
     result = EXPERIMENTS["priors"].run(context, EXPERIMENTS["priors"].full)
     assert "no autoregressive prior" in result.notes[0] and not result.tables
-    context.prior.noise_powers = lambda: (_ for _ in ()).throw(ValueError("model 'tiny' has no table; fit one"))
+
+    def missing():
+        raise ValueError("model 'tiny' has no table; fit one")
+
+    prior = dataclasses.replace(context.prior, noise_powers=missing)
+    context.stack = dataclasses.replace(context.stack, prior=prior)
     result = EXPERIMENTS["analytic"].run(context, EXPERIMENTS["analytic"].full)
     assert result.notes == ["Not run: model 'tiny' has no table; fit one."]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import find
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.stack import Stack, load_stack
 
 SEED = 7
 # What diffusers calls a stage, and what our noise streams do.
@@ -96,11 +96,11 @@ class Both:
     """The folder's networks as diffusers built them, and our handles of the stages."""
 
     networks: dict[str, torch.nn.Module]
-    stages: dict[str, object]
+    stages: Stack
 
     def tokenizer(self) -> Tokenizer:
         """Captions as the pipelines read them."""
-        return Tokenizer(self.stages["clip"].tokenize)
+        return Tokenizer(self.stages.clip.tokenize)
 
     def schedulers(self, karlo, **changes) -> dict[str, object]:
         """UnCLIPSchedulers; changes: by name, over the published settings."""

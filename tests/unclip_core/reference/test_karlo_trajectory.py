@@ -50,8 +50,8 @@ def check_steps(states, reference):
 def picture(stages, text, embed):
     """(64 px steps, super-resolution steps, picture) of our decoder and upsampler."""
     painted, enlarged = [], []
-    small = finish(stages["decoder"].sample_steps(embed, text, seed=SEED), painted.append)
-    return painted, enlarged, finish(stages["upsampler_256"].sample_steps(small, seed=SEED), enlarged.append)
+    small = finish(stages.decoder.sample_steps(embed, text, seed=SEED), painted.append)
+    return painted, enlarged, finish(stages.upsampler_256.sample_steps(small, seed=SEED), enlarged.append)
 
 
 def test_text_to_picture(both, text_pipeline, run_reference):

@@ -1,4 +1,4 @@
-"""A small training set, and the tiny stack's configs and CLIP."""
+"""The tiny stack's configs and CLIP."""
 
 import dataclasses
 import sys
@@ -8,19 +8,6 @@ import pytest
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
-from comfyui_unclip.unclip_core.training.data import StorybookData
-
-
-@pytest.fixture(scope="session")
-def story_folder(tmp_path_factory):
-    """Where the shards of 64 scenes lie, once `story` has drawn them."""
-    return tmp_path_factory.mktemp("data") / "storybook"
-
-
-@pytest.fixture(scope="session")
-def story(story_folder):
-    """64 rendered scenes."""
-    return StorybookData(story_folder, 64, seed=1)
 
 
 @pytest.fixture(scope="session")
