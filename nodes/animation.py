@@ -1,7 +1,13 @@
 """Save Animation: a batch of frames as a looping picture."""
 
-from .builtin.graph_texts import graph_texts
-from .files import check_prefix, publish, save_place, shown_file, temporary_beside
+from .files import (
+    file_entry,
+    graph_metadata,
+    move_to_free_number,
+    saving_place,
+    temporary_file,
+    validate_prefix,
+)
 from .host import current_host
 
 FORMATS = {"webp": "WEBP", "gif": "GIF"}
@@ -58,23 +64,23 @@ class UnCLIPSaveAnimation:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=None):
-        return check_prefix(filename_prefix)
+        return validate_prefix(filename_prefix)
 
     def save(self, *, images, filename_prefix, fps, format, back_and_forth, prompt=None, extra_pnginfo=None):
         from PIL import Image
 
         root = current_host().folder("output")
-        folder, stem, counter = save_place(filename_prefix, root, images.shape[2], images.shape[1])
+        folder, stem, counter = saving_place(filename_prefix, root, images.shape[2], images.shape[1])
         pixels = (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
         frames = [Image.fromarray(frame) for frame in pixels]
         forwards = len(frames)
         if back_and_forth:
             frames += frames[-2:0:-1]
-        with temporary_beside(folder, stem) as temporary:
+        with temporary_file(folder, stem) as temporary:
             # Pillow would merge equal frames of a GIF, and a still would lose its length: disposal keeps them apart.
             options = {"disposal": 2, "optimize": False}
             if format == "webp":
-                texts = graph_texts(prompt, extra_pnginfo)
+                texts = graph_metadata(prompt, extra_pnginfo)
                 options = {"quality": 90, "method": 4} | ({"exif": _exif(texts)} if texts else {})
             frames[0].save(
                 temporary,
@@ -85,8 +91,8 @@ class UnCLIPSaveAnimation:
                 loop=0,
                 **options,
             )
-            number = publish(temporary, folder, stem, counter, ending=f"_.{format}")
-        shown = shown_file(folder / f"{stem}_{number:05}_.{format}", root, "output")
+            path = move_to_free_number(temporary, folder, stem, counter, ending=f"_.{format}")
+        shown = file_entry(path, root, "output")
         return {"ui": {"images": [shown], "animated": [True], "frames": [forwards]}}
 
 

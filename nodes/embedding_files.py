@@ -1,14 +1,14 @@
 """Save Embedding and Load Embedding: what CLIP saw, kept in a file."""
 
 from .files import (
-    annotated,
-    check_prefix,
+    annotated_path,
     content_hash,
+    file_entry,
     files_below,
-    publish,
-    save_place,
-    shown_file,
-    temporary_beside,
+    move_to_free_number,
+    saving_place,
+    temporary_file,
+    validate_prefix,
 )
 from .host import current_host
 
@@ -48,19 +48,19 @@ class UnCLIPSaveEmbedding:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=None):
-        return check_prefix(filename_prefix)
+        return validate_prefix(filename_prefix)
 
     def save(self, *, embed, filename_prefix):
         from ..unclip_core.checkpoints.embedding_file import save_embedding
 
         root = current_host().folder("output")
-        folder, stem, counter = save_place(filename_prefix, root, 0, 0)
-        with temporary_beside(folder, stem) as temporary:
+        folder, stem, counter = saving_place(filename_prefix, root, 0, 0)
+        with temporary_file(folder, stem) as temporary:
             save_embedding(temporary, embed)
-            number = publish(temporary, folder, stem, counter, ending=f"_{_ENDING}")
-        shown = shown_file(folder / f"{stem}_{number:05}_{_ENDING}", root, "output")
-        path = f"{shown['subfolder']}/{shown['filename']}".lstrip("/")
-        text = f"{path} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"
+            path = move_to_free_number(temporary, folder, stem, counter, ending=f"_{_ENDING}")
+        shown = file_entry(path, root, "output")
+        name = f"{shown['subfolder']}/{shown['filename']}".lstrip("/")
+        text = f"{name} ({len(embed)} x {embed.vector.shape[1]}, {embed.clip_id})"
         # Not under "images": the editor would try to draw it.
         return {"ui": {"text": [text], "files": [shown]}}
 
@@ -95,7 +95,7 @@ class UnCLIPLoadEmbedding:
         if embedding is None:
             return True
         try:
-            path = annotated(embedding)
+            path = annotated_path(embedding)
         except ValueError as error:
             return str(error)
         return True if path.is_file() else f"there is no embedding {path}; Save Embedding writes one"
@@ -107,7 +107,7 @@ class UnCLIPLoadEmbedding:
     def load(self, *, embedding):
         from ..unclip_core.checkpoints.embedding_file import load_embedding
 
-        return (load_embedding(annotated(embedding)),)
+        return (load_embedding(annotated_path(embedding)),)
 
 
 def _files() -> list[str]:

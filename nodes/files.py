@@ -1,28 +1,44 @@
-"""Names in a workflow to paths on disk. Nothing a workflow says leaves the input, output and temp folders.
+"""Files that a graph names: paths of what it reads, names for what it saves, and the graph inside of what is saved.
 
-Links in those folders are the user's own word, so they are followed; `unclip edit`, which answers to a web page,
-follows none out of them.
+Nothing that a graph says leaves the input, output and temp folders. Links in those folders are the user's own word, so
+they are followed; `unclip edit`, which answers to a web page, follows none out of them (Host.follows_links).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .host import current_host
 
-_KINDS = ("input", "output", "temp")
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif"}
+FOLDERS = ("input", "output", "temp")
+PICTURE_TYPES = {  # of the files that are offered as pictures: ending -> media type
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".avif": "image/avif",
+}
 
 
-def inside(folder: Path, relative: str, links: bool | None = None) -> Path:
-    """The path of `relative` in `folder`. Raises ValueError when it would leave it.
+# --- Paths of what is read -------------------------------------------------------------------------------------------
+
+
+def path_inside(folder: Path, relative: str, links: bool | None = None) -> Path:
+    """The path of `relative` in `folder`. Raises ValueError when it leads out of the folder.
 
     links: whether links in the folder may lead out of it; None: as the host says.
     """
@@ -40,26 +56,34 @@ def inside(folder: Path, relative: str, links: bool | None = None) -> Path:
 
 
 def file_inside(folder: Path, relative: str) -> Path:
-    """`inside` for a file that is to be written. Raises ValueError when the name is that of the folder itself, too: its
-    file would lie beside the folder."""
-    path = inside(folder, relative)
+    """`path_inside` for a file that is to be written. Raises ValueError also for the name of the folder itself:
+    the file would lie beside it."""
+    path = path_inside(folder, relative)
     if path == folder.resolve():
         raise ValueError(f"{relative!r} names no file in the folder {folder}; give it a name, such as unclip")
     return path
 
 
-def annotated(name: str) -> Path:
-    """The file that `picture.png`, `picture.png [output]` and the like mean. Raises ValueError outside the folders."""
-    for kind in _KINDS:
+def split_annotation(name: str) -> tuple[str, str | None]:
+    """`picture.png [output]`, as the editor writes which folder a file lies in, to ("picture.png", "output"); None
+    without such an annotation."""
+    for kind in FOLDERS:
         if name.endswith(f" [{kind}]"):
-            return inside(current_host().folder(kind), name[: -len(kind) - 3])
-    return inside(current_host().folder("input"), name)
+            return name[: -len(kind) - 3], kind
+    return name, None
+
+
+def annotated_path(name: str) -> Path:
+    """The file that `picture.png [output]` means; without an annotation it lies in the input folder. Raises ValueError
+    outside of the folder."""
+    plain, kind = split_annotation(name)
+    return path_inside(current_host().folder(kind or "input"), plain)
 
 
 def picture_problem(name: str) -> str | None:
     """Why `name` is not a readable picture file, or None."""
     try:
-        path = annotated(name)
+        path = annotated_path(name)
     except ValueError as error:
         return str(error)
     return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
@@ -71,7 +95,7 @@ def content_hash(name: str | None) -> str:
     if not isinstance(name, str):
         return ""
     try:
-        with annotated(name).open("rb") as file:
+        with annotated_path(name).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except (OSError, ValueError):
@@ -84,24 +108,23 @@ def input_pictures() -> list[str]:
     folder = current_host().folder("input")
     if not folder.is_dir():
         return []
-    return sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_file() and Path(entry.name).suffix.lower() in _PICTURES
-    )
+    files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    return sorted(name for name in files if Path(name).suffix.lower() in PICTURE_TYPES)
 
 
-# Folder, ending, links followed -> (time of each folder that was walked, the names that were found).
-_walked: dict[tuple[str, str, bool], tuple[dict[str, int | None], list[str]]] = {}
-_SETTLED = 100_000_000  # ns: a file system's clock is coarse, so a folder may change again without showing it
+# Folder, ending, links followed -> (modification time of each folder below, the names that were found).
+_listings: dict[tuple[str, str, bool], tuple[dict[str, int | None], list[str]]] = {}
+_CLOCK_STEP = 100_000_000  # ns: a folder may change once more within one step of a file system's coarse clock
 
 
 def files_below(folder: Path, ending: str) -> list[str]:
     """Names of the files with this ending in `folder` and below, with `/`, sorted; hidden ones are left out.
 
-    The folders are walked again when one of them has changed: a node's inputs are asked for several times in a run.
+    The listing is remembered until one of the folders changes: a node's inputs are asked for several times in a run.
     """
     links = current_host().follows_links()
     place = (os.path.abspath(folder), ending, links)
-    if (known := _walked.get(place)) and all(_time(inner) == time for inner, time in known[0].items()):
+    if (known := _listings.get(place)) and all(_time(inner) == time for inner, time in known[0].items()):
         return known[1]
     now, times, names = time.time_ns(), {}, []
     waiting: list[tuple[str, str, tuple[str, ...]]] = [(place[0], "", ())]
@@ -118,9 +141,9 @@ def files_below(folder: Path, ending: str) -> list[str]:
                 elif entry.name.endswith(ending) and not entry.name.startswith("."):
                     names.append(prefix + entry.name)
     names.sort()
-    _walked.pop(place, None)
-    if all(then is None or now - then > _SETTLED for then in times.values()):
-        _walked[place] = (times, names)
+    _listings.pop(place, None)
+    if all(then is None or now - then > _CLOCK_STEP for then in times.values()):
+        _listings[place] = (times, names)
     return names
 
 
@@ -131,7 +154,10 @@ def _time(folder: str) -> int | None:
         return None
 
 
-def fill_prefix(prefix: str, width: int, height: int) -> str:
+# --- Names for what is saved -----------------------------------------------------------------------------------------
+
+
+def fill_variables(prefix: str, width: int, height: int) -> str:
     """The variables the editor's server fills in: %width% %height% %year% %month% %day% %hour% %minute% %second%."""
     now = time.localtime()
     values = {
@@ -147,7 +173,7 @@ def fill_prefix(prefix: str, width: int, height: int) -> str:
     return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
 
 
-def check_prefix(prefix: str | None) -> bool | str:
+def validate_prefix(prefix: str | None) -> bool | str:
     """What VALIDATE_INPUTS of a node that saves answers: True, or why the prefix names no file in the output folder.
 
     Variables are only numbers, so they change nothing here. None, for a prefix that is linked, waits for the save.
@@ -161,18 +187,19 @@ def check_prefix(prefix: str | None) -> bool | str:
     return True
 
 
-def shown_file(path: Path, root: Path, kind: str) -> dict[str, str]:
-    """A saved file as the editor's page asks for it again; `root` is the folder of `kind`, "output" or "temp"."""
+def file_entry(path: Path, root: Path, kind: str) -> dict[str, str]:
+    """A saved file as a node shows it and the editor's page asks for it again; `root` is the folder of `kind`, "output"
+    or "temp"."""
     subfolder = path.parent.relative_to(root.resolve()).as_posix()
     return {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind}
 
 
-def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
-    """Where pictures of a prefix go: (folder, made if needed; file stem; first free counter). See `publish`.
+def saving_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int]:
+    """Where files of a prefix go: (folder, made if needed; file stem; first free counter), for `move_to_free_number`.
 
-    Raises ValueError for a prefix that names no file below `root`.
+    `width` and `height` fill in the prefix's variables. Raises ValueError for a prefix that names no file below `root`.
     """
-    target = file_inside(root, fill_prefix(prefix, width, height))
+    target = file_inside(root, fill_variables(prefix, width, height))
     folder, stem = target.parent, target.name + current_host().file_tag
     folder.mkdir(parents=True, exist_ok=True)
     taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")
@@ -181,8 +208,9 @@ def save_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path, 
 
 
 @contextlib.contextmanager
-def temporary_beside(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden name of its own for a file that is being written; `publish` gives it its real one, else it goes."""
+def temporary_file(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden name in `folder` for a file that is being written. What has not been moved to its real name at the end
+    of the with block is deleted."""
     temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
     try:
         yield temporary
@@ -190,22 +218,33 @@ def temporary_beside(folder: Path, name: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def publish(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> int:
-    """Move a finished file to the first free `<stem>_<counter><ending>` and return the counter it got.
+def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> Path:
+    """Move a finished file to the first free `<stem>_<counter><ending>`, from `counter` on, and return that path.
 
-    A name that exists is never taken, also when another process makes it at the same moment.
+    A file that exists is never overwritten, also when another process makes it at the same moment.
     """
     while True:
         path = folder / f"{stem}_{counter:05}{ending}"
         try:
-            move_new(temporary, path)
+            move_to_free_name(temporary, path)
         except FileExistsError:
             counter += 1
         else:
-            return counter
+            return path
 
 
-def move_new(temporary: Path, path: Path) -> None:
+def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
+    """Write a file so that it is there whole or not at all. Raises FileExistsError when it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_file(path.parent, path.stem) as temporary:
+        temporary.write_bytes(data)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            move_to_free_name(temporary, path)
+
+
+def move_to_free_name(temporary: Path, path: Path) -> None:
     """Move a finished file to a name that is free. Raises FileExistsError when it is not."""
     try:
         os.link(temporary, path)  # unlike a rename, refuses a name that exists
@@ -218,3 +257,16 @@ def move_new(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
     else:
         temporary.unlink()
+
+
+# --- The graph inside of what is saved -------------------------------------------------------------------------------
+
+
+def graph_metadata(prompt: dict | None, extra_pnginfo: dict[str, Any] | None) -> dict[str, str]:
+    """What a saved picture carries so that the editor, and `unclip run`, find the graph that made it: JSON texts by
+    name, "prompt", then what the page sent with it, its "workflow" first of all. Empty where the host keeps no graphs.
+    """
+    if not current_host().keeps_graphs():
+        return {}
+    given = ({} if prompt is None else {"prompt": prompt}) | (extra_pnginfo or {})
+    return {name: json.dumps(value) for name, value in given.items()}

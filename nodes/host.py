@@ -1,7 +1,7 @@
 """What a node may ask of the program it runs in: progress, preview, interrupt, folders, device, memory.
 
-`current_host()` is what the executor set (LocalHost), else ComfyUI when it is the one that imported us (ComfyHost).
-This is the only module that imports ComfyUI's own, and only inside functions.
+`current_host()` is a LocalHost where our own executor runs the graph, a ComfyHost inside ComfyUI.
+This is the only module that imports ComfyUI's own modules, and only inside functions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..unclip_core.runtime.placement import Manager
 
 Result = TypeVar("Result")
+OnReport = Callable[[str, dict[str, Any]], None]  # kind, data; see use_host
 MODEL_FOLDER = "unclip"
 CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
@@ -51,12 +53,13 @@ class Report:
 class Host(abc.ABC):
     """The protocol. Subclasses say how; nodes only call."""
 
-    file_tag = ""  # what saved files carry after their prefix: a batch run puts the row's number there
+    file_tag = ""  # what saved files' names carry after their prefix: of many rows, the row's number
 
     def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
         """Run a stage's generator to its end and return its result, reporting each step and honouring an interrupt
         before each. `label` names the run in front of the user."""
         report = self.report(label)  # before the first step, which may be a slow one
+        on_report = _on_report.get()
         try:
             while True:
                 self.check_interrupt()
@@ -65,6 +68,8 @@ class Host(abc.ABC):
                 except StopIteration as end:
                     return end.value
                 report.step(state)
+                if on_report:
+                    on_report("progress", {"value": state.index + 1, "max": state.total, "label": label, "step": state})
         finally:
             steps.close()
             report.close()
@@ -111,17 +116,38 @@ class Host(abc.ABC):
 
 
 class LocalHost(Host):
-    """A headless run: bars on stderr, folders given by the caller. Ctrl-C needs no help, a step is Python code."""
+    """A run without ComfyUI: `unclip run`, `unclip edit`, Python. For one run at a time; see also `use_host`.
 
-    def __init__(self, output: str | os.PathLike = "out", input: str | os.PathLike = "input", quiet: bool = False):
+    `quiet`: no bar on stderr for each sampler run. `follow_links`: whether links in the folders may lead out of them.
+    Whoever runs graphs may set `cancel`, which interrupts the run once it is set, and `file_tag`.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike = "out",
+        input: str | os.PathLike = "input",
+        quiet: bool = False,
+        *,
+        follow_links: bool = True,
+    ):
+        self.cancel: threading.Event | None = None
         self._folders = {"output": Path(output), "input": Path(input)}
         self._quiet = quiet
+        self._follow_links = follow_links
         self._temp: tempfile.TemporaryDirectory | None = None
 
     def report(self, label: str) -> Report:
         return _Bar(label, self._quiet)
 
+    def check_interrupt(self) -> None:
+        # Ctrl-C needs no help: between two steps Python raises it.
+        if self.cancel is not None and self.cancel.is_set():
+            raise Interrupted("cancelled")
+
     def warn(self, *messages: str) -> None:
+        if on_report := _on_report.get():
+            on_report("warning", {"messages": list(messages)})
+            return
         from tqdm import tqdm
 
         for message in messages:
@@ -139,6 +165,9 @@ class LocalHost(Host):
                 self._temp = tempfile.TemporaryDirectory(prefix="unclip-")
             return Path(self._temp.name)
         return self._folders[kind]
+
+    def follows_links(self) -> bool:
+        return self._follow_links
 
     def close(self) -> None:
         """Remove the temporary folder, previews included."""
@@ -298,20 +327,27 @@ def preview_picture(x0: Any) -> Image:
 
 
 _host: contextvars.ContextVar[Host | None] = contextvars.ContextVar("unclip_host", default=None)
+_on_report: contextvars.ContextVar[OnReport | None] = contextvars.ContextVar("unclip_on_report", default=None)
 
 
 def current_host() -> Host:
-    """The host that the executor set, else ComfyUI if it runs us, else a LocalHost with default folders."""
+    """The host that `use_host` set, else ComfyUI if it runs us, else a LocalHost with default folders."""
     if host := _host.get():
         return host
     return ComfyHost() if "folder_paths" in sys.modules and "comfy" in sys.modules else LocalHost()
 
 
 @contextlib.contextmanager
-def use_host(host: Host) -> Iterator[Host]:
-    """Make `host` the current one inside a with block."""
-    token = _host.set(host)
+def use_host(host: Host, on_report: OnReport | None = None) -> Iterator[Host]:
+    """Make `host` the current one inside a with block, in this thread and in the tasks that it starts.
+
+    `on_report(kind, data)` is told what nodes report in there: "progress" at each step of a sampler (value, max, label,
+    step: StepState) and "warning" (messages; none: those of an earlier run are taken back), which a LocalHost then does
+    not write to stderr.
+    """
+    tokens = _host.set(host), _on_report.set(on_report)
     try:
         yield host
     finally:
-        _host.reset(token)
+        _host.reset(tokens[0])
+        _on_report.reset(tokens[1])

@@ -149,6 +149,13 @@ def test_no_circle_of_rooms():
         pytest.fail("a circle: " + " <- ".join(error.args[1]))
 
 
+def test_commands_do_not_import_each_other():
+    """What two subcommands share lies in a room below; click's own parts of it in files named _*."""
+    for path in sorted((ROOT / "workflows" / "commands").glob("*.py")):
+        others = {target for target in targets(path) if target.startswith("workflows.commands.")}
+        assert not {name for name in others if not name.rpartition(".")[2].startswith("_")}, path.name
+
+
 @every_file
 def test_imports_inside_the_package_are_relative(path):
     absolute = {module.split(".")[0] for module, level, *_ in imports(path) if not level}

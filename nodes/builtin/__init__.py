@@ -1,6 +1,6 @@
 """The editor's own nodes that a headless run needs, under the editor's names. Never registered inside ComfyUI.
 
-Reroute, PrimitiveNode, Note and MarkdownNote live in the editor's page alone; workflows/ui_to_api.py resolves them.
+Reroute, PrimitiveNode, Note and MarkdownNote live in the editor's page alone; workflows/document/ resolves them.
 """
 
 from .pictures_in import LoadImage, LoadImageMask

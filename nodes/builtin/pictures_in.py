@@ -2,7 +2,7 @@
 
 import contextlib
 
-from ..files import annotated, content_hash, input_pictures, picture_problem
+from ..files import annotated_path, content_hash, input_pictures, picture_problem
 
 _MAX_PIXELS = 1 << 29  # of all frames: 6 GB as float32; an animation of a few kB can hold more than any memory
 
@@ -82,7 +82,7 @@ def _opened(name: str):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(annotated(name)) as file:
+        with Image.open(annotated_path(name)) as file:
             yield file
     except Image.DecompressionBombError:
         limit = 2 * Image.MAX_IMAGE_PIXELS

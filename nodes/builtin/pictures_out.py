@@ -4,9 +4,15 @@ import secrets
 import string
 from pathlib import Path
 
-from ..files import check_prefix, publish, save_place, shown_file, temporary_beside
+from ..files import (
+    file_entry,
+    graph_metadata,
+    move_to_free_number,
+    saving_place,
+    temporary_file,
+    validate_prefix,
+)
 from ..host import current_host
-from .graph_texts import graph_texts
 
 
 class SaveImage:
@@ -29,16 +35,16 @@ class SaveImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix=None):
-        return check_prefix(filename_prefix)
+        return validate_prefix(filename_prefix)
 
     def save_images(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
         root = current_host().folder(self.FOLDER)
-        folder, stem, counter = save_place(filename_prefix, root, images[0].shape[1], images[0].shape[0])
-        texts, results = graph_texts(prompt, extra_pnginfo), []
+        folder, stem, counter = saving_place(filename_prefix, root, images[0].shape[1], images[0].shape[0])
+        texts, results = graph_metadata(prompt, extra_pnginfo), []
         for number, image in enumerate(images):
             own = stem.replace("%batch_num%", str(number))
-            counter = _write_png(folder, own, counter, image, texts, self.COMPRESS_LEVEL) + 1
-            results.append(shown_file(folder / f"{own}_{counter - 1:05}_.png", root, self.FOLDER))
+            path = _write_png(folder, own, counter + number, image, texts, self.COMPRESS_LEVEL)
+            results.append(file_entry(path, root, self.FOLDER))
         return {"ui": {"images": results}}
 
 
@@ -60,8 +66,8 @@ class PreviewImage(SaveImage):
         return super().save_images(images, "ComfyUI" + self._suffix, prompt, extra_pnginfo)
 
 
-def _write_png(folder: Path, stem: str, counter: int, image, texts: dict[str, str], compress_level: int) -> int:
-    """Write one picture under the first free number from `counter` on, and return that number."""
+def _write_png(folder: Path, stem: str, counter: int, image, texts: dict[str, str], compress_level: int) -> Path:
+    """Write one picture under the first free number from `counter` on, and return its path."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -71,6 +77,6 @@ def _write_png(folder: Path, stem: str, counter: int, image, texts: dict[str, st
         info.add_text(name, text)
     # Truncated, not rounded: the editor does, and the two must write the same file.
     pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
-    with temporary_beside(folder, stem) as temporary:
+    with temporary_file(folder, stem) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info, compress_level=compress_level)
-        return publish(temporary, folder, stem, counter)
+        return move_to_free_number(temporary, folder, stem, counter)

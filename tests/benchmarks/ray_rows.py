@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from comfyui_unclip.workflows.api import load, run
+from comfyui_unclip.workflows import load, run
 
 PACK = Path(__file__).parents[1] / "workflows" / "paint_pack.py"
 GRAPH = {

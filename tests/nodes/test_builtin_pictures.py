@@ -7,7 +7,7 @@ from PIL import Image, ImageFile
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.workflows.server.host import EditorHost
+from comfyui_unclip.workflows.server.app import editor_host
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_links_of_the_user_are_followed_but_not_in_the_editor(host, tmp_path_fac
     # What is written decides what `..` means, not where a link leads.
     assert "there is no picture" in load.VALIDATE_INPUTS(image="album/../secret.png")
     assert "leads out of the folder" in load.VALIDATE_INPUTS(image="album/../../secret.png")
-    editor = EditorHost(host.folder("output"), host.folder("input"))
+    editor = editor_host(host.folder("output"), host.folder("input"))
     with use_host(editor):
         for name in linked:
             assert "leads out of the folder" in load.VALIDATE_INPUTS(image=name)

@@ -14,8 +14,7 @@ from comfyui_unclip.unclip_core.config import ClipConfig
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.engine.listening import ListeningHost
-from comfyui_unclip.workflows.server.host import EditorHost
+from comfyui_unclip.workflows.server.app import editor_host
 
 SAVE, LOAD = NODE_CLASS_MAPPINGS["UnCLIPSaveEmbedding"], NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"]
 TO, FROM = NODE_CLASS_MAPPINGS["UnCLIPToClipVision"], NODE_CLASS_MAPPINGS["UnCLIPFromClipVision"]
@@ -96,14 +95,13 @@ def test_links_of_the_user_are_followed_but_not_in_the_editor(folders, tmp_path_
     assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == [name, f"{name} [output]"]
     assert LOAD.VALIDATE_INPUTS(name) is True
     assert torch.equal(LOAD().load(embedding=name)[0].vector, embed.vector)
-    editor = EditorHost(output=folders / "out", input=folders / "in")
-    for host in (editor, ListeningHost(editor, lambda event: None)):
-        with use_host(host):
-            assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == []
-            assert "leads out of the folder" in LOAD.VALIDATE_INPUTS(name)
-            assert "leads out of the folder" in SAVE.VALIDATE_INPUTS(filename_prefix="disk/x")
-            with pytest.raises(ValueError, match="leads out of the folder"):
-                LOAD().load(embedding=name)
+    editor = editor_host(output=folders / "out", input=folders / "in")
+    with use_host(editor):
+        assert LOAD.INPUT_TYPES()["required"]["embedding"][0] == []
+        assert "leads out of the folder" in LOAD.VALIDATE_INPUTS(name)
+        assert "leads out of the folder" in SAVE.VALIDATE_INPUTS(filename_prefix="disk/x")
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            LOAD().load(embedding=name)
     editor.close()
 
 

@@ -4,6 +4,7 @@ makes of these calls was tried by hand with ComfyUI 0.3.64."""
 
 import gc
 import sys
+import threading
 import types
 import weakref
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from comfyui_unclip.nodes import host
-from comfyui_unclip.nodes.host import ComfyHost, LocalHost, current_host, preview_picture, use_host
+from comfyui_unclip.nodes.host import ComfyHost, Interrupted, LocalHost, current_host, preview_picture, use_host
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 
@@ -43,26 +44,19 @@ def test_a_run_without_steps_returns_its_result():
 
 
 def test_an_interrupt_stops_before_the_next_step_and_closes_the_generator():
-    class Stop(Exception):
-        pass
-
-    class Host(LocalHost):
-        asked = 0
-
-        def check_interrupt(self):
-            self.asked += 1
-            if self.asked == 3:
-                raise Stop
-
+    host = LocalHost(quiet=True)
+    host.cancel = threading.Event()
     done, closed = [], []
 
     def watched():
         for state in states(10, closed=closed):
             done.append(state.index)
+            if state.index == 1:
+                host.cancel.set()
             yield state
 
-    with pytest.raises(Stop):
-        Host(quiet=True).drive(watched(), "x")
+    with pytest.raises(Interrupted):
+        host.drive(watched(), "x")
     assert done == [0, 1] and closed == [True]
 
 
@@ -70,6 +64,23 @@ def test_warnings_go_to_stderr(capsys):
     LocalHost().warn("careful", "very")
     assert capsys.readouterr().err == "warning: careful\nwarning: very\n"
     LocalHost().warn()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_nodes_report_goes_to_whoever_runs_them(capsys):
+    heard, host = [], LocalHost(quiet=True)
+    with use_host(host, lambda kind, data: heard.append((kind, data))):
+        host.drive(states(2), "Decoder Sample")
+        host.warn("careful")
+        with use_host(LocalHost(quiet=True)) as inner:  # a run inside of a run is not part of it
+            inner.drive(states(1), "x")
+        host.warn()
+    host.drive(states(1), "later")
+    assert [(data["label"], data["value"], data["max"]) for kind, data in heard if kind == "progress"] == [
+        ("Decoder Sample", 1, 2),
+        ("Decoder Sample", 2, 2),
+    ]
+    assert [data["messages"] for kind, data in heard if kind == "warning"] == [["careful"], []]
     assert capsys.readouterr().err == ""
 
 
@@ -297,8 +308,8 @@ def test_folders_and_device_are_the_editors(editor, tmp_path):
 META = torch.device("meta")  # stands in for an accelerator: moving there needs no hardware
 
 
-def network():
-    return torch.nn.Linear(4, 4)
+def network(dtype):
+    return torch.nn.Linear(4, 4, dtype=dtype)
 
 
 def test_on_a_processor_the_core_manages_memory_itself(editor):
@@ -309,17 +320,17 @@ def test_networks_are_loaded_whole_by_the_editors_memory_manager(editor):
     editor.device = META
     manager = ComfyHost().memory_manager()
     first, second = (Placed(network, META, torch.float32, manager) for _ in range(2))
-    module = first(second, need=1000)
-    assert editor.loads == [([module, second.module], 1000, True)]
+    module = first.on_device(second, need=1000)
+    assert editor.loads == [([module, second.read()], 1000, True)]
     assert module.weight.device == META and not module.weight.is_inference()
-    assert second(need=5) is second.module and editor.loads[1] == ([second.module], 5, True)
+    assert second(need=5) is second.module and editor.loads[1] == ([second.read()], 5, True)
 
 
 def test_what_the_editor_leaves_behind_is_loaded_too(editor):
     """With --novram it heeds no wish to load in full."""
     editor.device, editor.loads_fully = META, False
     placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
-    module = placed()
+    module = placed.on_device()
     assert editor.loads[1][:3] == ("rest of", module, META) and editor.loads[1][3] > 1e15
 
 
@@ -327,7 +338,7 @@ def test_a_network_is_in_the_editors_charge_as_long_as_its_handle(editor):
     """It holds patchers weakly; one that dies early takes the network out of its books while it is on the device."""
     editor.device = META
     placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
-    placed()
+    placed.on_device()
     patcher = weakref.ref(placed._adopted)
     gc.collect()
     assert patcher() is not None and patcher().offload_device == torch.device("cpu")
@@ -344,7 +355,7 @@ def test_load_unclip_hands_the_manager_to_every_stage(editor, tiny_models, monke
     monkeypatch.setattr(ComfyHost, "memory_manager", lambda self: host._EditorMemory())
     clip, _, decoder, *_ = UnCLIPLoader().load(model_name="tiny", dtype="fp32")
     text = clip.encode_text(["a red star"])
-    ComfyHost().drive(decoder.sample(None, text, steps=2), "Decoder Sample")
+    ComfyHost().drive(decoder.sample_steps(None, text, steps=2), "Decoder Sample")
     loaded = [([type(module).__name__ for module in modules], need) for modules, need, _ in editor.loads]
     assert loaded[0] == (["CLIP"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000
 
@@ -361,8 +372,8 @@ def test_cancel_ends_the_reading_of_weights_too_and_the_next_run_reads_them(edit
     text = clip.encode_text(["a red star"])
     editor.cancelled = True
     with pytest.raises(Cancelled):
-        next(decoder.sample(None, text, steps=2))
+        next(decoder.sample_steps(None, text, steps=2))
     assert not decoder.network.loaded
     editor.cancelled = False
-    ComfyHost().drive(decoder.sample(None, text, steps=2), "Decoder Sample")
+    ComfyHost().drive(decoder.sample_steps(None, text, steps=2), "Decoder Sample")
     assert [value for value, *_ in editor.updates] == [1, 2]

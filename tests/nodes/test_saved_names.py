@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.nodes import files as paths
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, files
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.unclip_core.types import Embedding
-from comfyui_unclip.workflows.checks.preflight import check
-from comfyui_unclip.workflows.places.saving import save_file
+from comfyui_unclip.workflows.checks.validation import validate
+from comfyui_unclip.workflows.places.received_files import save_file
 
 SAVE_MANY = """
 import sys, pathlib
@@ -48,18 +47,18 @@ def test_a_taken_name_is_passed_over(tmp_path, monkeypatch, links):
         def refuse(*names):
             raise PermissionError("no links on this file system")
 
-        monkeypatch.setattr(paths.os, "link", refuse)
+        monkeypatch.setattr(files.os, "link", refuse)
     (tmp_path / "x_00003_.png").write_bytes(b"kept")
-    with paths.temporary_beside(tmp_path, "x") as temporary:
+    with files.temporary_file(tmp_path, "x") as temporary:
         temporary.write_bytes(b"new")
-        assert paths.publish(temporary, tmp_path, "x", 3) == 4
+        assert files.move_to_free_number(temporary, tmp_path, "x", 3) == tmp_path / "x_00004_.png"
     assert (tmp_path / "x_00003_.png").read_bytes() == b"kept" and (tmp_path / "x_00004_.png").read_bytes() == b"new"
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_vanished_is_an_error_not_a_loop(tmp_path):
     with pytest.raises(FileNotFoundError):
-        paths.publish(tmp_path / "gone" / ".x.part", tmp_path / "gone", "x", 1)
+        files.move_to_free_number(tmp_path / "gone" / ".x.part", tmp_path / "gone", "x", 1)
 
 
 def test_a_file_tag_follows_the_prefix(tmp_path):
@@ -88,7 +87,8 @@ def test_a_prefix_that_names_no_file_below_the_folder_is_refused_before_and_at_t
     inputs = {name: value for name, value in SAVERS[saver].items() if not isinstance(value, torch.Tensor | Embedding)}
     prompt = {"1": {"class_type": saver, "inputs": {**inputs, "filename_prefix": prefix}}}
     with use_host(LocalHost(tmp_path / "out")):
-        found = [problem for problem in check(prompt, classes)[1] if problem.input == "filename_prefix"]
+        problems = validate(prompt, classes).problems(classes)
+        found = [problem for problem in problems if problem.input == "filename_prefix"]
         assert len(found) == 1 and repr(prefix) in found[0].message
         node = classes[saver]
         with pytest.raises(ValueError, match=r"leads out of|names no file"):

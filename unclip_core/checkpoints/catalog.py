@@ -50,6 +50,17 @@ def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
     return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra, hub_cache())))
 
 
+def writable_folder(folders: Iterable[str | os.PathLike] = ()) -> Path | None:
+    """The first model folder in which files can be made, though it need not exist yet: of the host's `folders`, then of
+    $UNCLIP_MODELS. None if there is none."""
+    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+    for folder in (Path(folder).expanduser() for folder in (*folders, *extra)):
+        existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
+        if existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
 def hub_cache() -> Path:
     """Where huggingface_hub keeps what it downloads."""
     for variable, inside in (("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")):

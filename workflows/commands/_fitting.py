@@ -22,20 +22,19 @@ def open_pictures(data: str, cache: Path, pictures: int, seed: int) -> Any:
 def table_path(output: Path | None, stack: str, kind: str) -> Path:
     """Where to write: `output`, else a model folder that can be written. Raises ValueError if there is none."""
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import ENVIRONMENT
+    from ...unclip_core.checkpoints.catalog import ENVIRONMENT, writable_folder
     from ...unclip_core.checkpoints.tables import table_name
-    from .pull import choose_root
 
     if output is not None:
         return output.expanduser()
-    root = choose_root(None, current_host().model_folders())
+    root = writable_folder(current_host().model_folders())
     if root is None:
         raise ValueError(f"no model folder to write {table_name(stack, kind)} to; set ${ENVIRONMENT} or give --output")
     return root / table_name(stack, kind)
 
 
-def watched(steps: Generator[tuple[int, int], None, Any], label: str, unit: str) -> Any:
-    """Run a generator that yields (done, of) under a progress bar; its result."""
+def with_bar(steps: Generator[tuple[int, int], None, Any], label: str, unit: str) -> Any:
+    """Run a generator that yields (done, total) under a progress bar, and return its result."""
     from tqdm import tqdm
 
     with tqdm(desc=label, unit=unit, dynamic_ncols=True) as bar:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._nodes import nodes_option
+from ._options import nodes_option
 
 _MIN_TOKEN = 16
 _FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from ._options import cache_option
+
 GRAPH = Path(__file__).resolve().parent.parent / "text_to_image.json"
 
 
@@ -23,7 +25,7 @@ def command() -> None:
 @click.option("--pairs", default=100, show_default=True, type=click.IntRange(0), help="Two-object samples.")
 @click.option("--renders", default=100, show_default=True, type=click.IntRange(0), help="Renders per upsampler.")
 @click.option("--seed", default=0, show_default=True, type=int)
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@cache_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True)
 def storybook(stack, samples, pairs, renders, seed, cache, output) -> None:
     """Judge samples of held-out captions, made with the settings saved in workflows/text_to_image.json."""
@@ -119,14 +121,14 @@ def saved_settings(graph: Path) -> dict[str, dict]:
     from ...nodes.inputs import or_own_guidance, or_own_sampler, or_own_steps
     from ..document.graph import WorkflowError, load_workflow
     from ..document.schema import node_classes
-    from .run import to_prompt
+    from ..rows.prepared import to_checked_prompt
 
     own = {"steps": or_own_steps, "guidance_scale": or_own_guidance, "sampler": or_own_sampler}
     wanted = {
         "UnCLIPDiffusionPrior": ("prior", ("steps", "guidance_scale", "candidates", "sampler")),
         "UnCLIPDecoderSample": ("decoder", ("steps", "guidance_scale", "eta", "sampler")),
     }
-    prompt, problems = to_prompt(load_workflow(graph), node_classes())
+    prompt, problems = to_checked_prompt(load_workflow(graph), node_classes())
     if problems:
         raise WorkflowError(problems)
     found: dict[str, dict] = {}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ._options import cache_option
+
 EPILOG = """\b
 Example:
   unclip fit-analytic --prior karlo-v1-alpha --data photos/
@@ -20,7 +22,7 @@ The pictures need captions beside them (.txt). A hundred pairs are enough.
 @click.option("--data", default="storybook", show_default=True, help="Rendered scenes, a folder, or .tar shards.")
 @click.option("--pairs", default=128, show_default=True, type=click.IntRange(1), help="Pictures with captions.")
 @click.option("--seed", default=1, show_default=True, type=int, help="Of pictures, captions and noise.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@cache_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: a model folder that can be written]")
 def command(stack, data, pairs, seed, cache, output) -> None:
     """Measure the prior's noise at every timestep, and write it as <model>.analytic.safetensors."""
@@ -32,7 +34,7 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     from ...unclip_core.stack import load_stack
     from ...unclip_core.training.fit_analytic import fit_noise_powers
     from ...unclip_core.training.fit_pca import picture_rows
-    from ._fitting import open_pictures, table_path, watched
+    from ._fitting import open_pictures, table_path, with_bar
 
     entry = find(stack, current_host().model_folders())
     path = table_path(output, stack, ANALYTIC)
@@ -43,6 +45,6 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     with torch.inference_mode():
         text = clip.encode_text(rows.captions(chosen, random.Random(seed)))
         image = clip.encode_image(picture_rows(clip, rows, chosen))
-        powers = watched(fit_noise_powers(prior, text, image, seed), "measure", "timestep")
+        powers = with_bar(fit_noise_powers(prior, text, image, seed), "measure", "timestep")
     save_noise_powers(path, powers, prior.config.prior_id, {"data": data, "pairs": str(len(chosen))})
     click.echo(f"wrote {path}")

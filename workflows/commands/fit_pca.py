@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ._options import cache_option
+
 EPILOG = """\b
 Examples:
   unclip fit-pca --clip karlo-v1-alpha --data photos/
@@ -20,7 +22,7 @@ The more pictures the better: more than the CLIP has dimensions, thousands if yo
 @click.option("--data", default="storybook", show_default=True, help="Rendered scenes, a folder, or .tar shards.")
 @click.option("--pictures", default=60_000, show_default=True, type=click.IntRange(2), help="Scenes to draw.")
 @click.option("--seed", default=1, show_default=True, type=int, help="Of the scenes.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@cache_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: a model folder that can be written]")
 def command(stack, data, pictures, seed, cache, output) -> None:
     """Fit the components that PCA Project keeps, and write them as <model>.pca.safetensors."""
@@ -30,13 +32,13 @@ def command(stack, data, pictures, seed, cache, output) -> None:
     from ...unclip_core.clip.pca import fit_pca
     from ...unclip_core.stack import load_stack
     from ...unclip_core.training.fit_pca import embed_pictures
-    from ._fitting import open_pictures, table_path, watched
+    from ._fitting import open_pictures, table_path, with_bar
 
     entry = find(stack, current_host().model_folders())
     path = table_path(output, stack, PCA)
     clip = load_stack(entry).clip
     rows = open_pictures(data, cache, pictures, seed)
-    vectors = watched(embed_pictures(clip, rows), "encode", "picture")
+    vectors = with_bar(embed_pictures(clip, rows), "encode", "picture")
     basis = fit_pca(vectors, clip.clip_id)
     if len(vectors) <= basis.dim:
         click.echo(f"warning: {len(vectors)} pictures for {basis.dim} dimensions; the last components are arbitrary")

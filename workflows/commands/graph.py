@@ -10,7 +10,7 @@ from ..document.drawing import as_mermaid, as_text
 from ..document.graph import Problem, WorkflowError, load_workflow
 from ..engine.node_packs import known_classes
 from ..rows.prepared import to_api
-from ._nodes import nodes_option
+from ._options import nodes_option
 
 
 @click.command(short_help="Draw a graph as text or Mermaid.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +35,8 @@ def command(repository: str, dtype: str | None, revision: str | None, folder: Pa
     from ...unclip_core.checkpoints.hub_files import pull
 
     hosts = current_host().model_folders()
-    root = choose_root(folder, hosts)
+    # None: the Hugging Face cache.
+    root = catalog.writable_folder(hosts) if folder is None else folder.expanduser()
     if root is None and dtype is not None:
         raise ValueError(f"pull: --dtype needs a model folder; give --to, or set ${catalog.ENVIRONMENT}")
     plan = plan_pull(repository, revision, dtype)
@@ -49,22 +48,6 @@ def command(repository: str, dtype: str | None, revision: str | None, folder: Pa
     with _Bar(quiet) as bar:
         where = pull(plan, root, dtype, bar, bar.converted)
     return _report(plan.name, where, root, hosts)
-
-
-def choose_root(folder: Path | None, hosts: Iterable[Path]) -> Path | None:
-    """The model folder to install into: `folder`, else the first writable one of the host's and of $UNCLIP_MODELS; None
-    stands for the Hugging Face cache.
-    """
-    if folder is not None:
-        return folder.expanduser()
-    extra = [Path(part).expanduser() for part in os.environ.get(catalog.ENVIRONMENT, "").split(os.pathsep) if part]
-    return next((root for root in (*hosts, *extra) if _writable(root)), None)
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, or it itself."""
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    return existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def _report(name: str, where: Path, root: Path | None, hosts: list[Path]) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from ._options import cache_option
+
 EPILOG = """\b
 Examples:
   unclip reproduce --quick                            # under 10 minutes on 2 cores
@@ -29,7 +31,7 @@ Stop it at any time: the same command goes on with the experiment that was under
 @click.option("--full", multiple=True, metavar="NAME", help="With --quick: an experiment to run with full counts.")
 @click.option("--list", "listed", is_flag=True, help="Show the experiments and stop.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), default=Path("runs/reproduce"), show_default=True)
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Drawn scenes.")
+@cache_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The report.  [default: RUN/report.md]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def command(stack, quick, only, full, listed, run_folder, cache, output, threads) -> None:

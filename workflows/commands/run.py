@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from ..checks.preflight import check
-from ..document.graph import Problem, Prompt, Workflow, WorkflowError, load_workflow
-from ..places.running import Options, check_options, classes_for, run_prepared
+from ..document.graph import Problem, WorkflowError
+from ..places.options import Options
+from ..places.running import prepare_run, run_prepared
 from ..rows.batch import DiskError
 from ..rows.jobs import Jobs, build
-from ..rows.prepared import Prepared, prepare, to_api
+from ..rows.prepared import Prepared
 from ..rows.reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
-from ._nodes import nodes_option
+from ._options import input_option, nodes_option
 
 EXAMPLES = """\b
 Examples:
@@ -60,15 +60,7 @@ def _options(function):
             click.option("--grid", is_flag=True, help="A contact sheet of the runs, grid_00001_.png."),
             click.option("--resume", is_flag=True, help="Skip the rows that results.jsonl has as finished."),
             click.option("-o", "--output", default="out", show_default=True, type=_PATH, help="Picture folder."),
-            click.option(
-                "-i",
-                "--input",
-                "input_folder",
-                default="input",
-                show_default=True,
-                type=_PATH,
-                help="Folder that Load Image reads from.",
-            ),
+            input_option,
             nodes_option,
             click.option("--partial", is_flag=True, help="Run the outputs that can be made although others cannot."),
             click.option("--dry-run", is_flag=True, help="Check everything and say what would run; load no model."),
@@ -132,32 +124,13 @@ def _reporter(options: Options, as_json: bool, quiet: bool) -> Reporter:
 
 
 def _run(file: Path, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
-    prepared = prepare_file(file, jobs, options, partial)
+    prepared = prepare_run(file, jobs, options, partial)
     if dry_run:
         _show_plan(prepared, options, isinstance(reporter, JsonReporter))
         return 0
     bars = isinstance(reporter, HumanReporter) and not jobs.many
     summary = run_prepared(prepared, replace(options, bars=bars), reporter)
     return 1 if summary.failed else 0
-
-
-def prepare_file(file: Path, jobs: Jobs, options: Options, partial: bool = False) -> Prepared:
-    """Load, set, convert and check. Raises WorkflowError with every problem at once."""
-    from ...nodes.host import use_host
-    from ..engine.run_host import RunHost
-
-    problems = check_options(options, jobs)
-    host = RunHost(options.output, options.input)
-    try:
-        with use_host(host):  # nodes look into its folders
-            prepared = prepare(load_workflow(file), jobs, classes_for(options), partial)
-    except WorkflowError as error:
-        raise WorkflowError([*error.problems, *problems]) from None
-    finally:
-        host.close()
-    if problems:
-        raise WorkflowError(problems)
-    return prepared
 
 
 def parse_size(text: str) -> int:
@@ -173,13 +146,6 @@ def parse_size(text: str) -> int:
     except ValueError:
         raise WorkflowError([Problem("invalid_option", f"{text!r} is no size; write 500M or 2G")]) from None
     return int(size)
-
-
-def to_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
-    """The API prompt of a workflow of either form, its values brought to their types, and every problem of it."""
-    prompt, problems = to_api(workflow, classes)
-    prompt, found = check(prompt, classes)
-    return prompt, problems + found
 
 
 def _show_plan(prepared: Prepared, options: Options, as_json: bool) -> None:

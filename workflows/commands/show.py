@@ -10,7 +10,7 @@ import click
 from ..document.graph import load_workflow
 from ..engine.node_packs import known_classes
 from ..settings.overrides import Setting, settings
-from ._nodes import nodes_option
+from ._options import nodes_option
 
 
 @click.command(short_help="List what can be set in a graph.")

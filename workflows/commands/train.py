@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ._options import cache_option
+
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
 
 EPILOG = """\b
@@ -24,7 +26,7 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--preset", default="storybook", show_default=True, help="Which stack's networks and recipe.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder.  [default: runs/STAGE]")
 @click.option("--data", default="storybook", show_default=True, help="Rendered scenes, a folder, or .tar shards.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@cache_option
 @click.option("--clip", type=click.Path(path_type=Path, exists=True), help="Frozen CLIP of priors and decoder.")
 @click.option("--init", type=click.Path(path_type=Path, exists=True), help="Continue from these weights.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: the recipe's]")

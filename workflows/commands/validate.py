@@ -9,21 +9,13 @@ import click
 
 from ..document.graph import Problem, WorkflowError, load_workflow
 from ..engine.node_packs import known_classes
-from ._nodes import nodes_option
-from .run import to_prompt
+from ..rows.prepared import to_checked_prompt
+from ._options import input_option, nodes_option
 
 
 @click.command(short_help="Check graphs without running them.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-i",
-    "--input",
-    "input_folder",
-    default="input",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder that Load Image reads from.",
-)
+@input_option
 @nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per file: file, ok, problems.")
 def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...], as_json: bool) -> int:
@@ -50,6 +42,6 @@ def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...]
 def problems_of(file: Path, classes: dict[str, type]) -> list[Problem]:
     """Every problem of one workflow file."""
     try:
-        return to_prompt(load_workflow(file), classes)[1]
+        return to_checked_prompt(load_workflow(file), classes)[1]
     except WorkflowError as error:
         return error.problems

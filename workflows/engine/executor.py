@@ -6,6 +6,7 @@ waiting: for a lazy input that it asks for, for its asynchronous calls, for the 
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -20,9 +21,10 @@ from .arguments import Arguments
 from .cache import Entry, Keys, OutputCache
 from .calls import Answer, Values, call_each, is_blocker, merged_outputs, merged_ui, read_answer
 from .dynamic_graph import DynamicGraph
-from .listening import running_node
 from .order import Order
 from .outcome import Event, NodeFailure
+
+running_node: contextvars.ContextVar[str | None] = contextvars.ContextVar("unclip_running_node", default=None)
 
 
 class Run:

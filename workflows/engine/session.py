@@ -11,8 +11,7 @@ from ..checks.awaiting import Loop
 from ..checks.validation import Validation, output_nodes, validate
 from ..document.graph import Prompt
 from .cache import OutputCache
-from .executor import Run
-from .listening import ListeningHost
+from .executor import Run, running_node
 from .outcome import Event, NodeFailure, Outcome
 
 
@@ -50,7 +49,7 @@ class Session:
         """The content key of each node: what has the same key in two prompts is computed once."""
         with use_host(self.host):
             try:
-                return self._new_run(prompt, self.host, None, lambda event: None).keys()
+                return self._new_run(prompt, None, lambda event: None).keys()
             finally:
                 self._loop.close()
 
@@ -71,14 +70,17 @@ class Session:
 
         began = time.monotonic()
         tell = on_event or (lambda event: None)
-        host = ListeningHost(self.host, tell) if on_event else self.host
+
+        def told(kind: str, data: dict[str, Any]) -> None:
+            tell(Event(kind, running_node.get(), data))
+
         wanted = [n for n in output_nodes(prompt, self.classes) if outputs is None or n in outputs]
         self._forget_instances(lambda key: key[0] in prompt and prompt[key[0]]["class_type"] == key[1])
-        run = self._new_run(prompt, host, extra_pnginfo, tell)
+        run = self._new_run(prompt, extra_pnginfo, tell)
         error = None
         tell(Event("start"))
         try:
-            with use_host(host), torch.inference_mode():
+            with use_host(self.host, told if on_event else None), torch.inference_mode():
                 run.run(wanted)
         except NodeFailure as failure:
             error = failure
@@ -99,13 +101,11 @@ class Session:
         self._cache.clear()
         self._instances.clear()
 
-    def _new_run(
-        self, prompt: Prompt, host: Host, extra_pnginfo: dict[str, Any] | None, tell: Callable[[Event], None]
-    ) -> Run:
+    def _new_run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None, tell: Callable[[Event], None]) -> Run:
         return Run(
             prompt,
             self.classes,
-            host,
+            self.host,
             cache=self._cache,
             instances=self._instances,
             loop=self._loop,

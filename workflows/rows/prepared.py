@@ -129,6 +129,13 @@ def to_api(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[P
     return convert(workflow.data, classes) if workflow.is_ui else (copy.deepcopy(workflow.data), [])
 
 
+def to_checked_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
+    """The API form of a workflow, constants brought to the declared types of their inputs, and every problem of it."""
+    prompt, problems = to_api(workflow, classes)
+    validation = validate(prompt, classes)
+    return validation.prompt, problems + validation.problems(classes)
+
+
 def changed(prompt: Prompt, changes: Mapping[tuple[str, str], Any]) -> Prompt:
     """The prompt with some inputs changed. The given one is left alone."""
     prompt = dict(prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ class Reporter:
 
     def end(self, summary: Summary | None) -> None:
         """The run is over; None when it was cut short."""
+
+
+class CollectingReporter(Reporter):
+    """Keeps what there is to know beside the results, for code to read. `on_event` hears each row's events."""
+
+    def __init__(self, output: Path, on_event: Callable[[int, Event], None] | None = None):
+        super().__init__(output)
+        self.warnings: list[str] = []
+        self.files: list[Path] = []  # those besides the rows' outputs
+        self._on_event = on_event
+
+    def event(self, row: int, event: Event) -> None:
+        if self._on_event:
+            self._on_event(row, event)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def made(self, path: Path) -> None:
+        self.files.append(path)
 
 
 class QuietReporter(Reporter):

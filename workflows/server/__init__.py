@@ -1,13 +1,15 @@
 """`unclip edit`: the stock drag-and-drop editor's page on this machine, over our nodes and our executor.
 
-    app.py       the server: routes, limits, start and stop
-    guard.py     who may ask: this machine's own page, or whoever has the token
-    worker.py    the queue, and the thread that runs it
-    job.py       one queued prompt, and its shapes for the queue, the history and the job list
-    telling.py   what a run says, as the messages that the page understands
-    pages.py     the open pages' websockets
-    host.py      what a node may ask while it runs here: cancel, warn, folders
-    *_routes.py  the addresses, by theme
+    app.py           the server: addresses, limits, start and stop
+    guard.py         who may ask: this machine's own page, or whoever has the token
+    editor.py        what the addresses share: folders, node classes, queue, pages
+    *_routes.py      the addresses, by theme
+    worker.py        the queue, and the thread that runs it
+    job.py           one queued prompt, and its shapes for the queue, the history and the job list
+    run_messages.py  a run's events as the messages that the page understands
+    pages.py         the open pages' websockets
+    object_info.py   node classes as the page wants them described
+    json_text.py     JSON that a browser reads, whatever a node put into its results
 
 Needs the extra `editor` (aiohttp and comfyui-frontend-package); imported by commands/edit.py alone, when it runs.
 """

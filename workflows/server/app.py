@@ -13,11 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
+from ...nodes.host import LocalHost
 from ..engine.node_packs import known_classes
 from . import pack_routes, picture_routes, run_routes, user_routes
 from .editor import Editor, bind
 from .guard import Guard, add_headers
-from .host import EditorHost
 from .pack_routes import feature_flags
 from .pages import Pages
 from .worker import Worker
@@ -55,11 +55,19 @@ def make_editor(settings: Settings) -> Editor:
     if not (page / "index.html").is_file():
         raise ValueError(f"--frontend {page}: has no index.html; give the static folder of a comfyui-frontend-package")
     classes = known_classes(settings.nodes)
-    host = EditorHost(settings.output, settings.input)
+    host = editor_host(settings.output, settings.input)
     pages = Pages(feature_flags(MAX_UPLOAD))
     worker = Worker(classes, host, pages)
     (settings.user / user_routes.WORKFLOWS).mkdir(parents=True, exist_ok=True)
     return Editor(classes, host, worker, pages, settings.user, page, MAX_UPLOAD)
+
+
+def editor_host(output: Path, input: Path) -> LocalHost:
+    """The host of the editor's runs and answers. A graph may be a stranger's, and so may the page: no link leads out of
+    the folders."""
+    host = LocalHost(output, input, quiet=True, follow_links=False)
+    host.folder("temp")  # made before two threads can ask for it at once
+    return host
 
 
 def make_app(editor: Editor, guard: Guard) -> web.Application:

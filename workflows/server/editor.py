@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ...nodes.host import use_host
-from .host import EditorHost
+from ...nodes.host import LocalHost, use_host
+from .json_text import to_json
 from .pages import Pages
-from .plain import to_json
 from .worker import Worker
 
 Result = TypeVar("Result")
@@ -25,7 +24,7 @@ class Editor:
     """One running editor."""
 
     classes: dict[str, type]
-    host: EditorHost
+    host: LocalHost
     worker: Worker
     pages: Pages
     user: Path  # saved workflows and settings

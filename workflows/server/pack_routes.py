@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import inside
+from ...nodes.files import path_inside
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
 from .editor import Editor, answer
@@ -139,7 +139,7 @@ def feature_flags(max_upload: int) -> dict[str, Any]:
 
 def _file(folder: Path, name: str, endings: set[str]) -> web.FileResponse:
     try:
-        path = inside(folder, name, links=False)
+        path = path_inside(folder, name, links=False)
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
     if path.suffix not in endings or not path.is_file():

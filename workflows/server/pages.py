@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from .plain import to_json
+from .json_text import to_json
 
 _HEARTBEAT = 20.0  # seconds after which a page that vanished without a word is found out
 _WAITING = 512  # messages that a slow page may be behind; then pictures and progress are left out, then it is dropped

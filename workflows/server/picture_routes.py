@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -12,22 +13,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from ...nodes.files import inside, move_new, temporary_beside
+from ...nodes.files import FOLDERS, PICTURE_TYPES, path_inside, split_annotation, write_whole
 from .editor import Editor, answer, bad
 
-_KINDS = ("input", "output", "temp")
-_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".jfif": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".avif": "image/avif",
-}
 _MAX_PIXELS = 100_000_000
 _MAX_NAME = 150
 
@@ -45,7 +33,7 @@ async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
     path = _path(editor, request.query)
     if not path.is_file():
         raise web.HTTPNotFound(text=f"there is no file {path.name!r}")
-    kind = _TYPES.get(path.suffix.lower())
+    kind = PICTURE_TYPES.get(path.suffix.lower())
     channel, preview = request.query.get("channel", "rgba"), request.query.get("preview", "")
     if kind and (channel in ("rgb", "a") or preview):
         try:
@@ -87,21 +75,19 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
 async def list_files(editor: Editor, request: web.Request) -> web.Response:
     """Names of the pictures in a folder, the newest first."""
     kind = request.match_info["kind"]
-    if kind not in _KINDS:
-        raise bad(f"{kind!r} is none of {', '.join(_KINDS)}")
+    if kind not in FOLDERS:
+        raise bad(f"{kind!r} is none of {', '.join(FOLDERS)}")
     folder = editor.host.folder(kind)
     entries = [entry for entry in os.scandir(folder) if entry.is_file()] if folder.is_dir() else []
-    pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in _TYPES]
+    pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_TYPES]
     return answer([entry.name for entry in sorted(pictures, key=lambda entry: -entry.stat().st_mtime)])
 
 
 def _path(editor: Editor, query: Any) -> Path:
     """The file that filename, subfolder and type mean."""
-    name, kind = query.get("filename", ""), query.get("type", "output")
-    for mark in _KINDS:
-        if name.endswith(f" [{mark}]"):
-            name, kind = name[: -len(mark) - 3], mark
-    if not name or kind not in _KINDS or "\0" in name:
+    name, annotated = split_annotation(query.get("filename", ""))
+    kind = annotated or query.get("type", "output")
+    if not name or kind not in FOLDERS or "\0" in name:
         raise bad("give filename, and type input, output or temp")
     return _inside(editor, kind, query.get("subfolder", ""), name)
 
@@ -109,7 +95,7 @@ def _path(editor: Editor, query: Any) -> Path:
 def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
     folder = editor.host.folder(kind)
     try:
-        return inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
+        return path_inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
 
@@ -121,8 +107,8 @@ def _file(fields: Any) -> tuple[str, bytes]:
         raise bad("no file was sent as image")
     name = Path(sent.filename.replace("\\", "/")).name.strip()
     stem, ending = Path(name).stem, Path(name).suffix.lower()
-    if ending not in _TYPES:
-        raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture; send one of {', '.join(_TYPES)}")
+    if ending not in PICTURE_TYPES:
+        raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture; send one of {', '.join(PICTURE_TYPES)}")
     if not stem or stem.startswith(".") or not name.isprintable() or len(name.encode()) > _MAX_NAME:
         raise bad(f"{name!r} cannot be a file's name here; rename it")
     return name, sent.file.read()
@@ -161,23 +147,14 @@ async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Resp
 
 def _write(path: Path, data: bytes, overwrite: bool) -> Path:
     """Write a whole file, under a free name unless it may be overwritten; return where it lies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(path.parent, path.stem) as temporary:
-        temporary.write_bytes(data)
-        if overwrite:
-            os.replace(temporary, path)
-            return path
-        number, candidate = 0, path
-        while True:
-            try:
-                move_new(temporary, candidate)
-            except FileExistsError:
-                if candidate.is_file() and candidate.read_bytes() == data:
-                    return candidate
-                number += 1
-                candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
-            else:
-                return candidate
+    for number in itertools.count():
+        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}") if number else path
+        try:
+            write_whole(candidate, data, overwrite)
+        except FileExistsError:
+            if not (candidate.is_file() and candidate.read_bytes() == data):
+                continue
+        return candidate
 
 
 def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:

@@ -6,14 +6,13 @@ The folder has the layout of ComfyUI's user/default/, so that moving there is co
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import inside, move_new, temporary_beside
+from ...nodes.files import path_inside, write_whole
 from .editor import Editor, answer, bad, read_table
 
 SETTINGS = "comfy.settings.json"
@@ -118,7 +117,7 @@ async def move_file(editor: Editor, request: web.Request) -> web.Response:
 def _path(editor: Editor, name: str) -> Path:
     """A path in the user folder."""
     try:
-        path = inside(editor.user, name, links=False)
+        path = path_inside(editor.user, name, links=False)
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of the user folder") from None
     if path == editor.user.resolve():
@@ -139,22 +138,11 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def _written(editor: Editor, path: Path, data: bytes, overwrite: bool) -> None:
     try:
-        await editor.in_thread(_write, path, data, overwrite)
+        await editor.in_thread(write_whole, path, data, overwrite)
     except FileExistsError:
         raise web.HTTPConflict(text=f"{path.name!r} exists") from None
     except OSError as error:
         raise bad(f"{path.name!r} cannot be saved: {error.strerror or error}") from None
-
-
-def _write(path: Path, data: bytes, overwrite: bool) -> None:
-    """A whole file or none: the editor saves while you work. Raises FileExistsError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(path.parent, path.stem) as temporary:
-        temporary.write_bytes(data)
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            move_new(temporary, path)
 
 
 def _told(editor: Editor, path: Path, request: web.Request) -> Any:
@@ -185,4 +173,4 @@ def _settings(editor: Editor) -> dict[str, Any]:
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
     """Without a pause for another request between reading and writing, so that none is lost."""
     text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
-    _write(editor.user / SETTINGS, text.encode("utf-8", "replace"), True)
+    write_whole(editor.user / SETTINGS, text.encode("utf-8", "replace"), True)

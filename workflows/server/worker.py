@@ -11,12 +11,11 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from ...nodes.host import Interrupted, graph_name
+from ...nodes.host import Interrupted, LocalHost
 from ..engine.session import Session
-from .host import EditorHost
 from .job import CANCELLED, COMPLETED, FAILED, RUNNING, Job
 from .pages import Pages
-from .telling import Teller
+from .run_messages import RunMessages
 
 _LOG = logging.getLogger(__name__)
 _HISTORY = 500  # ended jobs that are remembered; their pictures stay on disk
@@ -26,7 +25,7 @@ _PATIENCE = 3.0  # seconds that the end waits for a node to notice it
 class Worker:
     """Runs jobs one after another, in the order of their numbers. All methods may be called from any thread."""
 
-    def __init__(self, classes: dict[str, type], host: EditorHost, pages: Pages):
+    def __init__(self, classes: dict[str, type], host: LocalHost, pages: Pages):
         self._session = Session(host, classes)
         self._host = host
         self._pages = pages
@@ -34,7 +33,8 @@ class Worker:
         self._arrivals = itertools.count()
         self._numbers = itertools.count(1)
         self._running: Job | None = None
-        self._teller: Teller | None = None
+        self._messages: RunMessages | None = None
+        self._warned: set[tuple[str, str]] = set()
         self._ended: dict[str, Job] = {}  # oldest first
         self._changed = threading.Condition()
         self._stopping = self._forget = False
@@ -117,9 +117,9 @@ class Worker:
         """What a page that comes, or comes back, has to know."""
         self._pages.send(client, "status", {"status": self.status(), "sid": client})
         with self._changed:
-            job, teller = self._running, self._teller
-        if job and teller and job.client == client and teller.node:
-            self._pages.send(client, "executing", {"node": teller.node, "prompt_id": job.id})
+            job, messages = self._running, self._messages
+        if job and messages and job.client == client and messages.node:
+            self._pages.send(client, "executing", {"node": messages.node, "prompt_id": job.id})
 
     # --- In the thread -------------------------------------------------------------------------------------------
 
@@ -128,15 +128,15 @@ class Worker:
             import torch  # noqa: F401 - takes seconds: while the page loads is a good time
         while (job := self._next()) is not None:
             self._tell_status()
-            self._teller = teller = Teller(job, self._pages)
-            status = self._run(job, teller)
+            self._messages = messages = RunMessages(job, self._pages, self._warned)
+            status = self._run(job, messages)
             with self._changed:  # first in the history, then told: whoever hears of the end may ask at once
                 job.status, job.ended = status, time.time()
-                self._running = self._teller = None
+                self._running = self._messages = None
                 self._ended[job.id] = job
                 while len(self._ended) > _HISTORY:
                     del self._ended[next(iter(self._ended))]
-            teller.ended(status == COMPLETED)
+            messages.ended(status == COMPLETED)
             self._tell_status()
 
     def _next(self) -> Job | None:
@@ -154,23 +154,22 @@ class Worker:
                     return job
             self._session.clear()
 
-    def _run(self, job: Job, teller: Teller) -> str:
+    def _run(self, job: Job, messages: RunMessages) -> str:
         """Run one job and return its final status."""
-        self._host.cancel, self._host.warned = job.cancel, teller.note
-        self._host.graph = graph_name(job.pnginfo, job.client)
+        self._host.cancel = job.cancel
         try:
             outcome = self._session.run(
-                job.prompt, extra_pnginfo=job.pnginfo, outputs=job.outputs, on_event=teller.hear
+                job.prompt, extra_pnginfo=job.pnginfo, outputs=job.outputs, on_event=messages.on_event
             )
             return COMPLETED if outcome.error is None else FAILED
         except Interrupted:
             return CANCELLED
         except BaseException as error:  # the thread outlives whatever happens to one job
             _LOG.exception("prompt %s", job.id)
-            teller.failed(error)
+            messages.failed(error)
             return FAILED
         finally:
-            self._host.cancel = self._host.warned = None
+            self._host.cancel = None
 
     def _tell_status(self) -> None:
         self._pages.send(None, "status", {"status": self.status()})

@@ -77,7 +77,7 @@ def test_what_cannot_be_fitted_ends_with_one_line_and_code_2(tiny, monkeypatch, 
     assert "no model 'nobody'; installed: " in capsys.readouterr().err
     assert run(["fit-analytic", "--prior", "tiny", "--data", "nothing-here"]) == 2
     assert "--data nothing-here: no pictures found" in capsys.readouterr().err
-    monkeypatch.setattr("comfyui_unclip.workflows.commands.pull.choose_root", lambda *_: None)
+    monkeypatch.setattr("comfyui_unclip.unclip_core.checkpoints.catalog.writable_folder", lambda *_: None)
     assert run(["fit-pca", "--clip", "tiny", "--pictures", "10"]) == 2
     assert "no model folder to write tiny.pca.safetensors to; set $UNCLIP_MODELS or give --output" in (
         capsys.readouterr().err

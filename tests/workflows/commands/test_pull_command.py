@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from comfyui_unclip.workflows.commands.pull import choose_root, size_text
+from comfyui_unclip.unclip_core.checkpoints.catalog import writable_folder
+from comfyui_unclip.workflows.commands.pull import size_text
 
 KARLO = "kakaobrain/karlo-v1-alpha"
 
@@ -114,11 +114,10 @@ def test_errors_are_one_line(unclip, tmp_path, arguments, environment, code, mes
 def test_where_a_pull_goes(tmp_path, monkeypatch):
     monkeypatch.delenv("UNCLIP_MODELS", raising=False)
     (tmp_path / "file").touch()
-    assert choose_root(None, []) is None
-    assert choose_root(Path("here"), [tmp_path]) == Path("here")
+    assert writable_folder([]) is None
     monkeypatch.setenv("UNCLIP_MODELS", os.pathsep.join([str(tmp_path / "file"), str(tmp_path / "new" / "one")]))
-    assert choose_root(None, []) == tmp_path / "new" / "one"  # the first is no folder
-    assert choose_root(None, [tmp_path / "editor"]) == tmp_path / "editor"
+    assert writable_folder([]) == tmp_path / "new" / "one"  # the first is no folder
+    assert writable_folder([tmp_path / "editor"]) == tmp_path / "editor"
 
 
 def test_sizes_for_people():

@@ -8,10 +8,9 @@ import pytest
 
 from comfyui_unclip.unclip_core.checkpoints.embedding_file import load_embedding
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.commands.run import prepare_file
-from comfyui_unclip.workflows.engine.node_packs import known_classes
-from comfyui_unclip.workflows.places.ray_pool import Worker
-from comfyui_unclip.workflows.places.running import Options
+from comfyui_unclip.workflows.places.options import Options
+from comfyui_unclip.workflows.places.ray_cluster import Worker
+from comfyui_unclip.workflows.places.running import prepare_run
 from comfyui_unclip.workflows.rows.jobs import build
 from comfyui_unclip.workflows.server.job import Job
 
@@ -56,8 +55,8 @@ def test_a_row_whose_file_is_gone_is_not_finished(unclip, tmp_path):
 
 def test_a_ray_worker_sends_its_contents(tiny_stack, tmp_path, save):
     options = Options(output=tmp_path / "out", input=tmp_path)
-    prepared = prepare_file(save(GRAPH), build(["text=a blue boat"], None, []), options)
-    result, contents, _ = Worker(prepared, known_classes, options, 0).run(1)
+    prepared = prepare_run(save(GRAPH), build(["text=a blue boat"], None, []), options)
+    result, contents, _ = Worker(prepared, options, 0).run(1)
     assert result.outputs == ["mine/star_00001_.safetensors"] and len(contents) == 1
     (tmp_path / "sent.safetensors").write_bytes(contents[0])
     assert load_embedding(tmp_path / "sent.safetensors").modality == "text"

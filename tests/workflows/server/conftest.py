@@ -12,10 +12,9 @@ from PIL import Image
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import current_host
-from comfyui_unclip.workflows.server.app import MAX_UPLOAD, make_app
+from comfyui_unclip.workflows.server.app import MAX_UPLOAD, editor_host, make_app
 from comfyui_unclip.workflows.server.editor import Editor
 from comfyui_unclip.workflows.server.guard import Guard
-from comfyui_unclip.workflows.server.host import EditorHost
 from comfyui_unclip.workflows.server.pages import Pages
 from comfyui_unclip.workflows.server.worker import Worker
 
@@ -85,7 +84,7 @@ def ask(tmp_path, toy_classes):
         (page / "index.html").write_text("<title>the page</title>")
         (page / "assets" / "a.js").write_text("1")
         (tmp_path / "secret.txt").write_text("nobody's business")
-        host = EditorHost(tmp_path / "out", tmp_path / "input")
+        host = editor_host(tmp_path / "out", tmp_path / "input")
         pages = Pages({"supports_preview_metadata": True})
         worker = Worker(toy_classes, host, pages)
         folder = tmp_path / "user"

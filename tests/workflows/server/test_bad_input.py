@@ -8,7 +8,7 @@ import time
 import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.server.host import EditorHost
+from comfyui_unclip.nodes.host import LocalHost
 
 
 class Waits:
@@ -191,13 +191,13 @@ TAKEN_AS = {"UNCLIP_EMBED": "embed", "UNCLIP_NOISE": "noise"}
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_hears_cancel_between_its_steps(ask, open_page, model, monkeypatch, name):
-    listen = EditorHost.check_interrupt
+    listen = LocalHost.check_interrupt
 
     def slowly(host):  # as a larger network is: the tiny one might be through before Cancel arrives
         time.sleep(0.02)
         listen(host)
 
-    monkeypatch.setattr(EditorHost, "check_interrupt", slowly)
+    monkeypatch.setattr(LocalHost, "check_interrupt", slowly)
     kind, inputs = SAMPLERS[name]
     result = NODE_CLASS_MAPPINGS[kind].RETURN_TYPES[0]
     link = {TAKEN_AS[result]: ["sample", 0]} if result in TAKEN_AS else {}

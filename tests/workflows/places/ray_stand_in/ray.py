@@ -1,4 +1,4 @@
-"""A stand-in for Ray, which is too large for CI: as much of it as workflows/ray_pool.py uses, on this machine alone.
+"""A stand-in for Ray, which is too large for CI: as much of it as places/ray_cluster.py uses, on this machine alone.
 
 As there, an actor is a process of its own, what goes to and fro is pickled, calls are answered in their order, and
 those of a process that died raise RayActorError. tests/benchmarks/ray_rows.py runs such rows on the real one.

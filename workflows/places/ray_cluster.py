@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..document.graph import Problem, WorkflowError
-from ..engine.outcome import Event
+from ..engine.node_packs import known_classes
 from ..rows.prepared import Prepared
+from ..rows.reporters import CollectingReporter, Reporter
 from ..rows.results import RowResult
-from .saving import save_file
+from .options import Options
+from .received_files import row_tag, save_file
 
 MAX_TRIES = 3  # of a row whose worker dies: it may be the row that kills it
 _CORES = 4  # of a worker on a cluster without GPUs
@@ -46,19 +48,18 @@ def load_ray() -> Any:
 class Worker:
     """What runs inside an actor: a Session of its own, and an output folder that nobody else sees."""
 
-    def __init__(self, prepared: Prepared, load_classes: Callable[[], dict[str, type]], options: Any, cores: int):
+    def __init__(self, prepared: Prepared, options: Options, cores: int):
         import torch
 
-        from .local_runner import LocalRunner
-        from .running import ignore_event, new_session
+        from .local import LocalRunner, new_session
 
         if cores:
             torch.set_num_threads(cores)
         self._folder = tempfile.TemporaryDirectory(prefix="unclip-")
-        self._warnings: list[str] = []
-        own = replace(prepared, classes=load_classes())
+        own = replace(prepared, classes=known_classes(options.nodes))
         options = replace(options, output=Path(self._folder.name))
-        self._runner = LocalRunner(own, new_session(own, options, self._warnings.append), ignore_event)
+        self._reporter = CollectingReporter(options.output)
+        self._runner = LocalRunner(own, new_session(own, options), self._reporter)
         self._rows: deque[list[Path]] = deque()
 
     def ready(self) -> int:
@@ -67,7 +68,7 @@ class Worker:
 
     def run(self, number: int) -> tuple[RowResult, list[bytes], list[str]]:
         """Run one row. Returns its result, the contents of its outputs, and the warnings."""
-        self._warnings.clear()
+        self._reporter.warnings.clear()
         result = self._runner.run_row(number)
         paths = [Path(self._folder.name) / output for output in result.outputs]
         contents = [path.read_bytes() for path in paths]
@@ -76,7 +77,7 @@ class Worker:
             old = set(self._rows.popleft()) - {path for row in self._rows for path in row}
             for path in old:
                 path.unlink(missing_ok=True)
-        return result, contents, list(self._warnings)
+        return result, contents, list(self._reporter.warnings)
 
     def end(self) -> None:
         """Remove the files that were kept: a worker is killed, and would leave them behind."""
@@ -86,17 +87,9 @@ class Worker:
 class RayRunner:
     """Runs rows on the cluster at `options.ray`; "local" starts one on this machine. Results come as they end."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        options: Any,
-        listener: Callable[[int, Event], None],
-        load_classes: Callable[[], dict[str, type]],
-        warned: Callable[[str], None],
-    ):
+    def __init__(self, prepared: Prepared, options: Options, reporter: Reporter):
         ray = self._ray = load_ray()
-        self._prepared, self._options = prepared, options
-        self._listener, self._warned = listener, warned
+        self._prepared, self._options, self._reporter = prepared, options, reporter
         self._own_cluster = not ray.is_initialized()
         if self._own_cluster:
             try:
@@ -109,9 +102,10 @@ class RayRunner:
                 raise WorkflowError([Problem("invalid_option", message)]) from None
         self.count, self._resources = worker_plan(ray.cluster_resources(), options.workers)
         cores = int(self._resources.get("num_cpus", 0))
-        shipped = replace(prepared, classes={})
+        shipped = replace(prepared, classes={})  # a worker loads its own
+        own = replace(options, nodes=tuple(path.absolute() for path in options.nodes))
         actor = ray.remote(**self._resources, max_restarts=0)(Worker)
-        self._start = lambda: actor.remote(shipped, load_classes, options, cores)
+        self._start = lambda: actor.remote(shipped, own, cores)
         self._busy: dict[Any, tuple[Any, int | None]] = {}  # what is awaited -> (worker, row; None: it starts)
         self._tries: dict[int, int] = {}
         self._said: set[str] = set()
@@ -175,7 +169,7 @@ class RayRunner:
         """Give a row that lost its worker to another; after several, its result is a failure."""
         self._tries[number] = self._tries.get(number, 0) + 1
         if self._tries[number] < MAX_TRIES:
-            self._warned(f"row {number}: its worker died; it is given to another")
+            self._reporter.warning(f"row {number}: its worker died; it is given to another")
             waiting.put_back(number)
             return None
         text = f"its worker died {MAX_TRIES} times; the row may need more memory than a worker has"
@@ -191,9 +185,9 @@ class RayRunner:
         for message in warnings:
             if message not in self._said:
                 self._said.add(message)
-                self._warned(message)
+                self._reporter.warning(message)
         self.failure = RuntimeError(result.error) if result.error is not None else None
-        tag = f"_row{result.row:05}" if self._prepared.jobs.many else ""
+        tag = row_tag(result.row) if self._prepared.jobs.many else ""
         paths = []
         try:
             for output, data in zip(result.outputs, contents, strict=True):

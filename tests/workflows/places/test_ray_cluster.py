@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfyui_unclip.workflows.api import load
-from comfyui_unclip.workflows.api import run as run_rows
-from comfyui_unclip.workflows.places.ray_pool import Segments, worker_plan
+from comfyui_unclip.workflows import load
+from comfyui_unclip.workflows import run as run_rows
+from comfyui_unclip.workflows.places.ray_cluster import Segments, worker_plan
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
-"""Files that were made elsewhere, on a server or by a worker, put into the output folder under free names."""
+"""Files made elsewhere, on a server or by a worker, written into the output folder here under free names."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from ...nodes.files import file_inside, move_new, publish, temporary_beside
+from ...nodes.files import file_inside, move_to_free_name, move_to_free_number, temporary_file
 
 _NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
+
+
+def row_tag(row: int) -> str:
+    """What the names of a row's files carry, so that a folder of many rows says which is whose."""
+    return f"_row{row:05}"
 
 
 def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "") -> Path:
@@ -19,22 +24,22 @@ def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     numbered = _NUMBERED.fullmatch(path.name)
-    with temporary_beside(folder, path.stem) as temporary:
+    with temporary_file(folder, path.stem) as temporary:
         temporary.write_bytes(data)
         if numbered:
             stem = numbered["stem"].removesuffix(tag) + tag
-            counter = publish(temporary, folder, stem, int(numbered["counter"]) if not tag else 1, numbered["ending"])
-            path = folder / f"{stem}_{counter:05}{numbered['ending']}"
+            counter = int(numbered["counter"]) if not tag else 1
+            path = move_to_free_number(temporary, folder, stem, counter, numbered["ending"])
         else:
-            path = _free(temporary, folder / f"{path.stem}{tag}{path.suffix}")
+            path = _rename_until_free(temporary, folder / f"{path.stem}{tag}{path.suffix}")
     return path.relative_to(output.resolve())
 
 
-def _free(temporary: Path, path: Path) -> Path:
+def _rename_until_free(temporary: Path, path: Path) -> Path:
     for number in range(1, 100_000):
         candidate = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
         try:
-            move_new(temporary, candidate)
+            move_to_free_name(temporary, candidate)
         except FileExistsError:
             continue
         return candidate

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...nodes.host import LocalHost
 from ..engine.outcome import Event, Outcome
-from ..engine.run_host import RunHost
 from ..engine.session import Session
 from ..rows.prepared import Prepared
+from ..rows.reporters import Reporter
 from ..rows.results import RowResult
+from .node_clock import NodeClock
+from .options import Options
+from .received_files import row_tag
 
-Listener = Callable[[int, Event], None]  # row number, what happened
+_KEPT_OUTPUTS = 32  # of earlier rows: what a sweep comes back to, without memory growing with the rows
+_MAX_REMEMBERED = 10_000  # warnings that are not said again
 
 
 class LocalRunner:
-    """Runs rows in `session`, whose host is a RunHost. `failure` is the last row's error as it was raised."""
+    """Runs rows in `session`, whose host is a LocalHost. `failure` is the last row's error as it was raised.
 
-    def __init__(self, prepared: Prepared, session: Session, listener: Listener):
+    `reporter` hears each event, and each warning once: a thousand rows with the same unknown word are one line.
+    """
+
+    def __init__(self, prepared: Prepared, session: Session, reporter: Reporter):
         self._prepared = prepared
         self._session = session
-        self._listener = listener
+        self._reporter = reporter
+        self._warned: set[str] = set()
         self.failure: Exception | None = None
 
     def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
@@ -33,13 +42,15 @@ class LocalRunner:
         """Run one row. What a node raises ends up in the result, and in `failure`."""
         row = self._prepared.jobs.row(number)
         result = RowResult(number, self._prepared.row_inputs(row))
-        clock = NodeClock(self._prepared)
+        clock = NodeClock(self._prepared.prompt)
         host = self._session.host
-        host.file_tag = f"_row{number:05}" if self._prepared.jobs.many else ""
+        host.file_tag = row_tag(number) if self._prepared.jobs.many else ""
 
-        def hear(event: Event) -> None:
-            clock.hear(event)
-            self._listener(number, event)
+        def on_event(event: Event) -> None:
+            clock.on_event(event)
+            self._reporter.event(number, event)
+            if event.kind == "warning":
+                self._warn(event.data["messages"])
 
         start = time.perf_counter()
         self.failure = None
@@ -53,46 +64,41 @@ class LocalRunner:
                 validation.prompt,
                 extra_pnginfo={"workflow": workflow} if workflow is not None else None,
                 outputs=validation.good_outputs,
-                on_event=hear,
+                on_event=on_event,
             )
-            fill(result, outcome, host)
+            _take_over(result, outcome, host.folder("output"))
             self.failure = outcome.error
         result.seconds = round(time.perf_counter() - start, 3)
         result.node_seconds = clock.seconds
         host.close()  # previews need not outlive their row
         return result
 
-
-class NodeClock:
-    """Measures how long nodes run, by class."""
-
-    def __init__(self, prepared: Prepared):
-        self._prompt = prepared.prompt
-        self._running: tuple[str, float] | None = None
-        self._times: dict[str, list[float]] = {}
-
-    def hear(self, event: Event) -> None:
-        """Take note of one event of the run."""
-        if event.kind not in ("executing", "done", "error", "interrupted"):
-            return
-        now = time.perf_counter()
-        if self._running:
-            name, since = self._running
-            self._times.setdefault(name, []).append(now - since)
-        self._running = None
-        if event.kind == "executing" and event.node is not None:
-            node = self._prompt.get(event.data.get("display", event.node), {})
-            self._running = (str(node.get("class_type")), now)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The mean time of one run of a node, by class."""
-        return {name: round(sum(times) / len(times), 4) for name, times in self._times.items()}
+    def _warn(self, messages: list[str]) -> None:
+        for message in messages:
+            if message in self._warned:
+                continue
+            if len(self._warned) < _MAX_REMEMBERED:
+                self._warned.add(message)
+            self._reporter.warning(message)
 
 
-def fill(result: RowResult, outcome: Outcome, host: RunHost) -> None:
-    """Take over what a run made: files in the output folder, texts, and the error."""
-    root = Path(host.folder("output"))
+def new_session(prepared: Prepared, options: Options, keep_results: bool = False) -> Session:
+    """A Session for this process. Loads torch. `keep_results`: even of a single run, for the next."""
+    from ...unclip_core.pages import keep_pages
+
+    keep_pages()
+    host = LocalHost(options.output, options.input, quiet=not options.bars)
+    limit = _KEPT_OUTPUTS if prepared.jobs.many or keep_results else 0
+    if options.cache is None:
+        return Session(host, prepared.classes, cache_limit=limit)
+    from ..engine.disk_cache import DiskCache
+
+    kept = DiskCache(options.cache, options.cache_bytes, prepared.classes, limit)
+    return Session(host, prepared.classes, cache=kept)
+
+
+def _take_over(result: RowResult, outcome: Outcome, root: Path) -> None:
+    """Fill in what a run made: files in the output folder `root`, texts, and the error."""
     for node_id, ui in outcome.outputs.items():
         for name, entries in ui.items():
             files = [entry for entry in entries if isinstance(entry, dict) and "filename" in entry]

@@ -11,18 +11,20 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...nodes.files import inside
+from ...nodes.files import path_inside
 from ..document.graph import Problem, Prompt, WorkflowError, is_link
 from ..document.schema import node_schema
 from ..engine.outcome import Event
 from ..rows.prepared import Prepared
+from ..rows.reporters import Reporter
 from ..rows.results import RowResult
-from .local_runner import NodeClock
-from .saving import save_file
+from .node_clock import NodeClock
+from .options import Options
+from .received_files import row_tag, save_file
 
 _PATIENCE = 60.0  # seconds that a server may be away in the middle of a row
 _POLL = 5.0  # seconds of silence after which the history is asked as well
@@ -87,19 +89,19 @@ def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> typ
 class ServerRunner:
     """Runs rows one after another on the server at `options.server`."""
 
-    def __init__(self, prepared: Prepared, options: Any, listener: Callable[[int, Event], None]):
+    def __init__(self, prepared: Prepared, options: Options, reporter: Reporter):
         _aiohttp()
         self._prepared = prepared
         self._url = options.server.rstrip("/")
         self._output, self._input = options.output, options.input
-        self._listener = listener
+        self._reporter = reporter
         self._client = uuid.uuid4().hex
         self._loop = asyncio.new_event_loop()
         self._http: Any = None
         self._socket: Any = None
         self._current: str | None = None  # the prompt id that the server works on for us
         self._uploaded: dict[tuple[str, int], str] = {}
-        self._clock = NodeClock(prepared)
+        self._clock = NodeClock(prepared.prompt)
         self.failure: Exception | None = None
 
     def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
@@ -108,7 +110,7 @@ class ServerRunner:
             row = self._prepared.jobs.row(number)
             result = RowResult(number, self._prepared.row_inputs(row))
             self.failure = None
-            self._clock = NodeClock(self._prepared)
+            self._clock = NodeClock(self._prepared.prompt)
             start = time.perf_counter()
             task = self._loop.create_task(self._run_row(result))
             try:
@@ -121,7 +123,7 @@ class ServerRunner:
                 result.error = " ".join(str(error).split()) or type(error).__name__
                 self.failure = error
             result.seconds = round(time.perf_counter() - start, 3)
-            self._tell(result, "done", None, seconds=result.seconds)
+            self._report(result, "done", None, seconds=result.seconds)
             result.node_seconds = self._clock.seconds
             yield result
 
@@ -164,13 +166,13 @@ class ServerRunner:
             self._socket = await self._http.ws_connect(address, max_msg_size=0, heartbeat=30)
 
     async def _follow(self, result: RowResult, prompt_id: str) -> dict[str, Any]:
-        """Hear the row's events until it ended. Returns its entry of the server's history."""
+        """Report the row's events until it has ended. Returns its entry of the server's history."""
         away_since: float | None = None
         while True:
             try:
                 await self._connect()
                 message = await self._socket.receive(timeout=_POLL)
-                over = message.type.name == "TEXT" and self._hear(result, prompt_id, message.data)
+                over = message.type.name == "TEXT" and self._on_message(result, prompt_id, message.data)
                 if not over and message.type.name not in ("CLOSE", "CLOSING", "CLOSED", "ERROR"):
                     away_since = None
                     continue
@@ -194,8 +196,8 @@ class ServerRunner:
             answer.raise_for_status()
             return (await answer.json()).get(prompt_id)
 
-    def _hear(self, result: RowResult, prompt_id: str, text: str) -> bool:
-        """Pass one message on; True when it says that the row is over."""
+    def _on_message(self, result: RowResult, prompt_id: str, text: str) -> bool:
+        """Report one message of the websocket; True when it says that the row is over."""
         try:
             message = json.loads(text)
             kind, data = message["type"], message["data"]
@@ -206,21 +208,21 @@ class ServerRunner:
         node = data.get("node")
         if kind == "executing" and node is not None:
             result.executed.append(str(node))
-            self._tell(result, "executing", node, display=data.get("display_node", node))
+            self._report(result, "executing", node, display=data.get("display_node", node))
         elif kind == "progress":
             label = self._prepared.prompt.get(str(node), {}).get("_meta", {}).get("title", "")
-            self._tell(result, "progress", node, value=data.get("value"), max=data.get("max"), label=label)
+            self._report(result, "progress", node, value=data.get("value"), max=data.get("max"), label=label)
         elif kind == "executed":
-            self._tell(result, "executed", node, display=data.get("display_node", node))  # files come later
+            self._report(result, "executed", node, display=data.get("display_node", node))  # files come later
         elif kind == "execution_cached":
-            self._tell(result, "cached", None, nodes=data.get("nodes"))
+            self._report(result, "cached", None, nodes=data.get("nodes"))
         done = ("execution_success", "execution_error", "execution_interrupted")
         return kind in done or (kind == "executing" and node is None)
 
-    def _tell(self, result: RowResult, kind: str, node: Any, **data: Any) -> None:
+    def _report(self, result: RowResult, kind: str, node: Any, **data: Any) -> None:
         event = Event(kind, None if node is None else str(node), data)
-        self._clock.hear(event)
-        self._listener(result.row, event)
+        self._clock.on_event(event)
+        self._reporter.event(result.row, event)
 
     async def _fetch(self, result: RowResult, outputs: dict[str, dict[str, list]]) -> None:
         """Download what was saved; previews stay there."""
@@ -235,14 +237,14 @@ class ServerRunner:
                     elif name == "text" and isinstance(entry, str):
                         result.texts.setdefault(node_id, []).append(entry)
             if got:
-                self._tell(result, "executed", node_id, ui=got)
+                self._report(result, "executed", node_id, ui=got)
 
     async def _download(self, row: int, entry: dict[str, Any]) -> dict[str, str]:
         query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}
         async with self._http.get(f"{self._url}/view", params=query) as answer:
             answer.raise_for_status()
             data = await answer.read()
-        tag = f"_row{row:05}" if self._prepared.jobs.many else ""
+        tag = row_tag(row) if self._prepared.jobs.many else ""
         path = save_file(self._output, query["subfolder"], query["filename"], data, tag)
         return {"subfolder": path.parent.as_posix().removeprefix("."), "filename": path.name}
 
@@ -259,7 +261,7 @@ class ServerRunner:
         return changed
 
     async def _upload(self, name: str) -> str | None:
-        path = inside(self._input, name)
+        path = path_inside(self._input, name)
         if not path.is_file():
             return None
         key = (str(path), path.stat().st_mtime_ns)

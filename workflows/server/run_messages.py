@@ -1,49 +1,49 @@
-"""What a run says (Event), as the messages that the editor's page understands, sent to the page that queued it."""
+"""The events of a run as the messages that the editor's page understands, sent to the page that queued it."""
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 import traceback
 from io import BytesIO
 from typing import Any
 
-from ...nodes.host import preview_picture
+from ...nodes.host import graph_name, preview_picture
 from ..engine.outcome import Event, NodeFailure
 from .job import Job
+from .json_text import to_json
 from .pages import Pages
-from .plain import to_json
 
 _PREVIEW_INTERVAL = 0.2  # seconds: each preview waits for the device
 _STATE_INTERVAL = 0.05
 _TEXT, _PREVIEW = 3, 4  # kinds of binary messages
+_LOG = logging.getLogger(__name__)
 
 
-class Teller:
-    """Tells one job's run to its page, and keeps in the job what the history needs."""
+class RunMessages:
+    """Sends one job's run to its page, and keeps in the job what the history needs.
 
-    def __init__(self, job: Job, pages: Pages):
+    `warned`: graph and id of the nodes under which the page shows a warning; outlives the job.
+    """
+
+    def __init__(self, job: Job, pages: Pages, warned: set[tuple[str, str]]):
         self._job = job
         self._pages = pages
+        self._warned = warned
         self._states: dict[str, dict[str, Any]] = {}
         self._ran: list[str] = []
-        self._previewed = self._told_states = 0.0
+        self._previewed = self._sent_states = 0.0
         self.node: str | None = None  # the node that runs
 
-    def hear(self, event: Event) -> None:
-        """Pass one event on."""
+    def on_event(self, event: Event) -> None:
+        """Send one event."""
         handler = getattr(self, f"_on_{event.kind}", None)
         if handler is not None:
             handler(event)
 
-    def note(self, node: str, text: str) -> None:
-        """Show a text under a node."""
-        name = node.encode()
-        message = struct.pack(">II", _TEXT, len(name)) + name + text.encode("utf-8", "replace")
-        self._pages.send_raw(self._job.client, message)
-
     def failed(self, error: BaseException, failure: NodeFailure | None = None) -> None:
-        """Tell an error: of the node that `failure` names, or of the run itself."""
+        """Send an error: of the node that `failure` names, or of the run itself."""
         lines = traceback.format_tb(error.__traceback__)
         data = {
             "node_id": failure.node_id if failure else self.node or "",
@@ -58,7 +58,7 @@ class Teller:
         self._keep("execution_error", data)
 
     def ended(self, success: bool) -> None:
-        """The job is over; what went wrong was told."""
+        """The job is over; what went wrong was sent before."""
         self.node = None
         if success:
             self._keep("execution_success", {})
@@ -87,13 +87,22 @@ class Teller:
         self._state(event.node, value, most, at_once=last)
         self._preview(event.node, event.data["step"].x0, last)
 
+    def _on_warning(self, event: Event) -> None:
+        messages, place = event.data["messages"], (graph_name(self._job.pnginfo, self._job.client), event.node)
+        if event.node is None:  # found before a node ran
+            for message in messages:
+                _LOG.warning(message)
+        elif messages or place in self._warned:
+            (self._warned.add if messages else self._warned.discard)(place)
+            self._show_text(event.node, "\n".join(messages) or " ")  # the page ignores an empty text
+
     def _on_executed(self, event: Event) -> None:
         shown = event.data["ui"]
         self._job.shown[event.node] = shown
         self._send("executed", {"node": event.node, "display_node": event.data["display"], "output": shown})
 
     def _on_blocked(self, event: Event) -> None:
-        self.note(event.node, event.data["message"])
+        self._show_text(event.node, event.data["message"])
 
     def _on_error(self, event: Event) -> None:
         failure = event.data["failure"]
@@ -114,6 +123,12 @@ class Teller:
     def _send(self, kind: str, data: dict[str, Any], droppable: bool = False) -> None:
         self._pages.send(self._job.client, kind, {**data, "prompt_id": self._job.id}, droppable)
 
+    def _show_text(self, node: str, text: str) -> None:
+        """Show a text under a node, in the place of the last one."""
+        name = node.encode()
+        message = struct.pack(">II", _TEXT, len(name)) + name + text.encode("utf-8", "replace")
+        self._pages.send_raw(self._job.client, message)
+
     def _names(self, node: str) -> dict[str, Any]:
         named = {name: node for name in ("node_id", "display_node_id", "real_node_id")}
         return {**named, "parent_node_id": None, "prompt_id": self._job.id}
@@ -122,8 +137,8 @@ class Teller:
         """The bars of all nodes; a fast sampler has more steps than a page can draw."""
         self._states[node] = {**self._names(node), "value": value, "max": most, "state": "running"}
         now = time.monotonic()
-        if at_once or now - self._told_states >= _STATE_INTERVAL:
-            self._told_states = now
+        if at_once or now - self._sent_states >= _STATE_INTERVAL:
+            self._sent_states = now
             self._send("progress_state", {"nodes": self._states}, droppable=not at_once)
 
     def _preview(self, node: str, x0: Any, last: bool) -> None:
