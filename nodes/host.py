@@ -33,15 +33,15 @@ CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
 _WHOLE = 2**62  # bytes: more than any network has
-_warned_nodes: set[tuple[str, str]] = set()  # in the editor: graph and id of nodes under which a text was put
+_warned_nodes: set[tuple[str, str]] = set()  # inside ComfyUI: graph and id of the nodes that show a warning
 
 
 class Interrupted(BaseException):
     """The user cancelled. Not an Exception, so that a node's own handlers let it pass."""
 
 
-class Report:
-    """Receives the steps of one sampler run. The base class only counts on being closed."""
+class Progress:
+    """Shows the steps of one sampler run. The base class shows nothing."""
 
     def step(self, state: StepState) -> None:
         """One more step is done."""
@@ -58,7 +58,7 @@ class Host(abc.ABC):
     def drive(self, steps: Generator[StepState, None, Result], label: str) -> Result:
         """Run a stage's generator to its end and return its result, reporting each step and honouring an interrupt
         before each. `label` names the run in front of the user."""
-        report = self.report(label)  # before the first step, which may be a slow one
+        progress = self.progress(label)  # before the first step, which may be a slow one
         on_report = _on_report.get()
         try:
             while True:
@@ -67,16 +67,16 @@ class Host(abc.ABC):
                     state = next(steps)
                 except StopIteration as end:
                     return end.value
-                report.step(state)
+                progress.step(state)
                 if on_report:
                     on_report("progress", {"value": state.index + 1, "max": state.total, "label": label, "step": state})
         finally:
             steps.close()
-            report.close()
+            progress.close()
 
     @abc.abstractmethod
-    def report(self, label: str) -> Report:
-        """Start to show a run; its steps say how many they are."""
+    def progress(self, label: str) -> Progress:
+        """Start to show a sampler run; its steps say how many they are."""
 
     def check_interrupt(self) -> None:  # noqa: B027 - a host without a cancel button has nothing to do
         """Raise Interrupted if the user cancelled."""
@@ -136,7 +136,7 @@ class LocalHost(Host):
         self._follow_links = follow_links
         self._temp: tempfile.TemporaryDirectory | None = None
 
-    def report(self, label: str) -> Report:
+    def progress(self, label: str) -> Progress:
         return _Bar(label, self._quiet)
 
     def check_interrupt(self) -> None:
@@ -179,7 +179,7 @@ class LocalHost(Host):
 class ComfyHost(Host):
     """Inside ComfyUI: its progress bar, preview, cancel button, folders, device and memory manager."""
 
-    def report(self, label: str) -> Report:
+    def progress(self, label: str) -> Progress:
         return _EditorBar()
 
     def check_interrupt(self) -> None:
@@ -242,7 +242,7 @@ class ComfyHost(Host):
 
 
 def _running_graph(server: Any, prompt_id: str) -> str:
-    """What tells the graph that ComfyUI runs from others, in which nodes have the same ids; "" for an unknown one."""
+    """The `graph_name` of the prompt that ComfyUI runs; "" when it cannot be found."""
     with contextlib.suppress(AttributeError, IndexError, TypeError):  # versions differ
         for _, running, _, extra, *_ in list(server.prompt_queue.currently_running.values()):
             if running == prompt_id:
@@ -251,7 +251,8 @@ def _running_graph(server: Any, prompt_id: str) -> str:
 
 
 def graph_name(pnginfo: Any, client: str | None) -> str:
-    """The id that the page gave a queued graph, else that of the page. `pnginfo`: what came with the prompt."""
+    """The id of a queued graph, by which its nodes are told from those of another; without one, the id of the page that
+    queued it. `pnginfo`: the prompt's extra_pnginfo."""
     workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     named = workflow.get("id") if isinstance(workflow, dict) else None
     return str(named or client or "")
@@ -278,7 +279,7 @@ class _EditorMemory:
                 patcher.partially_load(patcher.load_device, _WHOLE)  # --novram does not heed force_full_load
 
 
-class _Bar(Report):
+class _Bar(Progress):
     def __init__(self, label: str, quiet: bool):
         from tqdm import tqdm
 
@@ -292,7 +293,7 @@ class _Bar(Report):
         self._bar.close()
 
 
-class _EditorBar(Report):
+class _EditorBar(Progress):
     def __init__(self):
         self._bar: Any = None
         self._last_preview = 0.0

@@ -19,17 +19,17 @@ class CountingHost(LocalHost):
     def warn(self, *messages):
         self.warnings.append(messages)
 
-    def report(self, label):
-        report = super().report(label)
+    def progress(self, label):
+        progress = super().progress(label)
         self.runs.append((label, 0))
-        step = report.step
+        step = progress.step
 
         def counting(state):
             self.runs[-1] = (label, self.runs[-1][1] + 1)
             step(state)
 
-        report.step = counting
-        return report
+        progress.step = counting
+        return progress
 
 
 @pytest.fixture(scope="module")

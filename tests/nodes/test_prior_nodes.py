@@ -16,16 +16,16 @@ class CountingHost(LocalHost):
         super().__init__(quiet=True)
         self.steps = {}
 
-    def report(self, label):
-        report = super().report(label)
-        step = report.step
+    def progress(self, label):
+        progress = super().progress(label)
+        step = progress.step
 
         def counting(state):
             self.steps[label] = self.steps.get(label, 0) + 1
             step(state)
 
-        report.step = counting
-        return report
+        progress.step = counting
+        return progress
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_ctrl_c_stops_within_one_step_and_leaves_finished_files(unclip, graph, s
                 if state.index == 2:
                     os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(LocalHost, "report", lambda self, label: Bar(label, False))
+    monkeypatch.setattr(LocalHost, "progress", lambda self, label: Bar(label, False))
     code, _, err = unclip("-s", "upsample1024.steps=1000", file=save(data))
     assert code == 130 and "interrupted" in err and len(steps) <= 4
     assert os.listdir(tmp_path / "out") == ["middle_00001_.png"]

@@ -26,7 +26,7 @@ from .node_clock import NodeClock
 from .options import Options
 from .received_files import row_tag, save_file
 
-_PATIENCE = 60.0  # seconds that a server may be away in the middle of a row
+_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row
 _POLL = 5.0  # seconds of silence after which the history is asked as well
 
 
@@ -37,7 +37,7 @@ class ServerError(RuntimeError):
 def server_classes(url: str, input_folder: Path) -> dict[str, type]:
     """A class for each node of the server, with its declarations only. Raises WorkflowError when none answers."""
     try:
-        declared = asyncio.run(_once(url, "object_info"))
+        declared = asyncio.run(_get_json(url, "object_info"))
         return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, _aiohttp().ClientError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -54,7 +54,7 @@ def _aiohttp():
     return aiohttp
 
 
-async def _once(url: str, path: str) -> Any:
+async def _get_json(url: str, path: str) -> Any:
     aiohttp = _aiohttp()
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
@@ -71,9 +71,9 @@ def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> typ
             # A picture that lies here is uploaded, so it is as good as one that lies there.
             options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
             # Older nodes give the list itself as the type, newer ones the word COMBO and the list among the options.
-            there = options.get("options") if spec[0] == "COMBO" else spec[0]
-            if options.get("image_upload") and isinstance(there, list) and input_folder.is_dir():
-                names = [*dict.fromkeys([*there, *(path.name for path in input_folder.iterdir() if path.is_file())])]
+            choices = options.get("options") if spec[0] == "COMBO" else spec[0]
+            if options.get("image_upload") and isinstance(choices, list) and input_folder.is_dir():
+                names = [*dict.fromkeys([*choices, *(path.name for path in input_folder.iterdir() if path.is_file())])]
                 listed = spec[0] == "COMBO"
                 inputs[kind][field] = ["COMBO", {**options, "options": names}] if listed else [names, options]
     members = {
@@ -186,7 +186,7 @@ class ServerRunner:
                 away_since = None
             except (OSError, ValueError, _aiohttp().ClientError) as error:
                 away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > _PATIENCE:
+                if time.monotonic() - away_since > _MAX_AWAY:
                     raise ServerError(
                         f"the server {self._url} went away: {error}; start it and use --resume"
                     ) from error
@@ -277,7 +277,7 @@ class ServerRunner:
         return self._uploaded[key]
 
     async def _cancel(self) -> None:
-        """Take our row back: out of the queue, and stopped if it runs."""
+        """Take our row out of the server's queue, and stop it if it runs."""
         if self._current is None or self._http is None:
             return
         for path, body in (("queue", {"delete": [self._current]}), ("interrupt", {"prompt_id": self._current})):
@@ -287,7 +287,7 @@ class ServerRunner:
 
 
 def _refusal(data: Any, status: int) -> str:
-    """What the server has against a prompt, in one line."""
+    """Why the server refused a prompt, in one line."""
     if not isinstance(data, dict):
         return f"the server refused the graph (HTTP {status})"
     found = []

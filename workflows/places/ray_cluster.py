@@ -25,7 +25,7 @@ from .received_files import row_tag, save_file
 
 MAX_TRIES = 3  # of a row whose worker dies: it may be the row that kills it
 _CORES = 4  # of a worker on a cluster without GPUs
-_PATIENCE = 10.0  # seconds in which workers remove their files at the end
+_END_TIMEOUT = 10.0  # seconds in which workers remove their files at the end
 _KEPT_ROWS = 64  # whose files a worker keeps: equal rows share one file, see Session's cache
 
 
@@ -85,7 +85,7 @@ class Worker:
 
 
 class RayRunner:
-    """Runs rows on the cluster at `options.ray`; "local" starts one on this machine. Results come as they end."""
+    """Runs rows on the cluster at `options.ray`; "local" starts one on this machine. Rows end in any order."""
 
     def __init__(self, prepared: Prepared, options: Options, reporter: Reporter):
         ray = self._ray = load_ray()
@@ -114,7 +114,7 @@ class RayRunner:
 
     def run(self, numbers: Iterable[int]) -> Iterator[RowResult]:
         """Run the rows; neighbours in the order, which share results, go to the same worker as far as possible."""
-        waiting = Segments(list(numbers), self.count)
+        waiting = RowShares(list(numbers), self.count)
         starts_failed = 0
         for _ in range(min(self.count, len(waiting))):
             self._begin_worker()
@@ -130,9 +130,9 @@ class RayRunner:
                         starts_failed += 1
                         if starts_failed > self.count + MAX_TRIES:
                             raise LostWorker(f"no worker starts: {' '.join(str(error).split())}") from None
-                    elif lost := self._lost(number, waiting):
+                    elif lost := self._retry(number, waiting):
                         yield lost
-                    if waiting or self._any_row():
+                    if waiting or self._any_row_runs():
                         self._begin_worker()
                     continue
                 except self._ray.exceptions.RayTaskError as error:
@@ -143,7 +143,7 @@ class RayRunner:
                     if number is None:
                         self.pids[worker] = answer
                     else:
-                        yield self._received(*answer)
+                        yield self._save_files(*answer)
                 if (following := waiting.take(worker)) is not None:
                     self._busy[worker.run.remote(following)] = (worker, following)
 
@@ -152,7 +152,7 @@ class RayRunner:
         busy = {worker for worker, _ in self._busy.values()}
         ending = [worker.end.remote() for worker in self.pids if worker not in busy]
         if ending:
-            self._ray.wait(ending, num_returns=len(ending), timeout=_PATIENCE)
+            self._ray.wait(ending, num_returns=len(ending), timeout=_END_TIMEOUT)
         for worker in busy | set(self.pids):
             self._ray.kill(worker)
         if self._own_cluster:
@@ -162,10 +162,10 @@ class RayRunner:
         worker = self._start()
         self._busy[worker.ready.remote()] = (worker, None)
 
-    def _any_row(self) -> bool:
+    def _any_row_runs(self) -> bool:
         return any(number is not None for _, number in self._busy.values())
 
-    def _lost(self, number: int, waiting: Segments) -> RowResult | None:
+    def _retry(self, number: int, waiting: RowShares) -> RowResult | None:
         """Give a row that lost its worker to another; after several, its result is a failure."""
         self._tries[number] = self._tries.get(number, 0) + 1
         if self._tries[number] < MAX_TRIES:
@@ -180,7 +180,7 @@ class RayRunner:
         row = self._prepared.jobs.row(number)
         return RowResult(number, self._prepared.row_inputs(row), error=text)
 
-    def _received(self, result: RowResult, contents: list[bytes], warnings: list[str]) -> RowResult:
+    def _save_files(self, result: RowResult, contents: list[bytes], warnings: list[str]) -> RowResult:
         """Write a row's files here."""
         for message in warnings:
             if message not in self._said:
@@ -200,32 +200,33 @@ class RayRunner:
         return result
 
 
-class Segments:
-    """Rows in as many stretches as there are workers: a worker takes from its own, then from the longest other."""
+class RowShares:
+    """The rows that wait, a share of neighbours for each worker: it takes from its own share and, when that is empty,
+    from the end of the longest other."""
 
     def __init__(self, numbers: list[int], count: int):
         size = -(-len(numbers) // max(1, count)) or 1
-        self._stretches = [deque(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+        self._shares = [deque(numbers[start : start + size]) for start in range(0, len(numbers), size)]
         self._owner: dict[Any, int] = {}
-        self._again: deque[int] = deque()
+        self._lost_rows: deque[int] = deque()
 
     def __len__(self) -> int:
-        return len(self._again) + sum(map(len, self._stretches))
+        return len(self._lost_rows) + sum(map(len, self._shares))
 
     def take(self, worker: Any) -> int | None:
         """The next row for a worker, or None when none is left."""
-        if self._again:
-            return self._again.popleft()
-        free = [index for index in range(len(self._stretches)) if index not in self._owner.values()]
+        if self._lost_rows:
+            return self._lost_rows.popleft()
+        free = [index for index in range(len(self._shares)) if index not in self._owner.values()]
         own = self._owner.setdefault(worker, free[0]) if free else self._owner.get(worker)
-        if own is not None and self._stretches[own]:
-            return self._stretches[own].popleft()
-        longest = max(self._stretches, key=len, default=deque())
+        if own is not None and self._shares[own]:
+            return self._shares[own].popleft()
+        longest = max(self._shares, key=len, default=deque())
         return longest.pop() if longest else None
 
     def put_back(self, number: int) -> None:
         """A row that must be run once more, before the others."""
-        self._again.append(number)
+        self._lost_rows.append(number)
 
 
 def worker_plan(resources: dict[str, float], wanted: int | None) -> tuple[int, dict[str, float]]:

@@ -41,26 +41,26 @@ class Editor:
         return await asyncio.to_thread(call)
 
 
-def answer(data: Any, status: int = 200) -> web.Response:
+def json_response(data: Any, status: int = 200) -> web.Response:
     """`data` as JSON."""
     return web.Response(text=to_json(data), status=status, content_type="application/json")
 
 
-def bad(reason: str) -> web.HTTPBadRequest:
-    """To be raised: what was given is wrong."""
+def bad_request(reason: str) -> web.HTTPBadRequest:
+    """The error to raise for something wrong in a request."""
     return web.HTTPBadRequest(text=reason)
 
 
-async def read_table(request: web.Request) -> dict[str, Any]:
+async def read_json_object(request: web.Request) -> dict[str, Any]:
     """The request's JSON object; empty without a body."""
     if not request.can_read_body:
         return {}
     try:
         data = await request.json()
     except (ValueError, RecursionError):
-        raise bad("the body is not JSON") from None
+        raise bad_request("the body is not JSON") from None
     if not isinstance(data, dict):
-        raise bad("the body is not a JSON object")
+        raise bad_request("the body is not a JSON object")
     return data
 
 
@@ -70,7 +70,7 @@ def read_count(request: web.Request, name: str, default: int) -> int:
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise bad(f"{name} is {text!r}; give a whole number")
+        raise bad_request(f"{name} is {text!r}; give a whole number")
     return int(text)
 
 
@@ -78,10 +78,10 @@ def read_ids(data: dict[str, Any], name: str) -> list[str]:
     """A list of ids in a JSON object; empty when it is not there."""
     ids = data.get(name, [])
     if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
-        raise bad(f"{name} is not a list of ids")
+        raise bad_request(f"{name} is not a list of ids")
     return ids
 
 
 def bind(handler: Callable[..., Any], editor: Editor) -> Callable[[web.Request], Any]:
-    """A handler `(editor, request)` as aiohttp calls it."""
+    """A handler of `(editor, request)` as aiohttp calls one, with the request alone."""
     return partial(handler, editor)

@@ -60,14 +60,14 @@ class Guard:
             return "this editor answers its own page alone"
         return None
 
-    def knows(self, request: web.Request) -> bool:
+    def is_authorized(self, request: web.Request) -> bool:
         """Whether the request carries the token, or the cookie that the page got for it."""
         if self.token is None:
             return True
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _same(given, self.token):
             return True
-        return _same(request.cookies.get(_cookie(request), ""), self._badge())
+        return _same(request.cookies.get(_cookie(request), ""), self._cookie_value())
 
     def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
         """The check before every request."""
@@ -76,18 +76,18 @@ class Guard:
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
             if reason := self.refusal(request):
                 raise web.HTTPForbidden(text=reason)
-            if not self.knows(request):
+            if not self.is_authorized(request):
                 given = request.query.get("token", "") if request.path == "/" else ""
                 if not _same(given, self.token or ""):
                     raise web.HTTPUnauthorized(text="open the address with ?token=... that unclip edit printed")
                 entered = web.HTTPSeeOther("/")  # so that the token does not stay in the address bar
-                entered.set_cookie(_cookie(request), self._badge(), httponly=True, samesite="Lax")
+                entered.set_cookie(_cookie(request), self._cookie_value(), httponly=True, samesite="Lax")
                 raise entered
             return await handler(request)
 
         return check
 
-    def _badge(self) -> str:
+    def _cookie_value(self) -> str:
         """What the cookie holds: not the token itself."""
         return hmac.new((self.token or "").encode(), b"unclip edit", hashlib.sha256).hexdigest()
 

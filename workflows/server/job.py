@@ -13,7 +13,7 @@ from typing import Any
 from ..document.graph import Prompt
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
-_DRAWN = ("images", "gifs", "video", "audio", "3d")  # kinds of files that the page can show
+_VIEWABLE = ("images", "gifs", "video", "audio", "3d")  # kinds of files that the page can show
 STATUSES = (PENDING, RUNNING, COMPLETED, FAILED, CANCELLED)
 
 
@@ -49,8 +49,8 @@ class Job:
     def summary(self) -> dict[str, Any]:
         """As in /jobs."""
         files = [(node, kind, entry) for node, ui in self.shown.items() for kind, entry in _files(ui)]
-        drawn = [found for found in files if found[1] in _DRAWN]
-        kept = [found for found in drawn if found[2].get("type") == "output"] or drawn
+        viewable = [found for found in files if found[1] in _VIEWABLE]
+        kept = [found for found in viewable if found[2].get("type") == "output"] or viewable
         preview = None
         if kept:
             node, kind, entry = kept[-1]
@@ -64,7 +64,7 @@ class Job:
             "execution_end_time": _milliseconds(self.ended),
             "execution_error": next((data for kind, data in self.messages if kind == "execution_error"), None),
             "outputs_count": len(files),
-            "previewable_outputs_count": len(drawn),
+            "previewable_outputs_count": len(viewable),
             "preview_output": preview,
             "workflow_id": self._workflow_id(),
         }

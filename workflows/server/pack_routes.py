@@ -15,7 +15,7 @@ from aiohttp import web
 from ...nodes.files import path_inside
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
-from .editor import Editor, answer
+from .editor import Editor, json_response
 from .object_info import PACK, describe_all
 
 _GRAPHS = CHECKOUT / "workflows"
@@ -53,17 +53,17 @@ def page_routes() -> Iterator[tuple[str, str, Any]]:
 
 
 async def object_info(editor: Editor, request: web.Request) -> web.Response:
-    return answer(await editor.in_thread(describe_all, editor.classes))
+    return json_response(await editor.in_thread(describe_all, editor.classes))
 
 
 async def object_info_of(editor: Editor, request: web.Request) -> web.Response:
     name = request.match_info["name"]
     known = {name: editor.classes[name]} if name in editor.classes else {}
-    return answer(await editor.in_thread(describe_all, known))
+    return json_response(await editor.in_thread(describe_all, known))
 
 
 async def list_templates(editor: Editor, request: web.Request) -> web.Response:
-    return answer({PACK: sorted(path.stem for path in _GRAPHS.glob("*.json"))})
+    return json_response({PACK: sorted(path.stem for path in _GRAPHS.glob("*.json"))})
 
 
 async def get_template(editor: Editor, request: web.Request) -> web.StreamResponse:
@@ -72,12 +72,12 @@ async def get_template(editor: Editor, request: web.Request) -> web.StreamRespon
 
 async def translations(editor: Editor, request: web.Request) -> web.Response:
     """Our words by language, in the page's shape: main.json at the top, the other files under their names."""
-    return answer({folder.name: _words(folder) for folder in sorted(_LOCALES.iterdir()) if folder.is_dir()})
+    return json_response({folder.name: _words(folder) for folder in sorted(_LOCALES.iterdir()) if folder.is_dir()})
 
 
 async def list_extensions(editor: Editor, request: web.Request) -> web.Response:
     ours = [f"/extensions/{PACK}/{path.relative_to(_WEB).as_posix()}" for path in sorted(_WEB.rglob("*.js"))]
-    return answer([*(f"/extensions/{_OWN_NAME}/{path.name}" for path in sorted(_OWN.glob("*.js"))), *ours])
+    return json_response([*(f"/extensions/{_OWN_NAME}/{path.name}" for path in sorted(_OWN.glob("*.js"))), *ours])
 
 
 async def system_stats(editor: Editor, request: web.Request) -> web.Response:
@@ -94,30 +94,30 @@ async def system_stats(editor: Editor, request: web.Request) -> web.Response:
         "ram_free": 0,
         "argv": ["unclip", "edit"],
     }
-    return answer({"system": system, "devices": []})
+    return json_response({"system": system, "devices": []})
 
 
 async def features(editor: Editor, request: web.Request) -> web.Response:
-    return answer(feature_flags(editor.max_upload))
+    return json_response(feature_flags(editor.max_upload))
 
 
 async def model_kinds(editor: Editor, request: web.Request) -> web.Response:
-    return answer(["unclip"])
+    return json_response(["unclip"])
 
 
 async def models(editor: Editor, request: web.Request) -> web.Response:
     if request.match_info["kind"] != "unclip":
         raise web.HTTPNotFound(text="this editor has unclip models alone")
     folders = editor.host.model_folders()
-    return answer(list(await editor.in_thread(catalog.list_stacks, folders)))
+    return json_response(list(await editor.in_thread(catalog.list_stacks, folders)))
 
 
 async def nothing(editor: Editor, request: web.Request) -> web.Response:
-    return answer([])
+    return json_response([])
 
 
 async def no_entries(editor: Editor, request: web.Request) -> web.Response:
-    return answer({})
+    return json_response({})
 
 
 async def no_style(editor: Editor, request: web.Request) -> web.Response:

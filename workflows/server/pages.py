@@ -14,8 +14,8 @@ from aiohttp import WSMsgType, web
 from .json_text import to_json
 
 _HEARTBEAT = 20.0  # seconds after which a page that vanished without a word is found out
-_WAITING = 512  # messages that a slow page may be behind; then pictures and progress are left out, then it is dropped
-_MAX_HEARD = 1 << 16
+_MAX_WAITING = 512  # messages for a slow page; beyond them previews and progress are left out, then it is dropped
+_MAX_MESSAGE = 1 << 16  # bytes that a page may send at once
 MAX_CLIENT_ID = 128
 
 
@@ -35,7 +35,7 @@ class Pages:
         self.send_raw(client, to_json({"type": kind, "data": data}), droppable)
 
     def send_raw(self, client: str | None, message: str | bytes, droppable: bool = False) -> None:
-        """The same for a message that is encoded. A client without a page is nobody's fault: the run goes on."""
+        """The same for an encoded message. Without a page of the client nothing is sent, and the run goes on."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the server is gone
                 self._loop.call_soon_threadsafe(self._deliver, client, message, droppable)
@@ -43,7 +43,7 @@ class Pages:
     async def serve(self, request: web.Request, greet: Callable[[str], None]) -> web.WebSocketResponse:
         """Hold one page's websocket until it closes. `greet(client)` sends the first messages."""
         self._loop = asyncio.get_running_loop()
-        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_MAX_HEARD)
+        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE)
         await socket.prepare(request)
         client = request.query.get("clientId", "")[:MAX_CLIENT_ID] or uuid.uuid4().hex
         page = _Page(socket)
@@ -80,9 +80,9 @@ class _Page:
 
     def push(self, message: str | bytes, droppable: bool) -> None:
         behind = self._waiting.qsize()
-        if behind < _WAITING:
+        if behind < _MAX_WAITING:
             self._waiting.put_nowait(message)
-        elif not droppable and behind == _WAITING:
+        elif not droppable and behind == _MAX_WAITING:
             self._waiting.put_nowait(None)  # it comes back by itself, and asks for what it missed
 
     async def write(self) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.web_request import FileField
 
 from ...nodes.files import FOLDERS, PICTURE_TYPES, path_inside, split_annotation, write_whole
-from .editor import Editor, answer, bad
+from .editor import Editor, bad_request, json_response
 
 _MAX_PIXELS = 100_000_000
 _MAX_NAME = 150
@@ -39,7 +39,7 @@ async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
         try:
             data, kind = await editor.in_thread(_converted, path, channel, preview)
         except (OSError, ValueError) as error:
-            raise bad(f"{path.name} cannot be read: {error}") from None
+            raise bad_request(f"{path.name} cannot be read: {error}") from None
         return web.Response(body=data, content_type=kind)
     # Whatever is not a picture is for saving, never for the browser to run.
     headers = {"Content-Type": kind or "application/octet-stream", "Cache-Control": "no-cache"}
@@ -65,7 +65,7 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
         reference = json.loads(str(fields.get("original_ref", "")))
         original = _path(editor, {key: str(value) for key, value in reference.items()})
     except (ValueError, AttributeError, RecursionError):
-        raise bad("original_ref does not name the picture that the mask is for") from None
+        raise bad_request("original_ref does not name the picture that the mask is for") from None
     if not original.is_file():
         raise web.HTTPNotFound(text=f"there is no file {original.name!r}")
     masked = await editor.in_thread(_with_alpha, original, data)
@@ -76,11 +76,11 @@ async def list_files(editor: Editor, request: web.Request) -> web.Response:
     """Names of the pictures in a folder, the newest first."""
     kind = request.match_info["kind"]
     if kind not in FOLDERS:
-        raise bad(f"{kind!r} is none of {', '.join(FOLDERS)}")
+        raise bad_request(f"{kind!r} is none of {', '.join(FOLDERS)}")
     folder = editor.host.folder(kind)
     entries = [entry for entry in os.scandir(folder) if entry.is_file()] if folder.is_dir() else []
     pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_TYPES]
-    return answer([entry.name for entry in sorted(pictures, key=lambda entry: -entry.stat().st_mtime)])
+    return json_response([entry.name for entry in sorted(pictures, key=lambda entry: -entry.stat().st_mtime)])
 
 
 def _path(editor: Editor, query: Any) -> Path:
@@ -88,7 +88,7 @@ def _path(editor: Editor, query: Any) -> Path:
     name, annotated = split_annotation(query.get("filename", ""))
     kind = annotated or query.get("type", "output")
     if not name or kind not in FOLDERS or "\0" in name:
-        raise bad("give filename, and type input, output or temp")
+        raise bad_request("give filename, and type input, output or temp")
     return _inside(editor, kind, query.get("subfolder", ""), name)
 
 
@@ -104,13 +104,13 @@ def _file(fields: Any) -> tuple[str, bytes]:
     """Name and content of the uploaded file."""
     sent = fields.get("image")
     if not isinstance(sent, FileField):
-        raise bad("no file was sent as image")
+        raise bad_request("no file was sent as image")
     name = Path(sent.filename.replace("\\", "/")).name.strip()
     stem, ending = Path(name).stem, Path(name).suffix.lower()
     if ending not in PICTURE_TYPES:
         raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture; send one of {', '.join(PICTURE_TYPES)}")
     if not stem or stem.startswith(".") or not name.isprintable() or len(name.encode()) > _MAX_NAME:
-        raise bad(f"{name!r} cannot be a file's name here; rename it")
+        raise bad_request(f"{name!r} cannot be a file's name here; rename it")
     return name, sent.file.read()
 
 
@@ -134,15 +134,15 @@ def _check(name: str, data: bytes) -> None:
 async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Response:
     kind, subfolder = str(fields.get("type", "input")), str(fields.get("subfolder", ""))
     if kind not in ("input", "temp"):
-        raise bad(f"type is {kind!r}; pictures can be sent to input or temp")
+        raise bad_request(f"type is {kind!r}; pictures can be sent to input or temp")
     path = _inside(editor, kind, subfolder, name)
     overwrite = str(fields.get("overwrite", "")).lower() in ("true", "1")
     try:
         path = await editor.in_thread(_write, path, data, overwrite)
     except OSError as error:
-        raise bad(f"{name!r} cannot be saved: {error.strerror or error}") from None
+        raise bad_request(f"{name!r} cannot be saved: {error.strerror or error}") from None
     folder = path.parent.relative_to(editor.host.folder(kind).resolve()).as_posix()
-    return answer({"name": path.name, "subfolder": "" if folder == "." else folder, "type": kind})
+    return json_response({"name": path.name, "subfolder": "" if folder == "." else folder, "type": kind})
 
 
 def _write(path: Path, data: bytes, overwrite: bool) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from ..checks.validation import validate
-from .editor import Editor, answer, bad, read_count, read_ids, read_table
+from .editor import Editor, bad_request, json_response, read_count, read_ids, read_json_object
 from .job import STATUSES, Job
 from .pages import MAX_CLIENT_ID
 
@@ -39,30 +39,30 @@ async def websocket(editor: Editor, request: web.Request) -> web.StreamResponse:
 
 
 async def get_status(editor: Editor, request: web.Request) -> web.Response:
-    return answer(editor.worker.status())
+    return json_response(editor.worker.status())
 
 
 async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
     """Check a prompt and queue what of it can be made. Faults come back by node, in the editor's shape."""
-    data = await read_table(request)
+    data = await read_json_object(request)
     if "prompt" not in data:
         error = {"type": "no_prompt", "message": "No prompt provided", "details": "send one", "extra_info": {}}
-        return answer({"error": error, "node_errors": {}}, 400)
+        return json_response({"error": error, "node_errors": {}}, 400)
     job_id = data.get("prompt_id", "") or uuid.uuid4().hex
     client, number = data.get("client_id"), data.get("number")
     targets, extra = data.get("partial_execution_targets"), data.get("extra_data") or {}
     if not (isinstance(job_id, str) and len(job_id) <= _MAX_ID) or _find(editor, job_id):
-        raise bad("prompt_id is not a short text that no other prompt has")
+        raise bad_request("prompt_id is not a short text that no other prompt has")
     if not (client is None or (isinstance(client, str) and len(client) <= MAX_CLIENT_ID)):
-        raise bad("client_id is not a short text")
+        raise bad_request("client_id is not a short text")
     if not (number is None or isinstance(number, int | float)) or number != number:
-        raise bad("number is not a number")
+        raise bad_request("number is not a number")
     if targets is not None:
         targets = read_ids(data, "partial_execution_targets")
     pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
     found = await editor.in_thread(validate, data["prompt"], editor.classes, targets)
     if found.error is not None:
-        return answer({"error": found.error, "node_errors": found.errors}, 400)
+        return json_response({"error": found.error, "node_errors": found.errors}, 400)
     job = Job(
         job_id,
         editor.worker.next_number(bool(data.get("front"))) if number is None else float(number),
@@ -73,13 +73,13 @@ async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
         previews=not isinstance(extra, dict) or extra.get("preview_method") != "none",
     )
     editor.worker.add(job)
-    return answer({"prompt_id": job.id, "number": job.number, "node_errors": found.errors})
+    return json_response({"prompt_id": job.id, "number": job.number, "node_errors": found.errors})
 
 
 async def get_queue(editor: Editor, request: web.Request) -> web.Response:
     worker = editor.worker
     running, pending = worker.running(), worker.waiting()
-    return answer(
+    return json_response(
         {
             "queue_running": [job.queue_entry() for job in running],
             "queue_pending": [job.queue_entry() for job in pending],
@@ -88,38 +88,38 @@ async def get_queue(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def change_queue(editor: Editor, request: web.Request) -> web.Response:
-    data = await read_table(request)
+    data = await read_json_object(request)
     if data.get("clear"):
         editor.worker.remove()
     editor.worker.remove(read_ids(data, "delete"))
-    return answer({})
+    return json_response({})
 
 
 async def get_history(editor: Editor, request: web.Request) -> web.Response:
     most, offset = read_count(request, "max_items", 200), request.query.get("offset")
     jobs = editor.worker.ended()
     start = read_count(request, "offset", 0) if offset not in (None, "-1") else max(0, len(jobs) - most)
-    return answer({job.id: job.history_entry() for job in jobs[start : start + most]})
+    return json_response({job.id: job.history_entry() for job in jobs[start : start + most]})
 
 
 async def get_history_of(editor: Editor, request: web.Request) -> web.Response:
     wanted = request.match_info["id"]
-    return answer({job.id: job.history_entry() for job in editor.worker.ended() if job.id == wanted})
+    return json_response({job.id: job.history_entry() for job in editor.worker.ended() if job.id == wanted})
 
 
 async def change_history(editor: Editor, request: web.Request) -> web.Response:
-    data = await read_table(request)
+    data = await read_json_object(request)
     if data.get("clear"):
         editor.worker.forget()
     editor.worker.forget(read_ids(data, "delete"))
-    return answer({})
+    return json_response({})
 
 
 async def list_jobs(editor: Editor, request: web.Request) -> web.Response:
     """The newest first, running and waiting ones before those that are over."""
     wanted = {status for status in request.query.get("status", "").split(",") if status}
     if unknown := wanted - set(STATUSES):
-        raise bad(f"status {min(unknown)!r} is none of {', '.join(STATUSES)}")
+        raise bad_request(f"status {min(unknown)!r} is none of {', '.join(STATUSES)}")
     worker = editor.worker
     jobs = [*reversed(worker.waiting()), *worker.running(), *reversed(worker.ended())]
     found = [job for job in jobs if not wanted or job.status in wanted]
@@ -133,38 +133,38 @@ async def list_jobs(editor: Editor, request: web.Request) -> web.Response:
         "total": len(found),
         "has_more": offset + len(page) < len(found),
     }
-    return answer({"jobs": [job.summary() for job in page], "pagination": pagination})
+    return json_response({"jobs": [job.summary() for job in page], "pagination": pagination})
 
 
 async def get_job(editor: Editor, request: web.Request) -> web.Response:
     job = _find(editor, request.match_info["id"])
     if job is None:
         raise web.HTTPNotFound(text="there is no such job")
-    return answer(job.detail())
+    return json_response(job.detail())
 
 
 async def cancel_job(editor: Editor, request: web.Request) -> web.Response:
-    return answer({"cancelled": _cancel(editor, request.match_info["id"])})
+    return json_response({"cancelled": _cancel(editor, request.match_info["id"])})
 
 
 async def cancel_jobs(editor: Editor, request: web.Request) -> web.Response:
-    ids = read_ids(await read_table(request), "job_ids")
-    return answer({"cancelled": [one for one in ids if _cancel(editor, one)]})
+    ids = read_ids(await read_json_object(request), "job_ids")
+    return json_response({"cancelled": [one for one in ids if _cancel(editor, one)]})
 
 
 async def interrupt(editor: Editor, request: web.Request) -> web.Response:
-    wanted = (await read_table(request)).get("prompt_id") or None
+    wanted = (await read_json_object(request)).get("prompt_id") or None
     if not (wanted is None or isinstance(wanted, str)):
-        raise bad("prompt_id is not a text")
+        raise bad_request("prompt_id is not a text")
     editor.worker.cancel_running(wanted)
-    return answer({})
+    return json_response({})
 
 
 async def free(editor: Editor, request: web.Request) -> web.Response:
-    data = await read_table(request)
+    data = await read_json_object(request)
     if data.get("unload_models") or data.get("free_memory"):
         editor.worker.free()
-    return answer({})
+    return json_response({})
 
 
 def _cancel(editor: Editor, job_id: str) -> bool:

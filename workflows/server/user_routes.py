@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ...nodes.files import path_inside, write_whole
-from .editor import Editor, answer, bad, read_table
+from .editor import Editor, bad_request, json_response, read_json_object
 
 SETTINGS = "comfy.settings.json"
 WORKFLOWS = "workflows"
@@ -46,45 +46,45 @@ def routes() -> Iterator[tuple[str, str, Any]]:
 
 
 async def users(editor: Editor, request: web.Request) -> web.Response:
-    return answer({"storage": "server", "migrated": True})
+    return json_response({"storage": "server", "migrated": True})
 
 
 async def get_settings(editor: Editor, request: web.Request) -> web.Response:
-    return answer(_settings(editor))
+    return json_response(_settings(editor))
 
 
 async def save_settings(editor: Editor, request: web.Request) -> web.Response:
-    _keep_settings(editor, await read_table(request))
-    return answer({})
+    _keep_settings(editor, await read_json_object(request))
+    return json_response({})
 
 
 async def get_setting(editor: Editor, request: web.Request) -> web.Response:
-    return answer(_settings(editor).get(request.match_info["id"]))
+    return json_response(_settings(editor).get(request.match_info["id"]))
 
 
 async def save_setting(editor: Editor, request: web.Request) -> web.Response:
     try:
         value = await request.json()
     except (ValueError, RecursionError):
-        raise bad("the body is not JSON") from None
+        raise bad_request("the body is not JSON") from None
     _keep_settings(editor, {request.match_info["id"]: value})
-    return answer({})
+    return json_response({})
 
 
 async def list_files(editor: Editor, request: web.Request) -> web.Response:
     """The files of a folder: `recurse`, `split` into path parts, or `full_info` with size and times."""
     name = request.query.get("dir", "")
     if not name:
-        raise bad("give dir")
+        raise bad_request("give dir")
     folder = _path(editor, name)
     if not folder.is_dir():
         raise web.HTTPNotFound(text=f"there is no folder {name!r}")
     asked = {word for word in ("recurse", "split", "full_info") if request.query.get(word, "").lower() == "true"}
     files = sorted(path for path in folder.glob("**/*" if "recurse" in asked else "*") if path.is_file())
     if "full_info" in asked:
-        return answer([_info(path, folder) for path in files])
+        return json_response([_info(path, folder) for path in files])
     names = [path.relative_to(folder).as_posix() for path in files]
-    return answer([[one, *one.split("/")] for one in names] if "split" in asked else names)
+    return json_response([[one, *one.split("/")] for one in names] if "split" in asked else names)
 
 
 async def get_file(editor: Editor, request: web.Request) -> web.StreamResponse:
@@ -98,7 +98,7 @@ async def get_file(editor: Editor, request: web.Request) -> web.StreamResponse:
 async def save_file(editor: Editor, request: web.Request) -> web.Response:
     path, data = _path(editor, request.match_info["file"]), await request.read()
     await _written(editor, path, data, _may_overwrite(request))
-    return answer(_told(editor, path, request))
+    return json_response(_saved(editor, path, request))
 
 
 async def delete_file(editor: Editor, request: web.Request) -> web.Response:
@@ -111,7 +111,7 @@ async def move_file(editor: Editor, request: web.Request) -> web.Response:
     if target != path:
         await _written(editor, target, path.read_bytes(), _may_overwrite(request))
         path.unlink()
-    return answer(_told(editor, target, request))
+    return json_response(_saved(editor, target, request))
 
 
 def _path(editor: Editor, name: str) -> Path:
@@ -121,7 +121,7 @@ def _path(editor: Editor, name: str) -> Path:
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of the user folder") from None
     if path == editor.user.resolve():
-        raise bad("give a file's name")
+        raise bad_request("give a file's name")
     return path
 
 
@@ -142,11 +142,11 @@ async def _written(editor: Editor, path: Path, data: bytes, overwrite: bool) -> 
     except FileExistsError:
         raise web.HTTPConflict(text=f"{path.name!r} exists") from None
     except OSError as error:
-        raise bad(f"{path.name!r} cannot be saved: {error.strerror or error}") from None
+        raise bad_request(f"{path.name!r} cannot be saved: {error.strerror or error}") from None
 
 
-def _told(editor: Editor, path: Path, request: web.Request) -> Any:
-    """What the page hears of a file that was saved."""
+def _saved(editor: Editor, path: Path, request: web.Request) -> Any:
+    """How the page is told of a file that was saved: its path, or with `full_info` size and times too."""
     root = editor.user.resolve()
     full = request.query.get("full_info", "").lower() == "true"
     return _info(path, root) if full else path.relative_to(root).as_posix()

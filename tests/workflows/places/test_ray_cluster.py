@@ -11,7 +11,7 @@ from PIL import Image
 
 from comfyui_unclip.workflows import load
 from comfyui_unclip.workflows import run as run_rows
-from comfyui_unclip.workflows.places.ray_cluster import Segments, worker_plan
+from comfyui_unclip.workflows.places.ray_cluster import RowShares, worker_plan
 
 
 @pytest.fixture
@@ -35,8 +35,9 @@ def test_every_row_is_made_once_although_a_worker_is_killed_in_the_middle(paint,
     killed = []
 
     def kill_one(result):
-        if not killed and len(ray._cluster.actors) == 2:
-            killed.append(ray._cluster.actors[0]._process.pid)
+        started = [actor for actor in ray._cluster.actors if actor.last_call == "run"]
+        if not killed:
+            killed.append(started[0]._process.pid)
             os.kill(killed[0], signal.SIGKILL)
 
     options = {"output": paint.out, "nodes": (paint.pack,), "ray": "local", "workers": 2}
@@ -108,14 +109,14 @@ def test_a_worker_per_gpu_or_group_of_cores(resources, wanted, plan):
 
 
 def test_neighbours_go_to_one_worker_and_nobody_idles():
-    rows = Segments([5, 6, 7, 8, 9, 10], 2)
+    rows = RowShares([5, 6, 7, 8, 9, 10], 2)
     assert [rows.take("a"), rows.take("b"), rows.take("a"), rows.take("b")] == [5, 8, 6, 9]
     assert rows.take("a") == 7 and rows.take("a") == 10 and rows.take("a") is None and rows.take("b") is None
     assert len(rows) == 0
 
 
 def test_a_lost_row_comes_next_and_a_new_worker_helps_the_slowest():
-    rows = Segments([1, 2, 3, 4], 2)
+    rows = RowShares([1, 2, 3, 4], 2)
     assert [rows.take("a"), rows.take("b")] == [1, 3]
     rows.put_back(3)
     assert len(rows) == 3 and rows.take("c") == 3
@@ -123,6 +124,6 @@ def test_a_lost_row_comes_next_and_a_new_worker_helps_the_slowest():
 
 
 def test_more_workers_than_rows():
-    rows = Segments([1], 8)
+    rows = RowShares([1], 8)
     assert rows.take("a") == 1 and rows.take("b") is None
-    assert Segments([], 3).take("a") is None
+    assert RowShares([], 3).take("a") is None

@@ -92,12 +92,14 @@ class _Actor:
         self._process.start()
         theirs.close()
         self._asked = []
+        self.last_call = None
         _cluster.actors.append(self)
 
     def __getattr__(self, name):
         return SimpleNamespace(remote=lambda *args: self._ask(name, args))
 
     def _ask(self, name, args):
+        self.last_call = name
         self._asked.append(reference := _Reference(self))
         try:
             self._connection.send((name, args))
