@@ -35,6 +35,10 @@ class Paint:
         import torch
 
         time.sleep(seconds)
+        if caption == "odd":
+            from comfyui_unclip.nodes.host import current_host
+
+            current_host().warn("odd is an unknown word")
         if caption == "bad":
             raise RuntimeError("this caption cannot\nbe painted")
         if caption == "die":

@@ -34,6 +34,14 @@ def test_sweeps_and_tables_return_rows_in_their_order(paint, places):
     ) == 2  # equal rows share a file
 
 
+def test_what_nodes_warn_of_is_an_event_of_each_row_and_one_line_of_the_report(paint, places):
+    heard = []
+    options = {"sweep": {"seed": range(3)}, "on_event": lambda row, event: heard.append((row, event.kind, event.node))}
+    report = run(paint.file, {"prompt": "odd"}, **options, **places)
+    assert report.warnings == ["odd is an unknown word"]
+    assert [entry for entry in heard if entry[1] == "warning"] == [(row, "warning", "2") for row in (1, 2, 3)]
+
+
 def test_a_session_goes_on_where_the_last_run_ended(paint, places):
     first = run(paint.file, {"prompt": "abc"}, **places)
     second = run(paint.file, {"prompt": "abc", "seed": 5}, session=first.session, **places)
