@@ -29,7 +29,9 @@ def build_network(config: ClipConfig) -> nn.Module:
     import open_clip
 
     if config.architecture:
-        where = torch.get_default_device()  # create_model would move what was built on the meta device to the CPU
+        # create_model would move what was built on the meta device to the CPU. get_default_device() does not see a
+        # `with torch.device(...)` in PyTorch 2.7; a tensor does.
+        where = torch.empty(0).device
         return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False, device=where)
     if config.vision is None or config.text is None:
         raise ValueError(
