@@ -126,7 +126,7 @@ def test_inpainting_keeps_what_the_mask_does_not_cover(repository, tmp_path, exa
 def test_less_strength_stays_closer_to_the_picture(repository, tmp_path, example):
     graph = load(repository / "workflows" / "image_to_image.json")
     settings = {"prior.steps": 10, "decoder.steps": 20, "upsample256.steps": 1, "upsample1024.steps": 1}
-    report = run(graph, settings, sweep={"decoder.strength": [0.2, 0.9]}, output=tmp_path)
+    report = run(graph, settings, sweep={"start.strength": [0.2, 0.9]}, output=tmp_path)
     pictures = [np.asarray(Image.open(path).resize((64, 64)), dtype=np.float32) / 255 for path in sorted(report.files)]
     near, far = (distance(picture, example("red apple in the snow")) for picture in pictures)
     assert near < 0.085 and far > 1.2 * near, (near, far)
