@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .document.graph import Workflow
+    from .document.reading import Workflow
     from .engine.outcome import Event
     from .engine.session import Session
     from .rows.results import RowResult
@@ -52,7 +52,7 @@ class Report:
 
 def load(path: str | Path) -> Workflow:
     """A graph as the editor saves or exports it: JSON, or a picture that carries it. Raises WorkflowError."""
-    from .document.graph import load_workflow
+    from .document.reading import load_workflow
 
     return load_workflow(path)
 

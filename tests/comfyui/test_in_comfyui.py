@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.schema import node_schema
 
 PATIENCE = 300.0  # seconds for a start or a run, on a machine with other work
 QUICK = ("-s", "decoder.steps=3", "-s", "prior.steps=3", "-s", "upsample256.steps=2", "-s", "upsample1024.steps=2")
@@ -97,7 +97,7 @@ def test_it_has_every_node_with_every_input_and_the_web_extension(comfyui):
     known = comfyui.get("object_info")
     for name, node in NODE_CLASS_MAPPINGS.items():
         told = {field for kind in ("required", "optional") for field in known[name]["input"].get(kind, {})}
-        assert told == set(input_specs(node)), name
+        assert told == set(node_schema(node).inputs), name
         assert known[name]["display_name"] == node.TITLE
     assert any(path.endswith("comfyui-unclip/js/faults.js") for path in comfyui.get("extensions"))
 

@@ -5,7 +5,7 @@ import torch
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.schema import node_schema
 
 
 class CountingHost(LocalHost):
@@ -55,7 +55,7 @@ def node(stack, host):
 
     def call(name, **inputs):
         cls = NODE_CLASS_MAPPINGS[name]
-        specs = input_specs(cls)
+        specs = node_schema(cls).inputs
         given = {n: spec.default for n, spec in specs.items() if spec.is_widget}
         given |= {n: stack[sources[n]] for n in specs if n in sources}
         if "upsampler" in specs:

@@ -7,7 +7,8 @@ import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
-from comfyui_unclip.workflows.document.schema import input_specs, node_schema, widget_places
+from comfyui_unclip.workflows.document.schema import node_schema
+from comfyui_unclip.workflows.document.widgets import widgets_of
 
 FROZEN = {
     "UnCLIPLoader": (
@@ -82,13 +83,14 @@ def test_no_node_is_missing_from_the_promise():
 @every_node
 def test_inputs_and_outputs_keep_their_names_and_order(name):
     inputs, outputs = FROZEN[name]
-    assert list(input_specs(NODE_CLASS_MAPPINGS[name])) == inputs.split()
+    assert list(node_schema(NODE_CLASS_MAPPINGS[name]).inputs) == inputs.split()
     assert list(NODE_CLASS_MAPPINGS[name].RETURN_TYPES) == outputs.split()
 
 
 @pytest.mark.parametrize("name", list(WIDGETS))
 def test_widgets_keep_their_places_in_saved_graphs(name):
-    assert widget_places(NODE_CLASS_MAPPINGS[name]) == WIDGETS[name]
+    widgets = widgets_of(node_schema(NODE_CLASS_MAPPINGS[name]).inputs, [])
+    assert {widget.spec.name: widget.place for widget in widgets} == WIDGETS[name]
 
 
 @every_node
@@ -96,14 +98,14 @@ def test_everything_has_a_title_and_a_tooltip(name):
     node = NODE_CLASS_MAPPINGS[name]
     assert node.TITLE.endswith(" (unCLIP)") and NODE_DISPLAY_NAME_MAPPINGS[name] == node.TITLE
     assert len(node.DESCRIPTION) > 40 and node.CATEGORY == "unCLIP"
-    assert all(spec.options["tooltip"].endswith(".") for spec in input_specs(node).values())
+    assert all(spec.options["tooltip"].endswith(".") for spec in node_schema(node).inputs.values())
     assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
 
 
 @every_node
 def test_numbers_that_stand_for_something_else_are_explained(name):
     explained = ("steps", "guidance_scale", "temperature", "eta", "clip_scale", "refine", "columns", "cell_height")
-    for spec in input_specs(NODE_CLASS_MAPPINGS[name]).values():
+    for spec in node_schema(NODE_CLASS_MAPPINGS[name]).inputs.values():
         tooltip = f" {spec.options['tooltip']}"
         assert " -1: " in tooltip or spec.options.get("min") != -1, spec.name
         assert " 0: " in tooltip or spec.name not in explained, spec.name
@@ -115,7 +117,7 @@ def test_the_function_takes_exactly_the_declared_inputs(name):
 
     node = NODE_CLASS_MAPPINGS[name]
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
-    declared = input_specs(node)
+    declared = node_schema(node).inputs
     hidden = node_schema(node).hidden
     assert set(parameters) - {"self"} == set(declared) | set(hidden)
     assert all(parameters[name].default is None for name in hidden)
@@ -133,7 +135,7 @@ def test_offered_samplers_exist(module):
 def test_translations_cover_every_name_and_tooltip(repository, name, language):
     entry = json.loads((repository / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))[name]
     node = NODE_CLASS_MAPPINGS[name]
-    specs = input_specs(node)
+    specs = node_schema(node).inputs
     assert list(entry["inputs"]) == list(specs) and len(entry["outputs"]) == len(node.RETURN_TYPES)
     texts = [entry["display_name"], entry["description"]]
     texts += [text for part in ("inputs", "outputs") for item in entry[part].values() for text in item.values()]

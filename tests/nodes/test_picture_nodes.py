@@ -11,8 +11,8 @@ from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.unclip_core.storybook.examples import EXAMPLES
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
-from comfyui_unclip.workflows.document.graph import load_workflow
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.reading import load_workflow
+from comfyui_unclip.workflows.document.schema import node_schema
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def node(tmp_path):
 
     def call(kind, /, **inputs):
         cls = NODE_CLASS_MAPPINGS[kind]
-        given = {n: spec.default for n, spec in input_specs(cls).items() if spec.is_widget}
+        given = {n: spec.default for n, spec in node_schema(cls).inputs.items() if spec.is_widget}
         with use_host(LocalHost(output=tmp_path / "out", input=tmp_path / "in", quiet=True)), torch.inference_mode():
             return getattr(cls(), cls.FUNCTION)(**(given | inputs))
 

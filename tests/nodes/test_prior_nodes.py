@@ -6,7 +6,7 @@ import torch
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.nodes.pca import parse_counts
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.schema import node_schema
 
 
 class CountingHost(LocalHost):
@@ -46,7 +46,7 @@ def host():
 def call(name, **inputs):
     """A node's first output, widgets at their defaults."""
     node = NODE_CLASS_MAPPINGS[name]
-    given = {n: spec.default for n, spec in input_specs(node).items() if spec.is_widget} | inputs
+    given = {n: spec.default for n, spec in node_schema(node).inputs.items() if spec.is_widget} | inputs
     return getattr(node(), node.FUNCTION)(**given)[0]
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.schema import node_schema
 
 LANGUAGES = ("en", "zh")
 every_page = pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_page_names_every_input_and_output(repository, name, language):
     text = read(repository, name, language)
     words = json.loads((repository / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))[name]
     node = NODE_CLASS_MAPPINGS[name]
-    inputs = {key: key if language == "en" else words["inputs"][key]["name"] for key in input_specs(node)}
+    inputs = {key: key if language == "en" else words["inputs"][key]["name"] for key in node_schema(node).inputs}
     table = text[text.index("## ") :]
     # Numbered ones after the second stand in one row, from the first to the last.
     assert not [

@@ -15,10 +15,10 @@ from PIL import Image
 from comfyui_unclip.nodes import host as host_module
 from comfyui_unclip.nodes.host import LocalHost
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.document.conversion import VIRTUAL
-from comfyui_unclip.workflows.document.graph import load_workflow
-from comfyui_unclip.workflows.document.schema import input_specs, node_classes
-from comfyui_unclip.workflows.settings.overrides import settings
+from comfyui_unclip.workflows.document.reading import load_workflow
+from comfyui_unclip.workflows.document.schema import node_classes, node_schema
+from comfyui_unclip.workflows.document.ui_graph import VIRTUAL
+from comfyui_unclip.workflows.settings.reading import settings
 
 GRAPHS = sorted(Path(__file__).parents[2].glob("workflows/*.json"), key=lambda path: path.name)
 every_graph = pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
@@ -155,7 +155,7 @@ def test_shipped_graphs_fit_the_current_nodes(graph):
     for node in json.loads(graph.read_text(encoding="utf-8"))["nodes"]:
         if node["type"] in VIRTUAL:
             continue
-        specs = input_specs(classes[node["type"]])
+        specs = node_schema(classes[node["type"]]).inputs
         sockets = {entry["name"]: entry["type"] for entry in node["inputs"] if "widget" not in entry}
         assert sockets == {name: spec.type for name, spec in specs.items() if not spec.is_widget}, node["type"]
         assert [output["type"] for output in node["outputs"]] == list(classes[node["type"]].RETURN_TYPES)

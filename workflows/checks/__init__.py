@@ -1,1 +1,1 @@
-"""TODO-ROOM"""
+"""Everything that is wrong with a graph, found before any work starts."""

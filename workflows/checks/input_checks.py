@@ -1,7 +1,7 @@
 """What is wrong with one node's inputs: missing, badly linked, of another type, out of range, refused by the node.
 
 Brings constants to their declared types on the way, as the editor's server does: int() cuts, any text but the empty one
-is true. Each finding is (kind, advice, node id, input, info[, repeated]), the fields of `validation.Fault`.
+is true.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import math
 from typing import Any
 
 from ..document.graph import Prompt, is_link, node_name
-from ..document.schema import WIDGET_TYPES, InputSpec, Schemas, types_fit
-from .awaiting import Loop
+from ..document.schema import WIDGET_TYPES, InputSpec, NodeClasses, types_fit
+from .async_calls import AsyncCalls
+from .faults import Fault
 
-Finding = tuple  # see above
 _CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 _NEVER_JSON = ("IMAGE", "MASK", "LATENT", "NOISE", "CONDITIONING")
 _LONGEST_LIST = 20  # of a combo's values in an error
 
 
-def node_faults(node_id: str, prompt: Prompt, classes: dict[str, type], schemas: Schemas, loop: Loop) -> list[Finding]:
-    """Every finding of one node of a known class. Its constants are changed in `prompt` itself."""
+def node_faults(node_id: str, prompt: Prompt, classes: NodeClasses, loop: AsyncCalls) -> list[Fault]:
+    """Every fault of one node of a known class. Its constants are changed in `prompt` itself."""
     node = prompt[node_id]
     node_class, inputs = classes[node["class_type"]], node["inputs"]
     try:
-        schema = schemas[node["class_type"]]
+        schema = classes.schema(node["class_type"])
     except Exception as error:  # a node pack's own code
-        return [("exception_during_validation", f"its INPUT_TYPES failed: {_text(error)}", node_id, "", {})]
+        return [Fault("exception_during_validation", f"its INPUT_TYPES failed: {_text(error)}", node_id)]
     own_check = _own_check_names(node_class, inputs) if hasattr(node_class, "VALIDATE_INPUTS") else ()
-    found: list[Finding] = []
+    found: list[Fault] = []
     for spec in schema.inputs.values():
         if spec.name not in inputs:
             problem = ("required_input_missing", _missing(spec)) if spec.required else None
@@ -39,12 +39,12 @@ def node_faults(node_id: str, prompt: Prompt, classes: dict[str, type], schemas:
         else:
             problem = _constant_problem(inputs, spec, bounded=spec.name not in own_check)
         if problem:
-            found.append((*problem, node_id, spec.name, _info(spec, inputs)))
+            found.append(Fault(*problem, node_id, spec.name, _info(spec, inputs)))
     for name, value in inputs.items():  # a link that is not declared is followed all the same
         if name not in schema.inputs and is_link(value) and value[0] not in prompt:
-            found.append(("bad_linked_input", _not_there(value[0]), node_id, name, {"received_value": value}))
+            found.append(Fault("bad_linked_input", _not_there(value[0]), node_id, name, {"received_value": value}))
     if own_check:
-        found += _own_findings(node_id, prompt, classes, schemas, own_check, loop, bool(found))
+        found += _own_faults(node_id, prompt, classes, own_check, loop, bool(found))
     return found
 
 
@@ -135,18 +135,12 @@ def _own_check_names(node_class: type, inputs: dict[str, Any]) -> set[str]:
     return names | set(inputs) if any(p.kind == p.VAR_KEYWORD for p in parameters) else names
 
 
-def _own_findings(
-    node_id: str,
-    prompt: Prompt,
-    classes: dict[str, type],
-    schemas: Schemas,
-    names: set[str],
-    loop: Loop,
-    already_wrong: bool,
-) -> list[Finding]:
-    """What VALIDATE_INPUTS says, once for each input it names."""
+def _own_faults(
+    node_id: str, prompt: Prompt, classes: NodeClasses, names: set[str], loop: AsyncCalls, already_wrong: bool
+) -> list[Fault]:
+    """What VALIDATE_INPUTS finds, a fault for each input it names."""
     node = prompt[node_id]
-    node_class, schema = classes[node["class_type"]], schemas[node["class_type"]]
+    node_class, schema = classes[node["class_type"]], classes.schema(node["class_type"])
     given: dict[str, Any] = {}
     for name, value in node["inputs"].items():
         if name in names and (is_link(value) or schema.declares(name)):
@@ -158,19 +152,20 @@ def _own_findings(
     if getattr(node_class, "INPUT_IS_LIST", False):
         given = {name: [value] for name, value in given.items()}
     try:
-        (answer,) = loop.settle([node_class.VALIDATE_INPUTS(**given)])
+        (answer,) = loop.resolve([node_class.VALIDATE_INPUTS(**given)])
     except Exception as error:  # a node's own code: whatever it raises is an answer to the user
         if already_wrong:  # most likely because of what is wrong
             return []
         checked = next((name for name in given if name in node["inputs"]), "")
-        return [("exception_during_validation", _text(error), node_id, checked, {"exception_type": _kind(error)})]
+        info = {"exception_type": _kind(error)}
+        return [Fault("exception_during_validation", _text(error), node_id, checked, info)]
     if answer is True or not given:
         return []
-    said = "was refused by the node" if answer is False else str(answer)
+    advice = "was refused by the node" if answer is False else str(answer)
     linked = [name for name in given if is_link(node["inputs"].get(name))]
     blamed = sorted(given, key=lambda name: (name in linked, name not in node["inputs"]))  # constants first
     return [
-        ("custom_validation_failed", said, node_id, "" if name == "input_types" else name, {}, number > 0)
+        Fault("custom_validation_failed", advice, node_id, "" if name == "input_types" else name, {}, number > 0)
         for number, name in enumerate(blamed)
     ]
 

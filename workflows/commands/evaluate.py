@@ -119,9 +119,10 @@ def saved_settings(graph: Path) -> dict[str, dict]:
     sound graph.
     """
     from ...nodes.inputs import or_own_guidance, or_own_sampler, or_own_steps
-    from ..document.graph import WorkflowError, load_workflow
+    from ..checks.validation import to_checked_prompt
+    from ..document.graph import WorkflowError
+    from ..document.reading import load_workflow
     from ..document.schema import node_classes
-    from ..rows.prepared import to_checked_prompt
 
     own = {"steps": or_own_steps, "guidance_scale": or_own_guidance, "sampler": or_own_sampler}
     wanted = {

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ..document.conversion import to_api
 from ..document.drawing import as_mermaid, as_text
-from ..document.graph import Problem, WorkflowError, load_workflow
+from ..document.graph import Problem, WorkflowError
+from ..document.reading import load_workflow
 from ..engine.node_packs import known_classes
-from ..rows.prepared import to_api
 from ._options import nodes_option
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from ..document.graph import load_workflow
+from ..document.reading import load_workflow
 from ..engine.node_packs import known_classes
-from ..settings.overrides import Setting, settings
+from ..settings.reading import Setting, settings
 from ._options import nodes_option
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from ..document.graph import Problem, WorkflowError, load_workflow
+from ..checks.validation import to_checked_prompt
+from ..document.graph import Problem, WorkflowError
+from ..document.reading import load_workflow
 from ..engine.node_packs import known_classes
-from ..rows.prepared import to_checked_prompt
 from ._options import input_option, nodes_option
 
 

@@ -10,22 +10,24 @@ from datetime import datetime
 from typing import Any
 
 from .graph import Problem, Prompt, node_name, node_title
+from .reading import Workflow
 from .replacements import SAVERS, choose, fill_name
-from .schema import input_specs
 from .subgraphs import Constant, Nothing, Origin, Scope, Unfolded
-from .ui_graph import BYPASSED, MUTED, PRIMITIVE, VIRTUAL, File, Graph, search_name
-from .widgets import read_widgets
+from .ui_graph import BYPASSED, MUTED, VIRTUAL, File, Graph, search_name
 
 GROUP_NODE = ("workflow>", "workflow/")  # before subgraphs: a node type that the file itself defines
 
-__all__ = ["PRIMITIVE", "convert", "widget_value"]
+
+def to_api(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
+    """The API form of a workflow of either form, and what could not be converted. The workflow may be part of it."""
+    return convert(workflow.data, classes) if workflow.is_ui else (workflow.data, [])
 
 
 def convert(data: dict, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
     """The API form of a saved graph, and what could not be converted.
 
     A node in a subgraph gets the path of instance ids before its own: "6:2". A node of an unknown class is kept, with
-    its links alone, for preflight to name.
+    its links alone, for validation to name.
     """
     file = File(data, classes)
     problems = [problem for graph in (file.root, *file.subgraphs.values()) for problem in _repeated(graph)]
@@ -105,8 +107,3 @@ def _shown(unfolded: Unfolded, name: str, widget: str) -> Any:
 def _wrapped(value: Any) -> Any:
     """A bare list would read as a link, so the editor wraps list values."""
     return {"__value__": value} if isinstance(value, list) else value
-
-
-def widget_value(node: dict, name: str, classes: dict[str, type]) -> Any:
-    """The value that a saved node's widget shows: its place in `widgets_values`, else the declared default."""
-    return read_widgets(input_specs(classes[node["type"]]), node.get("widgets_values"))[name]

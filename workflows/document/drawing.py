@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .graph import Prompt, is_link, links_of, node_title
+from .graph import Prompt, is_link, links_of, node_title, origins_among, topological_order
 
 _TEXT_WIDTH = 48
 
@@ -51,21 +51,8 @@ def as_mermaid(prompt: Prompt, classes: dict[str, type]) -> str:
 
 def _order(prompt: Prompt) -> list[str]:
     """Every id, origins before users as far as there is no cycle."""
-    done: dict[str, None] = {}
-    for start in prompt:
-        waiting = [(start, iter(links_of(prompt[start]).values()))]
-        opened = {start}
-        while waiting:
-            node_id, origins = waiting[-1]
-            for origin, _ in origins:
-                if origin in prompt and origin not in done and origin not in opened:
-                    opened.add(origin)
-                    waiting.append((origin, iter(links_of(prompt[origin]).values())))
-                    break
-            else:
-                done.setdefault(node_id)
-                waiting.pop()
-    return list(done)
+    order, _ = topological_order(origins_among(prompt, prompt))
+    return list(dict.fromkeys([*order, *prompt]))
 
 
 def _lanes(prompt: Prompt, order: list[str]) -> list[tuple[list[str | None], int]]:

@@ -1,21 +1,17 @@
-"""A workflow file in memory, what can be wrong with it, and the plain graph questions: links, ancestors, order, cycles.
+"""The API form of a graph: links, ancestors, order and cycles, the names of nodes, and what can be wrong (Problem).
 
-The API form, which the executor runs, is the editor's own:
+The executor runs this form, which is the editor's own:
 {"<id>": {"class_type": ..., "inputs": {name: constant | ["<id>", output index]}, "_meta": {"title": ...}}}
 """
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from .reading import read_document
 from .schema import display_title
-from .shapes import MAX_NODES, is_api_prompt, is_saved_graph, malformed
 
 Prompt = dict[str, dict[str, Any]]
 _MAX_LINE = 1000
@@ -36,7 +32,7 @@ class Problem:
 
 
 def one_line(text: str) -> str:
-    """Text for a terminal: what a file says can be long, can break the line, and can hold control sequences."""
+    """Text from a file as one line that is safe on a terminal: shortened, without line breaks and control sequences."""
     if len(text) > _MAX_LINE:
         text = f"{text[: _MAX_LINE - 300]} ... {text[-300:]}"
     if text.isprintable():
@@ -50,56 +46,6 @@ class WorkflowError(ValueError):
     def __init__(self, problems: Iterable[Problem]):
         self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
-
-
-@dataclass
-class Workflow:
-    """A loaded file. `data` is the parsed JSON, in the editor's saved form (`is_ui`) or the API form."""
-
-    path: Path
-    data: dict[str, Any]
-    is_ui: bool
-
-    def copy(self) -> Workflow:
-        """An independent copy, to set values on."""
-        return Workflow(self.path, copy.deepcopy(self.data), self.is_ui)
-
-
-def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it.
-
-    Raises WorkflowError, in one line, for whatever is not a workflow.
-    """
-    path = Path(path)
-    try:
-        data = read_document(path)
-    except FileNotFoundError:
-        raise _file_error(path, "no such file; check the path") from None
-    except OSError as error:
-        raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise _file_error(path, str(error)) from None
-    if is_saved_graph(data):
-        for part in malformed(data):
-            shown = json.dumps(part)[:80]
-            raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
-        _check_size(path, data["nodes"])
-        return Workflow(path, data, is_ui=True)
-    if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
-        data = data["prompt"]
-    if is_api_prompt(data):
-        _check_size(path, data)
-        return Workflow(path, data, is_ui=False)
-    raise _file_error(path, "is JSON but not a workflow: no list of nodes, no API prompt; export it from the editor")
-
-
-def _check_size(path: Path, nodes: Sized) -> None:
-    if len(nodes) > MAX_NODES:
-        raise _file_error(path, f"has {len(nodes):,} nodes, more than {MAX_NODES:,}; split the graph")
-
-
-def _file_error(path: Path, message: str) -> WorkflowError:
-    return WorkflowError([Problem("invalid_prompt", f"{path}: {message}")])
 
 
 def is_link(value: Any) -> bool:
@@ -151,48 +97,33 @@ def ancestors(prompt: Prompt, targets: Iterable[str]) -> set[str]:
     return found
 
 
-def topological_order(prompt: Prompt, wanted: set[str], early: Iterable[str] = ()) -> list[str]:
-    """`wanted` with every origin before its users, in the prompt's order where it is free; those in `early` as soon as
-    they can. Raises ValueError on a cycle, which preflight names."""
+def origins_among(prompt: Prompt, wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Per node of `wanted`, the nodes of `wanted` that it is linked to, in the prompt's order."""
+    wanted = set(wanted)
+    return {
+        node_id: [origin for origin, _ in links_of(node).values() if origin in wanted]
+        for node_id, node in prompt.items()
+        if node_id in wanted
+    }
+
+
+def topological_order(origins: Mapping[str, Iterable[str]]) -> tuple[list[str], list[str]]:
+    """Ids in an order that has every origin before its users, and the ids along one cycle ([] when there is none).
+
+    `origins` has for each id what it needs. What lies on a cycle, or needs something that does, is not in the order.
+    The cycle runs in the direction that data would flow. Where there is a choice, a node comes right after its last
+    origin.
+    """
+    sorter = TopologicalSorter(origins)
+    cycle: list[str] = []
+    try:
+        sorter.prepare()
+    except CycleError as error:  # the sorter still gives what no cycle blocks
+        cycle = error.args[1][1:]  # its first id comes again at the end
     order: list[str] = []
-    early = set(early)
-    needs = {n: {origin for origin, _ in links_of(prompt[n]).values()} & wanted for n in prompt if n in wanted}
-    users: dict[str, list[str]] = {n: [] for n in wanted}
-    for node_id, origins in needs.items():
-        for origin in origins:
-            users[origin].append(node_id)
-    ready = [n for n in prompt if n in wanted and not needs[n]]
+    ready = list(reversed(sorter.get_ready()))
     while ready:
-        node_id = next((n for n in ready if n in early), ready[0])
-        ready.remove(node_id)
-        order.append(node_id)
-        for user in users[node_id]:
-            needs[user].discard(node_id)
-            if not needs[user]:
-                ready.append(user)
-    if len(order) != len(wanted):
-        raise ValueError("the graph has a cycle")
-    return order
-
-
-def find_cycle(prompt: Prompt, wanted: set[str]) -> list[str] | None:
-    """The ids along one cycle among `wanted`, in the direction data would flow, or None. Works on any depth."""
-    state: dict[str, int] = {}  # 1: on the current path, 2: done
-    for start in wanted:
-        if start in state:
-            continue
-        path = [start]
-        iterators = [iter(sorted({origin for origin, _ in links_of(prompt[start]).values()} & wanted))]
-        state[start] = 1
-        while iterators:
-            origin = next(iterators[-1], None)
-            if origin is None:
-                state[path.pop()] = 2
-                iterators.pop()
-            elif state.get(origin) == 1:
-                return list(reversed(path[path.index(origin) :]))
-            elif origin not in state:
-                state[origin] = 1
-                path.append(origin)
-                iterators.append(iter(sorted({o for o, _ in links_of(prompt[origin]).values()} & wanted)))
-    return None
+        order.append(ready.pop())
+        sorter.done(order[-1])
+        ready += reversed(sorter.get_ready())
+    return order, cycle

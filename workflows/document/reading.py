@@ -1,27 +1,81 @@
-"""A workflow document out of a file: JSON text, or a picture with a graph in its metadata. Any file at all is an
-answer or a ValueError, in bounded time and memory; what a document's parts look like is checked in `shapes.py`.
+"""From a file to a Workflow: JSON text, or a picture with a graph in its metadata.
+
+Any file at all gives a Workflow or a WorkflowError, in bounded time and memory, and the parts of a Workflow have the
+types that the rest of the code relies on.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-import zlib
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from .webp import texts_in_webp
+from .graph import Problem, WorkflowError
+from .pictures import text_in_png, text_in_webp
 
 MAX_BYTES = 16 * 2**20  # of JSON; the largest of the editor's own templates has 0.4 MB
 MAX_PARTS = 2_000_000  # lists and objects
 MAX_DEPTH = 100
-MAX_CHUNKS = 200_000  # of a picture
+MAX_NODES = 100_000  # in all; the largest graphs that people share have some hundreds
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_GRAPH_KEYS = ("workflow", "prompt")  # the saved form first: the editor, too, opens that
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.S
 )
+
+
+@dataclass
+class Workflow:
+    """A loaded file. `data` is the parsed JSON, in the editor's saved form (`is_ui`) or the API form."""
+
+    path: Path
+    data: dict[str, Any]
+    is_ui: bool
+
+    def copy(self) -> Workflow:
+        """An independent copy, to set values on."""
+        return Workflow(self.path, copy.deepcopy(self.data), self.is_ui)
+
+
+def load_workflow(path: str | Path) -> Workflow:
+    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it.
+
+    Raises WorkflowError, in one line, for whatever is not a workflow.
+    """
+    path = Path(path)
+    try:
+        data = read_document(path)
+    except FileNotFoundError:
+        raise _file_error(path, "no such file; check the path") from None
+    except OSError as error:
+        raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise _file_error(path, str(error)) from None
+    if _is_saved_graph(data):
+        for part in _malformed(data):
+            shown = json.dumps(part)[:80]
+            raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
+        _check_size(path, data["nodes"])
+        return Workflow(path, data, is_ui=True)
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
+        data = data["prompt"]
+    if _is_api_prompt(data):
+        _check_size(path, data)
+        return Workflow(path, data, is_ui=False)
+    raise _file_error(path, "is JSON but not a workflow: no list of nodes, no API prompt; export it from the editor")
+
+
+def _check_size(path: Path, nodes: Sized) -> None:
+    if len(nodes) > MAX_NODES:
+        raise _file_error(path, f"has {len(nodes):,} nodes, more than {MAX_NODES:,}; split the graph")
+
+
+def _file_error(path: Path, message: str) -> WorkflowError:
+    return WorkflowError([Problem("invalid_prompt", f"{path}: {message}")])
 
 
 def read_document(path: Path) -> Any:
@@ -31,9 +85,9 @@ def read_document(path: Path) -> Any:
         start = file.read(12)
         if start.startswith(_PNG):
             file.seek(len(_PNG))
-            text = _graph(_texts_in_png(file))
+            text = text_in_png(file, MAX_BYTES)
         elif start[:4] == b"RIFF" and start[8:] == b"WEBP":
-            text = _graph(texts_in_webp(file, _GRAPH_KEYS, MAX_BYTES, MAX_CHUNKS))
+            text = text_in_webp(file, MAX_BYTES)
         else:
             content = start + file.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
@@ -85,64 +139,75 @@ def _decode(content: bytes) -> str:
         raise ValueError("is not text; give a workflow saved as JSON, or a PNG or WebP with a graph in it") from None
 
 
-def _graph(found: dict[str, str]) -> str:
-    """The text that ComfyUI and `unclip run` write into their pictures."""
-    for key in _GRAPH_KEYS:
-        if key in found:
-            return found[key]
-    raise ValueError("is a picture without a graph in it; give one saved by ComfyUI or by unclip run")
+# --- The shape of a document --------------------------------------------------------------------------------------
 
 
-def _texts_in_png(file: BinaryIO) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for _ in range(MAX_CHUNKS):
-        head = file.read(8)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if len(head) < 8 or kind == b"IEND":
-            break
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_BYTES:
-            key, text = _text_chunk(kind, file.read(length))
-            if key in _GRAPH_KEYS and text is not None:
-                found.setdefault(key, text)
-            file.seek(4, 1)
-        else:
-            file.seek(length + 4, 1)
-    return found
+def _is_saved_graph(data: Any) -> bool:
+    """True for the editor's saved form, however broken inside."""
+    return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
-def _text_chunk(kind: bytes, content: bytes) -> tuple[str, str | None]:
-    """Key and text of a PNG's text chunk; no text when it is broken."""
-    key, _, rest = content.partition(b"\0")
-    name = key.decode("latin-1")
-    try:
-        if kind == b"tEXt":
-            return name, _text(rest)
-        if kind == b"zTXt":
-            return name, _text(_inflate(rest[1:]))
-        packed, (_, _, text) = rest[:1] == b"\1", _fields(rest[2:])
-        return name, (_inflate(text) if packed else text).decode("utf-8")
-    except (ValueError, zlib.error):
-        return name, None
+def _malformed(data: dict) -> Iterator[Any]:
+    """The parts of a saved graph that are not what the editor writes."""
+    definitions = data.get("definitions") or {}
+    subgraphs = (definitions.get("subgraphs") or []) if isinstance(definitions, dict) else None
+    if not isinstance(subgraphs, list):
+        yield definitions
+        return
+    yield from (graph for graph in subgraphs if not _is_subgraph(graph))
+    for graph in (data, *filter(_is_subgraph, subgraphs)):
+        links = graph.get("links") or []
+        yield from (part for part in graph["nodes"] if not _is_node(part))
+        yield from (part for part in links if not _is_link(part)) if isinstance(links, list) else [links]
 
 
-def _fields(rest: bytes) -> tuple[bytes, bytes, bytes]:
-    """Language, translated key and text of an iTXt chunk."""
-    language, _, rest = rest.partition(b"\0")
-    translated, _, text = rest.partition(b"\0")
-    return language, translated, text
+def _is_api_prompt(data: Any) -> bool:
+    """True for the API form."""
+    return isinstance(data, dict) and bool(data) and all(map(_is_api_node, data.values()))
 
 
-def _text(content: bytes) -> str:
-    """Latin-1 by the PNG standard; some programs write UTF-8."""
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _inflate(content: bytes) -> bytes:
-    machine = zlib.decompressobj()
-    text = machine.decompress(content, MAX_BYTES)
-    if machine.unconsumed_tail:
-        raise ValueError("too large")
-    return text
+def _is_subgraph(graph: Any) -> bool:
+    if not (isinstance(graph, dict) and _is_id(graph.get("id")) and isinstance(graph.get("nodes"), list)):
+        return False
+    inputs = graph.get("inputs") or []
+    return isinstance(inputs, list) and all(isinstance(entry, dict) for entry in inputs)
+
+
+def _is_node(node: Any) -> bool:
+    if not (isinstance(node, dict) and _is_id(node.get("id")) and isinstance(node.get("type"), str)):
+        return False
+    inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
+    if not (isinstance(inputs, list) and isinstance(outputs, list)):
+        return False
+    titled = isinstance(node.get("title") or "", str) and isinstance(node.get("widgets_values") or [], list | dict)
+    return titled and all(map(_is_socket, inputs)) and all(map(_is_socket, outputs))
+
+
+def _is_socket(entry: Any) -> bool:
+    if not (isinstance(entry, dict) and isinstance(entry.get("name"), str) and "type" in entry):
+        return False
+    widget, links = entry.get("widget") or {}, entry.get("links") or []
+    named = isinstance(widget, dict) and isinstance(widget.get("name", ""), str)
+    ids = [entry.get("link"), *links] if isinstance(links, list) else [links]
+    return named and all(link is None or _is_id(link) for link in ids)
+
+
+def _is_link(link: Any) -> bool:
+    if isinstance(link, dict):
+        fields = [link.get("id"), link.get("origin_id"), link.get("origin_slot")]
+    elif isinstance(link, list) and len(link) >= 5:
+        fields = link[:3]
+    else:
+        return link is None
+    return all(map(_is_id, fields)) and isinstance(fields[2], int) and fields[2] >= 0
+
+
+def _is_api_node(node: Any) -> bool:
+    if not (isinstance(node, dict) and isinstance(node.get("class_type", ""), str)):
+        return False
+    meta = node.get("_meta") or {}
+    return not isinstance(meta, dict) or isinstance(meta.get("title") or "", str)

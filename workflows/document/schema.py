@@ -1,12 +1,12 @@
-"""What a node class declares, in a form the converter, the preflight and the command line share."""
+"""What node classes declare: inputs with their types, ranges and defaults, as every other room asks for them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-_IN_WORDS = {"INT": "a whole number", "FLOAT": "a number", "STRING": "text", "BOOLEAN": "true or false"}
 
 
 def node_classes() -> dict[str, type]:
@@ -83,16 +83,27 @@ class NodeSchema:
         return name in self.inputs and bool(self.inputs[name].options.get("rawLink"))
 
 
-class Schemas(dict):
-    """Class id -> NodeSchema, each read on first use. Lives as long as one validation or one run."""
+class NodeClasses(dict[str, type]):
+    """Node classes by id, each with its declaration, for which INPUT_TYPES is called once in the life of this object.
 
-    def __init__(self, classes: dict[str, type]):
-        super().__init__()
-        self._classes = classes
+    What a class declares may change (lists of files do), so a check, a run or a command makes a set of its own and
+    hands it on; `NodeClasses(classes)` forgets what was read before.
+    """
 
-    def __missing__(self, class_type: str) -> NodeSchema:
-        schema = self[class_type] = node_schema(self._classes[class_type])
-        return schema
+    def __init__(self, classes: Mapping[str, type]):
+        super().__init__(classes)
+        self._schemas: dict[str, NodeSchema] = {}
+
+    def schema(self, class_type: str) -> NodeSchema:
+        """What a class declares. Raises KeyError for an unknown class, and whatever its INPUT_TYPES raises."""
+        if class_type not in self._schemas:
+            self._schemas[class_type] = node_schema(self[class_type])
+        return self._schemas[class_type]
+
+
+def with_schemas(classes: Mapping[str, type]) -> NodeClasses:
+    """The classes as NodeClasses: themselves when they are that already, so that what was read of them is kept."""
+    return classes if isinstance(classes, NodeClasses) else NodeClasses(classes)
 
 
 def node_schema(node_class: type) -> NodeSchema:
@@ -106,11 +117,6 @@ def node_schema(node_class: type) -> NodeSchema:
     return NodeSchema(inputs, dict(declared.get("hidden") or {}))
 
 
-def input_specs(node_class: type) -> dict[str, InputSpec]:
-    """Declared inputs by name, required before optional, in the order that the editor counts them."""
-    return node_schema(node_class).inputs
-
-
 def read_spec(name: str, entry: tuple, required: bool) -> InputSpec:
     """One declaration, `(type, options)`."""
     kind, options = entry[0], dict(entry[1] or {}) if len(entry) > 1 else {}
@@ -120,16 +126,6 @@ def read_spec(name: str, entry: tuple, required: bool) -> InputSpec:
         # Without options the list comes from a server at the time of drawing, so nothing is known about it.
         return InputSpec(name, "COMBO", required, options, tuple(options["options"]) if "options" in options else None)
     return InputSpec(name, str(kind), required, options)
-
-
-def widget_places(node_class: type) -> dict[str, int]:
-    """The index of each widget in a saved node's `widgets_values`."""
-    places, index = {}, 0
-    for spec in input_specs(node_class).values():
-        if spec.is_widget:
-            places[spec.name] = index
-            index += 1 + spec.extra_widgets
-    return places
 
 
 def display_title(class_type: str, classes: dict[str, type]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .shapes import MAX_NODES
+from .reading import MAX_NODES
 from .ui_graph import BYPASSED, INPUT_NODE, MUTED, REROUTE, VIRTUAL, File, Graph, proxied
 
 MAX_DEPTH = 64
@@ -28,7 +28,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Nothing:
-    """The input gets nothing. `broken` says why when the file itself is wrong; `muted`: the origin is switched off."""
+    """The input gets nothing. `broken`: what is wrong with the file; `muted`: the origin is switched off."""
 
     muted: bool = False
     broken: str = ""
@@ -60,7 +60,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class _Step:
-    """Where a walk along links stands: a link of a scope, and the type that is wanted there."""
+    """A link that `resolve` has come to, the scope it lies in, and the type that its input takes."""
 
     scope: Scope
     link: str
@@ -102,7 +102,7 @@ class Unfolded:
         return found
 
     def _out(self, step: _Step, slot: int) -> _Step | Constant | Nothing:
-        """From a subgraph's own input to what feeds its instance."""
+        """One step from a subgraph's own input to what feeds its instance."""
         outside, node_id = step.scope.parent, step.scope.node_id
         sockets = outside.graph.sockets(node_id)
         if not 0 <= slot < len(sockets):
@@ -116,7 +116,7 @@ class Unfolded:
         return Constant(promoted[socket.name]) if socket.name in promoted else Nothing()
 
     def _through(self, step: _Step, node_id: str, slot: int) -> _Step | Origin | Nothing:
-        """From a node's output to the node itself, or to what feeds it when it is not there to run."""
+        """One step from an output: to its node, or to what feeds a node that does not run (bypassed, a reroute)."""
         scope, node = step.scope, step.scope.graph.nodes[node_id]
         if node.get("mode", 0) == BYPASSED:
             socket = scope.graph.bypass(node_id, slot, step.wanted)

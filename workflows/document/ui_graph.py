@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .schema import InputSpec, Schemas, types_fit
+from .schema import InputSpec, types_fit, with_schemas
 from .widgets import read_widgets
 
 NOTES = ("Note", "MarkdownNote")
@@ -34,8 +34,7 @@ class File:
     """The graphs of one file by type id, and what the node classes declare."""
 
     def __init__(self, data: dict, classes: dict[str, type]):
-        self.classes = classes
-        self.schemas = Schemas(classes)
+        self.classes = with_schemas(classes)
         definitions = (data.get("definitions") or {}).get("subgraphs") or []
         self.subgraphs = {str(entry["id"]): Graph(entry, self) for entry in definitions}
         self.repeated = len(definitions) - len(self.subgraphs)
@@ -90,7 +89,7 @@ class Graph:
         if inner := self.subgraph(node):
             own = [(str(entry.get("name")), str(entry.get("type", "*")), None) for entry in inner.inputs]
         elif node["type"] in self.file.classes:
-            specs, widgets = self.file.schemas[node["type"]].inputs.values(), self.values(str(node["id"]))
+            specs, widgets = self.file.classes.schema(node["type"]).inputs.values(), self.values(str(node["id"]))
             own = [(spec.name, spec.type, None) for spec in specs if spec.name not in widgets]
             own += [(spec.name, spec.type, spec.name) for spec in specs if spec.name in widgets]
         else:
@@ -109,7 +108,7 @@ class Graph:
         if node_id not in self._values:
             node = self.nodes[node_id]
             known = node["type"] in self.file.classes
-            specs: dict[str, InputSpec] = self.file.schemas[node["type"]].inputs if known else {}
+            specs: dict[str, InputSpec] = self.file.classes.schema(node["type"]).inputs if known else {}
             saved = node.get("widgets_values")
             self._values[node_id] = read_widgets(specs, node.get("widgets_values_named") if saved is None else saved)
         return self._values[node_id]
@@ -124,7 +123,7 @@ class Graph:
 
     def dynamic(self, class_type: str, name: str) -> bool:
         """Whether a widget's text may hold choices and comments, which the editor resolves."""
-        spec = self.file.schemas[class_type].inputs.get(name) if class_type in self.file.classes else None
+        spec = self.file.classes.schema(class_type).inputs.get(name) if class_type in self.file.classes else None
         return spec is not None and bool(spec.options.get("dynamicPrompts"))
 
     def primitive(self, link: str | None) -> list | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from .schema import WIDGET_TYPES, InputSpec, read_spec
@@ -15,14 +16,23 @@ EDITOR_WIDGETS = frozenset(WIDGET_TYPES).union(
 )
 
 
-def read_widgets(specs: dict[str, InputSpec], saved: Any) -> dict[str, Any]:
-    """The value of each widget by name. What is missing in `saved` is what the editor puts into a fresh widget.
+@dataclass(frozen=True)
+class Widget:
+    """One widget of a saved node. `place` is its index in `widgets_values`."""
+
+    spec: InputSpec
+    place: int
+    value: Any
+
+
+def widgets_of(specs: dict[str, InputSpec], saved: Any) -> list[Widget]:
+    """The widgets of a node with the values in `saved`, a list or a dict; what is missing there has its fresh value.
 
     A dynamic combo's choice brings inputs of its own, named `combo.input`, whose widgets follow it.
     """
     named = saved if isinstance(saved, dict) else None
     values = without_sockets(specs, saved) if isinstance(saved, list) else []
-    found: dict[str, Any] = {}
+    found: list[Widget] = []
     waiting, place = deque(specs.values()), 0
     while waiting:
         spec = waiting.popleft()
@@ -32,11 +42,30 @@ def read_widgets(specs: dict[str, InputSpec], saved: Any) -> dict[str, Any]:
             value = named.get(spec.name, spec.default)
         else:
             value = values[place] if place < len(values) else _fresh(spec)
-        found[spec.name] = value
+        found.append(Widget(spec, place, value))
         place += 1 + spec.extra_widgets
         if spec.type == DYNAMIC_COMBO:
             waiting.extendleft(reversed(_chosen(spec, value)))
     return found
+
+
+def read_widgets(specs: dict[str, InputSpec], saved: Any) -> dict[str, Any]:
+    """The value of each widget by name."""
+    return {widget.spec.name: widget.value for widget in widgets_of(specs, saved)}
+
+
+def with_widget(specs: dict[str, InputSpec], saved: Any, name: str, value: Any) -> list | dict:
+    """`widgets_values` as `saved` with one widget changed; a list that is too short is filled as the editor does."""
+    if isinstance(saved, dict):
+        return {**saved, name: value}
+    widgets = widgets_of(specs, saved)
+    place = next(widget.place for widget in widgets if widget.spec.name == name)
+    values = list(without_sockets(specs, saved or []))
+    if len(values) <= place:
+        fresh = [entry for w in widgets for entry in (w.value, *("fixed", "")[: w.spec.extra_widgets])]
+        values += fresh[len(values) :]
+    values[place] = value
+    return values
 
 
 def is_editor_widget(spec: InputSpec) -> bool:

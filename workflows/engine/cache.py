@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..document.graph import is_link
-from ..document.schema import Schemas
+from ..document.graph import links_of, topological_order
+from ..document.schema import NodeClasses
 
 
 @dataclass
@@ -96,47 +96,43 @@ class Keys(dict):
     def __init__(
         self,
         nodes: dict[str, dict],
-        classes: dict[str, type],
-        schemas: Schemas,
+        classes: NodeClasses,
         changed: Callable[[str], Any],
     ):
-        """`changed`: id -> what IS_CHANGED said, False when the class has none."""
+        """`changed(id)` is what IS_CHANGED returns, False when the class has none."""
         super().__init__()
         self._nodes = nodes
         self._classes = classes
-        self._schemas = schemas
         self._changed = changed
 
     def __missing__(self, node_id: str) -> str:
-        """Origins before users, without recursion: graphs may be deep."""
-        path = [node_id]
-        on_path = {node_id}
-        while path:
-            current = path[-1]
-            node = self._nodes.get(current)
-            links = {name: value for name, value in node["inputs"].items() if is_link(value)} if node else {}
-            unknown = [value[0] for value in links.values() if value[0] not in self]
-            waiting = next((origin for origin in unknown if origin not in on_path), None)
-            if waiting is not None:
-                path.append(waiting)
-                on_path.add(waiting)
-                continue
-            self[current] = unique_key() if node is None or unknown else self._digest(current, node, links)
-            on_path.discard(path.pop())
+        origins: dict[str, list[str]] = {}  # of the node and of all that it needs, as far as they have no key yet
+        waiting = [node_id]
+        while waiting:
+            if (current := waiting.pop()) not in origins:
+                linked = [origin for origin, _ in links_of(self._nodes.get(current, {})).values()]
+                origins[current] = [origin for origin in linked if origin not in self]
+                waiting += origins[current]
+        order, _ = topological_order(origins)
+        for current in order:
+            self[current] = self._digest(current) if current in self._nodes else unique_key()
+        for current in origins.keys() - set(order):
+            self[current] = unique_key()
         return self[node_id]
 
-    def _digest(self, node_id: str, node: dict, links: dict[str, list]) -> str:
-        class_type = node["class_type"]
-        node_class = self._classes[class_type]
-        own = getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in self._schemas[class_type].hidden.values()
+    def _digest(self, node_id: str) -> str:
+        node = self._nodes[node_id]
+        class_type, links = node["class_type"], links_of(node)
+        hidden = self._classes.schema(class_type).hidden.values()
+        own = getattr(self._classes[class_type], "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in hidden
         constants = {name: value for name, value in node["inputs"].items() if name not in links}
-        origins = {name: [self[value[0]], value[1]] for name, value in links.items()}
+        origins = {name: [self[origin], slot] for name, (origin, slot) in links.items()}
         changed = self._changed(node_id)
         try:
             text = _ENCODER.encode([class_type, changed, node_id if own else None, origins, constants])
         except (TypeError, ValueError, RecursionError):
             return unique_key()
-        # nan never equals itself: IS_CHANGED says so to be run each time.
+        # nan never equals itself: an IS_CHANGED returns it to have its node run each time.
         return unique_key() if _holds_nan(changed) else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

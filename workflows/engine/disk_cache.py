@@ -36,8 +36,9 @@ class DiskCache(OutputCache):
         super().__init__(limit)
         self._store = Store(folder, max_bytes)
         self._classes = classes
-        self._salt: str | None = None  # of the present prompt; None: it is not kept on disk
-        self._lasting: dict[str, str] = {}  # key of the present prompt -> the same without the weights' place and time
+        self._salt: str | None = None  # weights, version and device of the present prompt; None: it is not kept on disk
+        # Key of the present prompt -> the same, whatever path and time the weights' files have.
+        self._disk_keys: dict[str, str] = {}
 
     def begin(
         self,
@@ -48,8 +49,8 @@ class DiskCache(OutputCache):
         """A prompt starts: note which weights, code and device its keys mean."""
         super().begin(keys)
         self._salt = self._salt_of(prompt or {})
-        # The salt has the hash of the weights themselves: a copy of them, elsewhere and of another time, is the same.
-        self._lasting = keys_without((_LOADER,)) if keys_without and self._salt is not None else {}
+        # The salt has the hash of the weights, so a copy of their files at another place and time is as good.
+        self._disk_keys = keys_without((_LOADER,)) if keys_without and self._salt is not None else {}
 
     def __contains__(self, key: str) -> bool:
         if super().__contains__(key):
@@ -65,10 +66,10 @@ class DiskCache(OutputCache):
             self._store.write(self._name(key), entry)
 
     def _keeps(self, key: str) -> bool:
-        return self._salt is not None and not self._lasting.get(key, "once-").startswith("once-")
+        return self._salt is not None and not self._disk_keys.get(key, "once-").startswith("once-")
 
     def _name(self, key: str) -> str:
-        return hashlib.blake2b(f"{self._salt}/{self._lasting[key]}".encode(), digest_size=20).hexdigest()
+        return hashlib.blake2b(f"{self._salt}/{self._disk_keys[key]}".encode(), digest_size=20).hexdigest()
 
     def _salt_of(self, prompt: Prompt) -> str | None:
         from ...unclip_core.runtime.device import pick_device
@@ -116,7 +117,7 @@ class Store:
         return entry
 
     def write(self, name: str, entry: Entry) -> None:
-        """Keep an entry of values worth keeping; others are passed over. A full disk is a warning."""
+        """Keep an entry of values worth keeping; others are skipped. A full disk is a warning."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Any] = {}

@@ -14,21 +14,20 @@ from functools import partial
 from typing import Any
 
 from ...nodes.host import Host
-from ..checks.awaiting import Loop, is_pending
+from ..checks.async_calls import AsyncCalls, is_pending
 from ..document.graph import Prompt, ancestors, is_link, links_of, node_name
-from ..document.schema import Schemas
-from .arguments import Arguments
+from ..document.schema import with_schemas
 from .cache import Entry, Keys, OutputCache
-from .calls import Answer, Values, call_each, is_blocker, merged_outputs, merged_ui, read_answer
+from .calls import Arguments, CallResult, Values, call_each, is_blocker, merged_outputs, merged_ui, read_result
 from .dynamic_graph import DynamicGraph
-from .order import Order
 from .outcome import Event, NodeFailure
+from .ready_queue import ReadyQueue
 
 running_node: contextvars.ContextVar[str | None] = contextvars.ContextVar("unclip_running_node", default=None)
 
 
 class Run:
-    """The state of one run. `cache`, `instances` and `loop` are the session's and outlive it."""
+    """The state of one run. `cache`, `instances` and `async_calls` are the session's and outlive it."""
 
     def __init__(
         self,
@@ -38,30 +37,30 @@ class Run:
         *,
         cache: OutputCache,
         instances: dict[tuple[str, str], Any],
-        loop: Loop,
+        async_calls: AsyncCalls,
         extra_pnginfo: dict[str, Any] | None,
-        tell: Callable[[Event], None],
+        on_event: Callable[[Event], None],
     ):
         self.executed: list[str] = []
         self.cached: list[str] = []
         self.shown: dict[str, dict[str, list]] = {}
         self.current: str | None = None  # the node that runs
         self._prompt = prompt
-        self._classes = classes
+        # With what was read of them before: a run needs the names and marks of inputs, which do not change as lists do.
+        self._classes = with_schemas(classes)
         self._host = host
         self._cache = cache
         self._instances = instances
-        self._loop = loop
-        self._tell = tell
+        self._async = async_calls
+        self._on_event = on_event
         self._graph = DynamicGraph(prompt)
         self._nodes = self._graph.nodes
-        self._schemas = Schemas(classes)
-        self._changes: dict[str, Any] = {}  # node -> what its IS_CHANGED said
-        self._keys = Keys(self._graph.nodes, classes, self._schemas, self._is_changed)
-        self._arguments = Arguments(self._graph, self._schemas, self._outputs_of, extra_pnginfo)
-        self._order = Order(self._is_early)
+        self._changes: dict[str, Any] = {}  # node -> what its IS_CHANGED returned
+        self._keys = Keys(self._graph.nodes, self._classes, self._is_changed)
+        self._arguments = Arguments(self._graph, self._classes, self._outputs_of, extra_pnginfo)
+        self._queue = ReadyQueue(self._is_early)
         self._started: set[str] = set()
-        self._resume: dict[str, Callable[[], None]] = {}  # how a node goes on that was ready once before
+        self._resume: dict[str, Callable[[str], None]] = {}  # what a node does when it is ready again: not `_start`
         self._pending: dict[str, list] = {}  # node -> its calls, some of them unfinished tasks
         self._known_origins: dict[str, set[str]] = {}
         self._drops = cache.limit == 0
@@ -80,20 +79,20 @@ class Run:
         def changed(node_id: str) -> Any:
             return False if self._nodes[node_id]["class_type"] in classes else self._is_changed(node_id)
 
-        others = Keys(self._nodes, self._classes, self._schemas, changed)
+        others = Keys(self._nodes, self._classes, changed)
         return {key: others[node_id] for node_id, key in self.keys().items()}
 
     def run(self, outputs: Iterable[str]) -> None:
         """Make the outputs. Raises NodeFailure for the first node that fails."""
         outputs, keys = list(outputs), self.keys()
         self._cache.begin(keys.values(), self._prompt, self._keys_without)
-        self._tell(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
+        self._on_event(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
             for node_id in ancestors(self._prompt, outputs):
                 self._open_uses.update(keys[origin] for origin in self._origins(node_id) if origin in keys)
         for node_id in outputs:
             self._demand([node_id])
-        while self._order:
+        while self._queue:
             self._host.check_interrupt()
             node_id = self.current = self._next()
             token = running_node.set(node_id)
@@ -109,34 +108,34 @@ class Run:
     # --- What comes next -----------------------------------------------------------------------------------------
 
     def _demand(self, wanted: list[str]) -> None:
-        """Put nodes, and all that they need, on the way."""
+        """Queue nodes and all that they need. What the cache has is done at once."""
         stack = list(wanted)
         while stack:
             node_id = stack.pop()
-            if node_id in self._order:
+            if node_id in self._queue:
                 continue
             if self._keys[node_id] in self._cache:
                 self._finish_cached(node_id)
                 continue
             node = self._nodes[node_id]
-            lazy = self._schemas[node["class_type"]].is_lazy
+            lazy = self._classes.schema(node["class_type"]).is_lazy
             links = [value for name, value in node["inputs"].items() if is_link(value) and not lazy(name)]
             stack += reversed(self._wait(node_id, [origin for origin, _ in links]))
 
     def _wait(self, node_id: str, origins: Iterable[str]) -> list[str]:
-        """Let a node wait. Returns the origins that are to be demanded."""
+        """Let a node wait for origins. Returns those that are not queued yet, for `_demand`."""
         origins = list(dict.fromkeys(origins))
         for origin in origins:
             if origin not in self._nodes:
                 raise self._failure(node_id, f"needs node {origin}, which is not in the graph; link it again")
-            if origin not in self._order:
+            if origin not in self._queue:
                 if self._keys[origin] in self._cache:
                     self._finish_cached(origin)
-            elif self._drops and origin in self._order.done and self._keys[origin] not in self._cache:
-                self._order.done.discard(origin)  # an expansion needs again what was dropped
+            elif self._drops and origin in self._queue.done and self._keys[origin] not in self._cache:
+                self._queue.done.discard(origin)  # an expansion needs again what was dropped
                 self._open_uses.update(self._keys[needed] for needed in self._origins(origin))
-        self._order.wait(node_id, origins)
-        return [origin for origin in origins if origin not in self._order]
+        self._queue.wait(node_id, origins)
+        return [origin for origin in origins if origin not in self._queue]
 
     def _is_early(self, node_id: str) -> bool:
         node_class = self._class(node_id)
@@ -146,21 +145,21 @@ class Run:
     def _next(self) -> str:
         """A ready node; waits for asynchronous calls when there is none. Raises NodeFailure when none can come."""
         if self._pending:
-            self._loop.turn()
+            self._async.turn()
         while True:
             for node_id in [n for n, calls in self._pending.items() if not any(map(is_pending, calls))]:
                 self._resume[node_id] = partial(self._collect, self._pending.pop(node_id))
-                self._order.wait(node_id, ())
-            if (node_id := self._order.next()) is not None:
+                self._queue.wait(node_id, ())
+            if (node_id := self._queue.next()) is not None:
                 return node_id
             if not self._pending:
                 raise self._circle()
-            self._loop.wait(call for calls in self._pending.values() for call in calls)
+            self._async.wait(call for calls in self._pending.values() for call in calls)
             self._host.check_interrupt()
 
     def _circle(self) -> NodeFailure:
-        """Blamed on a node of an expansion, if there is one: a circle in the prompt itself is found before."""
-        cycle = self._order.cycle()
+        """The failure when nodes wait for each other. It names one of an expansion: validation saw the others."""
+        cycle = self._queue.cycle()
         blamed = next((n for n in cycle if self._graph.is_added(n)), cycle[0])
         return self._failure(blamed, f"the graph runs in a circle: {' -> '.join([*cycle, cycle[0]])}")
 
@@ -171,7 +170,7 @@ class Run:
         self._finish(node_id)
 
     def _finish(self, node_id: str) -> None:
-        self._order.finish(node_id)
+        self._queue.finish(node_id)
         if self._drops:
             self._close_uses(self._origins(node_id))
 
@@ -189,7 +188,7 @@ class Run:
             return
         if node_id not in self._started:
             self._started.add(node_id)
-            self._tell(Event("executing", node_id, {"display": self._graph.get_display_node_id(node_id)}))
+            self._on_event(Event("executing", node_id, {"display": self._graph.get_display_node_id(node_id)}))
         node_class = self._class(node_id)
         values, missing = self._arguments.full(node_id)
         try:
@@ -204,22 +203,22 @@ class Run:
                 values,
                 prepare=self._host.check_interrupt,
                 blocked=lambda blocker: self._blocked(node_id, blocker),
-                start=self._loop.start,
+                start=self._async.start,
             )
             if any(map(is_pending, calls)):
                 self._pending[node_id] = calls
             else:
-                self._answered(node_id, calls)
+                self._take_results(node_id, calls)
         except (Exception, SystemExit) as error:
             raise self._failure(node_id, str(error) or type(error).__name__, values) from error
 
     def _collect(self, calls: list, node_id: str) -> None:
         """Go on after asynchronous calls."""
-        self._answered(node_id, [self._loop.result(call) for call in calls])
+        self._take_results(node_id, [self._async.result(call) for call in calls])
 
     def _lazy(self, node_id: str, instance: Any, values: Values, missing: set[str]) -> list[str]:
         """The origins of the inputs that the node asks for and does not have. Raises ValueError for one not linked."""
-        answers = self._loop.settle(call_each(instance, "check_lazy_status", values))
+        answers = self._async.resolve(call_each(instance, "check_lazy_status", values))
         asked = dict.fromkeys(name for names in answers if isinstance(names, list) for name in names)
         inputs = self._nodes[node_id]["inputs"]
         origins = []
@@ -232,9 +231,9 @@ class Run:
             return []  # linked to an output that the origin does not give: the node gets None
         return origins
 
-    def _answered(self, node_id: str, returned: list[Any]) -> None:
+    def _take_results(self, node_id: str, returned: list[Any]) -> None:
         node_class = self._class(node_id)
-        answers = [read_answer(value, len(node_class.RETURN_TYPES)) for value in returned]
+        answers = [read_result(value, len(node_class.RETURN_TYPES)) for value in returned]
         if ui := merged_ui(answers):
             self._show(node_id, ui)
         if any(answer.expand is not None for answer in answers):
@@ -248,7 +247,7 @@ class Run:
         self.executed.append(node_id)
         self._finish(node_id)
 
-    def _expand(self, node_id: str, answers: list[Answer], ui: dict[str, list]) -> None:
+    def _expand(self, node_id: str, answers: list[CallResult], ui: dict[str, list]) -> None:
         """Run the graphs that the calls returned; what their results are linked to becomes the node's own."""
         graphs = [answer for answer in answers if answer.expand is not None]
         for graph in graphs:
@@ -273,31 +272,31 @@ class Run:
         self._demand(self._wait(node_id, linked))
         self._demand(shown)
 
-    def _resolved(self, answer: Answer) -> tuple:
+    def _resolved(self, answer: CallResult) -> tuple:
         items: list = []
         for value in answer.result or ():
             items += self._outputs_of(value[0])[value[1]] if is_link(value) else [value]
         return tuple(items)
 
     def _blocked(self, node_id: str, blocker: Any) -> Any:
-        """The result of a call that a blocker stops. Its message is told once; what comes after stops silently."""
+        """The result of a call that a blocker stops. Its message is reported once; what comes after stops silently."""
         if blocker.message is None:
             return blocker
-        self._tell(Event("blocked", node_id, {"message": str(blocker.message)}))
+        self._on_event(Event("blocked", node_id, {"message": str(blocker.message)}))
         return type(blocker)(None)
 
     def _is_changed(self, node_id: str) -> Any:
-        """What IS_CHANGED says, asked once; False without one. What it raises counts as a change."""
+        """What IS_CHANGED returns, called once a run; False without one. What it raises counts as a change."""
         if node_id not in self._changes:
-            self._changes[node_id] = self._ask_changed(node_id)
+            self._changes[node_id] = self._call_is_changed(node_id)
         return self._changes[node_id]
 
-    def _ask_changed(self, node_id: str) -> Any:
+    def _call_is_changed(self, node_id: str) -> Any:
         node, node_class = self._nodes[node_id], self._class(node_id)
         if not hasattr(node_class, "IS_CHANGED"):
             return False
         try:
-            answers = self._loop.settle(call_each(node_class, "IS_CHANGED", self._arguments.constants(node_id)))
+            answers = self._async.resolve(call_each(node_class, "IS_CHANGED", self._arguments.constants(node_id)))
         except Exception as error:  # a node's own code
             self._host.warn(f"{node_name(node_id, node, self._classes)}: its IS_CHANGED failed, so it runs: {error}")
             return float("nan")
@@ -305,7 +304,7 @@ class Run:
 
     def _outputs_of(self, node_id: str) -> list[list] | None:
         key = self._keys[node_id]
-        return self._cache[key].outputs if node_id in self._order.done and key in self._cache else None
+        return self._cache[key].outputs if node_id in self._queue.done and key in self._cache else None
 
     def _origins(self, node_id: str) -> set[str]:
         if node_id not in self._known_origins:
@@ -323,23 +322,23 @@ class Run:
 
     def _show(self, node_id: str, ui: dict[str, list]) -> None:
         self.shown[node_id] = ui
-        self._tell(Event("executed", node_id, {"display": self._graph.get_display_node_id(node_id), "ui": ui}))
+        self._on_event(Event("executed", node_id, {"display": self._graph.get_display_node_id(node_id), "ui": ui}))
 
     def _failure(self, node_id: str, message: str, values: Values | None = None) -> NodeFailure:
         real_id = self._graph.get_real_node_id(node_id)
         node = self._prompt[real_id]
-        inputs = {name: [_shown(item) for item in items] for name, items in (values or {}).items()}
+        inputs = {name: [_reportable(item) for item in items] for name, items in (values or {}).items()}
         named = node_name(real_id, node, self._classes)
         return NodeFailure(f"{named}: {message}", real_id, node["class_type"], inputs, list(self.executed))
 
 
-def _shown(value: Any) -> Any:
+def _reportable(value: Any) -> Any:
     """A value for an error report: plain ones as they are, tensors by their shape, others as short text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     try:
         shape = getattr(value, "shape", None)
         text = f"{type(value).__name__} {tuple(shape)}" if shape is not None else str(value)
-    except Exception:  # a value may refuse to be looked at, as the handle of a missing stage does
+    except Exception:  # str() of a value may raise, as that of a missing stage's handle does
         text = type(value).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,4 +1,4 @@
-"""What a run tells while it works (Event) and at its end (Outcome, NodeFailure). Plain data; loads no torch."""
+"""What a run reports: events while it works (Event), and its end (Outcome, NodeFailure). Plain data; loads no torch."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ...nodes.host import Host, use_host
-from ..checks.awaiting import Loop
+from ..checks.async_calls import AsyncCalls
 from ..checks.validation import Validation, output_nodes, validate
 from ..document.graph import Prompt
+from ..document.schema import NodeClasses
 from .cache import OutputCache
 from .executor import Run, running_node
 from .outcome import Event, NodeFailure, Outcome
@@ -35,7 +36,7 @@ class Session:
         self.classes = classes
         self._cache = OutputCache(cache_limit) if cache is None else cache
         self._instances: dict[tuple[str, str], Any] = {}
-        self._loop = Loop()
+        self._async_calls = AsyncCalls()
 
     def validate(self, prompt: Prompt, outputs: Collection[str] | None = None) -> Validation:
         """Everything that is wrong with a prompt, and its constants brought to their types. Loads no torch.
@@ -43,7 +44,7 @@ class Session:
         `outputs` limits the check to these output nodes.
         """
         with use_host(self.host):
-            return validate(prompt, self.classes, outputs)
+            return validate(prompt, NodeClasses(self.classes), outputs)
 
     def keys(self, prompt: Prompt) -> dict[str, str]:
         """The content key of each node: what has the same key in two prompts is computed once."""
@@ -51,7 +52,7 @@ class Session:
             try:
                 return self._new_run(prompt, None, lambda event: None).keys()
             finally:
-                self._loop.close()
+                self._async_calls.close()
 
     def run(
         self,
@@ -63,37 +64,37 @@ class Session:
     ) -> Outcome:
         """Run what `outputs` need (None: every output node): `Validation.prompt` and `Validation.good_outputs`.
 
-        `extra_pnginfo` goes into saved pictures beside the prompt. `on_event` hears each event at once. A failing node
-        ends the run, its outcome says so. An interrupt (Ctrl-C, the host's `Interrupted`) is raised again.
+        `extra_pnginfo` goes into saved pictures beside the prompt. `on_event` gets each event at once. A failing node
+        ends the run, and the outcome has its error. An interrupt (Ctrl-C, the host's `Interrupted`) is raised again.
         """
         import torch
 
         began = time.monotonic()
-        tell = on_event or (lambda event: None)
+        emit = on_event or (lambda event: None)
 
-        def told(kind: str, data: dict[str, Any]) -> None:
-            tell(Event(kind, running_node.get(), data))
+        def on_report(kind: str, data: dict[str, Any]) -> None:
+            emit(Event(kind, running_node.get(), data))
 
         wanted = [n for n in output_nodes(prompt, self.classes) if outputs is None or n in outputs]
         self._forget_instances(lambda key: key[0] in prompt and prompt[key[0]]["class_type"] == key[1])
-        run = self._new_run(prompt, extra_pnginfo, tell)
+        run = self._new_run(prompt, extra_pnginfo, emit)
         error = None
-        tell(Event("start"))
+        emit(Event("start"))
         try:
-            with use_host(self.host, told if on_event else None), torch.inference_mode():
+            with use_host(self.host, on_report if on_event else None), torch.inference_mode():
                 run.run(wanted)
         except NodeFailure as failure:
             error = failure
-            tell(Event("error", failure.node_id, {"failure": failure}))
+            emit(Event("error", failure.node_id, {"failure": failure}))
         except BaseException:
-            tell(Event("interrupted", run.current))
+            emit(Event("interrupted", run.current))
             raise
         finally:
-            self._loop.close()
+            self._async_calls.close()
             self._cache.end()
             known = run.known
             self._forget_instances(lambda key: key[0] in known)
-        tell(Event("done", data={"seconds": time.monotonic() - began}))
+        emit(Event("done", data={"seconds": time.monotonic() - began}))
         return Outcome(run.shown, error, run.executed, run.cached)
 
     def clear(self) -> None:
@@ -101,16 +102,16 @@ class Session:
         self._cache.clear()
         self._instances.clear()
 
-    def _new_run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None, tell: Callable[[Event], None]) -> Run:
+    def _new_run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None, on_event: Callable[[Event], None]) -> Run:
         return Run(
             prompt,
             self.classes,
             self.host,
             cache=self._cache,
             instances=self._instances,
-            loop=self._loop,
+            async_calls=self._async_calls,
             extra_pnginfo=extra_pnginfo,
-            tell=tell,
+            on_event=on_event,
         )
 
     def _forget_instances(self, keep: Callable[[tuple[str, str]], bool]) -> None:

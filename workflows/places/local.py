@@ -54,7 +54,9 @@ class LocalRunner:
 
         start = time.perf_counter()
         self.failure = None
-        validation = self._session.validate(self._prepared.row_prompt(number), self._prepared.outputs)
+        validation = self._prepared.take_checked(number)
+        if validation is None:
+            validation = self._session.validate(self._prepared.row_prompt(number), self._prepared.outputs)
         if validation.faults:
             result.error = "; ".join(map(str, validation.problems(self._prepared.classes)))
             self.failure = ValueError(result.error)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...nodes.host import LocalHost, use_host
-from ..document.graph import Workflow, WorkflowError, load_workflow
+from ..document.graph import WorkflowError
+from ..document.reading import Workflow, load_workflow
 from ..engine.node_packs import known_classes
 from ..engine.session import Session
 from ..rows.batch import Runner, Summary, run_rows

@@ -1,1 +1,1 @@
-"""TODO-ROOM"""
+"""Many runs of one graph: tables and sweeps, their checks, results, resuming, reports."""

@@ -1,4 +1,4 @@
-"""Many rows to their end: what is done is kept, what fails is named, what is left can be gone on with."""
+"""The loop over a run's rows: results are kept as rows end; a failing row does not stop it, a full disk does."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_rows(
     on_result: Callable[[RowResult], None],
     finished: dict[int, RowResult] | None = None,
 ) -> Summary:
-    """Run every row that is not among `finished`, write down each as it ends, and tell `on_result`.
+    """Run every row that is not among `finished`; append each result to `results` and call `on_result` with it.
 
     A row that fails does not stop the others. Raises DiskError when the output folder fails; an interrupt is raised.
     """

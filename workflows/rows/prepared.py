@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checks.validation import output_nodes, validate
-from ..document.conversion import convert
-from ..document.graph import Problem, Prompt, Workflow, WorkflowError, ancestors, topological_order
-from ..document.schema import InputSpec
-from ..settings.overrides import Assigned, Setting, apply, find, parse, settings
+from ..checks.validation import Validation, output_nodes, validate
+from ..document.conversion import to_api
+from ..document.graph import Problem, Prompt, WorkflowError, ancestors, origins_among, topological_order
+from ..document.reading import Workflow
+from ..document.schema import InputSpec, NodeClasses
+from ..settings.naming import find, parse
+from ..settings.reading import Setting, settings
+from ..settings.writing import Assigned, apply
 from .jobs import Jobs, Row
 
 _MAX_PROBLEMS = 20  # lines; a table of a thousand wrong cells has one cause
-_MAX_CHECKED = 2_000  # rows that are checked before the start; every row is checked once more when its turn comes
-_ABSENT = object()  # an input that a row's value takes away: what a choice brings changes with the choice
+_MAX_CHECKED = 2_000  # rows that are checked before the start; the others when their turn comes
+_MAX_KEPT = 100_000  # nodes of checked prompts that wait for their row's turn
+_ABSENT = object()  # an input that a row's value removes: another choice of a dynamic combo has other inputs
 
 Changes = dict[tuple[str, str], Any]  # (node id, input) -> value
 
@@ -26,7 +29,7 @@ class Prepared:
     """What a run needs to know. Made by `prepare`; loads no torch."""
 
     workflow: Workflow  # with the values that all rows share
-    classes: dict[str, type]
+    classes: NodeClasses
     jobs: Jobs
     prompt: Prompt  # of `workflow`
     assigned: list[Assigned]
@@ -35,6 +38,8 @@ class Prepared:
     specs: dict[str, InputSpec] = field(default_factory=dict)  # by column: what its values are
     table_changes: list[Changes] = field(default_factory=list)  # by table row
     axis_changes: list[list[Changes]] = field(default_factory=list)  # by axis and value
+    # Sound rows that `prepare` checked, by number. Not passed on by dataclasses.replace: another machine checks anew.
+    _checked: dict[int, Validation] = field(default_factory=dict, init=False)
 
     @property
     def job(self) -> str:
@@ -59,6 +64,10 @@ class Prepared:
         """The API prompt of a row; unchanged nodes are shared with the other rows."""
         return changed(self.prompt, self.changes(number))
 
+    def take_checked(self, number: int) -> Validation | None:
+        """What the check before the start found about a row, for the one time that the row runs; None: check it now."""
+        return self._checked.pop(number, None)
+
     def row_inputs(self, row: Row) -> dict[str, Any]:
         """What a row was given, under the names that the user gave, each value at its input's type."""
         return {name: parse(value, self.specs[name]) for name, value in row.values.items()}
@@ -67,6 +76,8 @@ class Prepared:
         """The saved graph with the row's values in it, for the pictures' metadata; None for a graph in API form."""
         if not self.workflow.is_ui:
             return None
+        if not self.jobs.many:
+            return self.workflow.data  # a copy already, and of no other row
         workflow = self.workflow.copy()
         apply(workflow, row.values.items(), self.classes)
         return workflow.data
@@ -93,7 +104,7 @@ class Prepared:
         wanted = ancestors(
             self.prompt, self.outputs if self.outputs is not None else output_nodes(self.prompt, self.classes)
         )
-        return topological_order(self.prompt, wanted)
+        return topological_order(origins_among(self.prompt, wanted))[0]
 
     def samples(self) -> Iterator[int]:
         """Row numbers in which every table row and every value of an axis occurs: all others only combine these."""
@@ -110,30 +121,19 @@ def prepare(workflow: Workflow, jobs: Jobs, classes: dict[str, type], partial: b
     `partial`: run the outputs that are sound although others are not, as the editor does; their problems are kept in
     `skipped`.
     """
-    workflow = workflow.copy()
+    workflow, classes = workflow.copy(), NodeClasses(classes)
     assigned, problems = apply(workflow, jobs.fixed, classes)
     prompt, found = to_api(workflow, classes)
     problems += found
     prepared = Prepared(workflow, classes, jobs, prompt, assigned)
     problems += _read_columns(prepared)
     good, faults = _check_rows(prepared)
-    if good is not None and partial and not problems:
+    if faults and good is not None and partial and not problems:
         prepared.outputs, prepared.skipped = good, faults
+        prepared._checked.clear()  # for fewer outputs
     elif problems or faults:
         raise WorkflowError(_shortened(problems + faults))
     return prepared
-
-
-def to_api(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
-    """The API form of a workflow of either form, and what could not be converted."""
-    return convert(workflow.data, classes) if workflow.is_ui else (copy.deepcopy(workflow.data), [])
-
-
-def to_checked_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Prompt, list[Problem]]:
-    """The API form of a workflow, constants brought to the declared types of their inputs, and every problem of it."""
-    prompt, problems = to_api(workflow, classes)
-    validation = validate(prompt, classes)
-    return validation.prompt, problems + validation.problems(classes)
 
 
 def changed(prompt: Prompt, changes: Mapping[tuple[str, str], Any]) -> Prompt:
@@ -219,19 +219,21 @@ def _read_columns(prepared: Prepared) -> list[Problem]:
 
 
 def _check_rows(prepared: Prepared) -> tuple[list[str] | None, list[Problem]]:
-    """The output nodes that every row can make (None when none), and what is wrong, each thing said once."""
+    """The output nodes that every row can make (None when none), and every problem, each listed once."""
     where: dict[str, list[int]] = {}
-    said: dict[str, Problem] = {}
+    listed: dict[str, Problem] = {}
     good: list[str] | None = None
     numbers = (sorted(set(prepared.samples())) or [1])[:_MAX_CHECKED]
     for number in numbers:
         validation = validate(prepared.row_prompt(number), prepared.classes)
         good = [node_id for node_id in validation.good_outputs if good is None or node_id in good]
+        if not validation.faults and (len(prepared._checked) + 1) * len(prepared.prompt) <= _MAX_KEPT:
+            prepared._checked[number] = validation
         for problem in validation.problems(prepared.classes):
-            said.setdefault(str(problem), problem)
+            listed.setdefault(str(problem), problem)
             where.setdefault(str(problem), []).append(number)
     faults = []
-    for text, problem in said.items():
+    for text, problem in listed.items():
         rows = where[text]
         named = "" if len(rows) == len(numbers) else f"row{'s' * (len(rows) > 1)} {_few(rows)}: "
         if named and problem.node:

@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar and lines for a person, paths alone, or a JSON line per event."""
+"""How a run is reported while it works: a bar and lines for a person, paths alone, or a JSON line per event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .results import RowResult
 
 
 class Reporter:
-    """Hears everything and says nothing. `output` is the folder that outputs are relative to."""
+    """Gets everything that happens in a run and prints nothing. `output` is the folder that outputs are relative to."""
 
     def __init__(self, output: Path):
         self.output = output
@@ -150,7 +150,7 @@ class JsonReporter(Reporter):
         say("begin", rows=to_run + skipped, skipped=skipped, job=prepared.job, set=given, not_run=problems)
 
     def event(self, row: int, event: Event) -> None:
-        if event.kind == "warning":  # told by `warning`, once
+        if event.kind == "warning":  # `warning` prints it, once
             return
         data = {name: value for name, value in event.data.items() if name not in ("step", "failure", "ui")}
         if event.kind == "executed":

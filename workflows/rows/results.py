@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class RowResult:
-    """How one row ended. `outputs` are paths below the output folder; `texts` what output nodes said in words."""
+    """How one row ended. `outputs` are paths below the output folder; `texts` what output nodes show as text."""
 
     row: int
     inputs: dict[str, Any] = field(default_factory=dict)

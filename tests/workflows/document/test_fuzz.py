@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfyui_unclip.nodes.host import LocalHost, use_host
-from comfyui_unclip.workflows.checks.preflight import check
+from comfyui_unclip.workflows.checks.validation import validate
 from comfyui_unclip.workflows.document.conversion import convert
-from comfyui_unclip.workflows.document.graph import WorkflowError, load_workflow
+from comfyui_unclip.workflows.document.graph import WorkflowError
+from comfyui_unclip.workflows.document.reading import load_workflow
 from comfyui_unclip.workflows.document.schema import node_classes
-from comfyui_unclip.workflows.settings.overrides import apply
+from comfyui_unclip.workflows.settings.writing import apply
 
 HERE = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("UNCLIP_FUZZ", "250"))
@@ -113,7 +114,7 @@ def outcome(file, content):
         lines, result = error.problems, "unreadable"
     else:
         prompt, lines = convert(workflow.data, CLASSES) if workflow.is_ui else (workflow.data, [])
-        lines = lines + check(prompt, CLASSES)[1]
+        lines = lines + validate(prompt, CLASSES).problems(CLASSES)
         result = "problems" if lines else "fine"
         changed = workflow.copy()
         lines = lines + apply(changed, [("seed", "3"), ("text", "a star"), ("4.steps", 2), ("value", 7)], CLASSES)[1]
@@ -183,7 +184,7 @@ def test_paths_out_of_the_folders_are_listed_and_nothing_is_touched(path, tmp_pa
     }
     (tmp_path / "input").mkdir()
     with use_host(LocalHost(tmp_path / "output", tmp_path / "input")):
-        found = check(prompt, CLASSES)[1]
+        found = validate(prompt, CLASSES).problems(CLASSES)
     assert {problem.input for problem in found} >= {"image"}
     if not path.startswith("x"):
         assert {problem.input for problem in found} == {"image", "filename_prefix"}

@@ -35,6 +35,7 @@ GRAPH = {
             "sampler": "auto",
             "seed": 0,
             "noise_per_item": True,
+            "count": 1,
         },
     },
     "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "x"}},

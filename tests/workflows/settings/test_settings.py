@@ -1,8 +1,9 @@
 import pytest
 
 from comfyui_unclip.workflows.document.conversion import convert
-from comfyui_unclip.workflows.document.graph import load_workflow
-from comfyui_unclip.workflows.settings.overrides import apply, settings
+from comfyui_unclip.workflows.document.reading import load_workflow
+from comfyui_unclip.workflows.settings.reading import settings
+from comfyui_unclip.workflows.settings.writing import apply
 
 
 @pytest.fixture
@@ -81,6 +82,13 @@ def test_named_widget_values_of_recent_editors_follow(saved, classes):
     saved.data["nodes"][3]["widgets_values_named"] = {"text": "old"}
     set_one(saved, classes, "prompt=new")
     assert saved.data["nodes"][3]["widgets_values_named"] == {"text": "new"}
+
+
+def test_values_that_are_saved_by_name_alone_keep_the_others(saved, classes):
+    del saved.data["nodes"][0]["widgets_values"]
+    saved.data["nodes"][0]["widgets_values_named"] = {"seed": 7, "mode": "hard", "scale": 0.5, "on": True}
+    _, prompt = set_one(saved, classes, "first.seed=8")
+    assert prompt["1"]["inputs"] == {"seed": 8, "mode": "hard", "scale": 0.5, "on": True}
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("Off", False), ("1", True)])

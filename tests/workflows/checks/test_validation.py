@@ -1,10 +1,16 @@
 import pytest
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
-from comfyui_unclip.workflows.checks.preflight import check
+from comfyui_unclip.workflows.checks.validation import validate
 from comfyui_unclip.workflows.document.schema import node_classes
 
 GOOD = {"seed": 1, "mode": "soft", "scale": 1.0}
+
+
+def check(prompt, classes):
+    """(the prompt with its constants at their types, every problem of it)"""
+    validation = validate(prompt, classes)
+    return validation.prompt, validation.problems(classes)
 
 
 def kinds(prompt, classes):
@@ -100,6 +106,23 @@ def test_a_cycle_is_drawn(api, classes):
     (problem,) = check(prompt, classes)[1]
     assert problem.kind == "exception_during_inner_validation"
     assert "1 -> 2 -> 1" in problem.message or "2 -> 1 -> 2" in problem.message
+
+
+def test_what_needs_a_cycle_cannot_be_made_and_the_rest_can(api, classes):
+    prompt = api(
+        n1=("Add", {"a": ["2", 0], "b": 1}),
+        n2=("Add", {"a": ["1", 0], "b": 1}),
+        n3=("Show", {"value": ["2", 0]}),
+        n4=("Number", {"value": 1}),
+        n5=("Show", {"value": ["4", 0]}),
+        n6=("Number", {"value": 99}),
+        n7=("Add", {"a": ["6", 0], "b": 1}),
+        n8=("Show", {"value": ["7", 0]}),
+    )
+    validation = validate(prompt, classes)
+    assert validation.good_outputs == ["5"] and validation.error is None
+    dependent = {node_id: entry["dependent_outputs"] for node_id, entry in validation.errors.items()}
+    assert dependent["6"] == ["8"] and ["3"] in dependent.values()
 
 
 def test_a_node_checks_its_own_constants_but_not_its_links(api, classes):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from comfyui_unclip.workflows.document.conversion import convert
-from comfyui_unclip.workflows.document.schema import input_specs, node_classes
+from comfyui_unclip.workflows.document.schema import node_classes, node_schema
 
 HERE = Path(__file__).parents[1]
 DATA = HERE.parent / "data"
@@ -140,7 +140,7 @@ def test_our_own_graphs_convert_to_the_editors_own_export(graph):
     assert not problems
     exported = json.loads(reference.read_text(encoding="utf-8"))
     for node_id, node in prompt.items():  # an input that its class got after the export has its default
-        specs = input_specs(classes[node["class_type"]])
+        specs = node_schema(classes[node["class_type"]]).inputs
         later = node["inputs"].keys() - exported.get(node_id, node)["inputs"].keys()
         assert all(node["inputs"].pop(name) == specs[name].default for name in later), f"{graph.name}: export it again"
     assert prompt == exported, f"{graph.name} changed since its export? run tests/tools/editor_references.py"

@@ -1,16 +1,22 @@
-"""Which node may run next. Nodes may be added, and sent back to waiting, while the graph runs."""
+"""Which node may run next.
+
+Nodes are added, and sent back to waiting, while the graph runs (lazy inputs, expansions). A sorter of graphlib takes no
+more nodes once it gave some out: that is why this is not `document.graph.topological_order`.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..document.graph import find_cycle
+from ..document.graph import topological_order
 
 
-class Order:
-    """Nodes that wait for others, and those that are ready, first come first served. `is_early` nodes go first: what is
-    done is shown and saved before slow work, and asynchronous work starts at once."""
+class ReadyQueue:
+    """Nodes that wait for others, and those that are ready, first come first served.
+
+    `is_early` nodes go first: what is done is shown and saved before slow work, and asynchronous work starts at once.
+    """
 
     def __init__(self, is_early: Callable[[str], bool]):
         self.done: set[str] = set()
@@ -25,7 +31,7 @@ class Order:
         return bool(self._waiting)
 
     def __contains__(self, node_id: str) -> bool:
-        """Whether a node is on the way or done."""
+        """Whether a node is queued or done."""
         return node_id in self._waiting or node_id in self.done
 
     def wait(self, node_id: str, origins: Iterable[str]) -> None:
@@ -53,5 +59,4 @@ class Order:
 
     def cycle(self) -> list[str]:
         """The nodes that wait for each other, when nothing is ready and nothing will be."""
-        waiting = {n: {"inputs": {origin: [origin, 0] for origin in origins}} for n, origins in self._waiting.items()}
-        return find_cycle(waiting, set(waiting)) or list(waiting)
+        return topological_order(self._waiting)[1] or list(self._waiting)

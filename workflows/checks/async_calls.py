@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class Loop:
+class AsyncCalls:
     """Starts coroutines and waits for them."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Loop:
         self._tasks.discard(value)
         return value.result()
 
-    def settle(self, values: list[Any]) -> list[Any]:
+    def resolve(self, values: list[Any]) -> list[Any]:
         """The values with every coroutine replaced by its result; coroutines run concurrently."""
         values = [self.start(value) for value in values]
         while any(map(is_pending, values)):

@@ -1,4 +1,4 @@
-"""Values inside subgraphs: each that is offered can be set, and the converted graph has it and nothing else changed."""
+"""Every value of every case that is offered can be set, and the converted graph has it and nothing else changed."""
 
 import copy
 import importlib.util
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from comfyui_unclip.workflows.document.conversion import convert
-from comfyui_unclip.workflows.document.graph import Workflow
+from comfyui_unclip.workflows.document.conversion import convert, to_api
+from comfyui_unclip.workflows.document.reading import Workflow
 from comfyui_unclip.workflows.rows.jobs import build
-from comfyui_unclip.workflows.rows.prepared import to_api
-from comfyui_unclip.workflows.settings.overrides import apply, settings
+from comfyui_unclip.workflows.rows.prepared import prepare
+from comfyui_unclip.workflows.settings.reading import settings
+from comfyui_unclip.workflows.settings.writing import apply
 
 _specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).parents[1] / "editor_cases.py")
 CASES = importlib.util.module_from_spec(_specification)
 _specification.loader.exec_module(CASES)
 CLASSES = CASES.classes()
-SUBGRAPHS = [name for name in CASES.CASES if name.startswith("subgraph")]
 OTHER = {"INT": "7", "FLOAT": "0.125", "STRING": "another", "BOOLEAN": "true"}
 
 
@@ -29,7 +29,7 @@ def inputs(graph):
     return {(node_id, name): value for node_id, node in prompt.items() for name, value in node["inputs"].items()}
 
 
-@pytest.mark.parametrize("name", SUBGRAPHS)
+@pytest.mark.parametrize("name", [name for name in CASES.CASES if not name.startswith("names from other")])
 def test_what_is_offered_can_be_set_and_nothing_else_changes(name):
     before = inputs(workflow(name))
     for setting in settings(workflow(name), CLASSES):
@@ -65,13 +65,15 @@ def test_a_shared_inner_node_is_refused_by_name_and_its_instances_are_not():
     assert (prompt["6:1"]["inputs"]["text"], prompt["8:1"]["inputs"]["text"]) == ("one", "two")
 
 
-def test_a_sweep_by_input_name_reaches_every_instance():
-    from comfyui_unclip.workflows.rows.prepared import Prepared, _read_columns
+def test_a_primitive_inside_a_subgraph_is_set_like_one_outside():
+    graph = workflow("subgraph with a primitive inside")
+    done, problems = apply(graph, [("6:1", "7")], CLASSES)
+    assert not problems and [(each.node_id, each.value) for each in done] == [("6:1", 7)]
+    assert inputs(graph)["6:2", "value"] == 7
 
+
+def test_a_sweep_by_input_name_reaches_every_instance():
     graph = workflow("subgraph, twice")
-    prompt, _ = to_api(graph, CLASSES)
-    jobs = build([], None, ["mode=soft,hard"])
-    prepared = Prepared(graph, CLASSES, jobs, prompt, [])
-    assert not _read_columns(prepared)
+    prepared = prepare(graph, build([], None, ["mode=soft,hard"]), CLASSES)
     modes = [[prepared.row_prompt(row)[node]["inputs"]["mode"] for node in ("6:3", "8:3")] for row in (1, 2)]
     assert modes == [["soft", "soft"], ["hard", "hard"]]
