@@ -24,14 +24,17 @@ EMBED_STD = 0.5375
 class ScheduleConfig:
     """A discrete noise schedule and what the network predicts on it."""
 
-    name: str = "cosine"  # "cosine" (Nichol & Dhariwal 2021) or "linear" (Ho et al. 2020)
+    name: str = "cosine"  # "cosine" (Nichol & Dhariwal 2021), "linear" (Ho et al. 2020) or "scaled_linear" (LDM)
+    beta_start: float = 1e-4  # of the linear ones, at T = 1000
+    beta_end: float = 0.02
     timesteps: int = 1000  # training steps T
     prediction: str = "eps"  # "eps", "x0" or "v"
     variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
     x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
+    x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
 
     def __post_init__(self) -> None:
-        _one_of("ScheduleConfig.name", self.name, ("cosine", "linear"))
+        _one_of("ScheduleConfig.name", self.name, ("cosine", "linear", "scaled_linear"))
         _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
         _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
 
@@ -40,7 +43,7 @@ class ScheduleConfig:
 class SamplingConfig:
     """The stack's own way of sampling a stage; a caller's explicit value wins."""
 
-    sampler: str = "ddpm"  # "ddpm", "ddim", "dpmpp_2m" or "analytic_ddpm"
+    sampler: str = "ddpm"  # "ddpm", "ddim", "dpmpp_2m", "unipc" or "analytic_ddpm"
     steps: int = 25
     guidance_scale: float = 1.0  # 1.0: conditional forward only
     eta: float = 0.0  # DDIM's noise share; 1.0 is ancestral
@@ -210,8 +213,41 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class AutoencoderConfig:
+    """What turns pictures into a latent decoder's grid and back: MoVQ (Kandinsky 2) or SD's KL autoencoder.
+
+    Both are the convolutional network of Rombach et al. 2022; the defaults are MoVQ's.
+    """
+
+    kind: str = "movq"  # "movq": the decoder's norms are modulated by the latent; "kl": plain norms, a Gaussian latent
+    latent_channels: int = 4
+    channels: tuple[int, ...] = (128, 256, 256, 512)  # per level, from the picture down; each level halves the sides
+    depth: int = 2  # residual blocks per level; the decoder has one more
+    attention_levels: tuple[int, ...] = (3,)  # levels that attend besides the middle; MoVQ's narrowest
+    codes: int = 16384  # rows of MoVQ's codebook, which latents are never snapped to here; 0 for "kl"
+    latent_scale: float = 1.0  # latents on the decoder's grid are the autoencoder's times this; SD: 0.18215
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        _one_of("AutoencoderConfig.kind", self.kind, ("movq", "kl"))
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture's side per pixel of the latent's."""
+        return 2 ** (len(self.channels) - 1)
+
+
+# Layer norms that a decoder may have behind its projections: of the text tokens, of the extra image tokens, and of what
+# image and text embedding add to the time embedding.
+DECODER_NORMS = ("text_tokens", "image_tokens", "image_time", "text_time")
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
-    """The 64 px decoder: a UNet conditioned on an image embedding and, optionally, a caption (§2.1)."""
+    """The decoder: a UNet conditioned on an image embedding and, optionally, a caption (§2.1).
+
+    Its grid is pixels (the paper, Karlo, storybook), or the latents of `autoencoder` (Kandinsky 2).
+    """
 
     clip_id: str = "ViT-L-14/openai"
     decoder_id: str = "karlo-v1-alpha/decoder"
@@ -220,17 +256,35 @@ class DecoderConfig:
     extra_tokens: int = 4  # image-embedding tokens put before the text tokens
     embed_scale: float = 1.0  # multiplies the embedding before its projections; sqrt(D) for unit-norm embeddings
     text_embed_in_time: bool = True  # Karlo adds the projected text embedding to the time embedding as well
+    # How it reads captions: "clip", by CLIP's states or `text_encoder`; "xlm_r", by those of a multilingual encoder
+    # (Kandinsky 2.1); "none", not at all (Kandinsky 2.2).
+    text: str = "clip"
+    token_order: str = "feature_major"  # of the extra tokens' projection (Karlo), or "token_major" (Kandinsky)
+    norms: tuple[str, ...] = ("text_tokens",)  # layer norms behind projections, any of DECODER_NORMS
+    mask_text: bool = True  # padding is hidden from the attention; Kandinsky 2.1 lets it be seen
     text_encoder: TextEncoderConfig | None = None  # None: CLIP's states through Linear + LayerNorm (Karlo)
-    null_embed: str = "learned"  # unconditional image embedding: "learned" (Karlo) or "zero"
+    # The unconditional image embedding: "learned" (Karlo), "zero", or CLIP's of an all-zero normalised picture
+    # ("zero_picture", Kandinsky).
+    null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 8.0))
+    autoencoder: AutoencoderConfig | None = None
 
     def __post_init__(self) -> None:
-        _one_of("DecoderConfig.null_embed", self.null_embed, ("learned", "zero"))
+        _one_of("DecoderConfig.null_embed", self.null_embed, ("learned", "zero", "zero_picture"))
+        _one_of("DecoderConfig.text", self.text, ("clip", "xlm_r", "none"))
+        _one_of("DecoderConfig.token_order", self.token_order, ("feature_major", "token_major"))
+        for norm in self.norms:
+            _one_of("DecoderConfig.norms", norm, DECODER_NORMS)
         _one_of("DecoderConfig.null_text", self.null_text, ("empty_caption", "learned"))
-        _check_channels("DecoderConfig", self.unet, self.schedule)
+        _check_channels("DecoderConfig", self.unet, self.schedule, self.channels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of x_t: 3 for pixels, or the autoencoder's latent."""
+        return 3 if self.autoencoder is None else self.autoencoder.latent_channels
 
 
 @dataclass(frozen=True)
@@ -340,8 +394,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 
-def _check_channels(owner: str, unet: UNetConfig, schedule: ScheduleConfig) -> None:
-    expected = 6 if schedule.variance == "learned_range" else 3
+def _check_channels(owner: str, unet: UNetConfig, schedule: ScheduleConfig, channels: int = 3) -> None:
+    expected = 2 * channels if schedule.variance == "learned_range" else channels
     if unet.out_channels != expected:
         raise ValueError(
             f"{owner}: variance {schedule.variance!r} needs unet.out_channels {expected}, got {unet.out_channels}"

@@ -1,12 +1,15 @@
-"""The stacks we have configurations for: the paper's, Karlo's and the embedded storybook.
+"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's and the embedded storybook.
 
 Imports neither torch nor numpy, as config.py. Section numbers are those of Ramesh et al. 2022.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .config import (
     ARPriorConfig,
+    AutoencoderConfig,
     ClipConfig,
     ClipTextConfig,
     ClipVisionConfig,
@@ -197,6 +200,72 @@ STORYBOOK = StackConfig(
         heads=4,
         embed_scale=13.86,  # sqrt(192): unit variance per dimension
         text_encoder=None,
+    ),
+)
+
+_KANDINSKY_UNET = UNetConfig(
+    image_size=64,  # of the latents at 512 px; it paints other sizes too
+    in_channels=4,
+    out_channels=8,
+    channels=384,
+    context_width=768,
+)
+_KANDINSKY_SCHEDULE = ScheduleConfig(
+    name="linear", beta_start=0.00085, beta_end=0.012, variance="learned_range", x0_clamp=2.0, x0_quantile=0.995
+)
+_KANDINSKY_PRIOR = PriorConfig(mask_value=-10000.0)
+
+KANDINSKY_2_1 = StackConfig(
+    name="kandinsky-2-1",
+    clip=ClipConfig(),
+    prior=replace(_KANDINSKY_PRIOR, prior_id="kandinsky-2-1/prior"),
+    decoder=DecoderConfig(
+        decoder_id="kandinsky-2-1/decoder",
+        text_width=1024,  # XLM-R large
+        extra_tokens=10,
+        text="xlm_r",
+        token_order="token_major",
+        norms=("text_time",),
+        mask_text=False,
+        null_embed="zero_picture",
+        unet=_KANDINSKY_UNET,
+        schedule=_KANDINSKY_SCHEDULE,
+        sampling=SamplingConfig("ddpm", 50, 4.0),
+        autoencoder=AutoencoderConfig(),
+    ),
+)
+
+KANDINSKY_2_2 = StackConfig(
+    name="kandinsky-2-2",
+    clip=ClipConfig(
+        clip_id="ViT-bigG-14/laion2b_s39b_b160k",
+        embed_dim=1280,
+        text_width=1280,
+        architecture="ViT-bigG-14",
+        pretrained="laion2b_s39b_b160k",
+    ),
+    prior=replace(
+        _KANDINSKY_PRIOR,
+        clip_id="ViT-bigG-14/laion2b_s39b_b160k",
+        prior_id="kandinsky-2-2/prior",
+        clip_dim=1280,
+        text_width=1280,
+    ),
+    decoder=DecoderConfig(
+        clip_id="ViT-bigG-14/laion2b_s39b_b160k",
+        decoder_id="kandinsky-2-2/decoder",
+        clip_dim=1280,
+        text_width=1280,
+        extra_tokens=32,
+        text_embed_in_time=False,
+        text="none",
+        token_order="token_major",
+        norms=("image_tokens", "image_time"),
+        null_embed="zero_picture",
+        unet=_KANDINSKY_UNET,
+        schedule=_KANDINSKY_SCHEDULE,
+        sampling=SamplingConfig("ddpm", 50, 4.0),
+        autoencoder=AutoencoderConfig(),
     ),
 )
 

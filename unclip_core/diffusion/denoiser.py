@@ -42,7 +42,9 @@ class Denoiser:
     variance (Nichol & Dhariwal 2021 eq. 15).
     guidance_scale: uncond + scale * (cond - uncond) of the output, the variance being the conditional half's: it is no
     score, so extrapolating it has no meaning (Ho & Salimans 2021).
-    x0_clamp: x_0 is kept within -x0_clamp..x0_clamp; None leaves it as it is.
+    x0_clamp: x_0 is kept within -x0_clamp..x0_clamp; None leaves it as it is. x0_quantile: then it is the largest bound
+    of a dynamic threshold: each item is bounded by that quantile of its own |x_0|, 1 at the least, and divided by it
+    (Saharia et al. 2022, §2.3).
     edits: applied in turn to the bounded x_0; eps is then the noise that explains x_t by the edited x_0.
     """
 
@@ -51,22 +53,33 @@ class Denoiser:
     learned_variance: bool = False
     guidance_scale: float = 1.0
     x0_clamp: float | None = None
+    x0_quantile: float | None = None
     edits: tuple[Edit, ...] = ()
 
     def __call__(self, x_t: Tensor, step: Step) -> Prediction:
         """The prediction at x_t (B, C, ...), in x_t's dtype. Raises ValueError for a wrong number of channels."""
         output, variance_output = self._guided(x_t, step)
-        x0, eps = to_x0_eps(self.prediction, output, x_t, step.alpha, step.sigma, self.x0_clamp)
-        if self.edits:
+        x0, eps = to_x0_eps(self.prediction, output, x_t, step.alpha, step.sigma)
+        if self.edits or self.x0_clamp is not None:
+            x0 = self._bounded(x0)
             for edit in self.edits:
                 x0 = edit(x0, step)
-            if self.x0_clamp is not None:
+            if self.edits and self.x0_clamp is not None:
                 x0 = x0.clamp(-self.x0_clamp, self.x0_clamp)
             eps = (x_t - step.alpha * x0) / step.sigma
         if variance_output is None:
             return Prediction(x0, eps, None)
         log_variance = interpolate_log_variance(variance_output, step.min_log_variance, step.max_log_variance)
         return Prediction(x0, eps, log_variance)
+
+    def _bounded(self, x0: Tensor) -> Tensor:
+        if self.x0_clamp is None:
+            return x0
+        if self.x0_quantile is None:
+            return x0.clamp(-self.x0_clamp, self.x0_clamp)
+        bound = torch.quantile(x0.flatten(1).abs().float(), self.x0_quantile, dim=1).clamp(1.0, self.x0_clamp)
+        bound = bound.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-bound, bound) / bound
 
     def _guided(self, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
         """The network's output (B, C, ...) after guidance, and its variance channels."""

@@ -119,10 +119,67 @@ def analytic_ddpm(
     return x
 
 
+def unipc(
+    denoise: Denoise, x_T: Tensor, steps: Steps, *, noise: NoiseSource | None = None, eta: float = 0.0
+) -> Sampling:
+    """UniPC, Zhao et al. 2023 algorithms 5 to 8, of second order with B(h) = e^h - 1, deterministic.
+
+    Each x_t is predicted from the steps before, then corrected by what the network says there: no call more than DDIM.
+    The first and the last step are of first order.
+    """
+    x, before, order = x_T, [], 1  # before: (x, x_0, its step) of the last two steps; order: of the last prediction
+    for index, step in enumerate(steps):
+        x0 = denoise(x, step).x0
+        if before:
+            x = _unipc_step(before, order, step.alpha, step.sigma, x0)
+            # The network is not asked again at the corrected x: x_0 stays that of the predicted one.
+        before = [*before[-1:], (x, x0, step)]
+        order = min(len(before), len(steps) - index)
+        x = x0 if step.t_prev < 0 else _unipc_step(before, order, step.alpha_prev, step.sigma_prev, None)
+        yield StepState(index, len(steps), step.t, x, x0)
+    return x
+
+
+def _unipc_step(
+    before: list[tuple[Tensor, Tensor, Step]], order: int, alpha: float, sigma: float, x0: Tensor | None
+) -> Tensor:
+    """x at noise level (alpha, sigma) from the steps before it, at most two; x0: what is predicted there already, which
+    makes a predictor the corrector."""
+    x, last_x0, last = before[-1]
+    h = math.log(alpha / last.alpha) - math.log(sigma / last.sigma)  # growth of the half log-SNR
+    grown = math.expm1(-h)
+    slopes, places = [], []
+    if order == 2:
+        _, older_x0, older = before[0]
+        place = (math.log(older.alpha / last.alpha) - math.log(older.sigma / last.sigma)) / h
+        slopes.append((older_x0 - last_x0) / place)
+        places.append(place)
+    if x0 is not None:
+        slopes.append(x0 - last_x0)
+        places.append(1.0)
+    x = (sigma / last.sigma) * x - alpha * grown * last_x0
+    for weight, slope in zip(_unipc_weights(places, h), slopes, strict=True):
+        x = x - alpha * grown * weight * slope
+    return x
+
+
+def _unipc_weights(places: list[float], h: float) -> list[float]:
+    """Weights of the slopes towards one or two other points, at `places` in units of h (Zhao et al. 2023, eq. 8)."""
+    if len(places) < 2:
+        return [0.5] * len(places)  # exact to the order that counts, as the authors take it
+    grown = math.expm1(-h)
+    first = grown / -h - 1.0
+    second = first / -h - 0.5
+    b = first / grown, 2.0 * second / grown
+    (p, q) = places
+    return [(b[0] * q - b[1]) / (q - p), (b[1] - b[0] * p) / (q - p)]
+
+
 SAMPLERS: dict[str, Callable[..., Sampling]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "dpmpp_2m": dpmpp_2m,
+    "unipc": unipc,
     "analytic_ddpm": analytic_ddpm,
 }
 

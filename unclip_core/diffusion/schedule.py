@@ -85,7 +85,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
         self.timesteps = config.timesteps
-        betas = make_betas(config.name, config.timesteps)
+        betas = make_betas(config.name, config.timesteps, config.beta_start, config.beta_end)
         cumprod = torch.cumprod(1.0 - betas, 0)
         previous = torch.cat([torch.ones(1, dtype=torch.float64), cumprod[:-1]])
         posterior = betas * (1.0 - previous) / (1.0 - cumprod)
@@ -203,19 +203,23 @@ class Schedule:
         )
 
 
-def make_betas(name: str, timesteps: int) -> Tensor:
-    """Betas (T,) float64. "cosine": Nichol & Dhariwal 2021 eq. 17, capped at 0.999; "linear": Ho et al. 2020, 1e-4 to
-    0.02 at T = 1000, scaled so that other T end at the same noise."""
+def make_betas(name: str, timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Betas (T,) float64. "cosine": Nichol & Dhariwal 2021 eq. 17, capped at 0.999; "linear": Ho et al. 2020, from
+    beta_start to beta_end at T = 1000, scaled so that other T end at the same noise; "scaled_linear": LDM's, linear in
+    their square roots."""
     if timesteps < 2:
         raise ValueError(f"ScheduleConfig.timesteps {timesteps} is too small; a schedule needs at least 2")
+    scale = 1000.0 / timesteps
     if name == "linear":
-        scale = 1000.0 / timesteps
-        return torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64).clamp(max=0.999)
+        return torch.linspace(beta_start * scale, beta_end * scale, timesteps, dtype=torch.float64).clamp(max=0.999)
+    if name == "scaled_linear":
+        roots = torch.linspace((beta_start * scale) ** 0.5, (beta_end * scale) ** 0.5, timesteps, dtype=torch.float64)
+        return roots.square().clamp(max=0.999)
     if name == "cosine":
         points = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         level = torch.cos((points + 0.008) / 1.008 * (math.pi / 2)) ** 2
         return (1.0 - level[1:] / level[:-1]).clamp(max=0.999)
-    raise ValueError(f"schedule {name!r} is unknown; choose 'cosine' or 'linear'")
+    raise ValueError(f"schedule {name!r} is unknown; choose 'cosine', 'linear' or 'scaled_linear'")
 
 
 def respaced_timesteps(timesteps: int, steps: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The 64 px decoder: a UNet conditioned on a CLIP image embedding and, optionally, a caption (§2.1).
+"""The decoder: a UNet conditioned on a CLIP image embedding and, optionally, a caption (§2.1).
 
 The image embedding is projected and added to the time embedding, and projected to extra tokens that stand before the
 text tokens. The text tokens are CLIP's own states through a projection (Karlo), or a text transformer's (the paper).
@@ -23,19 +23,15 @@ class Conditioning:
     """What every step of one sampling call shares, computed once.
 
     addition: (B, time_width), added to the time embedding. context: keys and values (B, heads, L, c) of the tokens for
-    every attention. mask: (B, L) bool, the tokens to attend to.
+    every attention. mask: (B, L) bool, the tokens to attend to; None for all.
     """
 
     addition: Tensor
     context: tuple[KeyValue, ...]
-    mask: Tensor
+    mask: Tensor | None
 
     def __len__(self) -> int:
         return self.addition.shape[0]
-
-    def take(self, rows: slice) -> Conditioning:
-        """The given rows, for batches split to fit memory."""
-        return Conditioning(self.addition[rows], tuple((k[rows], v[rows]) for k, v in self.context), self.mask[rows])
 
 
 class DecoderNetwork(nn.Module):
@@ -45,7 +41,7 @@ class DecoderNetwork(nn.Module):
         super().__init__()
         self.config = config
         time_width, width = config.unet.time_width, config.unet.context_width
-        encoder = config.text_encoder
+        encoder, norms = config.text_encoder, config.norms
         if width == 0 or (encoder is not None and encoder.width != width):
             raise ValueError(
                 f"DecoderNetwork: unet.context_width {width} must be "
@@ -54,20 +50,29 @@ class DecoderNetwork(nn.Module):
         self.unet = UNet(config.unet)
         self.embed_to_time = nn.Linear(config.clip_dim, time_width)
         self.embed_to_tokens = nn.Linear(config.clip_dim, width * config.extra_tokens)
-        if encoder is None:
-            self.text_encoder = None
-            self.text_proj = nn.Linear(config.text_width, width)
-            self.text_norm = nn.LayerNorm(width)
-        else:
-            self.text_encoder = TextEncoder(encoder)
-        pooled_width = config.clip_dim if encoder is None else encoder.width
-        self.text_to_time = nn.Linear(pooled_width, time_width) if config.text_embed_in_time else None
+        self.image_time_norm = nn.LayerNorm(time_width) if "image_time" in norms else nn.Identity()
+        self.image_tokens_norm = nn.LayerNorm(width) if "image_tokens" in norms else nn.Identity()
+        self.text_encoder = self.text_to_time = None
+        if config.text != "none":
+            pooled_width = self._build_text(config, width, time_width)
         if config.null_embed == "learned":
             self.null_embed = nn.Parameter(torch.zeros(config.clip_dim))
-        if config.null_text == "learned":
+        if config.null_text == "learned" and config.text != "none":
             self.null_token = nn.Parameter(torch.randn(width))
             if self.text_to_time is not None:
                 self.null_pooled = nn.Parameter(torch.zeros(pooled_width))
+
+    def _build_text(self, config: DecoderConfig, width: int, time_width: int) -> int:
+        """The projections of captions. Returns the width of the pooled text."""
+        if config.text_encoder is None:
+            self.text_proj = nn.Linear(config.text_width, width)
+            self.text_norm = nn.LayerNorm(width) if "text_tokens" in config.norms else nn.Identity()
+        else:
+            self.text_encoder = TextEncoder(config.text_encoder)
+        pooled_width = config.clip_dim if config.text_encoder is None else config.text_encoder.width
+        self.text_to_time = nn.Linear(pooled_width, time_width) if config.text_embed_in_time else None
+        self.text_time_norm = nn.LayerNorm(time_width) if "text_time" in config.norms else nn.Identity()
+        return pooled_width
 
     def condition(
         self,
@@ -92,23 +97,33 @@ class DecoderNetwork(nn.Module):
         batch = next((len(x) for x in (embed, mask) if x is not None), batch)
         if batch is None:
             raise ValueError("DecoderNetwork.condition: neither embed nor text given; say the batch size")
-        self._check_text(mask, drop_text)
         image = self._image(embed, drop_embed, batch)  # (B, D)
-        addition = self.embed_to_time(image)
-        # Feature-major, as published weights have it: (B, width * n) -> (B, width, n) -> (B, n, width).
-        extra = self.embed_to_tokens(image).view(batch, -1, self.config.extra_tokens).transpose(1, 2)
+        addition = self.image_time_norm(self.embed_to_time(image))
+        extra = self._image_tokens(image)
+        if self.config.text == "none":
+            return Conditioning(addition, self.unet.project_context(extra), None)
+        self._check_text(mask, drop_text)
         text, mask, pooled = self._text(tokens, mask, text_embed, ids, drop_text, batch)
         if self.text_to_time is not None:
-            addition = addition + self.text_to_time(pooled)
+            addition = addition + self.text_time_norm(self.text_to_time(pooled))
         context = self.unet.project_context(torch.cat([extra, text.to(extra.dtype)], dim=1))
+        if not self.config.mask_text:
+            return Conditioning(addition, context, None)
         return Conditioning(addition, context, F.pad(mask, (self.config.extra_tokens, 0), value=True))
+
+    def _image_tokens(self, image: Tensor) -> Tensor:
+        """The extra tokens (B, n, width) of image embeddings (B, D)."""
+        extra, count = self.embed_to_tokens(image), self.config.extra_tokens
+        if self.config.token_order == "feature_major":  # (B, width * n) -> (B, width, n) -> (B, n, width)
+            extra = extra.view(len(image), -1, count).transpose(1, 2)
+        return self.image_tokens_norm(extra.reshape(len(image), count, -1))
 
     def time_features(self, t: Tensor) -> Tensor:
         """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
         return self.unet.time_features(t)
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, time: Tensor | None = None) -> Tensor:
-        """x_t (B, 3, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
+        """x_t (B, in, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
         if time is None:
             time = self.time_features(t)
         return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask)
@@ -123,7 +138,14 @@ class DecoderNetwork(nn.Module):
     def _image(self, embed: Tensor | None, drop: Tensor | None, batch: int) -> Tensor:
         """Image embeddings on the network's scale with nulls in place: (B, D), weights' dtype."""
         weight = self.embed_to_time.weight
-        if self.config.null_embed == "learned":
+        if self.config.null_embed == "zero_picture":
+            if embed is None or drop is not None:
+                raise ValueError(
+                    f"DecoderNetwork: {self.config.decoder_id} has no null embedding of its own; pass CLIP's of an "
+                    "all-zero picture in the rows without one"
+                )
+            null = None
+        elif self.config.null_embed == "learned":
             null = self.null_embed.expand(batch, -1)
         else:
             null = weight.new_zeros(batch, self.config.clip_dim)

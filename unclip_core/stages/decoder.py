@@ -110,7 +110,7 @@ class Decoder(TextStage):
         """
         config = self.config
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
-        start = resolve_start(self.WHO, noise, config.unet.in_channels, config.unet.image_size, warn)
+        start = resolve_start(self.WHO, noise, config.channels, config.unet.image_size, warn)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
             settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
@@ -136,7 +136,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         network = placed.on_device(*clips, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
         times = time_table(network.time_features, settings.steps, placed.device)
-        size = (self.config.unet.in_channels, self.config.unet.image_size, self.config.unet.image_size)
+        size = (self.config.channels, self.config.unet.image_size, self.config.unet.image_size)
 
         def sample(rows: slice) -> Sampling:
             noise = items.rows(rows)

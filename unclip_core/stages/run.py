@@ -50,6 +50,7 @@ class Settings:
     guidance_scale: float
     eta: float
     x0_clamp: float | None
+    x0_quantile: float | None
     prediction: str
     learned_variance: bool
 
@@ -61,7 +62,13 @@ class Settings:
     def denoiser(self, network: Network, edits: Sequence[Edit] = ()) -> Denoiser:
         """What the sampler calls, around a network that is conditioned for some rows."""
         return Denoiser(
-            network, self.prediction, self.learned_variance, self.guidance_scale, self.x0_clamp, tuple(edits)
+            network,
+            self.prediction,
+            self.learned_variance,
+            self.guidance_scale,
+            self.x0_clamp,
+            self.x0_quantile,
+            tuple(edits),
         )
 
     def run_sampler(self, denoise: Denoiser, x_T: Tensor, noise: NoiseSource) -> Sampling:
@@ -104,6 +111,7 @@ def resolve_settings(
         guidance_scale=check_guidance_scale(who, defaults.guidance_scale if guidance_scale is None else guidance_scale),
         eta=float(eta),
         x0_clamp=schedule.x0_clamp,
+        x0_quantile=schedule.x0_quantile,
         prediction=schedule.prediction,
         learned_variance=schedule.variance == "learned_range",
     )

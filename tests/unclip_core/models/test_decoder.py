@@ -84,15 +84,6 @@ def test_conditioning_once_equals_each_step(randomise, inputs, condition):
     close(x, again)
 
 
-def test_conditioning_rows_split(randomise, inputs, condition):
-    decoder = randomise(DecoderNetwork(KARLO_LIKE))
-    x, t, embed = inputs.values()
-    whole = condition(decoder, embed)
-    parts = [decoder(x[r], t[r], whole.take(r)) for r in (slice(0, 2), slice(2, 3))]
-    close(torch.cat(parts), decoder(x, t, whole))
-    assert len(whole) == 3 and len(whole.take(slice(0, 2))) == 2
-
-
 def test_precomputed_times_replace_t(randomise, inputs, condition):
     decoder = randomise(DecoderNetwork(KARLO_LIKE))
     x, t, embed = inputs.values()

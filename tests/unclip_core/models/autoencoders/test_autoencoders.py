@@ -1,0 +1,104 @@
+"""Both autoencoders against diffusers' modules with the same random weights."""
+
+import diffusers
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints.autoencoder_keys import PART, autoencoder_rule
+from comfyui_unclip.unclip_core.config import AutoencoderConfig
+from comfyui_unclip.unclip_core.models.autoencoders.kl import KLAutoencoder
+from comfyui_unclip.unclip_core.models.autoencoders.movq import MoVQ
+
+WIDTHS = (32, 64, 64, 96)
+DOWN, UP = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+MOVQ = AutoencoderConfig(channels=WIDTHS, codes=64)
+KL = AutoencoderConfig("kl", channels=WIDTHS, attention_levels=(), codes=0, latent_scale=0.18215)
+
+
+def diffusers_movq(channels=WIDTHS, codes=64):
+    return diffusers.VQModel(
+        latent_channels=4,
+        block_out_channels=channels,
+        layers_per_block=2,
+        num_vq_embeddings=codes,
+        vq_embed_dim=4,
+        norm_type="spatial",
+        down_block_types=(*DOWN[:3], "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", *UP[:3]),
+    )
+
+
+def diffusers_kl(channels=WIDTHS):
+    return diffusers.AutoencoderKL(
+        latent_channels=4, block_out_channels=channels, layers_per_block=2, down_block_types=DOWN, up_block_types=UP
+    )
+
+
+def with_weights_of(theirs, ours):
+    """`ours` with their weights; every tensor of theirs is used once."""
+    source, state, used = theirs.state_dict(), {}, []
+    for name, target in ours.state_dict().items():
+        rule = autoencoder_rule(name)
+        assert rule.part == PART
+        state[name] = torch.cat([source[key] for key in rule.sources]).view_as(target)
+        used += rule.sources
+    assert sorted(used) == sorted(source)
+    ours.load_state_dict(state)
+    return ours.eval()
+
+
+@pytest.fixture(params=["movq", "kl"])
+def pair(request):
+    """(diffusers' module, ours) with equal random weights that are not near zero."""
+    torch.manual_seed(0)
+    theirs = (diffusers_movq if request.param == "movq" else diffusers_kl)().eval()
+    for parameter in theirs.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return theirs, with_weights_of(theirs, MoVQ(MOVQ) if request.param == "movq" else KLAutoencoder(KL))
+
+
+@torch.no_grad()
+def test_encoding_is_diffusers(pair):
+    theirs, ours = pair
+    x = torch.rand(2, 3, 64, 96) * 2 - 1
+    movq = isinstance(ours, MoVQ)
+    expected = theirs.encode(x).latents if movq else theirs.encode(x).latent_dist.mode() * 0.18215
+    latent = ours.encode(x)
+    assert latent.shape == (2, 4, 8, 12)
+    assert (latent - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_decoding_is_diffusers(pair):
+    theirs, ours = pair
+    latent = torch.randn(2, 4, 8, 12)
+    if isinstance(ours, MoVQ):
+        expected = theirs.decode(latent, force_not_quantize=True).sample
+    else:
+        expected = theirs.decode(latent / 0.18215).sample
+    found = ours.decode(latent)
+    assert found.shape == (2, 3, 64, 96)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_a_batch_is_its_items(pair):
+    _, ours = pair
+    latent = torch.randn(3, 4, 4, 4)
+    together = ours.decode(latent)
+    assert all(torch.allclose(together[i : i + 1], ours.decode(latent[i : i + 1]), atol=1e-5) for i in range(3))
+
+
+def test_movq_has_the_published_size():
+    with torch.device("meta"):
+        network = MoVQ(AutoencoderConfig())
+    assert sum(parameter.numel() for parameter in network.parameters()) == 67_832_495
+
+
+def test_kl_has_the_size_of_diffusers():
+    widths = (128, 256, 512, 512)
+    with torch.device("meta"):
+        ours = KLAutoencoder(AutoencoderConfig("kl", channels=widths, attention_levels=(), codes=0))
+        theirs = diffusers_kl(widths)
+    count = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, theirs)]
+    assert count[0] == count[1]

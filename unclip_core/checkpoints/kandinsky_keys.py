@@ -1,0 +1,25 @@
+"""diffusers' names of Kandinsky 2's decoders -> ours. The UNet is Karlo's, wider; its conditioning lies inside it."""
+
+from __future__ import annotations
+
+from .diffusers_keys import unet_names
+from .keys import Rule
+
+PART = "decoder"
+_CONDITIONING = {
+    "embed_to_time": "add_embedding.image_proj",
+    "image_time_norm": "add_embedding.image_norm",
+    "text_to_time": "add_embedding.text_proj",
+    "text_time_norm": "add_embedding.text_norm",
+    "embed_to_tokens": "encoder_hid_proj.image_embeds",
+    "image_tokens_norm": "encoder_hid_proj.norm",
+    "text_proj": "encoder_hid_proj.text_proj",
+}
+
+
+def kandinsky_rule(name: str) -> Rule:
+    """Where one of our decoder's tensors comes from."""
+    first, _, rest = name.partition(".")
+    if first == "unet":
+        return Rule(PART, unet_names(rest))
+    return Rule(PART, (f"{_CONDITIONING[first]}.{rest}",))

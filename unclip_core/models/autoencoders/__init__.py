@@ -1,0 +1,1 @@
+"""Autoencoders of latent decoders: pictures to latents and back. Convolutions and norms, no sampling."""
