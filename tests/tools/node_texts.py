@@ -61,7 +61,8 @@ def english_words() -> dict[str, dict]:
             "display_name": node.TITLE,
             "description": node.DESCRIPTION,
             "inputs": {
-                spec.name: {"name": spec.name, "tooltip": spec.options["tooltip"]} for spec in input_specs(node).values()
+                spec.name: {"name": spec.name, "tooltip": spec.options["tooltip"]}
+                for spec in input_specs(node).values()
             },
             "outputs": {
                 str(place): {"name": output, "tooltip": tooltip}
