@@ -199,6 +199,6 @@ def test_an_upsampler_on_the_other_ones_node_is_found_before_any_work(api, tiny_
 
     (problem,) = found(slot)
     assert (problem.kind, problem.input) == ("return_type_mismatch", "upsampler")
-    assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP (unCLIP)"' in problem.message
+    assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP"' in problem.message
     assert problem.message.endswith(f"link its UPSAMPLER {side}")
     assert not found(7 - slot)

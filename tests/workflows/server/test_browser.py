@@ -189,7 +189,7 @@ def test_a_graph_from_an_empty_canvas_by_search(desk):
     page.get_by_role("button", name="Create a new blank workflow").click()
     page.wait_for_function("() => app.graph._nodes.length === 0")
     for words, title, x, kind in (
-        ("example picture", "Example Picture (unCLIP)", 450, "UnCLIPExamplePicture"),
+        ("example picture", "Example Picture", 450, "UnCLIPExamplePicture"),
         ("save image", "Save Image", 950, "SaveImage"),
     ):
         desk.open_search(x, 450)
