@@ -5,7 +5,7 @@
 English texts stand in the node classes, Chinese ones in locales/zh/nodeDefs.json. From these come locales/en/, and on
 every help page of web/docs the tables of inputs and outputs and the line of graphs. What stands above the tables is
 written by hand; a node without a page gets one with its description. Prints the files that it changed, and the
-Chinese texts that are missing, for which it writes English.
+Chinese texts that are missing, without which a node gets no Chinese page.
 """
 
 import json
@@ -40,7 +40,7 @@ def stale() -> list[Path]:
 
 def texts() -> dict[Path, str]:
     """What belongs into each file."""
-    words = {"en": english_words(), "zh": chinese_words()}
+    words = {"en": english_words(), "zh": _read(ROOT / "locales" / "zh" / "nodeDefs.json")}
     folder = ROOT / "locales" / "en"
     files = {
         folder / "nodeDefs.json": _json(words["en"]),
@@ -49,6 +49,8 @@ def texts() -> dict[Path, str]:
     graphs = graphs_by_node()
     for name, node in NODE_CLASS_MAPPINGS.items():
         for language in HEADINGS:
+            if name not in words[language]:
+                continue
             path = ROOT / "web" / "docs" / name / f"{language}.md"
             files[path] = help_page(path, node, words[language][name], language, graphs.get(name, []))
     return files
@@ -71,17 +73,6 @@ def english_words() -> dict[str, dict]:
         }
         for name, node in NODE_CLASS_MAPPINGS.items()
     }
-
-
-def chinese_words() -> dict[str, dict]:
-    """locales/zh/nodeDefs.json, with English where it lacks something."""
-    written = _read(ROOT / "locales" / "zh" / "nodeDefs.json")
-    words = {}
-    for name, english in english_words().items():
-        entry = words[name] = english | written.get(name, {})
-        for part in ("inputs", "outputs"):
-            entry[part] = {key: entry[part].get(key, text) for key, text in english[part].items()}
-    return words
 
 
 def missing() -> list[str]:
