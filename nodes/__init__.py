@@ -1,4 +1,7 @@
-"""The pack's nodes: thin V1 classes over unclip_core, one file per theme. Ids are frozen, inputs are append-only."""
+"""The pack's nodes: thin V1 classes over unclip_core, one file per theme.
+
+With release 1.0.0 ids freeze and inputs are only ever added at the end.
+"""
 
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior

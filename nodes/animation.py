@@ -9,6 +9,7 @@ from .files import (
     validate_prefix,
 )
 from .host import current_host
+from .inputs import FAMILY
 
 FORMATS = {"webp": "WEBP", "gif": "GIF"}
 # EXIF tags in which the editor's own savers put the graph; the page's texts stand in the tags from _FIRST_TEXT down.
@@ -19,11 +20,12 @@ class UnCLIPSaveAnimation:
     """Frames to a looping WebP or GIF in the output folder."""
 
     TITLE = "Save Animation (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "gif", "webp", "video", "film", "loop", "interpolation")
     DESCRIPTION = (
         "Saves a batch of pictures, such as the frames of an interpolation, as a looping animation in the output "
         "folder and shows it on the node. A WebP carries the graph: drop it on the editor to get it back."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/picture"
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = ()

@@ -1,25 +1,19 @@
 """Autoregressive Prior: from a caption to an image embedding, one code after another."""
 
 from .host import current_host
-from .inputs import guidance_input, or_own_guidance, seed_input
-
-OWN = -1.0
-
-
-def _or_own(value: float) -> float | None:
-    """The core's None (the model's own) for -1; the core refuses other values below 0."""
-    return None if value == OWN else value
+from .inputs import AS_TUNED, FAMILY, as_tuned, count_input, guidance_input, seed_input
 
 
 class UnCLIPAutoregressivePrior:
     """Image embeddings that fit a caption, sampled as a sequence of quantised principal components."""
 
-    TITLE = "Autoregressive Prior (unCLIP)"
+    TITLE = "Autoregressive Prior"
+    SEARCH_ALIASES = (*FAMILY, "text to image", "transformer", "codes", "sampler")
     DESCRIPTION = (
         "Imagines the CLIP embedding of a picture that fits the caption, as a language model would: code after code, "
         "the most telling first. An alternative to the Diffusion Prior; the decoder paints either."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/prior"
     FUNCTION = "sample"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)
@@ -35,8 +29,8 @@ class UnCLIPAutoregressivePrior:
                 "temperature": (
                     "FLOAT",
                     {
-                        "default": OWN,
-                        "min": OWN,
+                        "default": AS_TUNED["temperature"],
+                        "min": -1.0,
                         "max": 10.0,
                         "step": 0.05,
                         "tooltip": "How freely codes are drawn. 1: as learned. 0: always the likeliest. -1: the "
@@ -46,8 +40,8 @@ class UnCLIPAutoregressivePrior:
                 "dot_percentile": (
                     "FLOAT",
                     {
-                        "default": OWN,
-                        "min": OWN,
+                        "default": AS_TUNED["dot_percentile"],
+                        "min": -1.0,
                         "max": 99.9,
                         "step": 0.1,
                         "tooltip": "How well picture and caption agree is drawn above this percentile. 50: the upper "
@@ -63,15 +57,7 @@ class UnCLIPAutoregressivePrior:
                         "tooltip": "Drawn for each embedding kept: the closest to the caption wins.",
                     },
                 ),
-                "count": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 4096,
-                        "tooltip": "Embeddings made for each caption: a batch of pictures.",
-                    },
-                ),
+                "count": count_input("Embeddings made for each caption: a batch of pictures."),
                 "seed": seed_input("embedding"),
             },
             "optional": {
@@ -97,9 +83,7 @@ class UnCLIPAutoregressivePrior:
     ):
         codes = ar_prior.sample_steps(
             text,
-            guidance_scale=or_own_guidance(guidance_scale),
-            temperature=_or_own(temperature),
-            dot_percentile=_or_own(dot_percentile),
+            **as_tuned(guidance_scale=guidance_scale, temperature=temperature, dot_percentile=dot_percentile),
             candidates=candidates,
             count=count,
             seed=seed,

@@ -1,5 +1,7 @@
 """The bridge between our image embeddings and the editor's CLIP_VISION_OUTPUT, both ways."""
 
+from .inputs import FAMILY
+
 
 class ClipVisionOutput:
     """What the editor's nodes read of a CLIP_VISION_OUTPUT: attributes, also by item. Only image_embeds is there."""
@@ -18,12 +20,13 @@ class ClipVisionOutput:
 class UnCLIPToClipVision:
     """An image embedding as the editor's own CLIP_VISION_OUTPUT."""
 
-    TITLE = "To CLIP Vision Output (unCLIP)"
+    TITLE = "To CLIP Vision Output"
+    SEARCH_ALIASES = (*FAMILY, "sd21", "unclipconditioning", "clip vision", "bridge", "convert")
     DESCRIPTION = (
         "Hands one image embedding to the editor's own unCLIPConditioning, so that our prior drives an SD 2.1 unCLIP "
         "checkpoint: Karlo's prior speaks the language of sd21-unclip-l (ViT-L/14, 768-d)."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     FUNCTION = "convert"
     RETURN_TYPES = ("CLIP_VISION_OUTPUT",)
     RETURN_NAMES = ("CLIP VISION OUTPUT",)
@@ -66,12 +69,13 @@ class UnCLIPToClipVision:
 class UnCLIPFromClipVision:
     """The editor's CLIP_VISION_OUTPUT as an image embedding."""
 
-    TITLE = "From CLIP Vision Output (unCLIP)"
+    TITLE = "From CLIP Vision Output"
+    SEARCH_ALIASES = (*FAMILY, "clip vision", "bridge", "convert", "variation")
     DESCRIPTION = (
         "Takes what the editor's CLIP Vision Encode saw into our decoder. The CLIP Vision model must be the one of "
         "the unCLIP model: ViT-L/14 of OpenAI for Karlo."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     FUNCTION = "convert"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)

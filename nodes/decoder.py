@@ -1,15 +1,7 @@
 """Decoder Sample and what changes how it works: from an image embedding to a picture."""
 
 from .host import current_host
-from .inputs import (
-    guidance_input,
-    or_own_guidance,
-    or_own_sampler,
-    or_own_steps,
-    sampler_input,
-    seed_input,
-    steps_input,
-)
+from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
@@ -17,13 +9,13 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 class UnCLIPDecoderSample:
     """64 px pictures of image embeddings, with or without the caption's help."""
 
-    TITLE = "Decoder Sample (unCLIP)"
+    TITLE = "Decoder Sample"
+    SEARCH_ALIASES = (*FAMILY, "sampler", "text to image", "variation", "ddim", "img2img", "inpaint")
     DESCRIPTION = (
         "Paints the 64 px picture that an image embedding describes. Link the caption too to let it help with what the "
-        "embedding leaves open. What it starts from is noise of the seed, or what is linked to "
-        "noise."
+        "embedding leaves open. It starts from noise that the seed decides, or from what is linked to `noise`."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/decoder"
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("IMAGE 64",)
@@ -57,15 +49,7 @@ class UnCLIPDecoderSample:
                         "so that only the embeddings make the difference.",
                     },
                 ),
-                "count": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 4096,
-                        "tooltip": "Pictures of each embedding, caption or start, each with noise of its own.",
-                    },
-                ),
+                "count": count_input("Pictures of each embedding, caption or start, each with noise of its own."),
             },
             "optional": {
                 "embed": ("UNCLIP_EMBED", {"tooltip": "What to paint. Not linked: the model's null embedding."}),
@@ -112,10 +96,8 @@ class UnCLIPDecoderSample:
             negative_embed=negative_embed,
             negative_text=negative_text,
             noise=noise,
-            steps=or_own_steps(steps),
-            guidance_scale=or_own_guidance(guidance_scale),
+            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
             eta=eta,
-            sampler=or_own_sampler(sampler),
             seed=seed,
             noise_per_item=noise_per_item,
             count=count,
@@ -129,10 +111,10 @@ class UnCLIPCLIPGuidance:
     """A decoder that CLIP steers at every step (an extension after GLIDE; the paper's model has none)."""
 
     TITLE = "CLIP Guidance"
-    SEARCH_ALIASES = ("unclip", "clip guided", "glide", "steer")
+    SEARCH_ALIASES = (*FAMILY, "clip guided", "glide", "steer")
     DESCRIPTION = (
-        "Pulls every step of Decoder Sample toward what CLIP takes for its text, without a text for its embed. Slower: "
-        "CLIP looks at each step."
+        "At every step CLIP compares the picture with Decoder Sample's text, or with its embed if no text is linked, "
+        "and pulls it closer. Each step then takes a pass of CLIP more."
     )
     CATEGORY = "unCLIP/decoder"
     FUNCTION = "guide"

@@ -1,31 +1,11 @@
 """Text As Embedding, Slerp and Text Diff: moving in the space that the decoder paints from."""
 
 from .host import current_host
-
-
-def path_inputs(start: str, end: str, default_end: float, where: str) -> dict:
-    """Start, end and frames of a path; the names are the node's own."""
-
-    def share(default: float, tooltip: str) -> tuple:
-        return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": tooltip})
-
-    return {
-        start: share(0.0, f"Where the first frame is: the share {where}."),
-        end: share(default_end, f"Where the last frame is: the share {where}."),
-        "frames": (
-            "INT",
-            {
-                "default": 5,
-                "min": 1,
-                "max": 1000,
-                "tooltip": f"How many, evenly spread, both ends included; they make a batch. 1: {start} alone.",
-            },
-        ),
-    }
+from .inputs import FAMILY, path_inputs
 
 
 class _Embedding:
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)
 
@@ -33,7 +13,8 @@ class _Embedding:
 class UnCLIPTextAsEmbedding(_Embedding):
     """A caption's own embedding in an image embedding's place."""
 
-    TITLE = "Text As Embedding (unCLIP)"
+    TITLE = "Text As Embedding"
+    SEARCH_ALIASES = (*FAMILY, "zero-shot", "without prior", "text embedding", "caption")
     DESCRIPTION = (
         "Takes the caption's CLIP embedding as if it were a picture's, without a prior. The decoder was not trained on "
         "these: compare with the Diffusion Prior to see what the prior is for."
@@ -55,6 +36,7 @@ class UnCLIPSlerp(_Embedding):
     """Embeddings on the way from one to another."""
 
     TITLE = "Slerp (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "interpolate", "interpolation", "blend", "mix", "morph")
     DESCRIPTION = (
         "Goes from one embedding to another along the sphere that embeddings live on, in even steps. Decode the batch "
         "to see one picture's content become the other's."
@@ -85,6 +67,7 @@ class UnCLIPTextDiff(_Embedding):
     """A picture's embedding, turned toward what leads from one caption to another."""
 
     TITLE = "Text Diff (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "edit", "change by words", "language guided", "style")
     DESCRIPTION = (
         "Changes in a picture what differs between two captions: its embedding is turned toward the difference of "
         "theirs. Keep the picture's inverted noise to leave the rest as it is."

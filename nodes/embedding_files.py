@@ -11,6 +11,7 @@ from .files import (
     validate_prefix,
 )
 from .host import current_host
+from .inputs import FAMILY
 
 _ENDING = ".safetensors"
 _OUTPUT = " [output]"
@@ -20,11 +21,12 @@ class UnCLIPSaveEmbedding:
     """Embeddings to a small safetensors file in the output folder."""
 
     TITLE = "Save Embedding (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "write", "export", "safetensors")
     DESCRIPTION = (
         "Saves a batch of embeddings, with the name of the CLIP they belong to, in the output folder. Load Embedding "
         "reads it again, in any graph of a model with the same CLIP."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = ()
@@ -69,11 +71,12 @@ class UnCLIPLoadEmbedding:
     """Embeddings from a file that Save Embedding wrote."""
 
     TITLE = "Load Embedding (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "read", "import", "safetensors")
     DESCRIPTION = (
         "Reads embeddings that Save Embedding wrote, from the input or the output folder. They fit every model with "
         "the same CLIP; another model's prior or decoder refuses them by name."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     FUNCTION = "load"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)

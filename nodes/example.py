@@ -1,17 +1,19 @@
 """Example Picture: something to start from when the input folder is empty."""
 
 from ..unclip_core.storybook.examples import EXAMPLES, example
+from .inputs import FAMILY
 
 
 class UnCLIPExamplePicture:
     """A bundled picture and the mask of its object."""
 
-    TITLE = "Example Picture (unCLIP)"
+    TITLE = "Example Picture"
+    SEARCH_ALIASES = (*FAMILY, "load image", "sample", "demo", "mask", "test picture")
     DESCRIPTION = (
         "A picture that comes with the pack, 512 px, so that graphs run as they are. Put the editor's Load Image in "
         "its place for your own: the outputs are the same, image and mask."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/picture"
     FUNCTION = "load"
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("IMAGE", "MASK")

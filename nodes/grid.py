@@ -1,5 +1,7 @@
 """Image Grid: pictures side by side, with labels."""
 
+from .inputs import FAMILY
+
 _MORE = 7  # further rows that can be linked
 
 
@@ -7,11 +9,12 @@ class UnCLIPImageGrid:
     """Batches of pictures as one picture."""
 
     TITLE = "Image Grid (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "contact sheet", "collage", "side by side", "labels", "compare")
     DESCRIPTION = (
         "Puts pictures side by side on one sheet, with labels if you like. With one batch linked it is broken into "
         "rows of `columns`; with several, each batch is a row of its own. Smaller pictures are enlarged to the largest."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/picture"
     FUNCTION = "draw"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("IMAGE",)

@@ -1,23 +1,18 @@
 """CLIP Image Encode: from a picture to what CLIP sees in it."""
 
-CROPS = ("center", "squash")
-
-
-def crop_input(what: str) -> tuple:
-    """How a picture that is not square becomes one."""
-    tooltip = f"How {what} becomes square. center: its middle is cut out. squash: it is scaled on both sides."
-    return (list(CROPS), {"default": "center", "tooltip": tooltip})
+from .inputs import FAMILY, crop_input
 
 
 class UnCLIPImageEncode:
     """A picture as a CLIP image embedding."""
 
     TITLE = "CLIP Image Encode (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "clip vision", "variation", "image to embedding")
     DESCRIPTION = (
         "Reads a picture with the model's CLIP. The result says what is in the picture, not where each pixel goes: "
         "Decoder Sample paints new pictures of it, and DDIM Invert finds the rest."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/encode"
     FUNCTION = "encode"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)

@@ -1,7 +1,16 @@
 """Inputs that several nodes share, so that a seed or a step count looks and behaves the same everywhere."""
 
+from typing import Any
+
+FAMILY = ("unclip", "dalle", "dall-e", "karlo", "kandinsky")  # words by which a search finds every node of the pack
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
-AUTO = "auto"
+# What a widget shows for "as the model was tuned"; the core says None.
+AS_TUNED = {"steps": 0, "guidance_scale": -1.0, "sampler": "auto", "temperature": -1.0, "dot_percentile": -1.0}
+
+
+def as_tuned(**settings: Any) -> dict[str, Any]:
+    """The settings by name, with the core's None for each that is left to the model."""
+    return {name: None if value == AS_TUNED.get(name) else value for name, value in settings.items()}
 
 
 def steps_input() -> tuple:
@@ -9,7 +18,7 @@ def steps_input() -> tuple:
     return (
         "INT",
         {
-            "default": 0,
+            "default": AS_TUNED["steps"],
             "min": 0,
             "max": 1000,
             "tooltip": "Sampling steps; more is slower and a little better. 0: the model's own number.",
@@ -22,7 +31,7 @@ def guidance_input(effect: str) -> tuple:
     return (
         "FLOAT",
         {
-            "default": -1.0,
+            "default": AS_TUNED["guidance_scale"],
             "min": -1.0,
             "max": 30.0,
             "step": 0.05,
@@ -34,7 +43,7 @@ def guidance_input(effect: str) -> tuple:
 def sampler_input(names: tuple[str, ...]) -> tuple:
     """A sampler by name; `auto` leaves it to the model."""
     tooltip = "How the noise is removed. auto: the sampler this model was tuned with."
-    return ([AUTO, *names], {"default": AUTO, "tooltip": tooltip})
+    return ([AS_TUNED["sampler"], *names], {"default": AS_TUNED["sampler"], "tooltip": tooltip})
 
 
 def seed_input(what: str) -> tuple:
@@ -51,16 +60,33 @@ def seed_input(what: str) -> tuple:
     )
 
 
-def or_own_steps(steps: int) -> int | None:
-    """The core's None (the model's own) for 0."""
-    return steps or None
+def count_input(tooltip: str) -> tuple:
+    """How many items are made of each one that comes in."""
+    return ("INT", {"default": 1, "min": 1, "max": 4096, "tooltip": tooltip})
 
 
-def or_own_guidance(scale: float) -> float | None:
-    """The core's None (the model's own) for -1; the core refuses other scales below 0."""
-    return None if scale == -1 else scale
+def crop_input(what: str) -> tuple:
+    """How a picture that is not square becomes one."""
+    tooltip = f"How {what} becomes square. center: its middle is cut out. squash: it is scaled on both sides."
+    return (["center", "squash"], {"default": "center", "tooltip": tooltip})
 
 
-def or_own_sampler(name: str) -> str | None:
-    """The core's None (the model's own) for `auto`."""
-    return None if name == AUTO else name
+def path_inputs(start: str, end: str, default_end: float, where: str) -> dict:
+    """Start, end and number of frames of an interpolation; the names are the node's own."""
+
+    def share(default: float, tooltip: str) -> tuple:
+        return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": tooltip})
+
+    return {
+        start: share(0.0, f"Where the first frame is: the share {where}."),
+        end: share(default_end, f"Where the last frame is: the share {where}."),
+        "frames": (
+            "INT",
+            {
+                "default": 5,
+                "min": 1,
+                "max": 1000,
+                "tooltip": f"How many, evenly spread, both ends included; they make a batch. 1: {start} alone.",
+            },
+        ),
+    }

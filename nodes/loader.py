@@ -3,12 +3,14 @@
 from ..unclip_core.checkpoints import catalog
 from ..unclip_core.config import STAGES, to_json
 from .host import current_host
+from .inputs import FAMILY
 
 
 class UnCLIPLoader:
     """Handles of every stage of one stack. Weights are read and moved when a sampler first needs them."""
 
-    TITLE = "Load unCLIP (unCLIP)"
+    TITLE = "Load unCLIP"
+    SEARCH_ALIASES = (*FAMILY, "checkpoint", "model", "storybook", "text to image")
     DESCRIPTION = (
         "Opens an unCLIP model: CLIP, priors, decoder and upsamplers that belong together. Nothing is loaded into "
         "memory until a stage is used. Models live in models/unclip/<name>/; storybook comes with the pack."

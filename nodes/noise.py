@@ -1,9 +1,7 @@
 """Random Noise, DDIM Invert, Slerp Noise and Start From Picture: where a decoder starts."""
 
-from .embedding import path_inputs
 from .host import current_host
-from .image import crop_input
-from .inputs import or_own_steps, seed_input, steps_input
+from .inputs import FAMILY, as_tuned, count_input, crop_input, path_inputs, seed_input, steps_input
 
 
 class _Noise:
@@ -16,7 +14,7 @@ class UnCLIPRandomNoise(_Noise):
     """Start noise from a seed."""
 
     TITLE = "Random Noise (unCLIP)"
-    SEARCH_ALIASES = ("unclip", "seed", "start noise", "x_T")
+    SEARCH_ALIASES = (*FAMILY, "seed", "start noise", "x_T")
     DESCRIPTION = (
         "Start noise for Decoder Sample, the same as the decoder draws by itself from this seed. Use it to give "
         "several decoders one start, or to mix it with Slerp Noise."
@@ -29,7 +27,7 @@ class UnCLIPRandomNoise(_Noise):
         return {
             "required": {
                 "seed": seed_input("noise"),
-                "count": ("INT", {"default": 1, "min": 1, "max": 4096, "tooltip": "How many starts: a batch."}),
+                "count": count_input("How many starts: a batch."),
                 "shared": (
                     "BOOLEAN",
                     {"default": False, "tooltip": "On: the whole batch has the first item's noise."},
@@ -47,7 +45,7 @@ class UnCLIPDDIMInvert(_Noise):
     """The start noise from which the decoder paints a given picture again."""
 
     TITLE = "DDIM Invert"
-    SEARCH_ALIASES = ("unclip", "inversion", "reconstruct", "image to noise", "x_T")
+    SEARCH_ALIASES = (*FAMILY, "inversion", "reconstruct", "image to noise", "x_T")
     DESCRIPTION = (
         "Finds the start noise from which Decoder Sample (ddim, eta 0, the same steps and guidance) paints this "
         "picture again. With the picture's embedding it holds all that CLIP does not see: change one, keep the other."
@@ -99,7 +97,7 @@ class UnCLIPDDIMInvert(_Noise):
             image,
             embed,
             text,
-            steps=or_own_steps(steps),
+            **as_tuned(steps=steps),
             guidance_scale=guidance_scale,
             refine=refine,
             crop=crop,
@@ -111,7 +109,7 @@ class UnCLIPSlerpNoise(_Noise):
     """Start noises on the way from one to another."""
 
     TITLE = "Slerp Noise"
-    SEARCH_ALIASES = ("unclip", "interpolate", "blend", "mix", "start noise")
+    SEARCH_ALIASES = (*FAMILY, "interpolate", "blend", "mix", "start noise")
     DESCRIPTION = (
         "Goes from one start noise to another along the sphere that noise lives on, in even steps. With two inverted "
         "pictures and Slerp on their embeddings, the ends paint the pictures themselves."
@@ -142,7 +140,7 @@ class UnCLIPStartFromPicture(_Noise):
     """A picture to paint over, or to repaint a part of (extensions: the paper has neither)."""
 
     TITLE = "Start From Picture"
-    SEARCH_ALIASES = ("unclip", "img2img", "image to image", "inpaint", "mask", "denoise", "strength")
+    SEARCH_ALIASES = (*FAMILY, "img2img", "image to image", "inpaint", "mask", "denoise", "strength")
     DESCRIPTION = (
         "Lets Decoder Sample start from a picture instead of pure noise: lower the strength to paint over it, or link "
         "a mask to repaint only where the mask is white."
@@ -172,7 +170,7 @@ class UnCLIPStartFromPicture(_Noise):
                 "mask": ("MASK", {"tooltip": "1 (white): repaint here. 0 (black): keep the picture."}),
                 "noise": (
                     "UNCLIP_NOISE",
-                    {"tooltip": "The noise to add, or the picture's own from DDIM Invert. Not linked: of the seed."},
+                    {"tooltip": "The noise to add. Not linked: noise of Decoder Sample's seed."},
                 ),
             },
         }

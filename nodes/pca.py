@@ -2,6 +2,8 @@
 
 import re
 
+from .inputs import FAMILY
+
 _NAME = "PCA Project"
 
 
@@ -24,12 +26,13 @@ def parse_counts(text: str) -> list[int]:
 class UnCLIPPCAProject:
     """Embeddings of which only the widest directions are left: what CLIP knows first."""
 
-    TITLE = "PCA Project (unCLIP)"
+    TITLE = "PCA Project"
+    SEARCH_ALIASES = (*FAMILY, "principal components", "reconstruct", "compress", "embedding")
     DESCRIPTION = (
         "Keeps only the first principal components of an embedding and sets the rest to the average picture. Decode "
         "the batch over one noise to see which traits come first and which are details."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/embedding"
     FUNCTION = "project"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)

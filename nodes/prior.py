@@ -1,15 +1,7 @@
 """Diffusion Prior: from a caption to an image embedding."""
 
 from .host import current_host
-from .inputs import (
-    guidance_input,
-    or_own_guidance,
-    or_own_sampler,
-    or_own_steps,
-    sampler_input,
-    seed_input,
-    steps_input,
-)
+from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "analytic_ddpm")
 
@@ -18,11 +10,12 @@ class UnCLIPDiffusionPrior:
     """Image embeddings that fit a caption; of several candidates the one closest to the caption is kept."""
 
     TITLE = "Diffusion Prior (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "text to image", "caption to embedding", "sampler")
     DESCRIPTION = (
         "Imagines the CLIP embedding of a picture that fits the caption. It draws several candidates and keeps the one "
         "closest to the caption. The decoder then paints it."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/prior"
     FUNCTION = "sample"
     RETURN_TYPES = ("UNCLIP_EMBED",)
     RETURN_NAMES = ("EMBED",)
@@ -45,15 +38,7 @@ class UnCLIPDiffusionPrior:
                         "tooltip": "Drawn for each embedding kept: the closest to the caption wins. The paper draws 2.",
                     },
                 ),
-                "count": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 4096,
-                        "tooltip": "Embeddings made for each caption: a batch of pictures.",
-                    },
-                ),
+                "count": count_input("Embeddings made for each caption: a batch of pictures."),
                 "sampler": sampler_input(SAMPLERS),
                 "seed": seed_input("embedding"),
             },
@@ -68,11 +53,9 @@ class UnCLIPDiffusionPrior:
     def sample(self, *, prior, text, steps, guidance_scale, candidates, count, sampler, seed, negative_text=None):
         steps_of_sampler = prior.sample_steps(
             text,
-            steps=or_own_steps(steps),
-            guidance_scale=or_own_guidance(guidance_scale),
+            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
             candidates=candidates,
             count=count,
-            sampler=or_own_sampler(sampler),
             seed=seed,
             negative_text=negative_text,
         )

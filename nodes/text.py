@@ -1,23 +1,25 @@
-"""CLIP Text Encode: from a caption to what the prior and the decoder read."""
+"""CLIP Text Encode: from captions to what the prior and the decoder read."""
 
 from .host import current_host
+from .inputs import FAMILY
 
 _NAME = "CLIP Text Encode"
 
 
 class UnCLIPTextEncode:
-    """A caption as CLIP's token states and text embedding."""
+    """Captions as CLIP's token states and text embeddings."""
 
     TITLE = "CLIP Text Encode (unCLIP)"
+    SEARCH_ALIASES = (*FAMILY, "prompt", "caption", "text to image", "t2i")
     DESCRIPTION = (
         "Reads a caption with the model's CLIP. The result drives the Diffusion Prior and, if you like, the decoder. "
         "Warns about words that the model does not know and about what it had to cut off."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/encode"
     FUNCTION = "encode"
     RETURN_TYPES = ("UNCLIP_TEXT",)
     RETURN_NAMES = ("TEXT",)
-    OUTPUT_TOOLTIPS = ("The encoded caption.",)
+    OUTPUT_TOOLTIPS = ("The encoded caption, or a batch of them.",)
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -36,19 +38,40 @@ class UnCLIPTextEncode:
                         "tooltip": "What the picture should show, in the words of the model's training captions.",
                     },
                 ),
+                "one_per_line": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "On: every line is a caption of its own, a batch; empty lines are skipped. Off: "
+                        "the whole text is one caption.",
+                    },
+                ),
             }
         }
 
-    def encode(self, *, clip, text):
-        warnings = []
-        if dropped := clip.truncated(text):
+    def encode(self, *, clip, text, one_per_line):
+        captions = _lines(text) if one_per_line else [text]
+        current_host().warn(*_warnings(clip, captions))
+        return (clip.encode_text(captions),)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that are not empty; of a text without any, one empty caption."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
+
+
+def _warnings(clip, captions: list[str]) -> list[str]:
+    """What this CLIP cannot read of the captions."""
+    warnings = []
+    for number, caption in enumerate(captions, 1):
+        if dropped := clip.truncated(caption):
+            which = f"caption {number} of {len(captions)}" if len(captions) > 1 else "the caption"
             warnings.append(
-                f"{_NAME}: the caption is longer than the {clip.config.context_length} tokens of "
-                f'{clip.clip_id}; dropped "{dropped}"'
+                f"{_NAME}: {which} is longer than the {clip.config.context_length} tokens of {clip.clip_id}; "
+                f'dropped "{dropped}"'
             )
-        if unknown := clip.unknown_words(text):
-            known = clip.vocabulary_summary()
-            hint = f"; it knows {known}" if known else ""
-            warnings.append(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
-        current_host().warn(*warnings)
-        return (clip.encode_text([text]),)
+    if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
+        known = clip.vocabulary_summary()
+        hint = f"; it knows {known}" if known else ""
+        warnings.append(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
+    return warnings

@@ -1,12 +1,11 @@
 """Upsample 256 and Upsample 1024: diffusion upsamplers that see the picture alone, no caption."""
 
 from .host import current_host
-from .image import crop_input
-from .inputs import or_own_steps, seed_input, steps_input
+from .inputs import FAMILY, as_tuned, crop_input, seed_input, steps_input
 
 
 class _Upsample:
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/upsampler"
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("IMAGE",)
@@ -21,17 +20,17 @@ class _Upsample:
                 "image": ("IMAGE", {"tooltip": image_tooltip}),
                 "steps": steps_input(),
                 "seed": seed_input("fine detail"),
-            },
-            "optional": {"crop": crop_input("a picture that is not square")},
+                "crop": crop_input("a picture that is not square"),
+            }
         }
 
-    def sample(self, *, upsampler, image, steps, seed, crop=None):
+    def sample(self, *, upsampler, image, steps, seed, crop):
         name, side = f"Upsample {self.SIDE}", upsampler.config.high_size
         if side != self.SIDE:
             raise ValueError(
                 f"{name}: the linked upsampler makes {side} px pictures; link UPSAMPLER {self.SIDE} of Load unCLIP"
             )
-        made = upsampler.sample_steps(image, steps=or_own_steps(steps), seed=seed, crop=crop or "center")
+        made = upsampler.sample_steps(image, **as_tuned(steps=steps), seed=seed, crop=crop)
         return (current_host().drive(made, name),)
 
 
@@ -39,7 +38,8 @@ class UnCLIPUpsample256(_Upsample):
     """64 px to 256 px."""
 
     SIDE = 256
-    TITLE = "Upsample 256 (unCLIP)"
+    TITLE = "Upsample 256"
+    SEARCH_ALIASES = (*FAMILY, "upscale", "super resolution", "enlarge", "sharpen")
     DESCRIPTION = "Makes a 64 px picture four times as large by diffusion, inventing the fine detail that fits."
     OUTPUT_TOOLTIPS = ("256 px pictures.",)
 
@@ -52,7 +52,8 @@ class UnCLIPUpsample1024(_Upsample):
     """256 px to 1024 px."""
 
     SIDE = 1024
-    TITLE = "Upsample 1024 (unCLIP)"
+    TITLE = "Upsample 1024"
+    SEARCH_ALIASES = (*FAMILY, "upscale", "super resolution", "enlarge", "sharpen", "hires")
     DESCRIPTION = (
         "Makes a 256 px picture four times as large by diffusion. The slowest step: leave it out while you try things."
     )

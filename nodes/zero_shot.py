@@ -1,15 +1,18 @@
 """Zero-Shot Classify: what CLIP takes a picture for."""
 
+from .inputs import FAMILY
+
 
 class UnCLIPZeroShot:
     """CLIP's verdict on a picture among labels of your own."""
 
-    TITLE = "Zero-Shot Classify (unCLIP)"
+    TITLE = "Zero-Shot Classify"
+    SEARCH_ALIASES = (*FAMILY, "clip", "classification", "label", "typographic attack", "probability")
     DESCRIPTION = (
         "Asks CLIP which of your labels a picture shows. Letter a word over an object and CLIP may read instead of "
         "look, while the decoder still paints the object: the paper's typographic attack."
     )
-    CATEGORY = "unCLIP"
+    CATEGORY = "unCLIP/picture"
     FUNCTION = "classify"
     OUTPUT_NODE = True
     RETURN_TYPES = ("STRING", "IMAGE")

@@ -213,7 +213,13 @@ def test_nothing_hides_the_shipped_graphs_from_the_editor():
     rivals = ("example_workflows", "example", "examples", "workflow")
     assert not [name for name in rivals if (ROOT / name).exists()]
     # The editor runs every script below web/ as an extension.
-    assert {path.name for path in (ROOT / "web").rglob("*.js")} == {"bars.js", "faults.js", "filmstrip.js", "widget.js"}
+    assert {path.name for path in (ROOT / "web").rglob("*.js")} == {
+        "bars.js",
+        "faults.js",
+        "filmstrip.js",
+        "widget.js",
+        "wire_colours.js",
+    }
 
 
 def test_the_checks_can_fail(tmp_path):

@@ -83,8 +83,8 @@ def test_random_noise_is_what_the_decoder_draws(node, embed):
     drawn = node("UnCLIPDecoderSample", **options, noise=noise)
     assert torch.allclose(drawn, node("UnCLIPDecoderSample", **options, seed=5), atol=1e-5)
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3
-    shared = node("UnCLIPRandomNoise", seed=5, count=2, shared=True)
-    assert torch.equal(shared.x_T[0], shared.x_T[1]) and torch.equal(shared.x_T[0], noise.x_T[0])
+    shared = node("UnCLIPDecoderSample", **options, noise=node("UnCLIPRandomNoise", seed=5, count=2, shared=True))
+    assert torch.allclose(shared[0], drawn[0], atol=1e-5) and torch.allclose(shared[1], drawn[0], atol=1e-5)
 
 
 def test_slerp_goes_from_one_to_the_other(node, embed, noise):
@@ -113,20 +113,40 @@ def test_antipodes_are_told(node, host, embed):
     assert "opposite directions" in host.warnings[-1][0]
 
 
-def test_a_picture_is_painted_over_or_in_part(node, embed):
-    picture, mask = image(), torch.zeros(1, 64, 64)
-    mask[:, :, :32] = 1.0
-    over = node("UnCLIPDecoderSample", embed=embed, image=picture, strength=0.2)
-    assert psnr(over, picture) > psnr(node("UnCLIPDecoderSample", embed=embed, image=picture, strength=0.8), picture)
-    part = node("UnCLIPDecoderSample", embed=embed, image=picture, mask=mask)
-    assert (part - picture)[:, :, 32:].abs().max() < 1 / 255 < (part - picture)[:, :, :32].abs().mean()
+@pytest.fixture
+def from_picture(node, embed):
+    """from_picture(image, **inputs of Start From Picture) -> what Decoder Sample paints."""
+
+    def paint(picture, **inputs):
+        return node("UnCLIPDecoderSample", embed=embed, noise=node("UnCLIPStartFromPicture", image=picture, **inputs))
+
+    return paint
+
+
+def test_a_picture_is_painted_over(from_picture, node):
+    picture = image()
+    little, much = (from_picture(picture, strength=strength) for strength in (0.2, 0.8))
+    assert psnr(little, picture) > psnr(much, picture) + 1
+    other = from_picture(picture, strength=0.8, noise=node("UnCLIPRandomNoise", seed=7))
+    assert (other - much).abs().max() > 1e-3
     wide = image(width=96)
-    cut, squashed = (node("UnCLIPDecoderSample", image=wide, strength=0.1, crop=c) for c in ("center", "squash"))
+    cut, squashed = (from_picture(wide, strength=0.1, crop=crop) for crop in ("center", "squash"))
     assert (cut - squashed).abs().max() > 0.05
 
 
-def test_clip_guidance_matters(node, embed, stack):
-    plain, guided = (node("UnCLIPDecoderSample", embed=embed, clip_scale=scale) for scale in (0.0, 10.0))
-    assert (plain - guided).abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"clip_scale 1.0 needs a CLIP"):
-        node("UnCLIPDecoderSample", embed=embed, clip=None, clip_scale=1.0)
+def test_a_part_is_repainted_and_the_rest_kept(from_picture, noise):
+    picture, mask = image(), torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1.0
+    for given in (None, noise):  # also over the picture's own inverted noise
+        change = from_picture(picture, mask=mask, **({} if given is None else {"noise": given})) - picture
+        assert change[:, :, 32:].abs().max() < 1 / 255 < change[:, :, :32].abs().mean()
+
+
+def test_a_decoder_guided_by_clip_is_another_decoder_of_the_same_weights(node, embed, stack):
+    plain = node("UnCLIPDecoderSample", embed=embed)
+    guided = node("UnCLIPCLIPGuidance", scale=10.0)
+    assert guided is not stack["DECODER"] and guided.network is stack["DECODER"].network
+    assert (node("UnCLIPDecoderSample", embed=embed, decoder=guided) - plain).abs().max() > 1e-3
+    assert torch.equal(node("UnCLIPDecoderSample", embed=embed), plain)  # the other branch of the graph
+    unchanged = node("UnCLIPCLIPGuidance", scale=0.0)
+    assert torch.equal(node("UnCLIPDecoderSample", embed=embed, decoder=unchanged), plain)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.unclip_core.types import Noise
+from comfyui_unclip.unclip_core.types import Embedding
 
 
 @pytest.fixture
@@ -90,9 +90,25 @@ def test_eta_matters_to_ddim(node, embed):
 def test_each_socket_of_the_decoder_matters_and_none_is_needed(node, text, embed):
     free = node("UnCLIPDecoderSample")
     assert free.shape == (1, 64, 64, 3)
-    noise = Noise(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
-    for linked in ({"embed": embed}, {"text": text}, {"noise": noise}):
+    for linked in ({"embed": embed}, {"text": text}, {"noise": node("UnCLIPRandomNoise", seed=5)}):
         assert (node("UnCLIPDecoderSample", **linked)[:1] - free).abs().max() > 1e-3, linked
+
+
+def test_negatives_matter_to_the_decoder_under_guidance_alone(node, text, embed):
+    away = node("UnCLIPTextEncode", text="a blue boat")
+    options = {"embed": embed, "text": text, "guidance_scale": 3.0}
+    plain = node("UnCLIPDecoderSample", **options)
+    for negative in ({"negative_text": away}, {"negative_embed": Embedding(-embed.vector[:1], embed.clip_id)}):
+        assert (node("UnCLIPDecoderSample", **options, **negative) - plain).abs().max() > 1e-3, negative
+        unguided = options | {"guidance_scale": 1.0}
+        kept = node("UnCLIPDecoderSample", **unguided) - node("UnCLIPDecoderSample", **unguided, **negative)
+        assert kept.abs().max() == 0, negative
+
+
+def test_count_makes_as_many_pictures_of_each_item(node, embed):
+    pictures = node("UnCLIPDecoderSample", embed=embed, count=3)
+    assert pictures.shape == (6, 64, 64, 3)
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-3  # each has noise of its own
 
 
 @pytest.mark.parametrize(("name", "side", "given"), [("UnCLIPUpsample256", 256, 64), ("UnCLIPUpsample1024", 1024, 256)])
@@ -119,6 +135,20 @@ def test_an_empty_caption_is_a_caption(node, host, stack, caption):
     assert host.warnings == [()] and torch.equal(text.embed, stack["CLIP"].encode_text([""]).embed)
     embed = node("UnCLIPDiffusionPrior", text=text)
     assert node("UnCLIPDecoderSample", embed=embed, text=text).isfinite().all()
+
+
+def test_with_one_per_line_every_line_is_a_caption(node, host, stack):
+    lines = "\n a red star \n\n a purple boat\n" + " red" * 20
+    batch = node("UnCLIPTextEncode", text=lines, one_per_line=True)
+    alone = [node("UnCLIPTextEncode", text=line) for line in ("a red star", "a purple boat", "red " * 20)]
+    assert torch.allclose(batch.embed, torch.cat([text.embed for text in alone]), atol=1e-5)
+    assert batch.captions[:2] == ("a red star", "a purple boat")
+    too_long, unknown = host.warnings[0]
+    assert "caption 3 of 3 is longer than the 12 tokens" in too_long and "does not know purple" in unknown
+    assert len(node("UnCLIPTextEncode", text=lines)) == 1
+    nothing = node("UnCLIPTextEncode", text=" \n\n", one_per_line=True)
+    assert nothing.captions == ("",)
+    assert node("UnCLIPDecoderSample", text=batch).shape[0] == 3
 
 
 def test_minus_one_alone_leaves_a_value_to_the_model(node, text):

@@ -1,13 +1,11 @@
 """Help pages and their pictures: both languages of every node, complete, and no page or picture left over."""
 
-import json
 import re
 
 import pytest
 from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.document.schema import node_schema
 
 LANGUAGES = ("en", "zh")
 every_page = pytest.mark.parametrize(
@@ -19,48 +17,39 @@ def read(repository, name, language):
     return (repository / "web" / "docs" / name / f"{language}.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def graphs_of(repository):
-    """Names of the shipped graphs by node class."""
-    found = {}
-    for path in (repository / "workflows").glob("*.json"):
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
-            found.setdefault(node["type"], set()).add(path.stem)
-    return found
-
-
 def test_there_is_a_page_per_node_and_language_and_nothing_else(repository):
     pages = {path.relative_to(repository / "web" / "docs").as_posix() for path in repository.glob("web/docs/**/*.md")}
     assert pages == {f"{name}/{language}.md" for name in NODE_CLASS_MAPPINGS for language in LANGUAGES}
 
 
-@every_page
-def test_a_page_names_every_input_and_output(repository, name, language):
-    text = read(repository, name, language)
-    words = json.loads((repository / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))[name]
-    node = NODE_CLASS_MAPPINGS[name]
-    inputs = {key: key if language == "en" else words["inputs"][key]["name"] for key in node_schema(node).inputs}
-    table = text[text.index("## ") :]
-    # Numbered ones after the second stand in one row, from the first to the last.
-    assert not [
-        shown for key, shown in inputs.items() if not re.search(r"_[3-7]$", key) and f"**{shown}**" not in table
-    ]
-    assert all(f"**{output['name']}**" in table for output in words["outputs"].values())
-    tooltips = [item["tooltip"] for part in ("inputs", "outputs") for item in words[part].values()]
-    rows = re.findall(r"^\| \*\*.*?\| (.*) \|$", table, re.MULTILINE)
-    assert [row for row in rows if row not in tooltips and "…" not in table] == [], "stale: not what the tooltip says"
+def test_texts_that_follow_from_the_nodes_are_up_to_date(load_tool):
+    """locales/en, the pages' titles (English), tables and lines of graphs."""
+    tool = load_tool("node_texts")
+    assert tool.missing() == []
+    assert tool.stale() == [], "run python tests/tools/node_texts.py"
 
 
 @every_page
-def test_a_page_opens_with_the_nodes_title_and_knows_the_graphs_that_use_it(repository, graphs_of, name, language):
+def test_a_page_says_more_than_its_tables_and_in_its_language(repository, name, language):
     text = read(repository, name, language)
-    if language == "en":
-        assert text.startswith(f"# {NODE_CLASS_MAPPINGS[name].TITLE.removesuffix(' (unCLIP)')}\n")
-    else:
-        assert re.search(r"[\u4e00-\u9fff]", text.splitlines()[0])
-    line = [line for line in text.splitlines() if line.startswith(("Graphs (", "示例工作流（"))]
-    named = set(re.findall(r"`(\w+)`", line[0])) if line else set()
-    assert named == graphs_of.get(name, set()), "correct the page's last line"
+    by_hand = text[: text.index("\n## ")]
+    assert text.startswith("# ") and len(by_hand.splitlines()) > 2
+    assert bool(re.search(r"[\u4e00-\u9fff]", by_hand)) == (language == "zh")
+
+
+def test_the_writer_of_texts_sees_what_is_stale_and_keeps_what_is_written_by_hand(load_tool, tmp_path):
+    tool, node = load_tool("node_texts"), NODE_CLASS_MAPPINGS["UnCLIPImageGrid"]
+    words = tool.english_words()["UnCLIPImageGrid"]
+    page = tmp_path / "en.md"
+    page.write_text("# Old\n\nBy hand.\n\n## Inputs\n\n| | |\n|---|---|\n| **gone** | x. |\n\nPaper: section 2.\n")
+    made = tool.help_page(page, node, words, "en", ["inpaint"])
+    assert made.startswith("# Image Grid\n\nBy hand.\n\n## Inputs\n") and "gone" not in made
+    assert "| **image_2** … **image_8** | Row 2. … Row 8. |\n\n## Outputs\n" in made
+    assert made.endswith("\n\nPaper: section 2.\n\nGraphs (Templates → comfyui-unclip): `inpaint`.\n")
+    page.write_text(made)
+    assert tool.help_page(page, node, words, "en", ["inpaint"]) == made
+    page.unlink()
+    assert tool.help_page(page, node, words, "en", []).startswith(f"# Image Grid\n\n{node.DESCRIPTION}\n\n## Inputs\n")
 
 
 def test_both_languages_show_the_same_pictures_which_exist_and_are_small(repository):

@@ -67,7 +67,9 @@ def test_the_values_used_are_in_the_picture_and_run_again_to_the_same_picture(un
     prompt, workflow = json.loads(text["prompt"]), json.loads(text["workflow"])
     assert prompt["3"]["inputs"]["text"] == "a red star" and prompt["5"]["inputs"]["seed"] == 2**64 - 1
     saved = {node["id"]: node.get("widgets_values") for node in workflow["nodes"]}
-    assert saved[3] == ["a red star"] and saved[2][0] == "tiny" and saved[5][4:7] == [2**64 - 1, "randomize", True]
+    assert (
+        saved[3] == ["a red star", False] and saved[2][0] == "tiny" and saved[5][4:7] == [2**64 - 1, "randomize", True]
+    )
     for number, form in enumerate((workflow, prompt), 2):
         assert unclip(file=save(form))[0] == 0
         again = tmp_path / "out" / f"unclip_{number:05}_.png"
@@ -184,7 +186,7 @@ def test_shipped_graphs_are_laid_out(graph):
 
 # Heights that nodes take in the editors (frontends 1.27 to 1.58) once they show a preview: growing, they cover others.
 AFTER_A_RUN = {
-    "UnCLIPDecoderSample": 642,
+    "UnCLIPDecoderSample": 550,
     "UnCLIPUpsample256": 374,
     "UnCLIPUpsample1024": 374,
     "UnCLIPDDIMInvert": 414,

@@ -118,13 +118,12 @@ def saved_settings(graph: Path) -> dict[str, dict]:
     Arguments of the stages' `sample`: what the graph leaves to the model is None. Raises WorkflowError for what is no
     sound graph.
     """
-    from ...nodes.inputs import or_own_guidance, or_own_sampler, or_own_steps
+    from ...nodes.inputs import as_tuned
     from ..checks.validation import to_checked_prompt
     from ..document.graph import WorkflowError
     from ..document.reading import load_workflow
     from ..document.schema import node_classes
 
-    own = {"steps": or_own_steps, "guidance_scale": or_own_guidance, "sampler": or_own_sampler}
     wanted = {
         "UnCLIPDiffusionPrior": ("prior", ("steps", "guidance_scale", "candidates", "sampler")),
         "UnCLIPDecoderSample": ("decoder", ("steps", "guidance_scale", "eta", "sampler")),
@@ -136,5 +135,5 @@ def saved_settings(graph: Path) -> dict[str, dict]:
     for node in prompt.values():
         if node["class_type"] in wanted:
             stage, names = wanted[node["class_type"]]
-            found[stage] = {name: own.get(name, lambda value: value)(node["inputs"][name]) for name in names}
+            found[stage] = as_tuned(**{name: node["inputs"][name] for name in names})
     return found

@@ -192,13 +192,16 @@ def test_an_upsampler_on_the_other_ones_node_is_found_before_any_work(api, tiny_
         prompt = api(
             n1=("UnCLIPLoader", {"model_name": tiny_stack, "dtype": "auto"}),
             n2=("UnCLIPExamplePicture", {"name": "blue car by the sea"}),
-            n3=(f"UnCLIPUpsample{side}", {"upsampler": ["1", slot], "image": ["2", 0], "steps": 0, "seed": 0}),
+            n3=(
+                f"UnCLIPUpsample{side}",
+                {"upsampler": ["1", slot], "image": ["2", 0], "steps": 0, "seed": 0, "crop": "center"},
+            ),
             n4=("PreviewImage", {"images": ["3", 0]}),
         )
         return check(prompt, classes)[1]
 
     (problem,) = found(slot)
     assert (problem.kind, problem.input) == ("return_type_mismatch", "upsampler")
-    assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP (unCLIP)"' in problem.message
+    assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP"' in problem.message
     assert problem.message.endswith(f"link its UPSAMPLER {side}")
     assert not found(7 - slot)

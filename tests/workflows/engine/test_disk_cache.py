@@ -9,7 +9,7 @@ from comfyui_unclip.workflows.cli import run
 
 GRAPH = {
     "1": {"class_type": "UnCLIPLoader", "inputs": {"model_name": "tiny", "dtype": "fp32"}},
-    "2": {"class_type": "UnCLIPTextEncode", "inputs": {"clip": ["1", 0], "text": "a red star"}},
+    "2": {"class_type": "UnCLIPTextEncode", "inputs": {"clip": ["1", 0], "text": "a red star", "one_per_line": False}},
     "3": {
         "class_type": "UnCLIPDiffusionPrior",
         "inputs": {

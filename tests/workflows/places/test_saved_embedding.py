@@ -16,7 +16,7 @@ from comfyui_unclip.workflows.server.job import Job
 
 GRAPH = {
     "1": {"class_type": "UnCLIPLoader", "inputs": {"model_name": "tiny", "dtype": "fp32"}},
-    "2": {"class_type": "UnCLIPTextEncode", "inputs": {"clip": ["1", 0], "text": "a red star"}},
+    "2": {"class_type": "UnCLIPTextEncode", "inputs": {"clip": ["1", 0], "text": "a red star", "one_per_line": False}},
     "3": {"class_type": "UnCLIPTextAsEmbedding", "inputs": {"text": ["2", 0]}},
     "4": {"class_type": "UnCLIPSaveEmbedding", "inputs": {"embed": ["3", 0], "filename_prefix": "mine/star"}},
 }

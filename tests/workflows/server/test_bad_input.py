@@ -183,8 +183,14 @@ SAMPLERS = {
         for sampler in ("ddpm", "ddim", "dpmpp_2m")
     },
     "inversion": ("UnCLIPDDIMInvert", {**DECODER, "image": ["picture", 0], "steps": 900}),
-    "256 px": ("UnCLIPUpsample256", {"upsampler": ["load", 3], "image": ["picture", 0], "steps": 1000}),
-    "1024 px": ("UnCLIPUpsample1024", {"upsampler": ["load", 4], "image": ["picture", 0], "steps": 1000}),
+    "256 px": (
+        "UnCLIPUpsample256",
+        {"upsampler": ["load", 3], "image": ["picture", 0], "steps": 1000, "crop": "center"},
+    ),
+    "1024 px": (
+        "UnCLIPUpsample1024",
+        {"upsampler": ["load", 4], "image": ["picture", 0], "steps": 1000, "crop": "center"},
+    ),
 }
 TAKEN_AS = {"UNCLIP_EMBED": "embed", "UNCLIP_NOISE": "noise"}
 
@@ -203,7 +209,7 @@ def test_every_sampler_hears_cancel_between_its_steps(ask, open_page, model, mon
     link = {TAKEN_AS[result]: ["sample", 0]} if result in TAKEN_AS else {}
     prompt = {
         "load": node("UnCLIPLoader", model_name="fleeting", dtype="fp32"),
-        "text": node("UnCLIPTextEncode", clip=["load", 0], text="a red star"),
+        "text": node("UnCLIPTextEncode", clip=["load", 0], text="a red star", one_per_line=False),
         "picture": node("UnCLIPExamplePicture", name="red apple in the snow"),
         "sample": node(kind, **inputs),
         "decode": node("UnCLIPDecoderSample", **DECODER, **link),

@@ -121,6 +121,24 @@ def test_it_opens_with_a_graph_that_runs_here_and_says_what_it_is(desk):
     assert not desk.errors
 
 
+COLOURS = """(type) => [app.canvas.constructor.link_type_colors[type], app.canvas.default_connection_color_byType[type],
+  getComputedStyle(document.body).getPropertyValue('--color-datatype-' + type)]"""
+
+
+def test_wires_keep_their_colours_when_the_palette_changes(desk):
+    page, types = desk.page, ("UNCLIP_CLIP", "UNCLIP_EMBED", "UNCLIP_NOISE")
+    before = [page.evaluate(COLOURS, type) for type in types]
+    assert all(len(set(colours)) == 1 and colours[0] for colours in before) and len({c[0] for c in before}) == 3
+    of_images = page.evaluate(COLOURS, "IMAGE")
+    choose = "(palette) => app.extensionManager.setting.set('Comfy.ColorPalette', palette)"
+    page.evaluate(choose, "light")
+    page.wait_for_function(
+        "(old) => app.canvas.default_connection_color_byType['IMAGE'] !== old", arg=of_images[1]
+    )  # the palette's own
+    assert [page.evaluate(COLOURS, type) for type in types] == before
+    page.evaluate(choose, "dark")
+
+
 def test_a_template_is_opened_changed_and_run_to_its_picture(desk):
     desk.open_template("text_to_image")
     desk.shoot("template")
@@ -189,7 +207,7 @@ def test_a_graph_from_an_empty_canvas_by_search(desk):
     page.get_by_role("button", name="Create a new blank workflow").click()
     page.wait_for_function("() => app.graph._nodes.length === 0")
     for words, title, x, kind in (
-        ("example picture", "Example Picture (unCLIP)", 450, "UnCLIPExamplePicture"),
+        ("example picture", "Example Picture", 450, "UnCLIPExamplePicture"),
         ("save image", "Save Image", 950, "SaveImage"),
     ):
         desk.open_search(x, 450)
