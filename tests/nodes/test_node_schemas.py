@@ -76,7 +76,8 @@ every_node = pytest.mark.parametrize("name", list(NODE_CLASS_MAPPINGS))
 def declared(node):
     """A node's inputs in the table's words."""
     marks = (
-        (spec.name, "*" if spec.is_widget else "", "" if spec.required else "?") for spec in node_schema(node).inputs.values()
+        (spec.name, "*" if spec.is_widget else "", "" if spec.required else "?")
+        for spec in node_schema(node).inputs.values()
     )
     return " ".join("".join(parts) for parts in marks)
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.workflows.document.schema import input_specs
+from comfyui_unclip.workflows.document.schema import node_schema
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = {"en": ("## Inputs", "## Outputs"), "zh": ("## 输入", "## 输出")}
@@ -64,7 +64,7 @@ def english_words() -> dict[str, dict]:
             "description": node.DESCRIPTION,
             "inputs": {
                 spec.name: {"name": spec.name, "tooltip": spec.options["tooltip"]}
-                for spec in input_specs(node).values()
+                for spec in node_schema(node).inputs.values()
             },
             "outputs": {
                 str(place): {"name": output, "tooltip": tooltip}
