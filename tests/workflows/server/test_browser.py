@@ -474,10 +474,10 @@ def test_a_warning_stands_whole_under_its_node_until_the_node_takes_it_back(desk
     text = desk.of("prompt", f"({WARNING})?.textContent")
     assert all(word in text for word in words)
     assert desk.of("prompt", f"({TORN})({WARNING})") == []
-    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text", "unclip_warning"]
+    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text", "one_per_line", "unclip_warning"]
     desk.set("prompt", text="a red star")
     assert desk.end_of(desk.press_run())[0] == "execution_success"
-    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text"]
+    assert desk.of("prompt", "node.widgets.map((widget) => widget.name)") == ["text", "one_per_line"]
 
 
 def test_in_chinese(desk):
