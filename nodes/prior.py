@@ -3,7 +3,7 @@
 from .host import current_host
 from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "analytic_ddpm")
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc", "analytic_ddpm")
 
 
 class UnCLIPDiffusionPrior:
