@@ -95,9 +95,12 @@ def load_stack(
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
         handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
 
+    # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
+    text_encoder = handles["clip"]
+
     @cache  # shared by prior and decoder: CLIP is loaded for it once
     def null_text() -> TextEncoding:
-        return handles["clip"].encode_text([""])
+        return text_encoder.encode_text([""])
 
     def placed(found: StageFile, part: str = "") -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:

@@ -1,6 +1,8 @@
 """From files to handles: lazy, strict, in the asked dtype, and the same pictures as the networks they came from."""
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -136,6 +138,19 @@ def test_reading_can_be_ended_between_two_tensors_and_begun_anew(folder):
     text = stack.clip.encode_text(["star"])
     embed = stack.prior.sample(text)
     assert stack.decoder.sample(embed, text).shape[0] == 1
+
+
+def test_a_dropped_stack_frees_its_networks_at_once(folder):
+    """Not when Python next looks for circles of references: gigabytes would wait for that."""
+    stack = load_stack(catalog.read_stack(folder), "fp32", "cpu")
+    run(stack)
+    networks = [weakref.ref(getattr(stack, stage).network.read()) for stage in ("prior", "decoder")]
+    gc.disable()
+    try:
+        del stack
+        assert [network() for network in networks] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_missing_stage_says_so_when_used(folder):

@@ -60,7 +60,7 @@ def read_basis(entry: StackEntry, clip_id: str, folders: Folders = ()) -> PCABas
 
 
 def save_noise_powers(path: Path, powers: Tensor, prior_id: str, metadata: Mapping[str, str] | None = None) -> None:
-    """Write E||predicted noise||^2 / d of a prior, (timesteps,) float64 (facts C.5)."""
+    """Write E||predicted noise||^2 / d of a prior, (timesteps,) float64 (Bao et al. 2022)."""
     _save(path, ANALYTIC, {"noise_powers": powers}, {**(metadata or {}), "prior_id": prior_id})
 
 

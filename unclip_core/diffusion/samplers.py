@@ -134,7 +134,7 @@ def unipc(
             x = _unipc_step(before, order, step.alpha, step.sigma, x0)
             # The network is not asked again at the corrected x: x_0 stays that of the predicted one.
         before = [*before[-1:], (x, x0, step)]
-        order = min(len(before), len(steps) - index)
+        order = len(before)
         x = x0 if step.t_prev < 0 else _unipc_step(before, order, step.alpha_prev, step.sigma_prev, None)
         yield StepState(index, len(steps), step.t, x, x0)
     return x

@@ -174,8 +174,8 @@ class Schedule:
     def invertible_timesteps(self, steps: int) -> tuple[int, ...]:
         """`steps` evenly spread timesteps, descending from the largest whose alpha-bar is at least 1e-4.
 
-        Beyond it an error of the predicted noise is multiplied by up to 20,000 (design §6). Raises ValueError when
-        there are not that many.
+        Beyond it an error of the predicted noise is multiplied by up to 20,000. Raises ValueError when there are
+        not that many.
         """
         usable = sum(level >= MIN_INVERTIBLE for level in self._cumprod64)
         return respaced_timesteps(usable, steps)
@@ -223,7 +223,7 @@ def make_betas(name: str, timesteps: int, beta_start: float = 1e-4, beta_end: fl
 
 
 def respaced_timesteps(timesteps: int, steps: int) -> tuple[int, ...]:
-    """round(linspace(0, timesteps-1, steps)), descending (facts C.4)."""
+    """round(linspace(0, timesteps-1, steps)), descending."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be a whole number from 1 to {timesteps}, got {steps!r}")
     if steps == 1:

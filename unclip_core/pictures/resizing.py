@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def resize_bicubic(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, size, size) float32, bicubic, antialiased, align_corners False (facts C.4).
+    """(B, C, H, W) -> (B, C, size, size) float32, bicubic, antialiased, align_corners False.
 
     Always in float32: PyTorch has no antialiased bicubic in half precision on CPUs.
     """

@@ -213,7 +213,7 @@ class Decoder(TextStage):
                 check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
-                self.check_text(text)
+                self.check_text(text, who)
         return conditions
 
     def _warn_of_no_effect(

@@ -73,6 +73,11 @@ def resolve_start(who: str, noise: Noise | None, channels: int, side: int, warn:
             "Noise or Start From Picture"
         )
     if isinstance(noise, PictureStart):
+        if isinstance(noise.noise, PictureStart):
+            raise ValueError(
+                f"{who}: a picture to start from lies over another; link one Start From Picture, and to its "
+                "noise Random Noise, DDIM Invert or Slerp Noise"
+            )
         base = resolve_start(who, noise.noise, channels, side, warn)
         return replace(base, picture=_read_picture(who, noise, side, warn), strength=_strength(who, noise, base))
     shape = (channels, side, side)

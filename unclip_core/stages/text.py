@@ -41,13 +41,12 @@ class TextStage:
             )
         return self.check_text(self.encode_null())
 
-    def check_text(self, text: TextEncoding) -> TextEncoding:
-        """The text. Raises ValueError for what is no TextEncoding, or one of another CLIP."""
+    def check_text(self, text: TextEncoding, who: str = "") -> TextEncoding:
+        """The text. Raises ValueError, in the name of `who`, for what is no TextEncoding, or one of another CLIP."""
+        who = who or self.WHO
         if not isinstance(text, TextEncoding):
-            raise ValueError(
-                f"{self.WHO}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode"
-            )
-        check_same_clip(self.WHO, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
+            raise ValueError(f"{who}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode")
+        check_same_clip(who, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
         return text
 
 

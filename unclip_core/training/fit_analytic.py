@@ -1,4 +1,4 @@
-"""Fitting what Analytic-DPM needs of a prior: the mean square of its predicted noise at every timestep (facts C.5).
+"""Fitting what Analytic-DPM needs of a prior: the mean square of its predicted noise at every timestep.
 
 For an exact model E||predicted noise||^2 / d = 1 - E||noise - predicted noise||^2 / d. The right side is measured: near
 pure noise the sampler multiplies errors of the left by 1e8, and for a model that is not exact the right one gives the

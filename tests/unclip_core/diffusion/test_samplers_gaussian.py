@@ -154,7 +154,7 @@ def test_learned_variance_reaches_the_optimal_one():
 
 
 def exact_noise_powers(schedule, mu=0.0, s=S):
-    """E eps^2 of the exact denoiser of N(mu, s^2) at every training timestep: B / (a s^2 + B), facts C.5."""
+    """E eps^2 of the exact denoiser of N(mu, s^2) at every training timestep: B / (a s^2 + B)."""
     a = schedule.alphas_cumprod.double()
     return (1 - a) / (a * s**2 + 1 - a)
 

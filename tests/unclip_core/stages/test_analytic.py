@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.training.fit_analytic import fit_noise_powers
 from comfyui_unclip.unclip_core.types import Embedding
 
-VARIANCE = 0.289  # of each dimension, facts C.5
+VARIANCE = 0.289  # of each dimension
 
 
 @pytest.fixture

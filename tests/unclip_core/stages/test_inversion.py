@@ -154,6 +154,8 @@ def test_bad_inputs_are_refused_before_any_work(tiny):
     decoder = tiny.decoder()
     with pytest.raises(ValueError, match="DDIM Invert: this model was trained on tiny/test"):
         decoder.invert(picture(), tiny.embed(clip_id="other"))
+    with pytest.raises(ValueError, match="DDIM Invert: this model was trained on tiny/test"):
+        decoder.invert(picture(), text=tiny.text(clip_id="other"))
     with pytest.raises(ValueError, match=r"batch sizes do not match \(image 2, embed 3\)"):
         decoder.invert(picture(2), tiny.embed(3))
     with pytest.raises(ValueError, match="DDIM Invert: image must be"):

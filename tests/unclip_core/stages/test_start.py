@@ -139,6 +139,10 @@ def test_an_image_without_effect_is_told(tiny):
             "noise must be 16 x 16 with 3 channels for this decoder",
         ),
         (picture(), "noise must be a start noise, got Tensor; link Random Noise"),
+        (
+            PictureStart(picture(), half(), noise=PictureStart(picture(seed=1), strength=0.5)),
+            "a picture to start from lies over another; link one Start From Picture",
+        ),
     ],
 )
 def test_bad_starts_are_refused_before_any_work(tiny, start, message):

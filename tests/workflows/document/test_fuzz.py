@@ -1,6 +1,6 @@
 """Whatever a workflow file holds, the outcome is a result or a list of problems, never a traceback.
 
-Short and always the same by default; `UNCLIP_FUZZ=20000 python -m pytest tests/workflows/test_fuzz.py` looks further.
+Short and always the same by default; `UNCLIP_FUZZ=20000 pytest tests/workflows/document/test_fuzz.py` looks further.
 """
 
 import copy
