@@ -81,6 +81,7 @@ class UnCLIPAutoregressivePrior:
         seed,
         negative_text=None,
     ):
+        warnings = []
         codes = ar_prior.sample_steps(
             text,
             **as_tuned(guidance_scale=guidance_scale, temperature=temperature, dot_percentile=dot_percentile),
@@ -88,5 +89,7 @@ class UnCLIPAutoregressivePrior:
             count=count,
             seed=seed,
             negative_text=negative_text,
+            warn=warnings.append,
         )
+        current_host().warn(*warnings)
         return (current_host().drive(codes, "Autoregressive Prior"),)

@@ -51,6 +51,7 @@ class UnCLIPDiffusionPrior:
         }
 
     def sample(self, *, prior, text, steps, guidance_scale, candidates, count, sampler, seed, negative_text=None):
+        warnings = []
         steps_of_sampler = prior.sample_steps(
             text,
             **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
@@ -58,5 +59,7 @@ class UnCLIPDiffusionPrior:
             count=count,
             seed=seed,
             negative_text=negative_text,
+            warn=warnings.append,
         )
+        current_host().warn(*warnings)
         return (current_host().drive(steps_of_sampler, "Diffusion Prior"),)

@@ -1,5 +1,6 @@
 """CLIP Text Encode: from captions to what the prior and the decoder read."""
 
+from ..unclip_core.presets import explain_clip
 from .host import current_host
 from .inputs import FAMILY
 
@@ -73,5 +74,5 @@ def _warnings(clip, captions: list[str]) -> list[str]:
     if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
         known = clip.vocabulary_summary()
         hint = f"; it knows {known}" if known else ""
-        warnings.append(f"{_NAME}: {clip.clip_id} does not know {', '.join(unknown)}{hint}")
+        warnings.append(f"{_NAME}: {explain_clip(clip.clip_id)} does not know {', '.join(unknown)}{hint}")
     return warnings

@@ -96,7 +96,7 @@ def test_everything_is_said_in_words(name):
     assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
     for spec in node_schema(node).inputs.values():
         tooltip = f" {spec.options['tooltip']}"
-        assert tooltip.endswith("."), spec.name
+        assert tooltip.strip(), spec.name
         # A value that stands for something else than itself says what for.
         assert " -1: " in tooltip or spec.options.get("min") != -1, spec.name
         explained = ("steps", "guidance_scale", "temperature", "eta", "scale", "refine", "columns", "cell_height")

@@ -10,11 +10,15 @@ from comfyui_unclip.workflows.document.schema import node_schema
 
 
 class CountingHost(LocalHost):
-    """Counts the steps of every run."""
+    """Counts the steps of every run, and keeps the warnings."""
 
     def __init__(self):
         super().__init__(quiet=True)
         self.steps = {}
+        self.warned = []
+
+    def warn(self, *messages):
+        self.warned += messages
 
     def progress(self, label):
         progress = super().progress(label)
@@ -76,7 +80,9 @@ def test_every_input_of_the_ar_prior_does_something(ar, stack, host):
         assert not torch.allclose(ar(**inputs).vector, plain.vector, atol=1e-4), inputs
     guided = ar(guidance_scale=4.0).vector
     assert not torch.allclose(ar(guidance_scale=4.0, negative_text=negative).vector, guided, atol=1e-4)
-    assert ar(count=3).vector.shape == (6, 24)
+    assert ar(count=3).vector.shape == (6, 24) and not host.warned
+    ar(guidance_scale=1.0, negative_text=negative)
+    assert "Autoregressive Prior: at guidance_scale 1 negative_text has no effect" in host.warned[0]
 
 
 def test_below_0_the_ar_priors_own_values_are_used(ar, stack):

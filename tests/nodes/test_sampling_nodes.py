@@ -25,6 +25,13 @@ def test_a_captions_warnings_come_in_one_call_and_a_good_caption_says_so_too(nod
     assert nothing == ()
 
 
+def test_an_unknown_word_is_told_under_the_name_that_the_loader_has(host):
+    loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
+    clip = loader().load(model_name="storybook", dtype="fp32")[0]
+    NODE_CLASS_MAPPINGS["UnCLIPTextEncode"]().encode(clip=clip, text="a red dragon", one_per_line=False)
+    assert "(the CLIP of storybook) does not know dragon; it knows" in host.warnings[-1][0]
+
+
 def test_defaults_are_the_models_own_settings(node, host, text, embed):
     node("UnCLIPDecoderSample", embed=embed)
     assert host.runs == [("Diffusion Prior", 3), ("Decoder Sample", 3)]
@@ -49,12 +56,14 @@ def test_each_widget_of_the_prior_matters(node, text, changes):
     assert (node("UnCLIPDiffusionPrior", text=text, **changes).vector - plain).abs().max() > 1e-3
 
 
-def test_negative_text_matters_under_guidance(node, text):
+def test_negative_text_matters_under_guidance(node, host, text):
     other = node("UnCLIPTextEncode", text="a blue boat")
     options = {"text": text, "guidance_scale": 3.0}
     difference = node("UnCLIPDiffusionPrior", **options).vector
     difference = difference - node("UnCLIPDiffusionPrior", **options, negative_text=other).vector
-    assert difference.abs().max() > 1e-3
+    assert difference.abs().max() > 1e-3 and host.warnings[-1] == ()
+    node("UnCLIPDiffusionPrior", text=text, guidance_scale=1.0, negative_text=other)
+    assert "negative_text has no effect" in host.warnings[-1][0]
 
 
 def test_count_makes_a_batch_whose_items_equal_single_runs(node, text, embed):

@@ -37,13 +37,6 @@ def freeze(network: nn.Module) -> None:
             layer.frozen = True
 
 
-def describe(network: nn.Module) -> str:
-    """What a network's layers have chosen so far, for people."""
-    layers = [layer for layer in network.modules() if isinstance(layer, Conv2d | Linear)]
-    packed = sum(layer.packed is not None for layer in layers)
-    return f"{packed} of {len(layers)} layers packed for oneDNN"
-
-
 def uses_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's own operators may run a layer: on a processor, without gradients or autocast."""
     return (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+import warnings
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +68,15 @@ class ARPrior(TextStage):
         count: int = 1,
         seed: int = 0,
         negative_text: TextEncoding | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> EmbeddingSteps:
         """`count` embeddings per caption, text-row-major: item = row * count + k.
 
         temperature: 0 (always the likeliest code) to 10. dot_percentile: 0..99.9, z_i . z_t is drawn above this
         percentile of the distribution that the model gives it for the caption; 50 is the upper half, as in the paper.
-        candidates, negative_text, scale and order as of `Prior.sample`. A step of the generator is one code; its x_t
-        and x0 are the embedding so far, (items, D). Raises ValueError for another CLIP's text or a value out of range.
+        candidates, negative_text, warn, scale and order as of `Prior.sample`. A step of the generator is one code; its
+        x_t and x0 are the embedding so far, (items, D). Raises ValueError for another CLIP's text or a value out of
+        range.
         """
         own = self.config.sampling
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
@@ -87,6 +90,7 @@ class ARPrior(TextStage):
         negative_rows = 1
         if negative_text is not None:
             negative_rows = len(self.check_text(negative_text))
+        self.warn_of_negative(needs_pair(scale), negative_text, warn)
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
         return self._run(text, negative_text, _Plan(scale, temperature, percentile / 100.0, texts, count, noises))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
@@ -50,12 +51,14 @@ class Prior(TextStage):
         sampler: str | None = None,
         seed: int = 0,
         negative_text: TextEncoding | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> EmbeddingSteps:
         """`count` embeddings per caption, text-row-major: item = row * count + k. Yields every step.
 
         Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
-        (1 row, or one per caption) takes the null text's place in guidance. Returns an Embedding on the native scale:
-        of unit norm if its CLIP's embeddings are. Raises ValueError for another CLIP's text or a value out of range.
+        (1 row, or one per caption) takes the null text's place in guidance. warn: called for a value without effect.
+        Returns an Embedding on the native scale: of unit norm if its CLIP's embeddings are. Raises ValueError for
+        another CLIP's text or a value out of range.
         """
         config = self.config
         settings = resolve_settings(
@@ -75,6 +78,7 @@ class Prior(TextStage):
         negative_rows = 1
         if negative_text is not None:
             negative_rows = len(self.check_text(negative_text))
+        self.warn_of_negative(settings.pair, negative_text, warn)
         texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         return self._sample(settings, text, negative_text, texts, count, noises)

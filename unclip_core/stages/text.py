@@ -49,6 +49,11 @@ class TextStage:
         check_same_clip(who, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
         return text
 
+    def warn_of_negative(self, paired: bool, negative: TextEncoding | None, warn: Callable[[str], None]) -> None:
+        """Warn of a negative text where guidance, whose two halves are `paired`, is off."""
+        if negative is not None and not paired:
+            warn(f"{self.WHO}: at guidance_scale 1 negative_text has no effect; raise the scale, or unlink the text")
+
 
 def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str, *, normalised: bool) -> Embedding:
     """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D).

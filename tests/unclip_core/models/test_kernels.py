@@ -133,14 +133,6 @@ def test_attention_is_the_same_whichever_way_the_processor_prefers(monkeypatch, 
         assert (attend(q, q, q).float() - exact).norm() < 2 * BF16 * exact.norm()
 
 
-@needs_onednn
-def test_what_was_packed_is_described():
-    network = torch.nn.Sequential(Conv2d(8, 8, 3, padding=1), Conv2d(8, 8, 3, padding=1))
-    freeze(network)
-    network[0](channels_last(1, 8, 4, 4))
-    assert kernels.describe(network) == "1 of 2 layers packed for oneDNN"
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what a process maps")
 def test_a_packed_layer_gives_its_mapped_pages_back(tmp_path):
     file = tmp_path / "w.safetensors"

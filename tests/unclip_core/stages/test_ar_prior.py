@@ -110,8 +110,9 @@ def test_no_temperature_takes_the_likeliest_whatever_the_seed(tiny, prior):
 
 def test_guidance_zero_ignores_the_codes_caption_and_one_ignores_the_negative(tiny, prior):
     other, options = tiny.text(1, seed=77), {"seed": 2, "candidates": 1}
-    one = [vectors(prior, tiny.text(), guidance_scale=1.0, negative_text=n, **options) for n in (None, other)]
-    assert torch.equal(*one)
+    with pytest.warns(UserWarning, match="Prior: at guidance_scale 1 negative_text has no effect") as warned:
+        one = [vectors(prior, tiny.text(), guidance_scale=1.0, negative_text=n, **options) for n in (None, other)]
+    assert torch.equal(*one) and len(warned) == 1
     two = [vectors(prior, tiny.text(), guidance_scale=2.5, negative_text=n, **options) for n in (None, other)]
     assert not torch.allclose(*two, atol=1e-3)
     same = vectors(prior, tiny.text(), guidance_scale=2.5, negative_text=tiny.text(), **options)

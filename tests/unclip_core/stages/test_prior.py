@@ -118,8 +118,9 @@ def test_guidance_zero_ignores_the_caption_and_one_ignores_the_negative(tiny):
     options = {"candidates": 1, "seed": 2}
     zero = [vectors(prior, text, guidance_scale=0.0, **options) for text in (tiny.text(), other)]
     assert torch.allclose(*zero, atol=1e-6)
-    one = [vectors(prior, tiny.text(), guidance_scale=1.0, negative_text=n, **options) for n in (None, other)]
-    assert torch.equal(*one)
+    with pytest.warns(UserWarning, match="Prior: at guidance_scale 1 negative_text has no effect") as warned:
+        one = [vectors(prior, tiny.text(), guidance_scale=1.0, negative_text=n, **options) for n in (None, other)]
+    assert torch.equal(*one) and len(warned) == 1
     two = [vectors(prior, tiny.text(), guidance_scale=2.0, negative_text=n, **options) for n in (None, other)]
     assert not torch.allclose(*two, atol=1e-3)
 
