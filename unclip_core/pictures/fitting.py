@@ -56,7 +56,7 @@ def fit_picture(who: str, image: Tensor, side: int, crop: str = "center") -> Ten
     height, width = image.shape[1:3]
     square = image[(slice(None), *crop_window(height, width, crop))]
     # Row by row: a picture of 8000 px needs some gigabytes on the way.
-    rows = [resize_bicubic(image_to_model(row.clamp(0.0, 1.0)), side).clamp(-1.0, 1.0) for row in square.split(1)]
+    rows = [resize_bicubic(image_to_model(row.cpu().clamp(0.0, 1.0)), side).clamp(-1.0, 1.0) for row in square.split(1)]
     x = torch.cat(rows)
     if not x.isfinite().all():
         raise ValueError(f"{who}: the image holds NaN; save it again or load another one")
@@ -80,7 +80,7 @@ def fit_mask(
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or 0 in mask.shape:
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"{who}: mask must be (B, H, W) with no side of 0, got {shape}")
-    mask = mask.view(-1, *mask.shape[-2:]).float()
+    mask = mask.view(-1, *mask.shape[-2:]).float().cpu()
     if not mask.isfinite().all():
         raise ValueError(f"{who}: the mask holds NaN; save it again or load another one")
     empty = not (mask > 0).any()

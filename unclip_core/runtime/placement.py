@@ -127,6 +127,10 @@ class Placed(Generic[Module]):
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
         return self._float32
 
+    def __deepcopy__(self, memo: dict) -> Placed[Module]:
+        """This very object: other programs may copy handles, but there is one network on one device."""
+        return self
+
     @property
     def loaded(self) -> bool:
         """Whether the weights have been read."""

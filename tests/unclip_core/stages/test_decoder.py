@@ -1,5 +1,6 @@
 """The decoder stage: seeds, broadcasting, nulls, guidance, noise."""
 
+import copy
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -220,6 +221,14 @@ def test_the_null_text_is_encoded_at_most_once_a_run_and_only_where_it_is_needed
     assert len(encoded) == 1
     decoder.invert(torch.rand(2, 16, 16, 3), steps=2, refine=0)
     assert len(encoded) == 2
+
+
+def test_a_copied_handle_has_the_same_network(tiny):
+    """Other programs copy what passes their wires, before and after its weights were read."""
+    decoder = tiny.decoder()
+    assert copy.deepcopy(decoder).network is decoder.network
+    decoder.sample(tiny.embed(), steps=1)
+    assert copy.deepcopy(decoder).network is decoder.network
 
 
 def test_handles_cannot_be_changed(tiny):
