@@ -61,6 +61,13 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()] or [""]
 
 
+def _beginning(text: str, limit: int = 100) -> str:
+    """The text in quotes; of a long one the beginning and the number of its words."""
+    if len(text) <= limit:
+        return f'"{text}"'
+    return f'"{text[:limit].rstrip()} ..." ({len(text.split())} words)'
+
+
 def _warnings(clip, captions: list[str]) -> list[str]:
     """What this CLIP cannot read of the captions."""
     warnings = []
@@ -69,7 +76,7 @@ def _warnings(clip, captions: list[str]) -> list[str]:
             which = f"caption {number} of {len(captions)}" if len(captions) > 1 else "the caption"
             warnings.append(
                 f"{_NAME}: {which} is longer than the {clip.config.context_length} tokens of {clip.clip_id}; "
-                f'dropped "{dropped}"'
+                f"dropped {_beginning(dropped)}"
             )
     if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
         known = clip.vocabulary_summary()

@@ -74,6 +74,7 @@ def slerp_embeddings(
     who = "Slerp"
     shares = path(who, "start", start, "end", end, frames)
     _check_spaces(who, a, b)
+    broadcast_batch(who, embed_a=len(a), embed_b=len(b))
     modality = a.modality if a.modality == b.modality else "image"
     return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, modality)
 

@@ -37,6 +37,9 @@ class Stack:
     upsampler_1024: Upsampler | MissingStage
     ar_prior: ARPrior | MissingStage
 
+    def __repr__(self) -> str:
+        return f"<Stack {self.entry.name!r}: {', '.join(self.entry.stages)}>"
+
     def text_to_image(self, caption: str | list[str], *, seed: int = 0) -> Tensor:
         """Pictures of captions, (B, S, S, 3) float32 in 0..1 on the CPU, by all stages from CLIP to the upsamplers.
 

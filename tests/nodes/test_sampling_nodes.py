@@ -25,6 +25,13 @@ def test_a_captions_warnings_come_in_one_call_and_a_good_caption_says_so_too(nod
     assert nothing == ()
 
 
+def test_a_whole_novel_as_caption_makes_a_warning_that_can_be_read(node, host):
+    node("UnCLIPTextEncode", text="a red star " * 500)
+    ((too_long,),) = host.warnings
+    assert "longer than the 12 tokens" in too_long and len(too_long) < 300
+    assert "star a red star" in too_long and "(1490 words)" in too_long  # of 1500
+
+
 def test_an_unknown_word_is_told_under_the_name_that_the_loader_has(host):
     loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
     clip = loader().load(model_name="storybook", dtype="fp32")[0]

@@ -129,7 +129,7 @@ def test_embeddings_of_two_clips_do_not_mix():
         text_diff(Embedding(vectors(1), "one"), text(1), text(1, seed=2), frames=2)
     with pytest.raises(ValueError, match="similarity"):
         similarity(Embedding(vectors(1), "one"), text(1))
-    with pytest.raises(ValueError, match=r"batch sizes do not match \(a 3, b 2\)"):
+    with pytest.raises(ValueError, match=r"batch sizes do not match \(embed_a 3, embed_b 2\); embed_b must be 1 or 3"):
         slerp_embeddings(Embedding(vectors(3), "c"), Embedding(vectors(2), "c"))
 
 

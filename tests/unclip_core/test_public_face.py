@@ -59,3 +59,8 @@ def test_importing_it_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True []"
+
+
+def test_a_stack_at_the_prompt_is_a_line_and_names_what_it_has():
+    shown = repr(unclip_core.load("storybook"))
+    assert len(shown) < 200 and "storybook" in shown and "upsampler_1024" in shown and "ar_prior" in shown

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -247,8 +247,10 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list."""
-        captions = [captions] if isinstance(captions, str) else list(captions)
+        """Encode captions. Raises ValueError for an empty list, or what is no text."""
+        captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
+        if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
+            raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
         if not captions:
             raise ValueError(
                 "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"

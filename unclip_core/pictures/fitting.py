@@ -53,6 +53,8 @@ def fit_picture(who: str, image: Tensor, side: int, crop: str = "center") -> Ten
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{who}: image must be (B, H, W, C) with 1, 3 or 4 channels and no side of 0, got {shape}")
+    if image.dtype == torch.uint8:  # clamped to 1 below it would be white
+        raise ValueError(f"{who}: image must hold numbers in 0..1, got uint8; divide by 255")
     height, width = image.shape[1:3]
     square = image[(slice(None), *crop_window(height, width, crop))]
     # Row by row: a picture of 8000 px needs some gigabytes on the way.

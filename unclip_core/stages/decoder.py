@@ -207,9 +207,14 @@ class Decoder(TextStage):
         return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
-        """The conditions. Raises ValueError for another CLIP's."""
-        for embed in (conditions.embed, conditions.negative_embed):
+        """The conditions. Raises ValueError for what is none, or another CLIP's."""
+        for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
+                if not isinstance(embed, Embedding):
+                    raise ValueError(
+                        f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image "
+                        "Encode or, for a caption, Text As Embedding"
+                    )
                 check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
         for text in (conditions.text, conditions.negative_text):
             if text is not None:

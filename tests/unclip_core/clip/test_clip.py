@@ -150,9 +150,12 @@ def test_open_clip_warns_of_random_weights_only_where_they_stay(named, caplog):
     assert len(texts()) == 2 and NAMED in texts()[1]
 
 
-def test_no_caption_and_no_towers_are_refused(clip):
+def test_no_caption_what_is_no_caption_and_no_towers_are_refused(clip):
     with pytest.raises(ValueError, match="no caption given"):
         clip.encode_text([])
+    for given, kind in ((None, "NoneType"), (5, "int"), (["a star", 5], "int")):
+        with pytest.raises(ValueError, match=f"CLIP Text Encode: captions must be texts, got {kind}"):
+            clip.encode_text(given)
     with pytest.raises(ValueError, match="neither an architecture name nor vision and text towers"):
         build_network(dataclasses.replace(CONFIG, vision=None))
 

@@ -58,6 +58,7 @@ def test_alpha_shows_white_grey_is_repeated_and_wild_values_are_cut():
         (torch.zeros(1, 0, 64, 3), r"no side of 0, got \(1, 0, 64, 3\)"),
         (torch.full((1, 64, 64, 3), float("nan")), "Test: the image holds NaN"),
         ("a.png", "got str"),
+        (torch.full((1, 64, 64, 3), 90, dtype=torch.uint8), "Test: image must hold numbers in 0..1, got uint8"),
     ],
 )
 def test_what_is_no_picture_is_refused(bad, message):

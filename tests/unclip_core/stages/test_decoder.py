@@ -354,6 +354,10 @@ def test_another_clips_inputs_are_refused(tiny):
         decoder.sample(tiny.embed(), tiny.text(clip_id="other"))
     with pytest.raises(ValueError, match="text must be a TextEncoding, got str"):
         decoder.sample(tiny.embed(), "a star")
+    with pytest.raises(ValueError, match="Decoder Sample: embed must be an Embedding, got TextEncoding"):
+        decoder.sample(tiny.text())
+    with pytest.raises(ValueError, match="Decoder Sample: negative_embed must be an Embedding, got str"):
+        decoder.sample(tiny.embed(), negative_embed="a star")
     with pytest.raises(ValueError, match="1024-d from ViT-H"):
         decoder.sample(tiny.embed(), negative_embed=tiny.embed(dim=1024, clip_id="ViT-H-14"))
     with pytest.raises(ValueError, match="from other"):
