@@ -59,24 +59,23 @@ class Denoiser:
     def __call__(self, x_t: Tensor, step: Step) -> Prediction:
         """The prediction at x_t (B, C, ...), in x_t's dtype. Raises ValueError for a wrong number of channels."""
         output, variance_output = self._guided(x_t, step)
-        x0, eps = to_x0_eps(self.prediction, output, x_t, step.alpha, step.sigma)
-        if self.edits or self.x0_clamp is not None:
-            x0 = self._bounded(x0)
-            for edit in self.edits:
-                x0 = edit(x0, step)
-            if self.edits and self.x0_clamp is not None:
-                x0 = x0.clamp(-self.x0_clamp, self.x0_clamp)
+        dynamic = self.x0_clamp is not None and self.x0_quantile is not None
+        clamp = None if dynamic else self.x0_clamp
+        x0, eps = to_x0_eps(self.prediction, output, x_t, step.alpha, step.sigma, clamp)
+        if dynamic:
+            x0 = self._thresholded(x0)
+        for edit in self.edits:
+            x0 = edit(x0, step)
+        if self.edits and self.x0_clamp is not None:
+            x0 = x0.clamp(-self.x0_clamp, self.x0_clamp)
+        if dynamic or self.edits:
             eps = (x_t - step.alpha * x0) / step.sigma
         if variance_output is None:
             return Prediction(x0, eps, None)
         log_variance = interpolate_log_variance(variance_output, step.min_log_variance, step.max_log_variance)
         return Prediction(x0, eps, log_variance)
 
-    def _bounded(self, x0: Tensor) -> Tensor:
-        if self.x0_clamp is None:
-            return x0
-        if self.x0_quantile is None:
-            return x0.clamp(-self.x0_clamp, self.x0_clamp)
+    def _thresholded(self, x0: Tensor) -> Tensor:
         bound = torch.quantile(x0.flatten(1).abs().float(), self.x0_quantile, dim=1).clamp(1.0, self.x0_clamp)
         bound = bound.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
         return x0.clamp(-bound, bound) / bound
