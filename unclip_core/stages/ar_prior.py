@@ -17,7 +17,7 @@ from ..diffusion.samplers import Sampling, StepState
 from ..models.ar_prior import ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
-from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
+from ..types import Embedding, TextEncoding, expand_rows
 from .run import NanWatch, check_count, finish, run_chunks, split_rows
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
@@ -86,12 +86,8 @@ class ARPrior(TextStage):
         percentile = self._number("dot_percentile", percentile, 0.0, 99.9)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
-        self.check_text(text)
-        negative_rows = 1
-        if negative_text is not None:
-            negative_rows = len(self.check_text(negative_text))
+        texts = self.check_prompt(text, negative_text)
         self.warn_of_negative(needs_pair(scale), negative_text, warn)
-        texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
         return self._run(text, negative_text, _Plan(scale, temperature, percentile / 100.0, texts, count, noises))
 

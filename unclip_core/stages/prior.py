@@ -16,7 +16,7 @@ from ..diffusion.schedule import with_noise_powers
 from ..models.prior import PriorCache, PriorNetwork
 from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
-from ..types import Embedding, TextEncoding, broadcast_batch, expand_rows
+from ..types import Embedding, TextEncoding, expand_rows
 from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
@@ -74,12 +74,8 @@ class Prior(TextStage):
             settings = self._with_noise_powers(settings)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
-        self.check_text(text)
-        negative_rows = 1
-        if negative_text is not None:
-            negative_rows = len(self.check_text(negative_text))
+        texts = self.check_prompt(text, negative_text)
         self.warn_of_negative(settings.pair, negative_text, warn)
-        texts = broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         return self._sample(settings, text, negative_text, texts, count, noises)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import ARPriorConfig, DecoderConfig, PriorConfig
 from ..runtime.placement import Placed
-from ..types import Embedding, TextEncoding, check_same_clip
+from ..types import Embedding, TextEncoding, broadcast_batch, check_same_clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,12 @@ class TextStage:
             raise ValueError(f"{who}: text must be a TextEncoding, got {type(text).__name__}; link CLIP Text Encode")
         check_same_clip(who, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
         return text
+
+    def check_prompt(self, text: TextEncoding, negative_text: TextEncoding | None) -> int:
+        """How many captions a prior's run has. Raises ValueError for another CLIP's text, and for unequal batches."""
+        self.check_text(text)
+        negative_rows = 1 if negative_text is None else len(self.check_text(negative_text))
+        return broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
 
     def warn_of_negative(self, paired: bool, negative: TextEncoding | None, warn: Callable[[str], None]) -> None:
         """Warn of a negative text where guidance, whose two halves are `paired`, is off."""
