@@ -21,18 +21,19 @@ def open_data(
     *,
     scenes: int = 60_000,
     seed: int = 1,
+    swaps: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Data:
-    """The rows of `where`: "storybook:" (`scenes` rendered ones), a folder, .tar shards (or a glob of them), or a
-    folder of clip-retrieval's embeddings.
+    """The rows of `where`: "storybook:" (`scenes` rendered ones, see StorybookData), a folder, .tar shards (or a glob
+    of them), or a folder of clip-retrieval's embeddings.
 
     cache: the folder for what is made from the files. workers: processes that read pictures; None: one for each
     processor. progress: see PictureData. Raises ValueError where there is nothing to train on.
     """
     workers = workers or processors()
     if where in STORYBOOK:
-        return StorybookData(cache / "storybook", scenes, seed, workers=workers)
+        return StorybookData(cache / "storybook", scenes, seed, workers, swaps)
     if pair_files(Path(where)):
         return open_pairs(Path(where))
     return PictureData(open_index(where), cache, workers, progress)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import Unrelated
 from .index import CAPTION_KEYS, Index, captions_of, described
 
 UNIT = 1e-2  # norms this close to 1 are of normalised embeddings stored in half precision
@@ -83,7 +84,7 @@ def _captions(path: Path) -> list[tuple[str, ...]]:
     return [captions_of({key: text}) for text in table.column(key).to_pylist()]
 
 
-class EmbeddingPairs:
+class EmbeddingPairs(Unrelated):
     """Rows of embeddings and captions; see `data.Data`. vectors: (N, D) float32, as they are in the files."""
 
     def __init__(self, index: Index, vectors: Tensor, captions: list[tuple[str, ...]]) -> None:
@@ -117,10 +118,6 @@ class EmbeddingPairs:
     def all_captions(self, row: int) -> tuple[str, ...]:
         """See Data."""
         return self._captions[row]
-
-    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: files say nothing about each other."""
-        return [row]
 
     def _no_pictures(self, *arguments: object, **options: object) -> NoReturn:
         """There are none: raises ValueError."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import to_model
+from ..data import Unrelated, to_model
 from .decode import BadPicture, decode, square
 from .index import Index, Sample
 
@@ -43,7 +43,7 @@ class Seen:
 Progress = Callable[[str, int, int], None]  # what is done, pictures so far, of how many
 
 
-class PictureData:
+class PictureData(Unrelated):
     """Rows of a source's pictures that can be read; see `data.Data`. cache: the folder that the squares are kept in.
 
     progress: is told of passes over all pictures. Raises ValueError for a source without a readable picture.
@@ -110,10 +110,6 @@ class PictureData:
             return self.sample(row).read_captions()
         except ValueError:  # listed by the survey
             return ()
-
-    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: files say nothing about each other."""
-        return [row]
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""

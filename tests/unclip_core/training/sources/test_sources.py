@@ -355,3 +355,11 @@ def test_pairs_that_do_not_go_together_are_refused(tmp_path, tiny_clip):
     make_pairs(tmp_path, np.ones((2, 8), np.float32), ["a", "b"])
     with pytest.raises(ValueError, match="the embeddings are 8-d, but tiny-1 makes 24-d ones"):
         image_embeddings(tiny_clip, open_data(str(tmp_path), tmp_path / "cache"), tmp_path)
+
+
+def test_of_files_the_same_words_are_all_that_is_known_to_fit(data):
+    captions, fits = data.told([0, 1, 1, 2], random.Random(0))
+    assert captions[1:3] == ["", ""] and fits.tolist() == [
+        [i == j or {i, j} == {1, 2} for j in range(4)] for i in range(4)
+    ]
+    assert data.alike(1) == [1] and data.swaps(1) == []
