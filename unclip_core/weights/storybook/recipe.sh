@@ -27,16 +27,18 @@ timed() { # NAME "COMMAND" ARGUMENTS
     printf '%s\t%s\t%s\n' "$name" "$(cat "$RUNS/$name.time")" "$(lscpu | sed -n 's/^Model name: *//p')" >>"$RUNS/times.tsv"
 }
 
-# Batches of 128 in groups of four: two things with colours, objects and relation exchanged, or one and its look-alikes.
-GROUPS_OF_4="--batch 128 --set warmup=100 --set siblings=4 --set cousins=0.75 --set shift=4 --set swaps=True"
+# Batches of 128, in groups that are easily mixed up: two things with colours, objects and relation exchanged, one thing
+# and its look-alikes.
+CLIP="--batch 128 --set warmup=100 --set cousins=0.75 --set shift=4 --set swaps=True"
 
 clip_a() { # the trunk as it was: a head that reads its map, and captions that say which is which
     train clip-a clip --init "$FROM/clip.safetensors" --steps 1000 --lr 1.5e-3 --set decay=False \
-        --set trunk_stages=4 $GROUPS_OF_4
+        --set trunk_stages=4 --set siblings=4 $CLIP
 }
 
-clip_b() { # the trunk's later half learns as well
-    train clip-b clip --init "$RUNS/clip-a/clip.safetensors" --steps 1200 --lr 8e-4 --set trunk_stages=2 $GROUPS_OF_4
+clip_b() { # all of the trunk but its first stage learns as well; other objects in the same colours beside the exchanges
+    train clip-b clip --init "$RUNS/clip-a/clip.safetensors" --steps 1400 --lr 1e-3 --set trunk_stages=1 \
+        --set siblings=8 $CLIP
 }
 
 prior() {
