@@ -83,7 +83,7 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
     clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
     data = open_data(options.data, options.cache, scenes=recipe.pictures, seed=recipe.seed, swaps=recipe.swaps)
     task = make_task(options, stack, data, recipe, clip)
-    if init is not None and before != config:
+    if init is not None and (before != config or recipe.readout):
         init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
     run = options.run or Path("runs") / options.stage
     return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)

@@ -15,6 +15,7 @@ from ..checkpoints.native import save_stage
 from ..clip.model import build_network
 from ..clip.words import WordTokenizer
 from ..config import ClipConfig
+from ..storybook.facts import FACTS, UNSAID
 from .data import Data, first_rows, move
 from .depthwise import faster_on_cpu
 from .recipes import Recipe
@@ -45,6 +46,17 @@ def embed_captions(network: nn.Module, ids: Tensor) -> Tensor:
     return x[torch.arange(len(ids), device=ids.device), ends] @ network.text_projection
 
 
+def read_facts(readout: nn.Linear, z: Tensor, known: Tensor) -> tuple[Tensor, float]:
+    """(mean cross-entropy over the facts of FACTS that are known, share of rows with all those right)."""
+    parts = readout(z * z.shape[1] ** 0.5).float().split([len(classes) for classes in FACTS.values()], dim=1)
+    losses, right = [], torch.ones(len(z), dtype=torch.bool, device=z.device)
+    for part, classes in zip(parts, known.unbind(1), strict=True):
+        asked = classes != UNSAID
+        losses.append(F.cross_entropy(part, classes, ignore_index=UNSAID, reduction="sum") / asked.sum().clamp(min=1))
+        right &= (part.argmax(1) == classes) | ~asked
+    return torch.stack(losses).mean(), right.float().mean().item()
+
+
 class ClipTask:
     """Contrastive pre-training on `data` with the towers and vocabulary of `config`."""
 
@@ -59,6 +71,8 @@ class ClipTask:
         torch.manual_seed(0)
         network = build_network(self.config)
         faster_on_cpu(network)
+        if self.recipe.readout:
+            network.readout = nn.Linear(self.config.embed_dim, sum(map(len, FACTS.values())))
         for name, value in network.named_parameters():
             value.requires_grad_(not name.startswith(self.frozen))
         return network
@@ -75,12 +89,15 @@ class ClipTask:
             )
         return (*kept, f"{TRUNK}stem.", *(f"{TRUNK}stages.{stage}." for stage in range(self.recipe.trunk_stages)))
 
-    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and (B, B) bool: whether caption j fits picture i."""
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
+        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and what is known of the captions, see `Told`."""
         rows = self.with_siblings(rows, rng)
-        captions, fits = self.data.told(rows, rng)
-        ids = torch.tensor([self.tokenizer.encode(caption) for caption in captions])
-        return self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng)), ids, fits
+        told = self.data.told(rows, rng)
+        ids = torch.tensor([self.tokenizer.encode(caption) for caption in told.captions])
+        pictures = self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng))
+        if self.recipe.readout and told.seen is None:
+            raise ValueError("Recipe.readout: these pictures come without facts to read; only the storybook has them")
+        return {"pictures": pictures, "ids": ids, "fits": told.fits, "seen": told.seen, "said": told.said}
 
     def with_siblings(self, rows: list[int], rng: random.Random) -> list[int]:
         """As many rows, in groups of `recipe.siblings` that are alike: negatives that only details tell apart.
@@ -102,30 +119,37 @@ class ClipTask:
         mean, std = (pictures.new_tensor(v)[:, None, None] for v in (self.config.image_mean, self.config.image_std))
         return ((pictures + 1) / 2 - mean) / std
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """Symmetric cross-entropy over the batch's pairs; logs the share of pictures matched to their own caption.
 
-        A caption that is true of another picture as well is no negative of that one.
+        A caption that is true of another picture as well is no negative of that one. With `recipe.readout` one linear
+        layer names the facts of a scene from its picture's embedding and, as far as they are said, from its caption's:
+        telling captions apart needs them, but not where a linear layer, a prior or a decoder would find them.
         """
-        pictures, ids, fits = batch
-        image = F.normalize(network.encode_image(pictures).float(), dim=-1)
-        text = F.normalize(embed_captions(network, ids).float(), dim=-1)
-        own = torch.arange(len(ids), device=ids.device)
-        others = fits & (own[:, None] != own)
+        image = F.normalize(network.encode_image(batch["pictures"]).float(), dim=-1)
+        text = F.normalize(embed_captions(network, batch["ids"]).float(), dim=-1)
+        own = torch.arange(len(text), device=text.device)
+        others = batch["fits"] & (own[:, None] != own)
         logits = network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T
         logits = logits.masked_fill(others, float("-inf"))
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        return loss, {"top1": round((logits.argmax(1) == own).float().mean().item(), 3)}
+        numbers = {"top1": round((logits.argmax(1) == own).float().mean().item(), 3)}
+        if self.recipe.readout:
+            read = [read_facts(network.readout, z, batch[known]) for z, known in ((image, "seen"), (text, "said"))]
+            loss = loss + self.recipe.readout * (read[0][0] + read[1][0]) / 2
+            numbers |= {"seen": round(read[0][1], 3), "said": round(read[1][1], 3)}
+        return loss, numbers
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """The similarity matrix of 64 pairs: a bright diagonal is a good CLIP."""
         batch = self.batch(first_rows(self.data, 64), random.Random(0), torch.Generator())
-        pictures, ids, _ = move(batch, network.logit_scale.device)
-        image = F.normalize(network.encode_image(pictures), dim=-1)
-        text = F.normalize(network.encode_text(ids), dim=-1)
+        batch = move(batch, network.logit_scale.device)
+        image = F.normalize(network.encode_image(batch["pictures"]), dim=-1)
+        text = F.normalize(network.encode_text(batch["ids"]), dim=-1)
         similarity = (image @ text.T).clamp(0, 1)[None, :, :, None].expand(1, 64, 64, 3)
         save_png(grid(similarity.repeat_interleave(6, 1).repeat_interleave(6, 2)), path)
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """clip.safetensors with open_clip's own names, stored as bf16: the rounded weights are every stage's CLIP."""
-        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        state = {name: value for name, value in network.state_dict().items() if not name.startswith("readout.")}
+        save_stage(path, state, "clip", self.config, {"recipe": recipe}, dtype=torch.bfloat16)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
-from comfyui_unclip.unclip_core.training.data import StorybookData
+from comfyui_unclip.unclip_core.storybook.facts import FACTS, UNSAID
+from comfyui_unclip.unclip_core.training.data import StorybookData, Unrelated
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
 from comfyui_unclip.unclip_core.training.loop import train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, shifted
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, read_facts, shifted
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -24,8 +25,9 @@ def test_siblings_put_pictures_that_only_details_tell_apart_into_a_batch(story_c
     assert len(rows) == 8 and [rows[0], rows[3], rows[6]] == [5, 9, 40]
     for leader in (0, 3, 6):
         assert len({story.scenes[row].triples()[0] for row in rows[leader : leader + 3]}) == 1
-    pictures, ids, fits = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
-    assert pictures.shape == (4, 3, 64, 64) and ids.shape == (4, 32)
+    batch = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
+    fits = batch["fits"]
+    assert batch["pictures"].shape == (4, 3, 64, 64) and batch["ids"].shape == (4, 32)
     assert fits.shape == (4, 4) and fits.diagonal().all()
     plain = ClipTask(story_clip_config, story, RECIPE)
     assert plain.with_siblings([5, 9], random.Random(0)) == [5, 9]
@@ -84,13 +86,16 @@ def test_exchanges_come_whole_into_a_batch(story_clip_config, tmp_path):
 def test_a_caption_that_fits_another_picture_is_no_negative_of_it(story_clip_config, story):
     task = ClipTask(story_clip_config, story, RECIPE)
     network = task.build()
-    pictures, ids, _ = task.batch([1, 2, 3], random.Random(0), torch.Generator())
+    batch = task.batch([1, 2, 3], random.Random(0), torch.Generator())
+    pictures, ids = batch["pictures"], batch["ids"]
     twice, same = torch.cat([pictures, pictures[:1]]), torch.cat([ids, ids[:1]])  # the first pair, there twice
     alone = torch.eye(4, dtype=torch.bool)
     known = alone.clone()
     known[0, 3] = known[3, 0] = True
     with torch.no_grad():
-        plain, told = (float(task.loss(network, (twice, same, fits))[0]) for fits in (alone, known))
+        plain, told = (
+            float(task.loss(network, {"pictures": twice, "ids": same, "fits": fits})[0]) for fits in (alone, known)
+        )
         # Without the other copy, rows 0 and 3 have the three captions' loss; rows 1 and 2 have it with row 0 twice.
         image, text = (F.normalize(x, dim=-1) for x in (network.encode_image(twice), network.encode_text(same)))
         logits = network.logit_scale.exp() * image @ text.T
@@ -129,7 +134,7 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     task = ClipTask(config, story, recipe)
     network = task.build()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())[1]
+    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())["ids"]
     with torch.no_grad():
         torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
     list(train(task, recipe, tmp_path, len(story), bf16=False))
@@ -140,3 +145,38 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     assert {"visual.trunk.head.fc.weight", "visual.trunk.stages.3.blocks.0.conv_dw.weight", "text_projection"} <= moved
     with pytest.raises(ValueError, match="has no trunk of stages"):
         ClipTask(story_clip_config, story, recipe).build()
+
+
+def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_clip_config, tmp_path):
+    data = StorybookData(tmp_path / "data", 96, seed=1, swaps=True)
+    recipe = Recipe(steps=60, batch=48, lr=3e-3, warmup=5, ema=0.9, readout=1.0, siblings=4, cousins=0.5)
+    seen = [p.numbers for p in train(ClipTask(story_clip_config, data, recipe), recipe, tmp_path, 96, log_every=1)]
+    assert seen[-1]["said"] > seen[0]["said"] and 0 <= seen[-1]["seen"] <= 1
+    _, config, state = load_stage(tmp_path / "clip.safetensors")
+    assert config == story_clip_config and not [name for name in state if "readout" in name]
+
+    class Files(Unrelated):
+        def captions(self, rows, rng):
+            return ["a red star"] * len(rows)
+
+        def pictures(self, rows):
+            return torch.zeros(len(rows), 3, 64, 64)
+
+    with pytest.raises(ValueError, match="without facts to read"):
+        ClipTask(story_clip_config, Files(), recipe).batch([0, 1], random.Random(0), torch.Generator())
+
+
+def test_a_reader_that_knows_all_is_right_and_asks_nothing_of_what_is_unsaid():
+    sizes = [len(classes) for classes in FACTS.values()]
+    reader = torch.nn.Linear(sum(sizes), sum(sizes), bias=False)
+    reader.weight.data = 5 * torch.eye(sum(sizes))
+    known = torch.tensor([[1, 2, 3, 4, 1, 0, 5], [0, 0, UNSAID, UNSAID, UNSAID, 2, UNSAID]])
+    starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
+    z = torch.zeros(2, sum(sizes)).index_put_(
+        (torch.tensor([[0], [1]]), starts + known.clamp(min=0)), torch.tensor(1.0)
+    )
+    loss, right = read_facts(reader, z, known)
+    assert right == 1.0 and loss < 0.01
+    wrong = known.clone()
+    wrong[0, 0] = 7
+    assert read_facts(reader, z, wrong)[1] == 0.5
