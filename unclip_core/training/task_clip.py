@@ -23,6 +23,7 @@ from .sheets import grid, save_png
 
 TRUNK = "visual.trunk."
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale")
+SIDES = {"image": "seen", "text": "said"}  # what facts are read off, and what is known of them
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
@@ -72,7 +73,8 @@ class ClipTask:
         network = build_network(self.config)
         faster_on_cpu(network)
         if self.recipe.readout:
-            network.readout = nn.Linear(self.config.embed_dim, sum(map(len, FACTS.values())))
+            classes = sum(map(len, FACTS.values()))
+            network.readout = nn.ModuleDict({side: nn.Linear(self.config.embed_dim, classes) for side in SIDES})
         for name, value in network.named_parameters():
             value.requires_grad_(not name.startswith(self.frozen))
         return network
@@ -122,9 +124,9 @@ class ClipTask:
     def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """Symmetric cross-entropy over the batch's pairs; logs the share of pictures matched to their own caption.
 
-        A caption that is true of another picture as well is no negative of that one. With `recipe.readout` one linear
-        layer names the facts of a scene from its picture's embedding and, as far as they are said, from its caption's:
-        telling captions apart needs them, but not where a linear layer, a prior or a decoder would find them.
+        A caption that is true of another picture as well is no negative of that one. With `recipe.readout` a linear
+        layer names the facts of a scene from its picture's embedding, and another, as far as they are said, from its
+        caption's: telling captions apart needs them, but not where others find them.
         """
         image = F.normalize(network.encode_image(batch["pictures"]).float(), dim=-1)
         text = F.normalize(embed_captions(network, batch["ids"]).float(), dim=-1)
@@ -135,9 +137,10 @@ class ClipTask:
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         numbers = {"top1": round((logits.argmax(1) == own).float().mean().item(), 3)}
         if self.recipe.readout:
-            read = [read_facts(network.readout, z, batch[known]) for z, known in ((image, "seen"), (text, "said"))]
-            loss = loss + self.recipe.readout * (read[0][0] + read[1][0]) / 2
-            numbers |= {"seen": round(read[0][1], 3), "said": round(read[1][1], 3)}
+            for side, z in zip(SIDES, (image, text), strict=True):
+                missed, right = read_facts(network.readout[side], z, batch[SIDES[side]])
+                loss = loss + self.recipe.readout * missed / 2
+                numbers[side] = round(right, 3)
         return loss, numbers
 
     def sheet(self, network: nn.Module, path: Path) -> None:

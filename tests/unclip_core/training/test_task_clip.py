@@ -151,7 +151,7 @@ def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_cl
     data = StorybookData(tmp_path / "data", 96, seed=1, swaps=True)
     recipe = Recipe(steps=60, batch=48, lr=3e-3, warmup=5, ema=0.9, readout=1.0, siblings=4, cousins=0.5)
     seen = [p.numbers for p in train(ClipTask(story_clip_config, data, recipe), recipe, tmp_path, 96, log_every=1)]
-    assert seen[-1]["said"] > seen[0]["said"] and 0 <= seen[-1]["seen"] <= 1
+    assert seen[-1]["text"] > seen[0]["text"] and 0 <= seen[-1]["image"] <= 1
     _, config, state = load_stage(tmp_path / "clip.safetensors")
     assert config == story_clip_config and not [name for name in state if "readout" in name]
 

@@ -42,8 +42,8 @@ clip_b() { # other objects in the same colours and places beside the exchanges
 }
 
 clip_c() { # the trunk learns too but for its first stage; and facts are to be read off both embeddings
-    train clip-c clip --init "$RUNS/clip-b/clip.safetensors" --steps 800 --lr 1e-3 --set trunk_stages=1 \
-        --set siblings=8 --set cousins=0.9 --set readout=0.5 $CLIP
+    train clip-c clip --init "$RUNS/clip-b/clip.safetensors" --steps 700 --lr 1e-3 --set trunk_stages=1 \
+        --set siblings=8 --set cousins=0.9 --set readout=1.0 $CLIP
 }
 
 prior() {
