@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.training.data import StorybookData
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
 from comfyui_unclip.unclip_core.training.task_clip import ClipTask, shifted
 
@@ -58,7 +58,7 @@ def test_a_kept_text_tower_does_not_move(story_clip_config, story, tmp_path):
 def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
     recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
     task = ClipTask(story_clip_config, story, recipe)
-    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
+    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), options=LoopOptions(log_every=1))]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
