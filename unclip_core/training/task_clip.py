@@ -24,6 +24,8 @@ from .recipes import Recipe
 from .sheets import grid, save_png
 from .validation import cosine_sheet, some_rows
 
+TRUNK = "visual.trunk."
+TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale")
 MAX_LOGIT_SCALE = math.log(100.0)
 SHEET_ROWS = 64
 RETRIEVED = 256  # held-out pairs, each picture's caption to be found among all
@@ -37,6 +39,16 @@ def shifted(pictures: Tensor, most: int, rng: random.Random) -> Tensor:
     padded = F.pad(pictures, (most,) * 4, mode="reflect")
     corners = [(rng.randint(0, 2 * most), rng.randint(0, 2 * most)) for _ in range(len(pictures))]
     return torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, corners, strict=True)])
+
+
+def embed_captions(network: nn.Module, ids: Tensor) -> Tensor:
+    """open_clip's `encode_text` of ids (B, T) with all to the right of the longest caption cut off: the same (B, D),
+    since a token sees only those before it and the end token is what is pooled."""
+    ends = ids.argmax(dim=1)
+    length = int(ends.max()) + 1
+    x = network.token_embedding(ids[:, :length]) + network.positional_embedding[:length]
+    x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+    return x[torch.arange(len(ids), device=ids.device), ends] @ network.text_projection
 
 
 class ClipTask:
@@ -54,10 +66,21 @@ class ClipTask:
         torch.manual_seed(0)
         network = build_network(self.config)
         faster_on_cpu(network)
-        if not self.recipe.train_text:
-            for name, value in network.named_parameters():
-                value.requires_grad_(name.startswith("visual."))
+        for name, value in network.named_parameters():
+            value.requires_grad_(not name.startswith(self.frozen))
         return network
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """What the names of the weights that are kept begin with. Raises ValueError for a tower without a trunk."""
+        kept = () if self.recipe.train_text else TEXT_TOWER
+        if self.recipe.trunk_stages < 0:
+            return kept
+        if not self.config.vision.trunk:
+            raise ValueError(
+                f"Recipe.trunk_stages {self.recipe.trunk_stages}: CLIP {self.config.clip_id} has no trunk of stages"
+            )
+        return (*kept, f"{TRUNK}stem.", *(f"{TRUNK}stages.{stage}." for stage in range(self.recipe.trunk_stages)))
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and (B, B) bool: whether caption j fits picture i."""
@@ -94,7 +117,7 @@ class ClipTask:
         """Image and text embeddings (b, D) of unit norm, and the factor of their cosines, once for each row (b,)."""
         pictures, ids = part
         image = F.normalize(network.encode_image(pictures).float(), dim=-1)
-        text = F.normalize(network.encode_text(ids).float(), dim=-1)
+        text = F.normalize(embed_captions(network, ids).float(), dim=-1)
         return image, text, network.logit_scale.exp().float().expand(len(ids))
 
     def loss_of(

@@ -45,10 +45,11 @@ class PriorTask:
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
         """Captions' tokens, embeddings, noise, timesteps and which rows lose their text."""
-        size = len(rows)
+        size, tokens = len(rows), self.texts.tokens(self.data.captions(rows, rng))
         return {
             "z": self.embeddings[rows],
-            "tokens": self.texts.tokens(self.data.captions(rows, rng)),
+            "tokens": tokens,
+            "longest": int(tokens[1].any(0).sum()),
             "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
             "noise": torch.randn(size, self.config.clip_dim, generator=generator),
             "drop": torch.rand(size, generator=generator) < self.recipe.prior_drop,
@@ -68,6 +69,9 @@ class PriorTask:
             null_tokens, null_embed, null_mask = network.null_text(len(x_0))
         else:
             null_tokens, null_embed, null_mask = batch["null"].tokens, batch["null"].embed, batch["null"].mask
+        # Beyond the longest caption there is only padding, which nobody reads.
+        longest = batch["longest"]
+        tokens, mask, null_tokens, null_mask = (x[:, :longest] for x in (tokens, mask, null_tokens, null_mask))
         drop = batch["drop"]
         tokens = torch.where(drop[:, None, None], null_tokens, tokens)
         embed = torch.where(drop[:, None], null_embed, embed)
