@@ -1,6 +1,7 @@
 """Training CLIP: which pictures share a batch, how they are moved, which tower learns."""
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.storybook.facts import FACTS, UNSAID
 from comfyui_unclip.unclip_core.training.data import StorybookData, Unrelated
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, read_facts, shifted
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, facts_loss, shifted
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -62,7 +64,7 @@ def test_a_kept_text_tower_does_not_move(story_clip_config, story, tmp_path):
 def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
     recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
     task = ClipTask(story_clip_config, story, recipe)
-    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
+    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), options=LoopOptions(log_every=1))]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
@@ -137,7 +139,7 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     ids = task.batch(list(range(8)), random.Random(0), torch.Generator())["ids"]
     with torch.no_grad():
         torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
-    list(train(task, recipe, tmp_path, len(story), bf16=False))
+    list(train(task, recipe, tmp_path, len(story), options=LoopOptions(dtype="fp32")))
     _, _, after = load_stage(tmp_path / "clip.safetensors")
     moved = {name for name, value in after.items() if not torch.equal(value, before[name].to(value.dtype))}
     kept = ("visual.trunk.stem.", "visual.trunk.stages.0.", "visual.trunk.stages.1.", "visual.trunk.stages.2.")
@@ -150,7 +152,8 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
 def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_clip_config, tmp_path):
     data = StorybookData(tmp_path / "data", 96, seed=1, swaps=True)
     recipe = Recipe(steps=60, batch=48, lr=3e-3, warmup=5, ema=0.9, readout=1.0, siblings=4, cousins=0.5)
-    seen = [p.numbers for p in train(ClipTask(story_clip_config, data, recipe), recipe, tmp_path, 96, log_every=1)]
+    task, options = ClipTask(story_clip_config, data, recipe), LoopOptions(dtype="fp32", log_every=1)
+    seen = [progress.numbers for progress in train(task, recipe, tmp_path, 96, options=options)]
     assert seen[-1]["text"] > seen[0]["text"] and 0 <= seen[-1]["image"] <= 1
     _, config, state = load_stage(tmp_path / "clip.safetensors")
     assert config == story_clip_config and not [name for name in state if "readout" in name]
@@ -168,15 +171,49 @@ def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_cl
 
 def test_a_reader_that_knows_all_is_right_and_asks_nothing_of_what_is_unsaid():
     sizes = [len(classes) for classes in FACTS.values()]
-    reader = torch.nn.Linear(sum(sizes), sum(sizes), bias=False)
-    reader.weight.data = 5 * torch.eye(sum(sizes))
     known = torch.tensor([[1, 2, 3, 4, 1, 0, 5], [0, 0, UNSAID, UNSAID, UNSAID, 2, UNSAID]])
     starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
-    z = torch.zeros(2, sum(sizes)).index_put_(
-        (torch.tensor([[0], [1]]), starts + known.clamp(min=0)), torch.tensor(1.0)
-    )
-    loss, right = read_facts(reader, z, known)
+    answers = torch.zeros(2, sum(sizes)).scatter(1, starts + known.clamp(min=0), 30.0)
+    loss, right = facts_loss(answers, known)
     assert right == 1.0 and loss < 0.01
     wrong = known.clone()
     wrong[0, 0] = 7
-    assert read_facts(reader, z, wrong)[1] == 0.5
+    assert facts_loss(answers, wrong)[1] == 0.5
+
+
+def test_cut_into_micro_batches_it_learns_from_all_pairs_of_a_step(story_clip_config, story, tmp_path):
+    """The negatives are the whole step's, however little is computed at once."""
+    made = {}
+    for micro in (0, 16, 4):
+        recipe = Recipe(steps=3, batch=16, lr=1e-2, warmup=1, micro_batch=micro, adam_eps=1e-3)
+        options = LoopOptions(dtype="fp32", log_every=1)
+        task = ClipTask(story_clip_config, story, recipe)
+        seen = list(train(task, recipe, tmp_path / str(micro), 64, options=options))
+        network = torch.load(tmp_path / str(micro) / "checkpoint.pt", weights_only=True)["network"]
+        made[micro] = ([progress.loss for progress in seen], network)
+    for micro in (16, 4):
+        torch.testing.assert_close(made[micro][0], made[0][0], rtol=1e-5, atol=1e-5)
+        for name, value in made[0][1].items():
+            torch.testing.assert_close(made[micro][1][name], value, rtol=0, atol=1e-5)
+
+
+def test_the_factor_of_the_cosines_can_leave_its_cap(story_clip_config, story):
+    """Bounded in the loss, its gradient would be 0 there for good."""
+    task = ClipTask(story_clip_config, story, RECIPE)
+    network = task.build()
+    with torch.no_grad():
+        network.logit_scale.fill_(math.log(300.0))
+    task.after_step(network)
+    assert network.logit_scale.item() == pytest.approx(math.log(100.0))
+    task.loss(network, task.batch(list(range(8)), random.Random(0), torch.Generator()))[0].backward()
+    assert network.logit_scale.grad.abs() > 0
+
+
+def test_byte_pairs_are_a_vocabulary_too(story_clip_config, story, tmp_path):
+    text = dataclasses.replace(story_clip_config.text, vocabulary_size=49408)
+    config = dataclasses.replace(story_clip_config, vocabulary=(), context_length=77, text=text)
+    list(train(ClipTask(config, story, RECIPE), RECIPE, tmp_path, 64, options=LoopOptions(dtype="fp32")))
+    _, found, state = load_stage(tmp_path / "clip.safetensors")
+    clip = Clip.from_config(found, state)
+    one, two = clip.encode_text(["an astronaut", "an axolotl"]).embed
+    assert clip.unknown_words("an axolotl") == [] and not torch.equal(one, two)
