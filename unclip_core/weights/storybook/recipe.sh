@@ -47,7 +47,7 @@ clip_c() { # the trunk learns too but for its first stage; and facts are to be r
 }
 
 clip_d() { # and the first stage, for letters
-    train clip-d clip --init "$RUNS/clip-c/clip.safetensors" --steps 700 --lr 1e-3 \
+    train clip-d clip --init "$RUNS/clip-c/clip.safetensors" --steps 500 --lr 8e-4 \
         --set siblings=8 --set cousins=0.9 --set readout=1.0 $CLIP
 }
 
