@@ -274,6 +274,9 @@ class DecoderConfig:
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
+    # What stands behind x_t's channels, besides x_t: "none"; "inpaint", the known picture and where it is known;
+    # "hint", features of a depth picture (Kandinsky 2.2's controlnet).
+    extra_input: str = "none"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 8.0))
@@ -286,12 +289,24 @@ class DecoderConfig:
         for norm in self.norms:
             _one_of("DecoderConfig.norms", norm, DECODER_NORMS)
         _one_of("DecoderConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        _one_of("DecoderConfig.extra_input", self.extra_input, ("none", "inpaint", "hint"))
         _check_channels("DecoderConfig", self.unet, self.schedule, self.channels)
+        expected = self.channels + self.extra_channels
+        if self.unet.in_channels != expected:
+            raise ValueError(
+                f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
+                f"{self.unet.in_channels}"
+            )
 
     @property
     def channels(self) -> int:
         """Channels of x_t: 3 for pixels, or the autoencoder's latent."""
         return 3 if self.autoencoder is None else self.autoencoder.latent_channels
+
+    @property
+    def extra_channels(self) -> int:
+        """Channels behind x_t's in the network's input."""
+        return {"none": 0, "inpaint": self.channels + 1, "hint": self.channels}[self.extra_input]
 
 
 @dataclass(frozen=True)

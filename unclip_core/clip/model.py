@@ -281,6 +281,16 @@ class Clip:
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
         return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
 
+    @torch.no_grad()
+    def encode_null_image(self) -> Embedding:
+        """The embedding of an all-zero picture, zero after normalisation: (1, D), Kandinsky's null condition.
+
+        Raises ValueError for a CLIP without an image tower.
+        """
+        self._require("image", "Decoder Sample", "image_encoder")
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
 
