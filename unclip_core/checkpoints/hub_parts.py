@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import catalog
 from .diffusers_folder import read_licence
+from .header import StageFile
 from .hub import CARDS, HubError, PullPlan, licence_title, plan_pull
 from .hub_files import SHRINK, STAGING, OnStage, Progress, check_space, needed_space, pull
 from .published import Part, Published
@@ -51,9 +52,10 @@ def plan_parts(
         if repository := sources.get(part.name):
             part = replace(part, repository=repository)
         elif found := find_part(part, folders, model.name):
-            size = sum(path.stat().st_size for stage in part.stages for path in found.stages[stage].files)
-            licence = licence_title(read_licence(found.folder) or part.licence)
-            planned.append(PartPlan(part, licence, size, folder=found.folder))
+            folder, stages = found
+            size = sum(path.stat().st_size for stage in stages for path in stage.files)
+            licence = licence_title(read_licence(folder) or part.licence)
+            planned.append(PartPlan(part, licence, size, folder=folder))
             continue
         with _naming(model, part, f"; `{model.command} --from {part.name}=OWNER/NAME` takes it from a copy"):
             plan = plan_pull(
@@ -67,15 +69,16 @@ def plan_parts(
     return planned
 
 
-def find_part(part: Part, folders: Sequence[Path], whole: str = "") -> catalog.StackEntry | None:
-    """The installed folder that has all stages of a part, under the part's name; None if there is none.
+def find_part(part: Part, folders: Sequence[Path], whole: str = "") -> tuple[Path, list[StageFile]] | None:
+    """The installed folder that has all stages of a part, under the part's name, and these; None if there is none.
 
     whole: the name of the stack that the part belongs to, whose folder may have all its stages.
     """
     for name in dict.fromkeys(filter(None, (part.folder, part.also_in, whole))):
-        for entry in catalog.read_named(name, folders):
-            if set(part.stages) <= set(entry.stages):
-                return entry
+        for folder, entry in catalog.read_named(name, folders):
+            stages = [found for stage, found in entry.stages.items() if stage in part.stages]
+            if len(stages) == len(part.stages) and all(found.path.is_relative_to(folder) for found in stages):
+                return folder, stages
     return None
 
 

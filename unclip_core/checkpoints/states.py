@@ -8,13 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import diffusers_folder, diffusers_keys
+from . import diffusers_folder, diffusers_keys, kandinsky_folder, kandinsky_keys
 from .header import SHORT_NAMES, StageFile
 from .keys import Rule, assemble
 from .tensors import open_weights
 
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
 OPENAI_LOGIT_SCALE = math.log(100.0)
+# By layout: from a stage's name to the rule of each of its tensors.
+_RULES = {diffusers_folder.LAYOUT: diffusers_keys.rule_of, kandinsky_folder.LAYOUT: kandinsky_keys.rule_of}
 _NAMES = {torch.float32: SHORT_NAMES["F32"], torch.bfloat16: SHORT_NAMES["BF16"], torch.float16: SHORT_NAMES["F16"]}
 
 
@@ -40,7 +42,7 @@ def read_state(
 
 def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], dict[str, Tensor]]:
     """(rule of each of our names, endings of foreign names without weights, tensors that the layout does not carry)."""
-    if found.layout != diffusers_folder.LAYOUT:
+    if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return diffusers_keys.rule_of(found.stage), diffusers_keys.IGNORED, given
+    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given

@@ -69,7 +69,9 @@ def uses(prompt: Prompt, classes: NodeClasses) -> list[Use]:
             spec = classes.schema(node["class_type"]).inputs.get(name)
             slot = _loader_output(prompt, classes, link)
             if spec is not None and slot is not None:
-                found.append(Use(display_title(node["class_type"], classes), STAGES[slot], tuple(spec.options.get("needs", ()))))
+                found.append(
+                    Use(display_title(node["class_type"], classes), STAGES[slot], tuple(spec.options.get("needs", ())))
+                )
     return found
 
 
