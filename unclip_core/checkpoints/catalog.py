@@ -127,16 +127,19 @@ def find(name: str, folders: Folders = ()) -> StackEntry:
     return stacks[name]
 
 
-def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, StackEntry]]:
-    """Every folder called `name` in `folders` that holds a stack or a part of one, and its stack, in order."""
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, StageFile]]]:
+    """Every folder called `name` in `folders`, in order, with the stages that it holds itself: those of a stack, or of
+    a part of one."""
     for root in folders:
         for found, folder in _candidates(Path(root).expanduser()):
             if found == name:
-                entry = None
+                stages: dict[str, StageFile] = {}
                 with contextlib.suppress(CheckpointError), guarded(folder):
-                    entry = read_stack(folder, name)
-                if entry is not None:
-                    yield folder, entry
+                    for part in read_parts(folder, name):
+                        stages |= part.stages
+                    if not stages and (entry := _read_whole(folder, name)):
+                        stages = entry.stages
+                yield folder, stages
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
