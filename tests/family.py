@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,23 +64,53 @@ class Sizes:
     codes: int = 16
 
 
+FULL = Sizes(
+    clip_dim=1280,
+    text_width=1280,
+    text_layers=32,
+    text_heads=20,
+    vision_width=1664,
+    vision_layers=48,
+    vision_heads=16,
+    vision_mlp=8192,
+    vision_patch=14,
+    vision_side=224,
+    prior_heads=32,
+    prior_head_width=64,
+    prior_layers=20,
+    channels=(384, 768, 1152, 1536),
+    layers_per_block=3,
+    head_channels=64,
+    cross_width=768,
+    side=64,
+    movq_channels=(128, 256, 256, 512),
+    movq_layers=2,
+    codes=16384,
+)
+
 Networks = dict[str, torch.nn.Module]
 
 
+def write_full(folder: Path, sizes: Sizes = FULL, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Kandinsky 2.2 at its published sizes: weights are drawn and written one by one, no network is ever held."""
+    with torch.device("meta"):
+        kandinsky_2_2(folder, sizes, streamed=dtype)
+
+
 def kandinsky_2_2(
-    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0
+    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0, **options
 ) -> dict[str, Networks]:
     """`<folder>/kandinsky-2-2-prior`, and a folder per decoder. Returns each folder's networks, in evaluation mode.
 
     decoders: "" is kandinsky-2-2-decoder, "inpaint" kandinsky-2-2-decoder-inpaint, "controlnet-depth"
-    kandinsky-2-2-controlnet-depth.
+    kandinsky-2-2-controlnet-depth. options: see `write_prior`.
     """
     sizes = sizes or Sizes()
-    written = {"kandinsky-2-2-prior": write_prior(folder / "kandinsky-2-2-prior", sizes, seed=seed)}
+    written = {"kandinsky-2-2-prior": write_prior(folder / "kandinsky-2-2-prior", sizes, seed=seed, **options)}
     names = {"": "kandinsky-2-2-decoder", "inpaint": "kandinsky-2-2-decoder-inpaint"}
     for kind in decoders:
         name = names.get(kind, f"kandinsky-2-2-{kind}")
-        written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1)
+        written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1, **options)
     return written
 
 
@@ -91,7 +122,8 @@ def write_prior(
     seed: int = 0,
     **options,
 ) -> Networks:
-    """A prior with both towers of its CLIP. options: of save_pretrained, as variant or max_shard_size."""
+    """A prior with both towers of its CLIP. options: of save_pretrained, as variant or max_shard_size; or streamed, the
+    dtype in which the weights of networks on the meta device are drawn and written one by one."""
     from diffusers import PriorTransformer, UnCLIPScheduler
     from transformers import (
         CLIPTextConfig,
@@ -227,9 +259,38 @@ def _draw(name: str, shape: torch.Size) -> torch.Tensor:
 
 
 def _save(path: Path, networks: Networks, options: dict) -> None:
+    if dtype := options.get("streamed"):
+        for name, network in networks.items():
+            _stream(path / name, network, dtype)
+        return
     for name, network in networks.items():
         networks[name] = lively(network).eval()
         network.save_pretrained(path / name, **options)
+
+
+def _stream(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Config and weights of a network on the meta device, without ever holding it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if type(network).__name__ in _LIBRARIES:
+        network.config.architectures = [type(network).__name__]
+        network.config.save_pretrained(folder)
+        file = folder / "model.safetensors"
+    else:
+        network.save_config(folder)
+        file = folder / "diffusion_pytorch_model.safetensors"
+    kind = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[dtype]
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as out, torch.device("cpu"):
+        out.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in shapes.items():
+            out.write(_draw(name, shape).to(dtype).flatten().view(torch.uint8).numpy())
 
 
 def _settings(path: Path, **values: object) -> None:
