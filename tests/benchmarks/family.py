@@ -9,8 +9,8 @@
 
 prior: a whole call, prefix and 25 steps, by the median of `--steps` calls. decoder: a step, by the median of `--steps`.
 movq: one decode of a picture, by the median too. Ours and diffusers' networks lie in a process each, with weights as
-`from_pretrained(torch_dtype=...)` gives them, and take turns piece by piece, so that both see the same machine; both get
-random conditions of the same shapes. memory: the peaks of two whole commands, text to picture, two steps a stage:
+`from_pretrained(torch_dtype=...)` gives them, and take turns piece by piece, so that both see the same machine; both
+get random conditions of the same shapes. memory: the peaks of two whole commands, text to picture, two steps a stage:
 `unclip run`, and a process with both of diffusers' pipelines. Floor: the piece's operations, as diffusers computes it,
 over the best rate measured in the run.
 """
@@ -389,8 +389,8 @@ def run_pipelines(options: argparse.Namespace) -> None:
 
     dtype = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[options.dtype])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # The folder has no words: the caption's ids are given, as its tokenizer would.
-    prior = KandinskyV22PriorPipeline.from_pretrained(options.folder / PRIOR, torch_dtype=dtype, tokenizer=_Tokens())
+    prior = KandinskyV22PriorPipeline.from_pretrained(options.folder / PRIOR, torch_dtype=dtype, tokenizer=None)
+    prior.tokenizer = _Tokens()  # the folder has no words
     decoder = KandinskyV22Pipeline.from_pretrained(options.folder / DECODER, torch_dtype=dtype)
     embeds = prior.to(device)(CAPTION, num_inference_steps=2)
     decoder.to(device)(
