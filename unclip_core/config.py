@@ -32,8 +32,13 @@ class ScheduleConfig:
     variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
     x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
     x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
+    # Which timesteps n steps visit: "linspace", from T-1 to 0; "leading", multiples of T // n from 0 up, plus
+    # `first_timestep`; "trailing", multiples of T / n from T down, less 1 (Lin et al. 2024, Table 2).
+    spacing: str = "linspace"
+    first_timestep: int = 0
 
     def __post_init__(self) -> None:
+        _one_of("ScheduleConfig.spacing", self.spacing, ("linspace", "leading", "trailing"))
         _one_of("ScheduleConfig.name", self.name, ("cosine", "linear", "scaled_linear"))
         _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
         _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
@@ -59,6 +64,7 @@ class ClipVisionConfig:
     head_width: int = 64
     patch_size: int = 8
     image_size: int = 64
+    mlp_width: int = 0  # 0: four times the width
     trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
 
 
@@ -70,6 +76,7 @@ class ClipTextConfig:
     layers: int = 4
     heads: int = 2
     vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer; a word list brings its own
+    mlp_width: int = 0  # 0: four times the width
 
 
 @dataclass(frozen=True)
