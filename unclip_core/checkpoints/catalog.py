@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import STAGES
-from . import diffusers_folder
+from . import diffusers_folder, stable_unclip_folder, stable_unclip_single
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 
 ENVIRONMENT = "UNCLIP_MODELS"
@@ -23,8 +23,9 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 # Fitted tables lie beside the stages under these endings; they are no stages.
 TABLES = (".pca.safetensors", ".analytic.safetensors")
 
+KARLO_NAME = "karlo-v1-alpha"
 # Models that `unclip pull` fetches under these very names.
-REPOSITORIES = {name: f"kakaobrain/{name}" for name in ("karlo-v1-alpha", "karlo-v1-alpha-image-variations")}
+REPOSITORIES = {name: f"kakaobrain/{name}" for name in (KARLO_NAME, "karlo-v1-alpha-image-variations")}
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,13 @@ def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEnt
                 _warn_shadowed(entry.name, stacks[entry.name].folder, folder)
             else:
                 stacks[entry.name] = entry
-    return stacks
+    return {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+
+
+def _complete(entry: StackEntry, stacks: Iterable[StackEntry]) -> StackEntry:
+    """The entry with what a Stable unCLIP borrows of the others, of Karlo first."""
+    lenders = sorted(stacks, key=lambda other: other.name != KARLO_NAME)
+    return replace(entry, stages=stable_unclip_folder.borrow(entry.stages, (other.stages for other in lenders)))
 
 
 def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
@@ -111,7 +118,7 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
     """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name."""
     name = name or folder.name
-    if foreign := diffusers_folder.read_folder(folder):
+    if foreign := stable_unclip_folder.read_folder(folder) or diffusers_folder.read_folder(folder):
         return StackEntry(name, folder, *foreign)
     stages: dict[str, StageFile] = {}
     problems = []
@@ -129,7 +136,8 @@ def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
         else:
             stages[found.stage] = found
     if not stages and not problems:
-        return None
+        single = stable_unclip_single.read_folder(folder)
+        return StackEntry(name, folder, *single) if single else None
     return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 
