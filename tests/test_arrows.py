@@ -40,7 +40,10 @@ LIGHT = (
             "diffusers_configs",
             "diffusers_folder",
             "header",
+            "kandinsky_folder",
             "pickles",
+            "stable_unclip_folder",
+            "stable_unclip_single",
             "weight_sets",
         )
     ),

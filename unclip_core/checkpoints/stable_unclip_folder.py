@@ -1,4 +1,4 @@
-"""Stable unCLIP as a diffusers folder, `StableUnCLIPImg2ImgPipeline` or, with a prior, `StableUnCLIPPipeline`; no torch.
+"""Stable unCLIP as a diffusers folder: StableUnCLIPImg2ImgPipeline or, with a prior, StableUnCLIPPipeline; no torch.
 
 Recognised by model_index.json, or without one by the config.json of UNet and normalizer. Its CLIP reads pictures, and
 captions are read by its decoder's own text encoder. The published ones have no prior: `borrow` gives
@@ -26,10 +26,18 @@ from .diffusers_configs import (
 )
 from .diffusers_folder import INDEX, DiffusersFolder, read_settings
 from .header import CheckpointError, StageFile, guarded, read_json, shown
-from .stable_unclip_keys import NATIVE_CLIP, PARTS
 
 LAYOUT = "stable-unclip"
 PIPELINES = ("StableUnCLIPPipeline", "StableUnCLIPImg2ImgPipeline")
+# Where the decoder's parts lie in a folder.
+PARTS = {"network": "unet", "autoencoder": "vae", "text_tower": "text_encoder", "normalizer": "image_normalizer"}
+FILE = "file"  # the part of what comes from a single file
+NATIVE_CLIP = "clip"  # the part of a text half that comes from a file of our own
+
+# Prefixes in a single file.
+UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+TEXT, VISION = "cond_stage_model.model.", "embedder.model."
+
 _TEXT_DEFAULTS = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 512,
@@ -169,14 +177,20 @@ def _text_tower(source: DiffusersFolder) -> TextTowerConfig:
     )
 
 
+def borrows(stages: dict[str, StageFile]) -> bool:
+    """Whether these are the stages of a Stable unCLIP without a prior."""
+    own = {"clip", "decoder"} <= stages.keys() and stages["decoder"].config.text == "own_clip"
+    return own and stages["clip"].layout == LAYOUT and "prior" not in stages
+
+
 def borrow(stages: dict[str, StageFile], lenders: Iterable[dict[str, StageFile]]) -> dict[str, StageFile]:
-    """The stages of a Stable unCLIP, with prior and text half of CLIP of the first lender that speaks its CLIP.
+    """The stages of a Stable unCLIP with prior and text half of CLIP of the first lender that speaks its CLIP.
 
     lenders: other stacks' stages. The same stages where it has a prior, is no Stable unCLIP, or none can lend.
     """
-    decoder, clip = stages.get("decoder"), stages.get("clip")
-    if decoder is None or clip is None or decoder.config.text != "own_clip" or "prior" in stages:
+    if not borrows(stages):
         return stages
+    decoder, clip = stages["decoder"], stages["clip"]
     for lender in lenders:
         prior, spoken = lender.get("prior"), lender.get("clip")
         if prior is None or spoken is None or "text" not in spoken.config.towers:

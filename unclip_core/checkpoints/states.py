@@ -8,13 +8,22 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from . import diffusers_folder, diffusers_keys, stable_unclip_folder, stable_unclip_keys
+from . import (
+    diffusers_folder,
+    diffusers_keys,
+    kandinsky_folder,
+    kandinsky_keys,
+    stable_unclip_folder,
+    stable_unclip_keys,
+)
 from .header import SHORT_NAMES, StageFile
 from .keys import Rule, assemble
 from .tensors import Source, open_weights
 
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
 OPENAI_LOGIT_SCALE = math.log(100.0)
+# By layout: from a stage's name to the rule of each of its tensors.
+_RULES = {diffusers_folder.LAYOUT: diffusers_keys.rule_of, kandinsky_folder.LAYOUT: kandinsky_keys.rule_of}
 _NAMES = {torch.float32: SHORT_NAMES["F32"], torch.bfloat16: SHORT_NAMES["BF16"], torch.float16: SHORT_NAMES["F16"]}
 
 
@@ -51,10 +60,10 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
     """(rule of each of our names, endings of foreign names without weights, tensors that the layout does not carry)."""
     if found.layout == stable_unclip_folder.LAYOUT:
         return stable_unclip_keys.rules_of(found), diffusers_keys.IGNORED, _given_by_stable_unclip(found)
-    if found.layout != diffusers_folder.LAYOUT:
+    if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return diffusers_keys.rule_of(found.stage), diffusers_keys.IGNORED, given
+    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given
 
 
 def _given_by_stable_unclip(found: StageFile) -> dict[str, Tensor]:
