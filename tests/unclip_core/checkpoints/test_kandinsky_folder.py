@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 
+from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
+from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
+from comfyui_unclip.unclip_core.clip.zero_shot import classify
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2
 from comfyui_unclip.unclip_core.stack import load_stack
 
@@ -154,6 +158,52 @@ def test_clip_equals_transformers(entry, written):
     assert_close(clip.encode_image(pixels).vector, expected)
     zero = networks["image_encoder"](torch.zeros(1, 3, 32, 32)).image_embeds
     assert_close(clip.encode_null_image().vector, zero)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_towers_of_a_large_clip_are_read_apart(written, entry, models, monkeypatch, converted):
+    """Text to picture reads the text tower, and of the other one block at a time, for the null embedding."""
+    if converted:
+        list(convert(entry.folder, models / "native"))
+        entry = catalog.read_stack(models / "native")
+    expected = load_stack(entry, "fp32", "cpu").clip
+    monkeypatch.setattr(stack, "LARGE_CLIP", 1)
+    most, clip = [0], load_stack(entry, "fp32", "cpu").clip
+    forward = ResidualAttentionBlock.forward
+
+    def watched(block, *args, **options):
+        held = [b for b in blocks if next(b.parameters()).device.type != "meta"]
+        most[0] = max(most[0], len(held))
+        blocks.add(block)
+        return forward(block, *args, **options)
+
+    blocks = set()
+    text, null = clip.encode_text("a red star"), clip.encode_null_image()
+    assert clip.text_placed.loaded and not clip.placed.loaded
+    assert clip.text_placed.read().visual is None
+    monkeypatch.setattr(ResidualAttentionBlock, "forward", watched)
+    assert torch.equal(clip.encode_null_image().vector, null.vector)
+    assert len(blocks) == 2 and most == [0], "a block was in memory while another ran"
+    monkeypatch.undo()
+    assert_close(text.embed, expected.encode_text("a red star").embed)
+    assert_close(null.vector, expected.encode_null_image().vector)
+    picture = torch.rand(1, 40, 32, 3)
+    assert_close(clip.encode_image(picture).vector, expected.encode_image(picture).vector)
+    assert clip.placed.read().transformer is None
+    assert torch.equal(clip.encode_null_image().vector, expected.encode_null_image().vector)
+    labels = ["a star", "a tree"]
+    assert torch.allclose(classify(clip, picture, labels), classify(expected, picture, labels), atol=1e-5)
+
+
+def test_a_large_clip_follows_the_stacks_dtype(entry, monkeypatch):
+    expected = load_stack(entry, "fp32", "cpu").clip
+    monkeypatch.setattr(stack, "LARGE_CLIP", 1)
+    clip, picture = load_stack(entry, "bf16", "cpu").clip, torch.rand(1, 32, 32, 3)
+    pairs = [(c.encode_text("a red star").embed, c.encode_image(picture).vector) for c in (clip, expected)]
+    pairs = [*zip(*pairs, strict=True), (clip.encode_null_image().vector, expected.encode_null_image().vector)]
+    assert {parameter.dtype for parameter in clip.placed.read().parameters()} == {torch.bfloat16}
+    for ours, exact in pairs:
+        assert ours.dtype == torch.float32 and torch.cosine_similarity(ours, exact) > 0.999
 
 
 def test_a_decoder_without_a_prior(written, models):
