@@ -88,12 +88,14 @@ def write_prior(
     sizes: Sizes | None = None,
     pipeline: str = "KandinskyV22PriorPipeline",
     activation: str = "gelu",
+    padding: str = "!",
     seed: int = 0,
     **options,
 ) -> Networks:
     """A prior with both towers of its CLIP. options: of save_pretrained, as variant or max_shard_size."""
     from diffusers import PriorTransformer, UnCLIPScheduler
     from transformers import (
+        CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModelWithProjection,
         CLIPVisionConfig,
@@ -101,6 +103,7 @@ def write_prior(
     )
 
     sizes = sizes or Sizes()
+    side = sizes.vision_side
     text = CLIPTextConfig(
         hidden_size=sizes.text_width,
         intermediate_size=4 * sizes.text_width,
@@ -116,7 +119,7 @@ def write_prior(
         num_attention_heads=sizes.vision_heads,
         projection_dim=sizes.clip_dim,
         patch_size=sizes.vision_patch,
-        image_size=sizes.vision_side,
+        image_size=side,
         hidden_act=activation,
     )
     with torch.random.fork_rng():
@@ -133,8 +136,8 @@ def write_prior(
         }
         _save(path, networks, options)
     UnCLIPScheduler(**PRIOR_SCHEDULER).save_pretrained(path / "scheduler")
-    _settings(path / "tokenizer" / "special_tokens_map.json", bos_token="<|startoftext|>", pad_token="!")
-    _settings(path / "image_processor" / "preprocessor_config.json", image_processor_type="CLIPImageProcessor")
+    write_tokenizer(path / "tokenizer", padding)
+    CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side).save_pretrained(path / "image_processor")
     others = {
         "scheduler": ["diffusers", "UnCLIPScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -167,6 +170,26 @@ def write_decoder(path: Path, sizes: Sizes | None = None, kind: str = "", seed: 
     pipelines = {"": "", "inpaint": "Inpaint", "controlnet-depth": "Controlnet"}
     _index(path, f"KandinskyV22{pipelines[kind]}Pipeline", networks, {"scheduler": ["diffusers", "DDPMScheduler"]})
     return networks
+
+
+def write_tokenizer(path: Path, padding: str = "!") -> None:
+    """CLIP's byte pairs as transformers' files, from open_clip's. padding: the token that fills captions up."""
+    import open_clip
+
+    pairs = open_clip.get_tokenizer("ViT-L-14")
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    _settings(path / "vocab.json", **{special.get(token, token): index for token, index in pairs.encoder.items()})
+    merges = "\n".join(" ".join(pair) for pair in pairs.bpe_ranks)
+    (path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    _settings(path / "special_tokens_map.json", **tokens, pad_token=padding)
+    _settings(
+        path / "tokenizer_config.json",
+        **tokens,
+        pad_token=padding,
+        model_max_length=77,
+        tokenizer_class="CLIPTokenizer",
+    )
 
 
 def _unet(sizes: Sizes, **options) -> torch.nn.Module:
@@ -232,7 +255,7 @@ def _save(path: Path, networks: Networks, options: dict) -> None:
         network.save_pretrained(path / name, **options)
 
 
-def _settings(path: Path, **values: object) -> None:
+def _settings(path: Path, /, **values: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
 
