@@ -301,6 +301,10 @@ class DecoderConfig:
                 f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
                 f"{self.unet.in_channels}"
             )
+        if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
+            raise ValueError(
+                "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
+            )
 
     @property
     def channels(self) -> int:
