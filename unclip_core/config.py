@@ -227,12 +227,16 @@ class UNetConfig:
         _one_of("UNetConfig.attention", self.attention, ("joint", "cross"))
         if self.attention == "cross" and not self.context_width:
             raise ValueError("UNetConfig.attention 'cross' attends to tokens, but context_width is 0")
-        grid = self.patch_size * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % grid:
+        if self.image_size % self.side_multiple:
             raise ValueError(
-                f"UNetConfig.image_size {self.image_size} must be a multiple of {grid} "
+                f"UNetConfig.image_size {self.image_size} must be a multiple of {self.side_multiple} "
                 f"(patch_size {self.patch_size}, {len(self.channel_mult)} levels)"
             )
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of x_t are multiples of: every level but the last halves them."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
@@ -320,6 +324,10 @@ class DecoderConfig:
             raise ValueError(
                 f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
                 f"{self.unet.in_channels}"
+            )
+        if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
+            raise ValueError(
+                "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
             )
         self._check_stable()
 

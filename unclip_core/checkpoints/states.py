@@ -17,7 +17,7 @@ from . import (
     stable_unclip_keys,
 )
 from .header import SHORT_NAMES, StageFile
-from .keys import Rule, assemble
+from .keys import Rule, assemble, is_read
 from .tensors import Source, open_weights
 
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
@@ -34,18 +34,21 @@ def read_state(
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
     part: str = "",
+    without: str = "",
     check: Callable[[], None] | None = None,
 ) -> dict[str, Tensor]:
     """The state dict of `network` (on the meta device will do), which must be the one that `found.config` describes.
 
-    dtype, layout, part, check: see `assemble`; where a folder has several variants, the one stored as `dtype` is read.
-    Raises CheckpointError naming file, key, expected and found; then nothing has been read.
+    dtype, layout, part, without, check: see `assemble`; where a folder has several variants, the one stored as `dtype`
+    is read. Raises CheckpointError naming file, key, expected and found; then nothing has been read.
     """
     rule_of, ignored, given = rules_of(found)
     opened = found.weights(_NAMES.get(dtype)).items()
     parts = {part: tensors_of(found, part, open_weights(weight_set)) for part, weight_set in opened}
-    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout, "part": part}
-    return assemble(network, rule_of, parts, str(found.path), check=check, **options) | given
+    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
+    state = assemble(network, rule_of, parts, str(found.path), part=part, without=without, check=check, **options)
+    prefix = f"{part}." if part else ""
+    return state | {name.removeprefix(prefix): value for name, value in given.items() if is_read(name, part, without)}
 
 
 def tensors_of(found: StageFile, part: str, sources: Mapping[str, Source]) -> Mapping[str, Source]:
