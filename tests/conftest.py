@@ -17,6 +17,12 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is kept in the user's cache folder, by processes that tests start neither."""
+    os.environ["UNCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs

@@ -324,7 +324,11 @@ class Clip:
 
         Raises ValueError for a CLIP without an image tower.
         """
-        self._require("image", "Decoder Sample", "image_encoder")
+        if "image" not in self.config.towers:
+            raise ValueError(
+                "Decoder Sample: this model's null embedding is CLIP's of an all-zero picture, but its CLIP has no "
+                "image tower (its folder has no image_encoder); add that folder, or link both embed and negative_embed"
+            )
         pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.placed.dtype)
         if not self.apart or self.placed.loaded:
             return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
