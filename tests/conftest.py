@@ -17,6 +17,12 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is kept in the user's cache folder, by processes that tests start neither."""
+    os.environ["UNCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs
@@ -47,6 +53,18 @@ def karlo():
 def family():
     """The writer of Kandinsky's folders and those of the other members of the family (tests/family.py)."""
     return _module("family")
+
+
+@pytest.fixture(scope="session")
+def stable_unclip():
+    """The writer of Stable unCLIP folders (family_stable.py)."""
+    return _module("family_stable")
+
+
+@pytest.fixture(scope="session")
+def write_single_stable_unclip():
+    """write(path, networks, whole_text=...) of unclip_core/checkpoints/stable_unclip_files.py."""
+    return _module("stable_unclip_files", "unclip_core/checkpoints").write_single
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ LIGHT = (
             "kandinsky_folder",
             "pickles",
             "published",
+            "stable_unclip_folder",
+            "stable_unclip_single",
             "weight_sets",
         )
     ),

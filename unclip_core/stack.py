@@ -12,14 +12,19 @@ from torch import Tensor, nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
+from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
 from .config import STAGES
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
-from .stages import ARPrior, Decoder, Prior, Upsampler
+from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
 from .types import Embedding, TextEncoding
+
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+# Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
+LARGE_CLIP = 600_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +38,8 @@ class Stack:
     clip: Clip | MissingStage
     prior: Prior | MissingStage
     decoder: Decoder | MissingStage
-    upsampler_256: Upsampler | MissingStage
-    upsampler_1024: Upsampler | MissingStage
+    upsampler_256: Upsampler | PassThrough | MissingStage
+    upsampler_1024: Upsampler | PassThrough | MissingStage
     ar_prior: ARPrior | MissingStage
 
     def __repr__(self) -> str:
@@ -48,8 +53,9 @@ class Stack:
         Raises ValueError where the stack has no CLIP, prior or decoder.
         """
         text = self.clip.encode_text([caption] if isinstance(caption, str) else caption)
-        picture = self.decoder.sample(self.prior.sample(text, seed=seed), text, seed=seed)
-        for stage in ("upsampler_256", "upsampler_1024"):
+        embed = self.prior.sample(text, seed=seed)
+        picture = self.decoder.sample(embed, text if self.decoder.reads_text else None, seed=seed)
+        for stage in UPSAMPLERS:
             if stage in self.entry.stages:
                 picture = getattr(self, stage).sample(picture, seed=seed)
         return picture
@@ -85,18 +91,24 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
-    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
-    each tensor that is read; an exception from it stops the reading, and the next use starts it again.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
+    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
+    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
+    use starts it again.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        # In float32 one by one, not first all and then all again.
-        read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
+        # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
+        # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
+        large = clip.parameters >= LARGE_CLIP
+        kind = weights if large else torch.float32
+        # As that dtype one by one, not first all and then all again.
+        read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
+        options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
+        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]
@@ -107,7 +119,8 @@ def load_stack(
 
     @cache
     def null_image() -> Embedding:
-        return text_encoder.encode_null_image()
+        encode = text_encoder.encode_null_image  # which a missing CLIP has not, and says so
+        return remembered_null_image(clip, encode)
 
     def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
@@ -115,6 +128,7 @@ def load_stack(
 
         return Placed(build, device, kind, manager)
 
+    passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
         noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
@@ -123,14 +137,17 @@ def load_stack(
         if found.config.autoencoder is None:
             handles["decoder"] = Decoder(found.config, placed(found), null_text, encode_null_image=null_image)
         else:
-            # float16 overflows in their wide middle layers, whose values have no norm behind them.
+            # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
+            # nothing normalises the sums of its residual blocks; MoVQ is the same network.
             kind = torch.float32 if weights == torch.float16 else weights
             network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
             handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image)
-    for stage in ("upsampler_256", "upsampler_1024"):
+    for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)
             handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
+        elif (decoder := entry.stages.get("decoder")) and decoder.config.autoencoder is not None:
+            handles[stage] = passing
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
     return Stack(entry, **handles)

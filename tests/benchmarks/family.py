@@ -434,7 +434,10 @@ def write(folder: Path, small: bool) -> None:
     specification = importlib.util.spec_from_file_location("family_folders", file)
     module = sys.modules["family_folders"] = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    module.write_full(folder, module.Sizes() if small else module.FULL)
+    import torch
+
+    sizes = module.Sizes() if small else module.FULL_2_2
+    module.kandinsky_2_2(folder, sizes, weights="drawn", dtype=torch.bfloat16)
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import STAGES
-from . import diffusers_folder, kandinsky_folder
+from . import diffusers_folder, kandinsky_folder, stable_unclip_folder, stable_unclip_single
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 from .published import PUBLISHED
 
@@ -29,6 +29,8 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 PCA, ANALYTIC = "pca", "analytic"
 TABLES = tuple(f".{kind}.safetensors" for kind in (PCA, ANALYTIC))
 TABLE_COMMANDS = {PCA: "unclip fit-pca --clip", ANALYTIC: "unclip fit-analytic --prior"}
+
+KARLO_NAME = "karlo-v1-alpha"
 
 Folders = Iterable[str | os.PathLike]
 
@@ -94,7 +96,13 @@ def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
                 _add(stacks, entry)
     for joined in kandinsky_folder.join(parts):
         _add(stacks, StackEntry(**vars(joined)))
-    return stacks
+    return {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+
+
+def _complete(entry: StackEntry, stacks: Iterable[StackEntry]) -> StackEntry:
+    """The entry with what a Stable unCLIP borrows of the others, of Karlo first."""
+    lenders = sorted(stacks, key=lambda other: other.name != KARLO_NAME)
+    return replace(entry, stages=stable_unclip_folder.borrow(entry.stages, (other.stages for other in lenders)))
 
 
 def _add(stacks: dict[str, StackEntry], entry: StackEntry) -> None:
@@ -145,7 +153,8 @@ def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
     """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name.
 
-    Of a part of a Kandinsky it is the stack that the part makes with those beside it.
+    Of a part of a Kandinsky it is the stack that the part makes with those beside it, of a Stable unCLIP without a
+    prior the one that it makes with a Karlo beside it.
     """
     if parts := read_parts(folder, name or folder.name):
         beside = [
@@ -153,7 +162,11 @@ def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
         ]
         joined = next(stack for stack in kandinsky_folder.join([*parts, *beside]) if stack.is_of(folder))
         return StackEntry(**vars(joined) | ({"name": name} if name else {}))
-    return _read_whole(folder, name)
+    entry = _read_whole(folder, name)
+    if entry is None or not stable_unclip_folder.borrows(entry.stages):
+        return entry
+    beside = (_read_whole(other, beside) for beside, other in _candidates(_root(folder)) if other != folder)
+    return _complete(entry, [other for other in beside if other is not None])
 
 
 def read_parts(folder: Path, name: str) -> list[kandinsky_folder.Part]:
@@ -174,7 +187,7 @@ def _root(folder: Path) -> Path:
 
 def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
     name = name or folder.name
-    if foreign := diffusers_folder.read_folder(folder):
+    if foreign := stable_unclip_folder.read_folder(folder) or diffusers_folder.read_folder(folder):
         return StackEntry(name, folder, *foreign)
     stages: dict[str, StageFile] = {}
     problems = []
@@ -192,7 +205,8 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
         else:
             stages[found.stage] = found
     if not stages and not problems:
-        return None
+        single = stable_unclip_single.read_folder(folder)
+        return StackEntry(name, folder, *single) if single else None
     return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 

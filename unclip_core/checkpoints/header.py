@@ -18,6 +18,8 @@ _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
+# A tensor that only a single file of Stable unCLIP has: it reads the image embedding in a class's place.
+SINGLE_FILE_MARK = "model.diffusion_model.label_emb.0.0.weight"
 _LONGEST = 300  # characters of what a message quotes from a stranger's file
 Found = TypeVar("Found")
 
@@ -303,18 +305,41 @@ def _counts(entries: dict[str, TensorEntry]) -> dict[str, int]:
     return counts
 
 
-@remembered
-def read_stage(path: Path) -> StageFile:
+def read_stage(path: str | os.PathLike) -> StageFile:
     """What a native stage file holds. Raises CheckpointError with the reason if it is not one."""
+    found = _read_stage(path)
+    if isinstance(found, StageFile):
+        return found
+    raise CheckpointError(found.reason)
+
+
+def is_single_file(path: str | os.PathLike) -> bool:
+    """Whether a safetensors file holds all of a Stable unCLIP, by SINGLE_FILE_MARK. Raises CheckpointError for what is
+    not a complete safetensors file."""
+    found = _read_stage(path)
+    return isinstance(found, _NotNative) and found.single_file
+
+
+@dataclass(frozen=True)
+class _NotNative:
+    """A safetensors file of others. single_file: whether it has SINGLE_FILE_MARK."""
+
+    reason: str
+    single_file: bool
+
+
+@remembered
+def _read_stage(path: Path) -> StageFile | _NotNative:
     size, raw = _read_bytes(path)
     other = f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
+    not_native = _NotNative(other, f'"{SINGLE_FILE_MARK}"'.encode() in raw)
     # Most files on the search path are other people's, with megabytes of names that need not be understood.
     if path.stem not in STAGES and b'"format_version"' not in raw:
-        raise CheckpointError(other)
+        return not_native
     metadata, entries = _parse(path, size, raw)
     version, stage = metadata.get("format_version"), metadata.get("stage")
     if version is None or stage is None or "config" not in metadata:
-        raise CheckpointError(other)
+        return not_native
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "

@@ -368,8 +368,7 @@ class Decoder(TextStage):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
         # An inverted x_T may well be of the null condition.
         if conditions.embed is None and self._read(conditions.text) is None and start.inversion is None:
-            reads_text = self.config.text != "none"
-            unlinked, link = ("neither embed nor text", ", a text or both") if reads_text else ("no embed", "")
+            unlinked, link = ("neither embed nor text", ", a text or both") if self.reads_text else ("no embed", "")
             warn(
                 f"{self.WHO}: {unlinked} is linked, so it paints without any condition, which most decoders can only "
                 f"do as a blur; link an embed{link}"
@@ -382,9 +381,14 @@ class Decoder(TextStage):
         guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
         return size + max(guiding, default=0)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption makes a difference to the network."""
+        return self.config.text != "none"
+
     def _read(self, text: TextEncoding | None) -> TextEncoding | None:
         """The text as the network gets it: none, if it reads none."""
-        return None if self.config.text == "none" else text
+        return text if self.reads_text else None
 
     def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
         """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
@@ -408,7 +412,7 @@ class Decoder(TextStage):
             embed = null if embed is None else embed
             negative_embed = null if negative_embed is None else negative_embed
         text, negative_text = self._read(conditions.text), self._read(conditions.negative_text)
-        if self.config.text != "none" and (text is None or (pair and negative_text is None)):
+        if self.reads_text and (text is None or (pair and negative_text is None)):
             null = self.null_text()
             text = null if text is None else text
             negative_text = null if negative_text is None else negative_text

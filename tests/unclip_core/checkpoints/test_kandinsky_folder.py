@@ -1,15 +1,25 @@
 """Kandinsky's folders as diffusers writes them: recognised, joined to stacks, and equal to diffusers' own networks."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 
+from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
+from comfyui_unclip.unclip_core.checkpoints.convert import convert
+from comfyui_unclip.unclip_core.checkpoints.keys import find_mismatches
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
+from comfyui_unclip.unclip_core.checkpoints.states import rules_of
+from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
+from comfyui_unclip.unclip_core.clip.model import empty_network
+from comfyui_unclip.unclip_core.clip.zero_shot import classify
+from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2
 from comfyui_unclip.unclip_core.stack import load_stack
 
@@ -111,6 +121,45 @@ def test_configs_follow_the_folder(entry):
     assert decoder.sampling == KANDINSKY_2_2.decoder.sampling
 
 
+COUNTS = {
+    "kandinsky-2-2": (2_539_567_104, 1_026_225_920, 1_253_057_288 + 67_832_495),
+    "kandinsky-2-2-inpaint": (2_539_567_104, 1_026_225_920, 1_253_074_568 + 67_832_495),
+    "kandinsky-2-2-controlnet-depth": (2_539_567_104, 1_026_225_920, 1_253_429_212 + 67_832_495),
+}
+
+
+def test_published_sizes_are_the_preset(family, models):
+    """Every stage of each stack at full size: configs, counts, and the name and shape of every tensor."""
+    decoders = ("", "inpaint", "controlnet-depth")
+    family.kandinsky_2_2(models, family.FULL_2_2, decoders=decoders, weights="holes", dtype=torch.float16)
+    stacks = catalog.list_stacks()
+    assert {
+        name: tuple(found.parameters for found in entry.stages.values()) for name, entry in stacks.items()
+    } == COUNTS
+    for name, entry in stacks.items():
+        configs = {stage: found.config for stage, found in entry.stages.items()}
+        assert configs["clip"] == KANDINSKY_2_2.clip and configs["prior"] == KANDINSKY_2_2.prior
+        published = KANDINSKY_2_2.decoder
+        extra = {"inpaint": 9, "hint": 8}.get(configs["decoder"].extra_input, 4)
+        assert configs["decoder"] == replace(
+            published,
+            decoder_id=f"{name}/decoder",
+            extra_input=configs["decoder"].extra_input,
+            unet=replace(published.unet, in_channels=extra),
+            schedule=replace(published.schedule, spacing="leading"),
+        )
+    checked = [*stacks["kandinsky-2-2"].stages.values(), *(entry.stages["decoder"] for entry in stacks.values())]
+    for found in checked:
+        rule_of, ignored, given = rules_of(found)
+        with torch.device("meta"):
+            clip = found.stage == "clip"
+            network = empty_network(found.config) if clip else build_network(found.stage, found.config)
+        targets = {key: tensor.shape for key, tensor in network.state_dict().items() if key not in given}
+        parts = {part: open_weights(weights) for part, weights in found.weights().items()}
+        assert not find_mismatches(targets, {key: rule_of(key) for key in targets}, parts, ignored)
+        assert sum(math.prod(shape) for shape in targets.values()) == found.parameters
+
+
 @torch.no_grad()
 def test_the_prior_equals_diffusers(entry, written):
     theirs, ours = written[1][PRIOR]["prior"], load_network(entry.stages["prior"]).eval()
@@ -154,6 +203,52 @@ def test_clip_equals_transformers(entry, written):
     assert_close(clip.encode_image(pixels).vector, expected)
     zero = networks["image_encoder"](torch.zeros(1, 3, 32, 32)).image_embeds
     assert_close(clip.encode_null_image().vector, zero)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_towers_of_a_large_clip_are_read_apart(written, entry, models, monkeypatch, converted):
+    """Text to picture reads the text tower, and of the other one block at a time, for the null embedding."""
+    if converted:
+        list(convert(entry.folder, models / "native"))
+        entry = catalog.read_stack(models / "native")
+    expected = load_stack(entry, "fp32", "cpu").clip
+    monkeypatch.setattr(stack, "LARGE_CLIP", 1)
+    most, clip = [0], load_stack(entry, "fp32", "cpu").clip
+    forward = ResidualAttentionBlock.forward
+
+    def watched(block, *args, **options):
+        held = [b for b in blocks if next(b.parameters()).device.type != "meta"]
+        most[0] = max(most[0], len(held))
+        blocks.add(block)
+        return forward(block, *args, **options)
+
+    blocks = set()
+    text, null = clip.encode_text("a red star"), clip.encode_null_image()
+    assert clip.text_placed.loaded and not clip.placed.loaded
+    assert clip.text_placed.read().visual is None
+    monkeypatch.setattr(ResidualAttentionBlock, "forward", watched)
+    assert torch.equal(clip.encode_null_image().vector, null.vector)
+    assert len(blocks) == 2 and most == [0], "a block was in memory while another ran"
+    monkeypatch.undo()
+    assert_close(text.embed, expected.encode_text("a red star").embed)
+    assert_close(null.vector, expected.encode_null_image().vector)
+    picture = torch.rand(1, 40, 32, 3)
+    assert_close(clip.encode_image(picture).vector, expected.encode_image(picture).vector)
+    assert clip.placed.read().transformer is None
+    assert torch.equal(clip.encode_null_image().vector, expected.encode_null_image().vector)
+    labels = ["a star", "a tree"]
+    assert torch.allclose(classify(clip, picture, labels), classify(expected, picture, labels), atol=1e-5)
+
+
+def test_a_large_clip_follows_the_stacks_dtype(entry, monkeypatch):
+    expected = load_stack(entry, "fp32", "cpu").clip
+    monkeypatch.setattr(stack, "LARGE_CLIP", 1)
+    clip, picture = load_stack(entry, "bf16", "cpu").clip, torch.rand(1, 32, 32, 3)
+    pairs = [(c.encode_text("a red star").embed, c.encode_image(picture).vector) for c in (clip, expected)]
+    pairs = [*zip(*pairs, strict=True), (clip.encode_null_image().vector, expected.encode_null_image().vector)]
+    assert {parameter.dtype for parameter in clip.placed.read().parameters()} == {torch.bfloat16}
+    for ours, exact in pairs:
+        assert ours.dtype == torch.float32 and torch.cosine_similarity(ours, exact) > 0.999
 
 
 def test_a_decoder_without_a_prior(written, models):
