@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
 # values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
 EMBED_STD = 0.5375
+# Noise level from which a prior starts that is given an embedding: Kandinsky 2.2's own.
+START_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
