@@ -34,8 +34,13 @@ class ScheduleConfig:
     variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
     x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
     x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
+    # Which timesteps n steps visit: "linspace", from T-1 to 0; "leading", multiples of T // n from 0 up, plus
+    # `first_timestep`; "trailing", multiples of T / n from T down, less 1 (Lin et al. 2024, Table 2).
+    spacing: str = "linspace"
+    first_timestep: int = 0
 
     def __post_init__(self) -> None:
+        _one_of("ScheduleConfig.spacing", self.spacing, ("linspace", "leading", "trailing"))
         _one_of("ScheduleConfig.name", self.name, ("cosine", "linear", "scaled_linear"))
         _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
         _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
@@ -61,6 +66,7 @@ class ClipVisionConfig:
     head_width: int = 64
     patch_size: int = 8
     image_size: int = 64
+    mlp_width: int = 0  # 0: four times the width
     trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
 
 
@@ -72,6 +78,7 @@ class ClipTextConfig:
     layers: int = 4
     heads: int = 2
     vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer; a word list brings its own
+    mlp_width: int = 0  # 0: four times the width
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,9 @@ class DecoderConfig:
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
+    # What stands behind x_t's channels, besides x_t: "none"; "inpaint", the known picture and where it is known;
+    # "hint", features of a depth picture (Kandinsky 2.2's controlnet).
+    extra_input: str = "none"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 8.0))
@@ -281,12 +291,24 @@ class DecoderConfig:
         for norm in self.norms:
             _one_of("DecoderConfig.norms", norm, DECODER_NORMS)
         _one_of("DecoderConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        _one_of("DecoderConfig.extra_input", self.extra_input, ("none", "inpaint", "hint"))
         _check_channels("DecoderConfig", self.unet, self.schedule, self.channels)
+        expected = self.channels + self.extra_channels
+        if self.unet.in_channels != expected:
+            raise ValueError(
+                f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
+                f"{self.unet.in_channels}"
+            )
 
     @property
     def channels(self) -> int:
         """Channels of x_t: 3 for pixels, or the autoencoder's latent."""
         return 3 if self.autoencoder is None else self.autoencoder.latent_channels
+
+    @property
+    def extra_channels(self) -> int:
+        """Channels behind x_t's in the network's input."""
+        return {"none": 0, "inpaint": self.channels + 1, "hint": self.channels}[self.extra_input]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .config import STAGES
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, Prior, Upsampler
-from .types import TextEncoding
+from .types import Embedding, TextEncoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,18 +105,28 @@ def load_stack(
     def null_text() -> TextEncoding:
         return text_encoder.encode_text([""])
 
-    def placed(found: StageFile, part: str = "") -> Placed:
+    @cache
+    def null_image() -> Embedding:
+        return text_encoder.encode_null_image()
+
+    def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, weights, manager)
+        return Placed(build, device, kind, manager)
 
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
         noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
         handles["prior"] = Prior(found.config, placed(found), null_text, noise_powers)
     if found := entry.stages.get("decoder"):
-        handles["decoder"] = Decoder(found.config, placed(found), null_text)
+        if found.config.autoencoder is None:
+            handles["decoder"] = Decoder(found.config, placed(found), null_text, encode_null_image=null_image)
+        else:
+            # float16 overflows in their wide middle layers, whose values have no norm behind them.
+            kind = torch.float32 if weights == torch.float16 else weights
+            network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
+            handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image)
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)

@@ -22,4 +22,7 @@ def kandinsky_rule(name: str) -> Rule:
     first, _, rest = name.partition(".")
     if first == "unet":
         return Rule(PART, unet_names(rest))
+    if first == "hint":
+        _, index, leaf = rest.split(".")
+        return Rule(PART, (f"add_embedding.input_hint_block.{2 * int(index)}.{leaf}",))  # a SiLU stands between two
     return Rule(PART, (f"{_CONDITIONING[first]}.{rest}",))

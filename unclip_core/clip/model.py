@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ClipConfig
+from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
@@ -48,6 +48,7 @@ def build_network(config: ClipConfig) -> nn.Module:
             "width": text.width,
             "heads": text.heads,
             "layers": text.layers,
+            "mlp_ratio": _mlp_ratio(text),
         },
         quick_gelu=config.quick_gelu,
     )
@@ -57,7 +58,8 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
     """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
     vision = config.vision
     if not vision.trunk:
-        return {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        sizes = {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        return sizes | {"mlp_ratio": _mlp_ratio(vision)}
     import timm
 
     if not timm.is_model(vision.trunk):
@@ -65,6 +67,11 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
             f"CLIP {config.clip_id}: timm {timm.__version__} has no network {vision.trunk!r}; `pip install -U timm`"
         )
     return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
+
+
+def _mlp_ratio(tower: ClipVisionConfig | ClipTextConfig) -> float:
+    """open_clip rounds width times ratio down."""
+    return (tower.mlp_width + 0.5) / tower.width if tower.mlp_width else 4.0
 
 
 def empty_network(config: ClipConfig) -> nn.Module:
@@ -273,6 +280,16 @@ class Clip:
         """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
         return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+
+    @torch.no_grad()
+    def encode_null_image(self) -> Embedding:
+        """The embedding of an all-zero picture, zero after normalisation: (1, D), Kandinsky's null condition.
+
+        Raises ValueError for a CLIP without an image tower.
+        """
+        self._require("image", "Decoder Sample", "image_encoder")
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.

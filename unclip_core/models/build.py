@@ -7,13 +7,13 @@ from collections.abc import Callable
 from torch import nn
 
 from .ar_prior import ARPriorNetwork
-from .decoder import DecoderNetwork
+from .decoder import stored_decoder
 from .prior import PriorNetwork
 from .upsampler import stored_upsampler
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "prior": PriorNetwork,
-    "decoder": DecoderNetwork,
+    "decoder": stored_decoder,
     "upsampler_256": stored_upsampler,
     "upsampler_1024": stored_upsampler,
     "ar_prior": ARPriorNetwork,

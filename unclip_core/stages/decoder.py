@@ -15,7 +15,7 @@ from ..diffusion.denoiser import Network
 from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
-from ..models.decoder import Conditioning, DecoderNetwork
+from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -61,11 +61,14 @@ class Conditions:
 class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
-    guidance_by_clip: what `with_clip_guidance` added.
+    autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
+    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added.
     """
 
     config: DecoderConfig
     network: Placed[DecoderNetwork]
+    autoencoder: Placed[Autoencoder] | None = None
+    encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
 
     WHO = "Decoder Sample"
@@ -77,6 +80,20 @@ class Decoder(TextStage):
         """
         guidance = clip_guidance("CLIP Guidance", clip, scale, self.config)
         return self if guidance is None else replace(self, guidance_by_clip=(*self.guidance_by_clip, guidance))
+
+    def null_embed(self) -> Embedding | None:
+        """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
+
+        Raises ValueError when the stack needs it and has no CLIP, or none that reads pictures.
+        """
+        if self.config.null_embed != "zero_picture":
+            return None
+        if self.encode_null_image is None:
+            raise ValueError(
+                f"{self.WHO}: this model's null embedding is CLIP's of an all-zero picture, but it was opened without "
+                "its CLIP; open it with encode_null_image=clip.encode_null_image"
+            )
+        return self.encode_null_image()
 
     def sample(self, embed: Embedding | None = None, text: TextEncoding | None = None, **options) -> Tensor:
         """`sample_steps`, run to its end: pictures (B, S, S, 3) float32 in 0..1 on the CPU."""
