@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..config import START_STRENGTH, PriorConfig
+from ..config import START_STRENGTH, PriorConfig, SamplingConfig
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
 from ..diffusion.schedule import with_noise_powers
@@ -22,6 +22,8 @@ from .start import check_strength, steps_from
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
+
+_ONE_PASS = SamplingConfig("ddpm", steps=1, guidance_scale=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,30 +64,31 @@ class Prior(TextStage):
         (1 row, or one per caption) takes the null text's place in guidance. start_embed (1 row, or one per caption):
         sampling starts from it, noised to the level `strength`, in as many steps; strength is above 0 (keep the start)
         to 1 (pure noise, as in the paper; the start has no effect), None is 0.3. An extension: Kandinsky 2.2's
-        "embedding to embedding". warn: called for a value without effect.
+        "embedding to embedding". warn: called for a value without effect; a one-pass prior (ECLIPSE) can use none of
+        steps, guidance_scale, sampler, negative_text and start_embed.
         Returns an Embedding on the native scale: of unit norm if its CLIP's embeddings are. Raises ValueError for
         another CLIP's text or start, unequal batches or a value out of range.
         """
         config = self.config
-        settings = resolve_settings(
-            self.WHO,
-            config.schedule,
-            config.sampling,
-            sampler=sampler,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            analytic=True,
-        )
+        given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
+        settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given, analytic=True)
         strength = check_strength(self.WHO, START_STRENGTH if strength is None else strength, "start_embed")
+        texts = self.check_prompt(text, negative_text, start_embed)
+        if config.one_pass:
+            given |= {"negative_text": negative_text, "start_embed": start_embed}
+            _warn_of_one_pass(self.WHO, [name for name, value in given.items() if value is not None], warn)
+            # The first and only step of its own settings ends at what the network gives.
+            settings = resolve_settings(self.WHO, config.schedule, _ONE_PASS)
+            texts, negative_text, start_embed = len(text), None, None
+        else:
+            self.warn_of_negative(settings.pair, negative_text, warn)
+            _warn_of_start(self.WHO, start_embed, strength, warn)
         if start_embed is not None:
             settings = steps_from(settings, config.schedule, strength)
         if settings.sampler == "analytic_ddpm":
             settings = self._with_noise_powers(settings)
         check_count(self.WHO, "candidates", candidates)
         check_count(self.WHO, "count", count)
-        texts = self.check_prompt(text, negative_text, start_embed)
-        self.warn_of_negative(settings.pair, negative_text, warn)
-        _warn_of_start(self.WHO, start_embed, strength, warn)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         start = None if strength == 1.0 else start_embed
         return self._sample(settings, text, negative_text, start, texts, count, noises)
@@ -157,6 +160,17 @@ def _warn_of_start(who: str, start: Embedding | None, strength: float, warn: Cal
         warn(f"{who}: at strength 1 it starts from pure noise, so start_embed has no effect; lower the strength")
     if start is None and strength != START_STRENGTH:
         warn(f"{who}: without start_embed strength {strength:g} has no effect; link an embedding to start from")
+
+
+def _warn_of_one_pass(who: str, given: list[str], warn: Callable[[str], None]) -> None:
+    """Warn of values that only a prior which runs in steps can use."""
+    if given:
+        listed = " and ".join(filter(None, [", ".join(given[:-1]), given[-1]]))
+        have = "has" if len(given) == 1 else "have"
+        warn(
+            f"{who}: this prior makes the embedding in one pass, so {listed} {have} no effect; leave it to the model, "
+            "or load a prior that runs in steps"
+        )
 
 
 def _prefix(

@@ -211,6 +211,35 @@ def test_starts_broadcast_as_captions_do(tiny, limit_rows, texts, starts, rows):
         assert torch.allclose(batch[item : item + 1], alone, atol=1e-5), item
 
 
+def test_a_one_pass_prior_makes_the_embedding_of_noise_in_one_forward(tiny):
+    prior, text, states = tiny.prior(one_pass=True), tiny.text(2, norm=10.0), []
+    network = prior.network.read()
+    embed = finish(prior.sample_steps(text, candidates=2, count=2, seed=3), states.append)
+    assert [(state.index, state.total) for state in states] == [(0, 1)] and network.calls == [(8, network.calls[0][1])]
+    words = [part.repeat_interleave(2, 0) for part in (text.tokens, text.embed, text.mask)]
+    with torch.no_grad():
+        made = [
+            network(ItemNoise(3, 4, "prior", candidate).draw((tiny.dim,)), torch.zeros(4), *words)
+            for candidate in range(2)
+        ]
+    candidates = network.unscale(torch.stack(made, dim=1))
+    expected = choose_closest(candidates, words[1], tiny.clip_id, normalised=False)
+    assert torch.allclose(embed.vector, expected.vector, atol=1e-5)
+
+
+def test_a_one_pass_prior_says_what_it_cannot_use(tiny):
+    prior, text = tiny.prior(one_pass=True), tiny.text(1)
+    plain = vectors(prior, text)
+    with pytest.warns(UserWarning, match="in one pass, so sampler, steps and guidance_scale have no effect") as warned:
+        assert vectors(prior, text, steps=9, guidance_scale=4.0, sampler="analytic_ddpm").equal(plain)
+    assert len(warned) == 1
+    options = {"negative_text": tiny.text(3), "start_embed": tiny.embed(3)}
+    with pytest.warns(UserWarning, match="so negative_text and start_embed have no effect; leave it to the model"):
+        assert vectors(prior, text, **options).equal(plain)
+    with pytest.raises(ValueError, match="steps must be a whole number"):  # but a wrong value is wrong
+        vectors(prior, text, steps=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
