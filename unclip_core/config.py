@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
 # values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
 EMBED_STD = 0.5375
+# Noise level from which a prior starts that is given an embedding: Kandinsky 2.2's own.
+START_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class PriorConfig:
         None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
     )
     null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
+    one_pass: bool = False  # ECLIPSE: no time token; one forward from pure noise gives the embedding, without guidance
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
     )
@@ -155,6 +158,11 @@ class PriorConfig:
     def __post_init__(self) -> None:
         _one_of("PriorConfig.scaling", self.scaling, ("constant", "mean_std"))
         _one_of("PriorConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        if self.one_pass and self.schedule.prediction != "x0":
+            raise ValueError(
+                f"PriorConfig.one_pass gives the embedding itself, which is prediction 'x0', got "
+                f"{self.schedule.prediction!r}"
+            )
 
 
 @dataclass(frozen=True)
