@@ -41,6 +41,7 @@ LIGHT = (
             "diffusers_folder",
             "header",
             "pickles",
+            "published",
             "weight_sets",
         )
     ),

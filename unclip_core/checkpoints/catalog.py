@@ -10,21 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import STAGES
 from . import diffusers_folder
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
+from .published import PUBLISHED
 
 ENVIRONMENT = "UNCLIP_MODELS"
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 # Fitted tables lie beside the stages under these endings; they are no stages.
 TABLES = (".pca.safetensors", ".analytic.safetensors")
-
-# Models that `unclip pull` fetches under these very names.
-REPOSITORIES = {name: f"kakaobrain/{name}" for name in ("karlo-v1-alpha", "karlo-v1-alpha-image-variations")}
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +96,27 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
     if name not in stacks:
         known = ", ".join(stacks) or "none"
         looked = ", ".join(str(folder) for folder in search_path(folders))
-        pull = f"get it with `unclip pull {REPOSITORIES[name]}`, or " if name in REPOSITORIES else ""
+        pull = f"get it with `{PUBLISHED[name].command}`, or " if name in PUBLISHED else ""
         raise ValueError(
             f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; {pull}put a folder {name!r} with "
             f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
         )
     if problems := stacks[name].problems:
-        raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}")
+        fix = f"; `{PUBLISHED[name].command}` gets what is missing or cut" if name in PUBLISHED else ""
+        raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}{fix}")
     return stacks[name]
+
+
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[StackEntry]:
+    """Every folder called `name` in `folders` that holds a stack or a part of one, in order."""
+    for root in folders:
+        for found, folder in _candidates(Path(root).expanduser()):
+            if found == name:
+                entry = None
+                with contextlib.suppress(CheckpointError), guarded(folder):
+                    entry = read_stack(folder, name)
+                if entry is not None:
+                    yield entry
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:

@@ -10,6 +10,7 @@ import click
 from ...unclip_core.checkpoints import catalog
 from ...unclip_core.checkpoints.diffusers_folder import read_licence
 from ...unclip_core.checkpoints.hub import licence_title
+from ._tables import print_table
 
 _COLUMNS = ("NAME", "STAGES", "PARAMETERS", "DTYPE", "LICENCE", "FOLDER")
 
@@ -108,10 +109,7 @@ def _print_table(reports: list[dict], detailed: bool) -> None:
         rows.append((report["name"], stages, _count(report["parameters"]), dtypes, licence, report["folder"]))
         for name, stage in report["stages"].items() if detailed else ():
             rows.append(("", name, _count(stage["parameters"]), stage["dtype"], "", _files(report, stage)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]]).rstrip())
+    print_table(rows)
 
 
 def _stages(report: dict) -> str:
