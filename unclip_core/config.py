@@ -67,7 +67,15 @@ class ClipVisionConfig:
     patch_size: int = 8
     image_size: int = 64
     mlp_width: int = 0  # 0: four times the width
-    trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
+    trunk: str | None = None  # as "convnext_atto"
+    # What a trunk's last feature map becomes before its classifier, the projection: its "mean", or a "map" of 2 x 2
+    # cells side by side. Means lose which thing is red and which stands above.
+    head: str = "mean"
+
+    def __post_init__(self) -> None:
+        _one_of("ClipVisionConfig.head", self.head, ("mean", "map"))
+        if self.head == "map" and not self.trunk:
+            raise ValueError("ClipVisionConfig.head 'map' needs a trunk; a plain ViT pools by its class token")
 
 
 @dataclass(frozen=True)

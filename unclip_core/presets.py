@@ -205,6 +205,21 @@ STORYBOOK = StackConfig(
     ),
 )
 
+# The storybook that tells two things apart: its CLIP keeps a 2 x 2 map where it took a mean.
+STORYBOOK_3 = replace(
+    STORYBOOK,
+    name="storybook-3",
+    clip=replace(STORYBOOK.clip, clip_id="storybook-3", vision=ClipVisionConfig(trunk="convnext_atto", head="map")),
+    prior=replace(STORYBOOK.prior, clip_id="storybook-3", prior_id="storybook-3/prior"),
+    decoder=replace(
+        STORYBOOK.decoder,
+        clip_id="storybook-3",
+        decoder_id="storybook-3/decoder",
+        unet=replace(STORYBOOK.decoder.unet, attention_resolutions=(16, 8)),
+    ),
+    ar_prior=replace(STORYBOOK.ar_prior, clip_id="storybook-3", ar_prior_id="storybook-3/ar_prior"),
+)
+
 _KANDINSKY_UNET = UNetConfig(
     image_size=64,  # of the latents at 512 px; it paints other sizes too
     in_channels=4,
@@ -363,7 +378,7 @@ ECLIPSE_KANDINSKY_2_2 = replace(
     ),
 )
 
-PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}
+PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK, STORYBOOK_3)}
 
 # Ids that are no public CLIP's name: the stack keeps its own while its CLIP is trained anew.
 _OWNERS = {STORYBOOK.clip.clip_id: STORYBOOK.name}

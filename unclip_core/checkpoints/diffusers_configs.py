@@ -212,7 +212,9 @@ def _bound(path: Path, config: dict, kind: _Scheduler) -> tuple[float | None, fl
         given = {"sample_max_value": 1.0, "dynamic_thresholding_ratio": 0.995, **config}
         quantile = number(path, given, "dynamic_thresholding_ratio", positive=True)
         if quantile > 1.0:
-            raise CheckpointError(f"{path}: dynamic_thresholding_ratio is {quantile:g}, expected a quantile of at most 1")
+            raise CheckpointError(
+                f"{path}: dynamic_thresholding_ratio is {quantile:g}, expected a quantile of at most 1"
+            )
         return number(path, given, "sample_max_value", positive=True), quantile
     if config.get("clip_sample", kind.clips):
         return number(path, {"clip_sample_range": 1.0, **config}, "clip_sample_range", positive=True), None

@@ -20,6 +20,8 @@ from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
 from .words import WordTokenizer
 
+MAP_SIDE = 2  # cells a side of the image head "map"
+
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[[nn.Module], StateDict]
 
@@ -39,7 +41,7 @@ def build_network(config: ClipConfig) -> nn.Module:
         )
     vision, text = config.vision, config.text
     words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
-    return open_clip.CLIP(
+    network = open_clip.CLIP(
         config.embed_dim,
         {**_image_tower(config), "image_size": vision.image_size},
         {
@@ -52,6 +54,21 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
+    if vision.head == "map":
+        _project_map(network.visual.trunk, config)
+    return network
+
+
+def _project_map(trunk: nn.Module, config: ClipConfig) -> None:
+    """Let the trunk's classifier read 2 x 2 cells, channels outermost, where it read their mean."""
+    head = getattr(trunk, "head", None)
+    if not (hasattr(head, "global_pool") and isinstance(getattr(head, "fc", None), nn.Linear)):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm's {config.vision.trunk} has no head that pools and projects, so it cannot "
+            "keep a map; set ClipVisionConfig.head to 'mean' or choose a ConvNeXt"
+        )
+    head.global_pool = nn.AdaptiveAvgPool2d(MAP_SIDE)
+    head.fc = nn.Linear(head.fc.in_features * MAP_SIDE**2, config.embed_dim)
 
 
 def _image_tower(config: ClipConfig) -> dict[str, object]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storybook.captions import caption
+from ..storybook.captions import caption, matches
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import prepare
@@ -35,6 +35,12 @@ class Data(Protocol):
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
         """Rows that are hard to tell from this one, itself included; cousins: easier, of other objects too."""
+
+    def swaps(self, row: int) -> list[int]:
+        """Rows that differ from this one by an exchange alone: of two things' colours, say, or of one written word."""
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """A caption for each row, and (N, N) bool: where caption j is known to be true of picture i as well."""
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
@@ -66,15 +72,20 @@ def first_rows(data: Data, count: int) -> list[int]:
 
 
 class StorybookData:
-    """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for."""
+    """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for.
 
-    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1) -> None:
-        self.shard, self.scenes = prepare(folder, count, seed, workers)
+    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`.
+    """
+
+    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False) -> None:
+        self.shard, self.scenes, groups = prepare(folder, count, seed, workers, swaps)
         self._alike: dict[tuple[str, ...], list[int]] = {}
+        self._groups: dict[int, list[int]] = {}
+        self._group_of = groups
         for row, scene in enumerate(self.scenes):
-            triple = scene.triples()[0]
-            for key in (triple, triple[1:]):
-                self._alike.setdefault(key, []).append(row)
+            self._groups.setdefault(groups[row], []).append(row)
+            for cousins in (False, True):
+                self._alike.setdefault(_likeness(scene, cousins), []).append(row)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -88,13 +99,29 @@ class StorybookData:
         return [caption(self.scenes[row], rng)[0] for row in rows]
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: the scenes with the same colour of the first object, background and, but for cousins, object."""
-        triple = self.scenes[row].triples()[0]
-        return self._alike[triple[1:] if cousins else triple]
+        """See Data: the scenes with the same colour of the first object, background and, but for cousins, object; of
+        two objects or one as this one is."""
+        return self._alike[_likeness(self.scenes[row], cousins)]
+
+    def swaps(self, row: int) -> list[int]:
+        """See Data."""
+        return [other for other in self._groups[self._group_of[row]] if other != row]
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """See Data."""
+        scenes = [self.scenes[row] for row in rows]
+        captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
+        return list(captions), torch.tensor([[matches(said, scene) for said in stated] for scene in scenes])
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""
         return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
+
+
+def _likeness(scene: Scene, cousins: bool) -> tuple[object, ...]:
+    """What scenes that are hard to tell apart share, and easier ones: the key of `StorybookData.alike`."""
+    triple = scene.triples()[0]
+    return (len(scene.things), *(triple[1:] if cousins else triple))
 
 
 def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:

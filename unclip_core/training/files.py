@@ -123,6 +123,17 @@ class FilesData:
         """See Data: files say nothing about each other."""
         return [row]
 
+    def swaps(self, row: int) -> list[int]:
+        """See Data."""
+        return []
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """See Data: the same row, or the same words."""
+        captions = self.captions(rows, rng)
+        same = [[a == b or said == other for b, other in zip(rows, captions, strict=True)]
+                for a, said in zip(rows, captions, strict=True)]  # fmt: skip
+        return captions, torch.tensor(same)
+
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""
         room = (picture - crop) // 4

@@ -25,8 +25,11 @@ from .task_clip import ClipTask
 from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 from .task_upsampler import UpsamplerTask
+from .widen import widened
 
 STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
+_NEW_WORDS = {"over", "beneath", "侧"}  # that the embedded CLIP was trained without
+RESERVED_WORDS = 64  # of the storybook's CLIP, for words that subjects are given later
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
 
 
@@ -51,7 +54,11 @@ def preset_stack(name: str) -> StackConfig:
         raise ValueError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     stack = PRESETS[name]
     if name == "storybook":
-        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), knows=knows())
+        words = tuple(word for word in vocabulary() if word not in _NEW_WORDS)
+        clip = dataclasses.replace(stack.clip, vocabulary=words, knows=knows())
+        return dataclasses.replace(stack, clip=clip)
+    if name == "storybook-3":
+        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), reserved_words=RESERVED_WORDS, knows=knows())
         return dataclasses.replace(stack, clip=clip)
     return stack
 
@@ -66,7 +73,7 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
         raise ValueError(f"preset {options.preset} has no {options.stage}")
     init = None
     if options.init:
-        stage, _, init = load_stage(options.init)
+        stage, before, init = load_stage(options.init)
         if stage != options.stage:
             raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
     elif getattr(config, "final_network", False):
@@ -77,6 +84,8 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
     clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
     data = open_data(options, recipe)
     task = make_task(options, stack, data, recipe, clip)
+    if init is not None and before != config:
+        init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
     run = options.run or Path("runs") / options.stage
     return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
 
@@ -84,7 +93,8 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
 def open_data(options: RunOptions, recipe: Recipe) -> Data:
     """The training data that was asked for."""
     if options.data == "storybook":
-        return StorybookData(options.cache / "storybook", recipe.pictures, recipe.seed, workers=os.cpu_count() or 1)
+        folder, workers = options.cache / "storybook", os.cpu_count() or 1
+        return StorybookData(folder, recipe.pictures, recipe.seed, workers, recipe.swaps)
     return open_files(options.data)
 
 
