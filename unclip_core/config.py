@@ -89,9 +89,17 @@ class ClipConfig:
     towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
     padding: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
+    reserved_words: int = 0  # rows of the token table behind the vocabulary, for words that are named later
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        if self.reserved_words < 0 or (self.reserved_words and not self.vocabulary):
+            raise ValueError(
+                f"ClipConfig.reserved_words {self.reserved_words} must be 0 or more, behind a vocabulary of "
+                f"{len(self.vocabulary)} words; a CLIP that spells by sub-words has none"
+            )
 
 
 @dataclass(frozen=True)

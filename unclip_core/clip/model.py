@@ -38,7 +38,7 @@ def build_network(config: ClipConfig) -> nn.Module:
             f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
         )
     vision, text = config.vision, config.text
-    words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
+    words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
     return open_clip.CLIP(
         config.embed_dim,
         {**_image_tower(config), "image_size": vision.image_size},
@@ -159,7 +159,7 @@ class Clip:
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
-        self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
+        self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
 
     @classmethod
     def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:

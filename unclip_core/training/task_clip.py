@@ -39,7 +39,7 @@ class ClipTask:
 
     def __init__(self, config: ClipConfig, data: Data, recipe: Recipe) -> None:
         self.config, self.data, self.recipe = config, data, recipe
-        self.tokenizer = WordTokenizer(config.vocabulary, config.context_length)
+        self.tokenizer = WordTokenizer.of(config)
 
     def build(self) -> nn.Module:
         """The open_clip model with fresh weights."""
