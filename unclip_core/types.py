@@ -102,11 +102,20 @@ class PCABasis:
 
 
 @dataclass(frozen=True)
+class LoraRecord:
+    """A LoRA that a run had. fingerprint: of its numbers; name: for messages."""
+
+    name: str
+    strength: float
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Inversion:
     """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error.
 
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
-    undone exactly (RMS, pixels being -1..1).
+    undone exactly (RMS, pixels being -1..1). loras: those of the decoder.
     """
 
     timesteps: tuple[int, ...]
@@ -115,6 +124,7 @@ class Inversion:
     embed_hash: str
     text_hash: str
     residual: float = 0.0
+    loras: tuple[LoraRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ ENVIRONMENT = "UNCLIP_MODELS"
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 # Fitted tables lie beside the stages under these endings; they are no stages.
 TABLES = (".pca.safetensors", ".analytic.safetensors")
+LORAS = "loras"  # a folder among the stacks' that holds LoRA files
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +45,19 @@ class StackEntry:
 
 def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
     """The folders that hold stacks, in order, without repetitions. folders: the host's."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra, hub_cache())))
+    named = (EMBEDDED, *folders, *environment_folders(), hub_cache())
+    return list(dict.fromkeys(Path(folder).expanduser() for folder in named))
+
+
+def environment_folders() -> list[Path]:
+    """The folders that $UNCLIP_MODELS names."""
+    return [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
 
 
 def writable_folder(folders: Iterable[str | os.PathLike] = ()) -> Path | None:
     """The first model folder in which files can be made, though it need not exist yet: of the host's `folders`, then of
     $UNCLIP_MODELS. None if there is none."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    for folder in (Path(folder).expanduser() for folder in (*folders, *extra)):
+    for folder in (Path(folder).expanduser() for folder in (*folders, *environment_folders())):
         existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
         if existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return folder
@@ -153,7 +158,7 @@ def _candidates(root: Path) -> list[tuple[str, Path]]:
     found = []
     for folder in folders:
         with contextlib.suppress(OSError):  # a cache that is somebody else's
-            if folder.is_dir():
+            if folder.is_dir() and folder.name != LORAS:
                 found.append(_snapshot(folder) if _is_repository(folder) else (folder.name, folder))
     return [candidate for candidate in found if candidate is not None]
 

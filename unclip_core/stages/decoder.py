@@ -16,6 +16,7 @@ from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork
+from ..models.lora import AppliedLora, Lora
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -32,6 +33,7 @@ from ..types import (
 )
 from .clip_guidance import ClipGuidance, clip_guidance
 from .inversion import describe, resolve_decoding, resolve_inversion
+from .lora import add_lora, branched, records
 from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
 from .start import Start, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
@@ -62,7 +64,7 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added.
+    of an all-zero picture. guidance_by_clip, loras: what `with_clip_guidance` and `with_lora` added.
     """
 
     config: DecoderConfig
@@ -70,6 +72,7 @@ class Decoder(TextStage):
     autoencoder: Placed[Autoencoder] | None = None
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -80,6 +83,13 @@ class Decoder(TextStage):
         """
         guidance = clip_guidance("CLIP Guidance", clip, scale, self.config)
         return self if guidance is None else replace(self, guidance_by_clip=(*self.guidance_by_clip, guidance))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -129,7 +139,9 @@ class Decoder(TextStage):
         start = resolve_start(self.WHO, noise, config.channels, config.unet.image_size, warn)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
@@ -151,6 +163,7 @@ class Decoder(TextStage):
         with_nulls = self._with_null_text(conditions, settings.pair)
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         network = placed.on_device(*clips, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+        network = branched(network, self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         size = (self.config.channels, self.config.unet.image_size, self.config.unet.image_size)
 
@@ -208,6 +221,7 @@ class Decoder(TextStage):
         placed = self.network.as_float32()
         with_nulls = self._with_null_text(conditions, settings.pair)
         network = placed.on_device(need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+        network = branched(network, self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
 
         def invert(rows: slice) -> Generator[StepState, None, Inverted]:
@@ -220,7 +234,8 @@ class Decoder(TextStage):
         inverted = yield from run_chunks(settings.who, chunks, invert, None, placed.device)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))
+        loras = records(self.loras)
+        return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual, loras))
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
         """The conditions. Raises ValueError for what is none, or another CLIP's."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import DecoderConfig
 from ..diffusion.schedule import Schedule
-from ..types import Embedding, Inversion, TextEncoding
+from ..types import Embedding, Inversion, LoraRecord, TextEncoding
 from .run import Settings, resolve_settings
 
 MAX_REFINE = 100
@@ -43,11 +43,13 @@ def resolve_decoding(
     steps: int | None,
     guidance_scale: float | None,
     eta: float | None,
+    loras: tuple[LoraRecord, ...] = (),
     warn: Callable[[str], None],
 ) -> Settings:
     """How an inverted x_T is decoded: over its own timesteps; None is the value that it was inverted with.
 
-    Raises ValueError for another decoder or other steps; warns about what will not lead back to the picture.
+    loras: the decoder's. Raises ValueError for another decoder or other steps; warns about what will not lead back to
+    the picture.
     """
     if inversion.decoder_id != config.decoder_id:
         raise ValueError(
@@ -83,7 +85,19 @@ def resolve_decoding(
             f"{who}: an inverted x_T leads back to its picture with the sampler ddim alone, not with "
             f"{settings.sampler}; choose ddim or auto"
         )
+    if [(lora.fingerprint, lora.strength) for lora in loras] != [
+        (lora.fingerprint, lora.strength) for lora in inversion.loras
+    ]:
+        warn(
+            f"{who}: this x_T was inverted {_named(inversion.loras)}, but is decoded {_named(loras)}, so it will not "
+            "lead back to its picture; link the same decoder to both nodes"
+        )
     return replace(settings, steps=schedule_steps, x0_clamp=None)
+
+
+def _named(loras: tuple[LoraRecord, ...]) -> str:
+    listed = " and ".join(f"{lora.name} at strength {lora.strength:g}" for lora in loras)
+    return f"with the LoRA {listed}" if listed else "without a LoRA"
 
 
 def describe(
@@ -92,6 +106,7 @@ def describe(
     embed: Embedding | None,
     text: TextEncoding | None,
     residual: Tensor,
+    loras: tuple[LoraRecord, ...] = (),
 ) -> Inversion:
     """The record that travels with an inverted x_T."""
     return Inversion(
@@ -101,6 +116,7 @@ def describe(
         embed_hash=fingerprint(None if embed is None else embed.vector),
         text_hash=fingerprint(None if text is None else text.tokens),
         residual=residual.max().item(),
+        loras=loras,
     )
 
 
