@@ -251,12 +251,16 @@ class UNetConfig:
         _one_of("UNetConfig.attention", self.attention, ("joint", "cross"))
         if self.attention == "cross" and not self.context_width:
             raise ValueError("UNetConfig.attention 'cross' attends to tokens, but context_width is 0")
-        grid = self.patch_size * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % grid:
+        if self.image_size % self.side_multiple:
             raise ValueError(
-                f"UNetConfig.image_size {self.image_size} must be a multiple of {grid} "
+                f"UNetConfig.image_size {self.image_size} must be a multiple of {self.side_multiple} "
                 f"(patch_size {self.patch_size}, {len(self.channel_mult)} levels)"
             )
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of x_t are multiples of: every level but the last halves them."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
@@ -346,6 +350,10 @@ class DecoderConfig:
                 f"{self.unet.in_channels}"
             )
         self._check_stable()
+        if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
+            raise ValueError(
+                "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
+            )
 
     def _check_stable(self) -> None:
         """What Stable unCLIP's network has comes together, and without what the others have."""
