@@ -155,6 +155,8 @@ def schedule_config(path: Path, config: dict, learned: bool | None = None) -> Sc
     None: as the scheduler says.
     """
     kind = _scheduler(path, config)
+    if config["_class_name"] == "UnCLIPScheduler":
+        expect(path, config, beta_schedule="squaredcos_cap_v2")
     expect(path, config, trained_betas=None, rescale_betas_zero_snr=False, use_karras_sigmas=False)
     timesteps = whole(path, {"num_train_timesteps": 1000, **config}, "num_train_timesteps")
     name = _one_of(path, config, "beta_schedule", kind.betas, _BETAS)
