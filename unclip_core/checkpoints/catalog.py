@@ -15,11 +15,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import STAGES
-from . import diffusers_folder, kandinsky_folder
+from . import diffusers_folder, kandinsky_folder, stable_unclip_folder, stable_unclip_single
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 from .published import PUBLISHED
 
@@ -28,6 +28,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 # Fitted tables lie beside the stages under these endings; they are no stages.
 TABLES = (".pca.safetensors", ".analytic.safetensors")
 LORAS = "loras"  # a folder among the stacks' that holds LoRA files
+KARLO_NAME = "karlo-v1-alpha"
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,13 @@ def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEnt
                 _add(stacks, entry)
     for joined in kandinsky_folder.join(parts):
         _add(stacks, StackEntry(**vars(joined)))
-    return stacks
+    return {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+
+
+def _complete(entry: StackEntry, stacks: Iterable[StackEntry]) -> StackEntry:
+    """The entry with what a Stable unCLIP borrows of the others, of Karlo first."""
+    lenders = sorted(stacks, key=lambda other: other.name != KARLO_NAME)
+    return replace(entry, stages=stable_unclip_folder.borrow(entry.stages, (other.stages for other in lenders)))
 
 
 def _add(stacks: dict[str, StackEntry], entry: StackEntry) -> None:
@@ -170,7 +177,7 @@ def _root(folder: Path) -> Path:
 
 def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
     name = name or folder.name
-    if foreign := diffusers_folder.read_folder(folder):
+    if foreign := stable_unclip_folder.read_folder(folder) or diffusers_folder.read_folder(folder):
         return StackEntry(name, folder, *foreign)
     stages: dict[str, StageFile] = {}
     problems = []
@@ -188,7 +195,8 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
         else:
             stages[found.stage] = found
     if not stages and not problems:
-        return None
+        single = stable_unclip_single.read_folder(folder)
+        return StackEntry(name, folder, *single) if single else None
     return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 
