@@ -91,9 +91,7 @@ def clip_config(
         if context == 77 and found.is_of(published):
             clip_id, architecture, pretrained = names
             width = published.text.width
-            return replace(
-                config, clip_id=clip_id, architecture=architecture, pretrained=pretrained, text_width=width
-            )
+            return replace(config, clip_id=clip_id, architecture=architecture, pretrained=pretrained, text_width=width)
     parts = [f"T{text_tower.width}x{text_tower.layers}"] if text else []
     parts += [f"V{vision_tower.width}x{vision_tower.layers}-{vision_tower.patch_size}"] if image else []
     return replace(

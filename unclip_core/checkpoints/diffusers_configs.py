@@ -155,6 +155,8 @@ def schedule_config(path: Path, config: dict, learned: bool | None = None) -> Sc
     None: as the scheduler says.
     """
     kind = _scheduler(path, config)
+    if config["_class_name"] == "UnCLIPScheduler":
+        expect(path, config, beta_schedule="squaredcos_cap_v2")
     expect(path, config, trained_betas=None, rescale_betas_zero_snr=False, use_karras_sigmas=False)
     timesteps = whole(path, {"num_train_timesteps": 1000, **config}, "num_train_timesteps")
     name = _one_of(path, config, "beta_schedule", kind.betas, _BETAS)
@@ -212,7 +214,9 @@ def _bound(path: Path, config: dict, kind: _Scheduler) -> tuple[float | None, fl
         given = {"sample_max_value": 1.0, "dynamic_thresholding_ratio": 0.995, **config}
         quantile = number(path, given, "dynamic_thresholding_ratio", positive=True)
         if quantile > 1.0:
-            raise CheckpointError(f"{path}: dynamic_thresholding_ratio is {quantile:g}, expected a quantile of at most 1")
+            raise CheckpointError(
+                f"{path}: dynamic_thresholding_ratio is {quantile:g}, expected a quantile of at most 1"
+            )
         return number(path, given, "sample_max_value", positive=True), quantile
     if config.get("clip_sample", kind.clips):
         return number(path, {"clip_sample_range": 1.0, **config}, "clip_sample_range", positive=True), None

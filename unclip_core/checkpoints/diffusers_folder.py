@@ -95,7 +95,8 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
         listed = read_json(index)
         if listed.get("_class_name") not in PIPELINES:
             kind = shown(listed.get("_class_name")).strip("'")
-            raise CheckpointError(f"{index}: a {kind}, but comfyui-unclip reads {' and '.join(PIPELINES)}")
+            known = ", ".join(PIPELINES)
+            raise CheckpointError(f"{index}: a {kind}, but comfyui-unclip reads {known} and Kandinsky 2's")
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))

@@ -6,7 +6,7 @@ folders make one stack: a decoder and the prior that speaks its CLIP.
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -74,8 +74,12 @@ class Joined:
     stages: dict[str, StageFile]
     problems: tuple[str, ...]
 
+    def is_of(self, folder: Path) -> bool:
+        """Whether one of its parts lies in the folder."""
+        return any(path.is_relative_to(folder) for path in (self.folder, *(s.path for s in self.stages.values())))
 
-def read_part(folder: Path, name: str) -> Prior | Decoder | None:
+
+def read_part(folder: Path, name: str) -> Part | None:
     """The part of a Kandinsky in `folder`, or None if it holds none. Whatever is wrong with it is in its problems."""
     try:
         with guarded(folder):
@@ -205,7 +209,22 @@ def _sampling(
     return schedule_config(path, config, learned), replace(published, sampler=sampler_of(path, config))
 
 
-def join(parts: Iterable[Prior | Decoder]) -> list[Joined]:
+Part = Prior | Decoder
+
+
+def named_after(folder: str, parts: list[Part]) -> list[Part]:
+    """Parts that lie side by side in a folder: its only decoder goes by its name, one of several by its own if that
+    says more than "decoder"."""
+    decoders = [part for part in parts if isinstance(part, Decoder)]
+    if len(decoders) <= 1:
+        return [replace(part, name=folder) for part in parts]
+    return [
+        replace(part, name=part.name.replace("decoder", folder, 1) if part.name.startswith("decoder") else part.name)
+        for part in parts
+    ]
+
+
+def join(parts: Iterable[Part]) -> list[Joined]:
     """The stacks that the parts make, in the order of the parts: each decoder with the prior that speaks its CLIP, of
     several the one of the closest place and name. A decoder without a prior, and a prior without a decoder, is a stack
     with a problem that names the missing part and the command that gets it.
@@ -219,10 +238,14 @@ def join(parts: Iterable[Prior | Decoder]) -> list[Joined]:
             prior = _choose(part, priors)
             used += [prior] if prior is not None else []
             stacks.append(_joined(part, prior, priors))
-    lacking = any(stack.problems for stack in stacks)
-    # A prior that is broken is told about by the decoder that lacks it.
-    stacks += [_alone(prior) for prior in priors if prior not in used and not (lacking and prior.problems)]
-    return stacks
+    # A decoder that lacks its prior has told of it, under the same name.
+    names = {stack.name for stack in stacks}
+    return stacks + [_alone(prior) for prior in priors if prior not in used and _stack_of(prior) not in names]
+
+
+def _stack_of(part: Part) -> str:
+    """The name of the part's stack."""
+    return part.name.replace("-decoder", "", 1) if isinstance(part, Decoder) else part.name.removesuffix("-prior")
 
 
 def _choose(decoder: Decoder, priors: list[Prior]) -> Prior | None:
@@ -235,13 +258,15 @@ def _choose(decoder: Decoder, priors: list[Prior]) -> Prior | None:
 
 
 def _closeness(decoder: Decoder, prior: Prior) -> tuple[bool, int]:
-    return decoder.folder.parent == prior.folder.parent, len(os.path.commonprefix([decoder.name, prior.name]))
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(decoder.name, prior.name, strict=False))
+    return decoder.folder.parent == prior.folder.parent, len(list(alike))
 
 
 def _joined(decoder: Decoder, prior: Prior | None, priors: list[Prior]) -> Joined:
-    name, folder = decoder.name.replace("-decoder", "", 1), decoder.folder
+    name, folder = _stack_of(decoder), decoder.folder
     if decoder.stage is None:
-        return Joined(name, folder, {}, decoder.problems)
+        others = [problem for each in priors if _stack_of(each) == name for problem in each.problems]
+        return Joined(name, folder, {}, (*decoder.problems, *others))
     if prior is None:
         return Joined(name, folder, {"decoder": decoder.stage}, (_missing_prior(decoder, priors),))
     clip_id, decoder_id = prior.clip.clip_id, decoder.stage.config.decoder_id
@@ -265,7 +290,7 @@ def _missing_prior(decoder: Decoder, priors: list[Prior]) -> str:
 
 
 def _alone(prior: Prior) -> Joined:
-    name = prior.name.removesuffix("-prior")
+    name = _stack_of(prior)
     if prior.problems:
         return Joined(name, prior.folder, {}, prior.problems)
     known = [stack.name for stack in (KANDINSKY_2_1, KANDINSKY_2_2) if stack.clip.clip_id == prior.clip.clip_id]
