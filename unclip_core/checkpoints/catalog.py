@@ -25,10 +25,14 @@ from .published import PUBLISHED
 
 ENVIRONMENT = "UNCLIP_MODELS"
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
-# Fitted tables lie beside the stages under these endings; they are no stages.
-TABLES = (".pca.safetensors", ".analytic.safetensors")
+# Fitted tables lie beside the stages, or in a model folder under the stack's name; they are no stages.
+PCA, ANALYTIC = "pca", "analytic"
+TABLES = tuple(f".{kind}.safetensors" for kind in (PCA, ANALYTIC))
+TABLE_COMMANDS = {PCA: "unclip fit-pca --clip", ANALYTIC: "unclip fit-analytic --prior"}
 LORAS = "loras"  # a folder among the stacks' that holds LoRA files
 KARLO_NAME = "karlo-v1-alpha"
+
+Folders = Iterable[str | os.PathLike]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ class StackEntry:
         return next((found.layout for found in self.stages.values()), "native")
 
 
-def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
+def search_path(folders: Folders = ()) -> list[Path]:
     """The folders that hold stacks, in order, without repetitions. folders: the host's."""
     named = (EMBEDDED, *folders, *environment_folders(), hub_cache())
     return list(dict.fromkeys(Path(folder).expanduser() for folder in named))
@@ -59,7 +63,7 @@ def environment_folders() -> list[Path]:
     return [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
 
 
-def writable_folder(folders: Iterable[str | os.PathLike] = ()) -> Path | None:
+def writable_folder(folders: Folders = ()) -> Path | None:
     """The first model folder in which files can be made, though it need not exist yet: of the host's `folders`, then of
     $UNCLIP_MODELS. None if there is none."""
     for folder in (Path(folder).expanduser() for folder in (*folders, *environment_folders())):
@@ -77,7 +81,7 @@ def hub_cache() -> Path:
     return Path("~/.cache/huggingface/hub")
 
 
-def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEntry]:
+def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
     stacks: dict[str, StackEntry] = {}
     parts: list[kandinsky_folder.Part] = []
@@ -113,7 +117,7 @@ def _add(stacks: dict[str, StackEntry], entry: StackEntry) -> None:
         stacks[entry.name] = entry
 
 
-def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
+def find(name: str, folders: Folders = ()) -> StackEntry:
     """The stack called `name`. Raises ValueError if there is none (listing those there are and where it looked) or if
     one of its files cannot be used.
     """
@@ -128,13 +132,15 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
             f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
         )
     if problems := stacks[name].problems:
-        fix = f"; `{PUBLISHED[name].command}` gets what is missing or cut" if name in PUBLISHED else ""
-        raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}{fix}")
+        message = f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}"
+        if name in PUBLISHED and PUBLISHED[name].command not in message:
+            message += f"; `{PUBLISHED[name].command}` gets what is missing or cut"
+        raise ValueError(message)
     return stacks[name]
 
 
-def read_named(name: str, folders: Iterable[Path]) -> Iterator[StackEntry]:
-    """Every folder called `name` in `folders` that holds a stack or a part of one, in order."""
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, StackEntry]]:
+    """Every folder called `name` in `folders` that holds a stack or a part of one, and its stack, in order."""
     for root in folders:
         for found, folder in _candidates(Path(root).expanduser()):
             if found == name:
@@ -142,7 +148,7 @@ def read_named(name: str, folders: Iterable[Path]) -> Iterator[StackEntry]:
                 with contextlib.suppress(CheckpointError), guarded(folder):
                     entry = read_stack(folder, name)
                 if entry is not None:
-                    yield entry
+                    yield folder, entry
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
@@ -200,10 +206,24 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
     return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 
+def table_name(stack: str, kind: str) -> str:
+    """The name of a fitted table's file. kind: PCA or ANALYTIC."""
+    return f"{stack}.{kind}.safetensors"
+
+
+def find_table(entry: StackEntry, kind: str, folders: Folders = ()) -> Path | None:
+    """The table in use: in a model folder (folders: the host's), else in the stack's own folder, whatever it is called
+    there, because folders are renamed; None if nowhere."""
+    places = [folder / table_name(entry.name, kind) for folder in search_path(folders)]
+    own = sorted(entry.folder.glob(f"*.{kind}.safetensors"))
+    return next((path for path in (*places, *own) if path.is_file()), None)
+
+
 def _candidates(root: Path) -> list[tuple[str, Path]]:
     """(name, folder) of everything under `root` that may be a stack, sorted."""
     try:
-        folders = sorted(root.iterdir())
+        # Downloads wait in hidden ones.
+        folders = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     except OSError:  # a search folder need not exist
         return []
     found = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAGING = ".unclip-pull"  # in a model folder: downloads that are not complete yet
 _CHUNK = 1 << 22
 _MARGIN = 64 << 20  # bytes to leave free
-_SHRINK = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5}  # published weights are float32 unless they are a variant
+SHRINK = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5}  # published weights are float32 unless they are a variant
 
 # on_progress(what, done bytes, all bytes)
 Progress = Callable[[str, int, int], None]
@@ -94,7 +94,7 @@ def _places(plan: PullPlan, root: Path | None) -> Places:
 def _needed(plan: PullPlan, places: Places, dtype: str | None) -> int:
     """Bytes that are still to come, conversion included."""
     have = sum(path.stat().st_size for both in places.values() for path in both if path.is_file())
-    return max(0, plan.size - have) + int(plan.size * _SHRINK[dtype] if dtype else 0)
+    return max(0, plan.size - have) + int(plan.size * SHRINK[dtype] if dtype else 0)
 
 
 def needed_space(plans: Iterable[PullPlan], root: Path | None, dtype: str | None = None) -> int:
