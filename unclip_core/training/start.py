@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,11 +14,11 @@ from ..clip.model import Clip
 from ..config import ClipConfig, StackConfig
 from ..presets import PRESETS
 from ..storybook.captions import knows, vocabulary
-from .data import Data, StorybookData
+from .data import Data
 from .embeddings import image_embeddings
-from .files import open_files
 from .loop import Progress, Task, train
 from .recipes import STORYBOOK_RECIPES, Recipe
+from .sources.opening import open_data
 from .task_ar_prior import ARPriorTask
 from .task_clip import ClipTask
 from .task_decoder import DecoderTask
@@ -82,20 +81,12 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
             "trained here; give --init with weights that have it, or choose another preset"
         )
     clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
-    data = open_data(options, recipe)
+    data = open_data(options.data, options.cache, scenes=recipe.pictures, seed=recipe.seed, swaps=recipe.swaps)
     task = make_task(options, stack, data, recipe, clip)
     if init is not None and before != config:
         init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
     run = options.run or Path("runs") / options.stage
     return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
-
-
-def open_data(options: RunOptions, recipe: Recipe) -> Data:
-    """The training data that was asked for."""
-    if options.data == "storybook":
-        folder, workers = options.cache / "storybook", os.cpu_count() or 1
-        return StorybookData(folder, recipe.pictures, recipe.seed, workers, recipe.swaps)
-    return open_files(options.data)
 
 
 def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:
