@@ -242,6 +242,9 @@ class UNetConfig:
     time_conditioning: str = "scale_shift"  # or "add"
     resblock_updown: bool = True  # resample inside residual blocks (ADM); False: one strided convolution
     patch_size: int = 1  # pixel-unshuffle before the first, pixel-shuffle after the last convolution
+    # Features of full size beside the shuffled picture, from which a 3 x 3 convolution corrects it across the patches'
+    # edges: each pixel of a patch has weights of its own, which shows as a lattice. 0: none.
+    fine_channels: int = 0
     dropout: float = 0.0
     norm_groups: int = 32
     norm_eps: float = 1e-5

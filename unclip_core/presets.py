@@ -215,7 +215,7 @@ STORYBOOK_3 = replace(
         STORYBOOK.decoder,
         clip_id="storybook-3",
         decoder_id="storybook-3/decoder",
-        unet=replace(STORYBOOK.decoder.unet, attention_resolutions=(16, 8)),
+        unet=replace(STORYBOOK.decoder.unet, attention_resolutions=(16, 8), fine_channels=16),
     ),
     ar_prior=replace(STORYBOOK.ar_prior, clip_id="storybook-3", ar_prior_id="storybook-3/ar_prior"),
 )

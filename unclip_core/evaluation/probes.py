@@ -7,6 +7,7 @@ lower or right one, and whether they stand in a column or a row. "bound" is all 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from ..storybook.scenes import COLOURS, OBJECTS, SWAPS, WORDS, Scene, misspelt, 
 from ..storybook.shards import draw_many, make_scenes
 from ..training.data import to_model
 from ..types import model_to_image
+from .statistics import proportion
 
 PROBE_SEED = 3030  # of every scene here; training uses other seeds
+RETRIEVED = 256  # pictures that a caption is to find its own among
 HEADS = {
     "kind": len(OBJECTS),
     "colour": len(COLOURS),
@@ -137,8 +140,6 @@ def exchanged_pairs(count: int, what: str) -> tuple[list[Scene], list[Scene]]:
 
 def exchanged_words(count: int, spelt: bool) -> tuple[list[Scene], list[Scene]]:
     """`count` held-out lettered scenes, and the same with another word, or with the word misspelt (spelt False)."""
-    import dataclasses
-
     rng = random.Random(f"{PROBE_SEED}/words")
     scenes = [sample_scene(rng, "heldout", "word") for _ in range(count)]
     others = [
@@ -148,7 +149,7 @@ def exchanged_words(count: int, spelt: bool) -> tuple[list[Scene], list[Scene]]:
     return scenes, [dataclasses.replace(scene, word=word) for scene, word in zip(scenes, others, strict=True)]
 
 
-def retrieval(clip: Clip, kind: str, count: int = 256, language: str | None = None) -> float:
+def retrieval(clip: Clip, kind: str, count: int = RETRIEVED, language: str | None = None) -> float:
     """Share of captions whose nearest of `count` held-out pictures of a kind has every attribute that is stated."""
     scenes = make_scenes(count, PROBE_SEED + 1, "heldout", kind)
     rng = random.Random(PROBE_SEED)
@@ -164,7 +165,7 @@ def gates(
     prior: Prior | None = None,
     fitted_on: int = 8000,
     asked: int = 500,
-    tick: Callable[[str], None] = lambda what: None,
+    tick: Callable[[str], object] = lambda what: None,
 ) -> dict[str, float]:
     """Every measure of binding by name, shares in 0..1. asked: held-out scenes of each."""
     found: dict[str, float] = {}
@@ -190,3 +191,14 @@ def gates(
         found |= {f"probe on the prior's z, {head}": value for head, value in probe.score(made, test).items()}
         found["probe on the prior's z"] = found.pop("probe on the prior's z, bound")
     return found
+
+
+def table(found: dict[str, float], asked: int) -> str:
+    """`gates` as a Markdown table with 95 % intervals, targets and whether the interval is beyond them."""
+    rows = [["measured on held-out renders", "score (95 % interval)", "target", "verdict"], ["---"] * 4]
+    for name, value in found.items():
+        measured = proportion(value, RETRIEVED if "retrieval" in name else asked)
+        target = TARGETS.get(name)
+        ends = ["", ""] if target is None else [f"{target:.0%}", measured.against(target)]
+        rows.append([name, measured.shown("%"), *ends])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

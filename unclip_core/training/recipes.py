@@ -37,6 +37,7 @@ class Recipe:
         False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
     )
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
+    trunk_stages: int = -1  # CLIP: so many of the trunk's stages, and its stem, keep their weights; -1: none does
     train_text: bool = True  # CLIP: False keeps the text tower, so that what reads captions need not learn anew
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1

@@ -20,6 +20,8 @@ from .depthwise import faster_on_cpu
 from .recipes import Recipe
 from .sheets import grid, save_png
 
+TRUNK = "visual.trunk."
+TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale")
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
@@ -31,6 +33,16 @@ def shifted(pictures: Tensor, most: int, rng: random.Random) -> Tensor:
     padded = F.pad(pictures, (most,) * 4, mode="reflect")
     corners = [(rng.randint(0, 2 * most), rng.randint(0, 2 * most)) for _ in range(len(pictures))]
     return torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, corners, strict=True)])
+
+
+def embed_captions(network: nn.Module, ids: Tensor) -> Tensor:
+    """open_clip's `encode_text` of ids (B, T) with all to the right of the longest caption cut off: the same (B, D),
+    since a token sees only those before it and the end token is what is pooled."""
+    ends = ids.argmax(dim=1)
+    length = int(ends.max()) + 1
+    x = network.token_embedding(ids[:, :length]) + network.positional_embedding[:length]
+    x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+    return x[torch.arange(len(ids), device=ids.device), ends] @ network.text_projection
 
 
 class ClipTask:
@@ -47,10 +59,21 @@ class ClipTask:
         torch.manual_seed(0)
         network = build_network(self.config)
         faster_on_cpu(network)
-        if not self.recipe.train_text:
-            for name, value in network.named_parameters():
-                value.requires_grad_(name.startswith("visual."))
+        for name, value in network.named_parameters():
+            value.requires_grad_(not name.startswith(self.frozen))
         return network
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """What the names of the weights that are kept begin with. Raises ValueError for a tower without a trunk."""
+        kept = () if self.recipe.train_text else TEXT_TOWER
+        if self.recipe.trunk_stages < 0:
+            return kept
+        if not self.config.vision.trunk:
+            raise ValueError(
+                f"Recipe.trunk_stages {self.recipe.trunk_stages}: CLIP {self.config.clip_id} has no trunk of stages"
+            )
+        return (*kept, f"{TRUNK}stem.", *(f"{TRUNK}stages.{stage}." for stage in range(self.recipe.trunk_stages)))
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and (B, B) bool: whether caption j fits picture i."""
@@ -86,7 +109,7 @@ class ClipTask:
         """
         pictures, ids, fits = batch
         image = F.normalize(network.encode_image(pictures).float(), dim=-1)
-        text = F.normalize(network.encode_text(ids).float(), dim=-1)
+        text = F.normalize(embed_captions(network, ids).float(), dim=-1)
         own = torch.arange(len(ids), device=ids.device)
         others = fits & (own[:, None] != own)
         logits = network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T

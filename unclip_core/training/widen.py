@@ -19,9 +19,10 @@ def widened(
 ) -> dict[str, Tensor]:
     """`state`, of a network built from `before`, as weights for one of `config`; fresh: what that one starts with.
 
-    A word takes its row of the token table along, whatever its new id. A projection of a mean becomes one of a map of
-    equal cells, which gives nearly what it gave. Layers that `before` lacks keep their fresh weights. Raises
-    ValueError for anything else that does not fit; where: what to call `state` in the error.
+    A word takes its row of the token table along, whatever its new id. A projection of a mean becomes one of a map,
+    which gives what it gave where all cells are equal; their differences have fresh weights. Layers that `before` lacks
+    keep their fresh weights. Raises ValueError for anything else that does not fit; where: what to call `state` in the
+    error.
     """
     if type(before) is not type(config):
         raise ValueError(f"{where} is a {type(before).__name__}, not a {type(config).__name__}")
@@ -33,7 +34,7 @@ def widened(
         elif isinstance(config, ClipConfig) and name == PROJECTION and config.vision.head != before.vision.head:
             if config.vision.head != "map":
                 raise ValueError(f"{where} projects a map, which says no more what the mean was; start from a mean")
-            old = (old.float() / MAP_SIDE**2).repeat_interleave(MAP_SIDE**2, dim=1)
+            old = _map_projection(old, value)
         if old is not None and old.shape != value.shape:
             raise ValueError(
                 f"{where}: {name} is {tuple(old.shape)} there and {tuple(value.shape)} here; only new words, a map "
@@ -43,6 +44,14 @@ def widened(
     if lost := [name for name in state if name not in fresh]:
         raise ValueError(f"{where} has {lost[0]}, for which this network has no place")
     return result
+
+
+def _map_projection(mean: Tensor, fresh: Tensor) -> Tensor:
+    """(D, C) of a mean and fresh (D, C * cells) -> (D, C * cells). Without weights of their own for the cells'
+    differences, and with captions that do not tell them apart, no gradient would ever find them."""
+    cells = fresh.unflatten(1, (-1, MAP_SIDE**2))
+    apart = cells - cells.mean(2, keepdim=True)
+    return (mean.float()[:, :, None] / MAP_SIDE**2 + apart).flatten(1)
 
 
 def _token_table(old: Tensor, before: ClipConfig, fresh: Tensor, config: ClipConfig) -> Tensor:

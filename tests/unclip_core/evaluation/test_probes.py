@@ -2,8 +2,10 @@
 
 import torch
 
+from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.evaluation import probes
 from comfyui_unclip.unclip_core.evaluation.probes import HEADS, fit_probe, pair_classes, two_way
+from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.types import Embedding, TextEncoding
@@ -60,3 +62,13 @@ def test_two_way_choices_are_right_wrong_or_chance():
     assert two_way(Ideal((scenes, others), (others, scenes)), scenes, others) == 0.0
     letters, wrong = probes.exchanged_words(10, spelt=False)
     assert all(a.word != b.word and a.things == b.things for a, b in zip(letters, wrong, strict=True))
+
+
+def test_a_stack_is_asked_and_told_how_it_did(tiny_models):
+    tiny = load_stack(read_stack(tiny_models / "tiny"), "fp32", "cpu")
+    found = probes.gates(tiny.clip, tiny.prior, fitted_on=200, asked=20)
+    assert set(probes.TARGETS) <= set(found) and all(0.0 <= share <= 1.0 for share in found.values())
+    assert found["probe on z_i"] < 0.5  # its weights are random
+    lines = probes.table(found, 20).splitlines()
+    assert len(lines) == 2 + len(found)
+    assert any(line.startswith("| probe on z_i |") and line.endswith("| 85% | missed |") for line in lines)

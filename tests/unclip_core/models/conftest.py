@@ -59,6 +59,7 @@ DECODERS = {
         unet=replace(UNET, out_channels=3, patch_size=2, resblock_updown=False),
         schedule=ScheduleConfig(prediction="v"),
     ),
+    "fine": replace(DECODER, unet=replace(UNET, patch_size=2, fine_channels=8, attention_resolutions=(8, 4))),
 }
 STABLE_DECODER = replace(
     DECODER,

@@ -3,15 +3,17 @@
 import dataclasses
 import random
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.training.data import StorybookData
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
 from comfyui_unclip.unclip_core.training.loop import train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask, shifted
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, shifted
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -113,3 +115,22 @@ def test_depthwise_gradients_are_the_librarys(story_clip_config):
     dense = torch.nn.Sequential(torch.nn.Conv2d(6, 6, 3, padding=1), torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6))
     faster_on_cpu(dense)
     assert not any(isinstance(module, DepthwiseConv2d) for module in dense.modules())
+
+
+def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(story_clip_config, story, tmp_path):
+    config = dataclasses.replace(story_clip_config, vision=ClipVisionConfig(trunk="convnext_atto", head="map"))
+    recipe = Recipe(steps=2, batch=8, lr=1e-2, warmup=1, ema=0.0, trunk_stages=3)
+    task = ClipTask(config, story, recipe)
+    network = task.build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())[1]
+    with torch.no_grad():
+        torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
+    list(train(task, recipe, tmp_path, len(story), bf16=False))
+    _, _, after = load_stage(tmp_path / "clip.safetensors")
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name].to(value.dtype))}
+    kept = ("visual.trunk.stem.", "visual.trunk.stages.0.", "visual.trunk.stages.1.", "visual.trunk.stages.2.")
+    assert not [name for name in moved if name.startswith(kept)]
+    assert {"visual.trunk.head.fc.weight", "visual.trunk.stages.3.blocks.0.conv_dw.weight", "text_projection"} <= moved
+    with pytest.raises(ValueError, match="has no trunk of stages"):
+        ClipTask(story_clip_config, story, recipe).build()

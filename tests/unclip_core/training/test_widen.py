@@ -53,18 +53,18 @@ def test_a_map_starts_as_the_mean_of_its_cells(before):
         widened(network.state_dict(), after, old.state_dict(), before, "old")
 
 
-def test_new_layers_keep_their_fresh_weights_and_other_shapes_are_refused(tiny_configs):
+def test_a_decoder_with_more_layers_starts_as_what_it_was(tiny_configs, randomise):
     config = tiny_configs.decoder
-    unet = dataclasses.replace(config.unet, attention_resolutions=())
-    old, fresh = DecoderNetwork(dataclasses.replace(config, unet=unet)), DecoderNetwork(config)
-    found = widened(old.state_dict(), dataclasses.replace(config, unet=unet), fresh.state_dict(), config, "old")
-    load_strict(DecoderNetwork(config), found, "old")
-    name = "unet.conv_in.weight"
-    assert torch.equal(found[name], old.state_dict()[name])
-    added = next(name for name in fresh.state_dict() if name not in old.state_dict())
-    assert torch.equal(found[added], fresh.state_dict()[added])
+    small = dataclasses.replace(config, unet=dataclasses.replace(config.unet, attention_resolutions=()))
+    large = dataclasses.replace(config, unet=dataclasses.replace(config.unet, fine_channels=4))
+    old, fresh, network = randomise(DecoderNetwork(small)), DecoderNetwork(large), DecoderNetwork(large).eval()
+    load_strict(network, widened(old.state_dict(), small, fresh.state_dict(), large, "old"), "old")
+    x_t, t, z = torch.randn(2, 3, 64, 64), torch.tensor([10, 900]), torch.randn(2, config.clip_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x_t, t, network.condition(z)), old(x_t, t, old.condition(z)))
+    assert torch.equal(network.unet.conv_fine.weight, fresh.unet.conv_fine.weight)
     with pytest.raises(ValueError, match=r"--init x has unet.* for which this network has no place"):
-        widened(fresh.state_dict(), config, old.state_dict(), config, "--init x")
-    wide = {**old.state_dict(), name: torch.zeros(99, 3, 3, 3)}
+        widened(fresh.state_dict(), large, old.state_dict(), small, "--init x")
+    name = "unet.conv_in.weight"
     with pytest.raises(ValueError, match=r"--init x: unet.conv_in.weight is \(99, 3, 3, 3\) there"):
-        widened(wide, config, fresh.state_dict(), config, "--init x")
+        widened({**old.state_dict(), name: torch.zeros(99, 3, 3, 3)}, small, fresh.state_dict(), large, "--init x")
