@@ -109,6 +109,12 @@ class LoraRecord:
     strength: float
     fingerprint: str
 
+    @staticmethod
+    def describe(records: tuple[LoraRecord, ...]) -> str:
+        """For messages: "the LoRA cup at strength 1", or "no LoRA"."""
+        listed = " and ".join(f"{record.name} at strength {record.strength:g}" for record in records)
+        return f"the LoRA {listed}" if listed else "no LoRA"
+
 
 @dataclass(frozen=True)
 class Inversion:
