@@ -40,6 +40,8 @@ LIGHT = (
             "diffusers_configs",
             "diffusers_folder",
             "header",
+            "lora_catalog",
+            "lora_keys",
             "pickles",
             "weight_sets",
         )
