@@ -43,6 +43,12 @@ def karlo():
     return _module("karlo_folder", "unclip_core/checkpoints")
 
 
+@pytest.fixture(scope="session")
+def family():
+    """The writer of Kandinsky's folders and those of the other members of the family (tests/family.py)."""
+    return _module("family")
+
+
 @pytest.fixture
 def tiny_stack(tiny_models, monkeypatch):
     """The name of a stack that the catalog finds."""

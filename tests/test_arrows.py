@@ -40,6 +40,7 @@ LIGHT = (
             "diffusers_configs",
             "diffusers_folder",
             "header",
+            "kandinsky_folder",
             "lora_catalog",
             "lora_keys",
             "pickles",

@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
 # values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
 EMBED_STD = 0.5375
+# Noise level from which a prior starts that is given an embedding: Kandinsky 2.2's own.
+START_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class ScheduleConfig:
     variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
     x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
     x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
+    # Which timesteps n steps visit: "linspace", from T-1 to 0; "leading", multiples of T // n from 0 up, plus
+    # `first_timestep`; "trailing", multiples of T / n from T down, less 1 (Lin et al. 2024, Table 2).
+    spacing: str = "linspace"
+    first_timestep: int = 0
 
     def __post_init__(self) -> None:
+        _one_of("ScheduleConfig.spacing", self.spacing, ("linspace", "leading", "trailing"))
         _one_of("ScheduleConfig.name", self.name, ("cosine", "linear", "scaled_linear"))
         _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
         _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
@@ -59,6 +66,7 @@ class ClipVisionConfig:
     head_width: int = 64
     patch_size: int = 8
     image_size: int = 64
+    mlp_width: int = 0  # 0: four times the width
     trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
 
 
@@ -70,6 +78,7 @@ class ClipTextConfig:
     layers: int = 4
     heads: int = 2
     vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer; a word list brings its own
+    mlp_width: int = 0  # 0: four times the width
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,7 @@ class PriorConfig:
         None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
     )
     null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
+    one_pass: bool = False  # ECLIPSE: no time token; one forward from pure noise gives the embedding, without guidance
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
     )
@@ -141,6 +151,11 @@ class PriorConfig:
     def __post_init__(self) -> None:
         _one_of("PriorConfig.scaling", self.scaling, ("constant", "mean_std"))
         _one_of("PriorConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        if self.one_pass and self.schedule.prediction != "x0":
+            raise ValueError(
+                f"PriorConfig.one_pass gives the embedding itself, which is prediction 'x0', got "
+                f"{self.schedule.prediction!r}"
+            )
 
 
 @dataclass(frozen=True)

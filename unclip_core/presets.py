@@ -1,4 +1,4 @@
-"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's and the embedded storybook.
+"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's, ECLIPSE's and the embedded storybook.
 
 Imports neither torch nor numpy, as config.py. Section numbers are those of Ramesh et al. 2022.
 """
@@ -266,6 +266,42 @@ KANDINSKY_2_2 = StackConfig(
         schedule=_KANDINSKY_SCHEDULE,
         sampling=SamplingConfig("ddpm", 50, 4.0),
         autoencoder=AutoencoderConfig(),
+    ),
+)
+
+# Priors alone, over the CLIP, decoder and upsamplers of their hosts.
+_ECLIPSE_PRIOR = PriorConfig(
+    width=512,
+    depth=10,
+    heads=16,
+    scaling="constant",
+    mask_value=-10000.0,
+    one_pass=True,
+    schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+    sampling=SamplingConfig("ddpm", 1, 1.0),
+)
+ECLIPSE_GUIDANCE = 7.5  # of the hosts' decoders, as its authors ran them
+
+ECLIPSE_KARLO = replace(
+    KARLO,
+    name="eclipse-karlo",
+    prior=replace(_ECLIPSE_PRIOR, prior_id="eclipse-karlo/prior"),
+    decoder=replace(KARLO.decoder, sampling=replace(KARLO.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE)),
+)
+
+ECLIPSE_KANDINSKY_2_2 = replace(
+    KANDINSKY_2_2,
+    name="eclipse-kandinsky-2-2",
+    prior=replace(
+        _ECLIPSE_PRIOR,
+        clip_id=KANDINSKY_2_2.clip.clip_id,
+        prior_id="eclipse-kandinsky-2-2/prior",
+        clip_dim=1280,
+        text_width=1280,
+    ),
+    decoder=replace(
+        KANDINSKY_2_2.decoder,
+        sampling=replace(KANDINSKY_2_2.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE),
     ),
 )
 

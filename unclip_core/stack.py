@@ -24,6 +24,9 @@ from .stages import ARPrior, Decoder, Prior, Upsampler
 from .stages.lora import apply_lora
 from .types import Embedding, TextEncoding
 
+# Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
+LARGE_CLIP = 600_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -98,18 +101,24 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
-    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
-    each tensor that is read; an exception from it stops the reading, and the next use starts it again.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
+    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
+    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
+    use starts it again.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        # In float32 one by one, not first all and then all again.
-        read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
+        # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
+        # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
+        large = clip.parameters >= LARGE_CLIP
+        kind = weights if large else torch.float32
+        # As that dtype one by one, not first all and then all again.
+        read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
+        options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
+        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]

@@ -23,7 +23,7 @@ GOLDEN = {
     "UnCLIPImageEncode": ("clip image crop*", "UNCLIP_EMBED"),
     "UnCLIPTextAsEmbedding": ("text", "UNCLIP_EMBED"),
     "UnCLIPDiffusionPrior": (
-        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text?",
+        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text? start_embed? strength*?",
         "UNCLIP_EMBED",
     ),
     "UnCLIPAutoregressivePrior": (

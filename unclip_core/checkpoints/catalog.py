@@ -3,6 +3,10 @@
 A stack is a folder with one safetensors file per stage, or a diffusers folder. It goes by its folder's name; a
 Hugging Face cache entry (models--owner--name) by the repository's last part. Searched in this order: the embedded
 stack, the host's model folders, those of $UNCLIP_MODELS (separated as in $PATH), and the Hugging Face cache.
+
+Kandinsky is published in parts, a prior and decoders for it. They are put together wherever they lie: in folders of
+their own, or side by side in one folder. A decoder in a folder of its own goes by that folder's name less "-decoder",
+the only one of a folder by the folder's.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import STAGES
-from . import diffusers_folder
+from . import diffusers_folder, kandinsky_folder
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 
 ENVIRONMENT = "UNCLIP_MODELS"
@@ -77,21 +81,31 @@ def hub_cache() -> Path:
 def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
     stacks: dict[str, StackEntry] = {}
+    parts: list[kandinsky_folder.Part] = []
     for root in search_path(folders):
         for name, folder in _candidates(root):
             try:
                 with guarded(folder):
-                    entry = read_stack(folder, name)
+                    if found := read_parts(folder, name):
+                        parts += found
+                        continue
+                    entry = _read_whole(folder, name)
             except CheckpointError as error:  # whatever is in one folder, the others are listed
                 entry = StackEntry(name, folder, problems=(str(error),))
             # A cache is full of other people's models: one that is no unCLIP at all is no broken one.
-            if entry is None or (name != folder.name and not entry.stages):
-                continue
-            if entry.name in stacks:
-                _warn_shadowed(entry.name, stacks[entry.name].folder, folder)
-            else:
-                stacks[entry.name] = entry
+            if entry is not None and (name == folder.name or entry.stages):
+                _add(stacks, entry)
+    for joined in kandinsky_folder.join(parts):
+        _add(stacks, StackEntry(**vars(joined)))
     return stacks
+
+
+def _add(stacks: dict[str, StackEntry], entry: StackEntry) -> None:
+    """Under its name, if that is free."""
+    if entry.name in stacks:
+        _warn_shadowed(entry.name, stacks[entry.name].folder, entry.folder)
+    else:
+        stacks[entry.name] = entry
 
 
 def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
@@ -114,7 +128,36 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
-    """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name."""
+    """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name.
+
+    Of a part of a Kandinsky it is the stack that the part makes with those beside it.
+    """
+    if parts := read_parts(folder, name or folder.name):
+        beside = [
+            part for name, other in _candidates(_root(folder)) if other != folder for part in read_parts(other, name)
+        ]
+        joined = next(stack for stack in kandinsky_folder.join([*parts, *beside]) if stack.is_of(folder))
+        return StackEntry(**vars(joined) | ({"name": name} if name else {}))
+    return _read_whole(folder, name)
+
+
+def read_parts(folder: Path, name: str) -> list[kandinsky_folder.Part]:
+    """The parts of a Kandinsky in `folder`, which goes by `name`: it is one, or holds some side by side."""
+    if part := kandinsky_folder.read_part(folder, name):
+        return [part]
+    if (folder / diffusers_folder.INDEX).is_file() or any(folder.glob("*.safetensors")):
+        return []
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    parts = [part for path in inner if (part := kandinsky_folder.read_part(path, path.name))]
+    return kandinsky_folder.named_after(name, parts)
+
+
+def _root(folder: Path) -> Path:
+    """The folder that holds a stack's folder; of a revision in huggingface_hub's cache, the cache."""
+    return folder.parents[2] if _is_repository(folder.parent.parent) else folder.parent
+
+
+def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
     name = name or folder.name
     if foreign := diffusers_folder.read_folder(folder):
         return StackEntry(name, folder, *foreign)

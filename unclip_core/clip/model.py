@@ -9,21 +9,23 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ClipConfig
+from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
 from .new_words import NewWords
+from .streaming import encode_streamed
 from .words import WordTokenizer
 
 StateDict = dict[str, Tensor]
-ReadWeights = Callable[[nn.Module], StateDict]
+ReadWeights = Callable[..., StateDict]
 
 
 def build_network(config: ClipConfig) -> nn.Module:
@@ -50,6 +52,7 @@ def build_network(config: ClipConfig) -> nn.Module:
             "width": text.width,
             "heads": text.heads,
             "layers": text.layers,
+            "mlp_ratio": _mlp_ratio(text),
         },
         quick_gelu=config.quick_gelu,
     )
@@ -59,7 +62,8 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
     """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
     vision = config.vision
     if not vision.trunk:
-        return {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        sizes = {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        return sizes | {"mlp_ratio": _mlp_ratio(vision)}
     import timm
 
     if not timm.is_model(vision.trunk):
@@ -69,19 +73,29 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
     return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
 
 
+def _mlp_ratio(tower: ClipVisionConfig | ClipTextConfig) -> float:
+    """open_clip rounds width times ratio down."""
+    return (tower.mlp_width + 0.5) / tower.width if tower.mlp_width else 4.0
+
+
 def empty_network(config: ClipConfig) -> nn.Module:
     """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
     with torch.device("meta"), _random_weights_unsaid():
         network = build_network(config)
-    if "image" not in config.towers:
-        network.visual = None
-    if "text" not in config.towers:
-        network.transformer = network.token_embedding = network.ln_final = None
-        network.positional_embedding = network.text_projection = None
+    _keep_towers(network, config.towers)
     # No part of the weights, so nothing would be assigned to it: a token sees those before it.
     length = config.context_length
     network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
     return network
+
+
+def _keep_towers(network: nn.Module, towers: Iterable[str]) -> None:
+    """Drop the other tower of an open_clip model."""
+    if "image" not in towers:
+        network.visual = None
+    if "text" not in towers:
+        network.transformer = network.token_embedding = network.ln_final = None
+        network.positional_embedding = network.text_projection = None
 
 
 @contextlib.contextmanager
@@ -140,11 +154,20 @@ def _middle(side: int, most: int) -> tuple[int, int]:
     return (side - count) // 2, count
 
 
+def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype) -> nn.Module:
+    """The network with these weights. Assigned, not copied: those of this dtype stay in their mapped file."""
+    network.load_state_dict({name: value.to(dtype) for name, value in state.items()}, strict=True, assign=True)
+    return network
+
+
 class Clip:
     """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
 
     weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
     through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
+    dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
+    then be a function that takes `read_state`'s `part` and `without`.
+    placed: places the network, or the image tower. text_placed: the same, or the text tower.
     """
 
     def __init__(
@@ -154,10 +177,18 @@ class Clip:
         device: torch.device | str = "cpu",
         manager: Manager | None = None,
         pca: Callable[[], PCABasis] | None = None,
+        dtype: torch.dtype = torch.float32,
+        apart: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.placed: Placed[nn.Module] = Placed(lambda dtype: self._load(), self.device, torch.float32, manager)
+        self.apart = apart
+
+        def place(load: Callable[[torch.dtype], nn.Module]) -> Placed[nn.Module]:
+            return Placed(load, self.device, dtype, manager)
+
+        self.placed = place(self._load_image_tower if apart else self._load)
+        self.text_placed = place(self._load_text_tower) if apart else self.placed
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
@@ -220,10 +251,11 @@ class Clip:
 
     @property
     def network(self) -> nn.Module:
-        """The open_clip model, on its device, in evaluation mode. Evicts other large networks, see `Placed`."""
+        """The open_clip model, or its image tower, on its device, in evaluation mode. Evicts other large networks, see
+        `Placed`."""
         return self.placed.on_device()
 
-    def _load(self) -> nn.Module:
+    def _load(self, dtype: torch.dtype) -> nn.Module:
         import open_clip
 
         if self._weights is None and self.config.architecture:
@@ -234,9 +266,20 @@ class Clip:
             return network
         network = empty_network(self.config)
         state = self._weights(network) if callable(self._weights) else self._weights
-        # Assigned, not copied: float32 weights stay in their mapped file.
-        network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True, assign=True)
-        return network
+        return _assigned(network, state, dtype)
+
+    def _load_text_tower(self, dtype: torch.dtype) -> nn.Module:
+        network = empty_network(self.config)
+        state = self._weights(network, without="visual")
+        _keep_towers(network, ("text",))
+        return _assigned(network, state, dtype)
+
+    def _load_image_tower(self, dtype: torch.dtype) -> nn.Module:
+        network = empty_network(self.config)
+        state = {f"visual.{name}": value for name, value in self._weights(network, part="visual").items()}
+        _keep_towers(network, ("image",))
+        network.logit_scale = None  # the text tower has it
+        return _assigned(network, state, dtype)
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
@@ -287,7 +330,7 @@ class Clip:
         self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask, places = self._tokenize(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
-        tokens, embed = text_states(self.network, ids.to(self.device), new)
+        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
         return TextEncoding(
             tokens=tokens.float().cpu(),
             embed=self._scale(embed).cpu(),
@@ -302,7 +345,8 @@ class Clip:
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
         """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
-        return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+        pixels = pixels.to(self.device, self.placed.dtype)
+        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
 
     @torch.no_grad()
     def encode_null_image(self) -> Embedding:
@@ -311,8 +355,12 @@ class Clip:
         Raises ValueError for a CLIP without an image tower.
         """
         self._require("image", "Decoder Sample", "image_encoder")
-        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
-        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.placed.dtype)
+        if not self.apart or self.placed.loaded:
+            return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+        network = empty_network(self.config)
+        embed = encode_streamed(network, partial(self._weights, network), pixels)
+        return Embedding(self._scale(embed).cpu(), self.clip_id, "image")
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
@@ -323,13 +371,17 @@ class Clip:
             size = (self.image_size, self.image_size)
             pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
-        return self._scale(self.placed.read().encode_image((pixels - mean) / std))
+        return self._scale(self.placed.read().encode_image(((pixels - mean) / std).to(self.placed.dtype)))
 
     @property
     def image_size(self) -> int:
         """Pixels of the side that the image tower reads."""
         self._require("image", "CLIP Image Encode", "image_encoder")
-        size = self.placed.read().visual.image_size
+        if self.config.vision is not None:
+            return self.config.vision.image_size
+        import open_clip
+
+        size = open_clip.get_model_config(self.config.architecture)["vision_cfg"]["image_size"]
         return size[0] if isinstance(size, tuple | list) else size
 
     def _require(self, tower: str, who: str, folder: str) -> None:

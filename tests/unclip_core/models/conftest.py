@@ -44,6 +44,7 @@ PRIORS = {
     "karlo": PRIOR,
     "diffusers-mask": replace(PRIOR, mask_value=-10000.0),
     "paper": replace(PRIOR, scaling="constant", embed_scale=3.0, null_text="learned", final_norm=False),
+    "one-pass": replace(PRIOR, scaling="constant", one_pass=True),
 }
 DECODERS = {
     "karlo": DECODER,
