@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(cached, tmp_path, caplog):
 
 @pytest.mark.parametrize("loras", [(), (LoraRecord("cup", 0.8, "f0"), LoraRecord("snow", 1.0, "a1"))])
 def test_an_inversion_comes_back_with_its_loras(tmp_path, loras):
-    store, inversion = Store(tmp_path, 1 << 30), Inversion((900, 0), "d", 1.0, "e", "", 0.25, loras)
+    store, inversion = Store(tmp_path, 1 << 30), Inversion((900, 0), "d", 1.0, "e", "", 0.25, loras=loras)
     noise = GivenNoise(torch.randn(1, 3, 4, 4), inversion)
     store.write("ab", Entry([[noise]]))
     ((found,),) = store.read("ab").outputs
