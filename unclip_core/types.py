@@ -109,6 +109,12 @@ class LoraRecord:
     strength: float
     fingerprint: str
 
+    @staticmethod
+    def describe(records: tuple[LoraRecord, ...]) -> str:
+        """For messages: "the LoRA cup at strength 1", or "no LoRA"."""
+        listed = " and ".join(f"{record.name} at strength {record.strength:g}" for record in records)
+        return f"the LoRA {listed}" if listed else "no LoRA"
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -116,8 +122,8 @@ class Inversion:
 
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
     undone exactly (RMS of x_t). latent_error, pixel_error: of a latent decoder, how far the first picture is from
-    itself after the way there and back (RMS of its latents, and of its pixels in -1..1).
-    loras: those of the decoder.
+    itself after the way there and back (RMS of its latents, and of its pixels in -1..1). loras: those of the
+    decoder.
     """
 
     timesteps: tuple[int, ...]
@@ -126,9 +132,9 @@ class Inversion:
     embed_hash: str
     text_hash: str
     residual: float = 0.0
-    loras: tuple[LoraRecord, ...] = ()
     latent_error: float | None = None
     pixel_error: float | None = None
+    loras: tuple[LoraRecord, ...] = ()
 
 
 @dataclass(frozen=True)

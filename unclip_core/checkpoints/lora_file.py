@@ -131,7 +131,7 @@ def _native_branches(tensors: Mapping[str, Tensor], stage: str) -> dict[str, Bra
 def _foreign_branches(
     info: LoraInfo, tensors: Mapping[str, Tensor], stage: str, config: PriorConfig | DecoderConfig
 ) -> dict[str, Branch]:
-    """Branches of diffusers' layers as ours: q, k and v, which are one layer here, become one branch of three blocks."""
+    """Branches of diffusers' layers as ours: those of q, k and v, one layer here, become one branch of three blocks."""
     try:
         found = foreign_layers(tensors)[stage]
         pairs = {

@@ -101,7 +101,7 @@ def attention_layers(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def new_branches(layers: Mapping[str, nn.Linear], rank: int, seed: int = 0) -> dict[str, Branch]:
-    """Branches of a rank to be trained: down is random, up is zero, so that they change nothing yet (Hu et al. §4.1)."""
+    """Branches of a rank, to be trained: down is random and up zero, so they change nothing yet (Hu et al. §4.1)."""
     generator = torch.Generator().manual_seed(seed)
     branches = {}
     for name, layer in layers.items():

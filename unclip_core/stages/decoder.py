@@ -27,6 +27,7 @@ from ..types import (
     Noise,
     TextEncoding,
     broadcast_batch,
+    check_same_clip,
     expand_rows,
     model_to_image,
     repeat_rows,
@@ -83,8 +84,8 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip, loras, hint: what `with_clip_guidance`, `with_lora` and
-    `with_depth_hint` added.
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added.
     """
 
     config: DecoderConfig
@@ -92,8 +93,8 @@ class Decoder(TextStage):
     autoencoder: Placed[Autoencoder] | None = None
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
-    loras: tuple[AppliedLora, ...] = ()
     hint: DepthHint | None = None
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -104,13 +105,6 @@ class Decoder(TextStage):
         """
         guidance = clip_guidance("CLIP Guidance", clip, scale, self.config)
         return self if guidance is None else replace(self, guidance_by_clip=(*self.guidance_by_clip, guidance))
-
-    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
-        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
-
-        Raises ValueError for branches of another network, and for a strength that is no number.
-        """
-        return add_lora("decoder", self, lora, strength)
 
     def with_depth_hint(self, image: Tensor, crop: str = "center") -> Decoder:
         """This decoder, led by a depth picture: IMAGE (B, H, W, C) in 0..1, near things bright.
@@ -126,6 +120,13 @@ class Decoder(TextStage):
             )
         fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
         return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -211,8 +212,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.beside_guidance()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes))
-        network = branched(network, self.loras)
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -281,8 +281,7 @@ class Decoder(TextStage):
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(need=bytes_to_ask_for(batch, row_bytes))
-        network = branched(network, self.loras)
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -300,9 +299,8 @@ class Decoder(TextStage):
         inverted, count = yield from count_steps(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        inversion = describe(
-            self.config, settings, conditions.embed, self._read(conditions.text), residual, records(self.loras)
-        )
+        text, loras = self._read(conditions.text), records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 
@@ -319,7 +317,12 @@ class Decoder(TextStage):
         """The conditions. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
-                self.check_embed(name, embed, who)
+                if not isinstance(embed, Embedding):
+                    raise ValueError(
+                        f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image "
+                        "Encode or, for a caption, Text As Embedding"
+                    )
+                check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)

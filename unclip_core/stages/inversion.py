@@ -87,19 +87,17 @@ def resolve_decoding(
             f"{who}: an inverted x_T leads back to its picture with the sampler ddim alone, not with "
             f"{settings.sampler}; choose ddim or auto"
         )
-    if [(lora.fingerprint, lora.strength) for lora in loras] != [
-        (lora.fingerprint, lora.strength) for lora in inversion.loras
-    ]:
+    if _numbers(loras) != _numbers(inversion.loras):
         warn(
-            f"{who}: this x_T was inverted {_named(inversion.loras)}, but is decoded {_named(loras)}, so it will not "
-            "lead back to its picture; link the same decoder to both nodes"
+            f"{who}: this x_T was inverted with {LoraRecord.describe(inversion.loras)}, but is decoded with "
+            f"{LoraRecord.describe(loras)}, so it will not lead back to its picture; link one decoder to both nodes"
         )
     return replace(settings, steps=schedule_steps, x0_clamp=None)
 
 
-def _named(loras: tuple[LoraRecord, ...]) -> str:
-    listed = " and ".join(f"{lora.name} at strength {lora.strength:g}" for lora in loras)
-    return f"with the LoRA {listed}" if listed else "without a LoRA"
+def _numbers(loras: tuple[LoraRecord, ...]) -> list[tuple[str, float]]:
+    """What counts of LoRAs: their order does not, nor what their files are called."""
+    return sorted((lora.fingerprint, lora.strength) for lora in loras)
 
 
 def describe(
