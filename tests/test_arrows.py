@@ -41,6 +41,8 @@ LIGHT = (
             "diffusers_folder",
             "header",
             "kandinsky_folder",
+            "lora_catalog",
+            "lora_keys",
             "pickles",
             "published",
             "stable_unclip_folder",

@@ -29,7 +29,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 PCA, ANALYTIC = "pca", "analytic"
 TABLES = tuple(f".{kind}.safetensors" for kind in (PCA, ANALYTIC))
 TABLE_COMMANDS = {PCA: "unclip fit-pca --clip", ANALYTIC: "unclip fit-analytic --prior"}
-
+LORAS = "loras"  # a folder among the stacks' that holds LoRA files
 KARLO_NAME = "karlo-v1-alpha"
 
 Folders = Iterable[str | os.PathLike]
@@ -54,15 +54,19 @@ class StackEntry:
 
 def search_path(folders: Folders = ()) -> list[Path]:
     """The folders that hold stacks, in order, without repetitions. folders: the host's."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra, hub_cache())))
+    named = (EMBEDDED, *folders, *environment_folders(), hub_cache())
+    return list(dict.fromkeys(Path(folder).expanduser() for folder in named))
+
+
+def environment_folders() -> list[Path]:
+    """The folders that $UNCLIP_MODELS names."""
+    return [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
 
 
 def writable_folder(folders: Folders = ()) -> Path | None:
     """The first model folder in which files can be made, though it need not exist yet: of the host's `folders`, then of
     $UNCLIP_MODELS. None if there is none."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    for folder in (Path(folder).expanduser() for folder in (*folders, *extra)):
+    for folder in (Path(folder).expanduser() for folder in (*folders, *environment_folders())):
         existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
         if existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return folder
@@ -233,7 +237,7 @@ def _candidates(root: Path) -> list[tuple[str, Path]]:
     found = []
     for folder in folders:
         with contextlib.suppress(OSError):  # a cache that is somebody else's
-            if folder.is_dir():
+            if folder.is_dir() and folder.name != LORAS:
                 found.append(_snapshot(folder) if _is_repository(folder) else (folder.name, folder))
     return [candidate for candidate in found if candidate is not None]
 
