@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import diffusers_folder, diffusers_keys, kandinsky_folder, kandinsky_keys
+from . import diffusers_folder, diffusers_keys, eclipse_folder, kandinsky_folder, kandinsky_keys
 from .header import SHORT_NAMES, StageFile
 from .keys import Rule, assemble, is_read
 from .tensors import open_weights
@@ -16,7 +16,11 @@ from .tensors import open_weights
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
 OPENAI_LOGIT_SCALE = math.log(100.0)
 # By layout: from a stage's name to the rule of each of its tensors.
-_RULES = {diffusers_folder.LAYOUT: diffusers_keys.rule_of, kandinsky_folder.LAYOUT: kandinsky_keys.rule_of}
+_RULES = {
+    diffusers_folder.LAYOUT: diffusers_keys.rule_of,
+    kandinsky_folder.LAYOUT: kandinsky_keys.rule_of,
+    eclipse_folder.LAYOUT: diffusers_keys.rule_of,
+}
 _NAMES = {torch.float32: SHORT_NAMES["F32"], torch.bfloat16: SHORT_NAMES["BF16"], torch.float16: SHORT_NAMES["F16"]}
 
 
@@ -47,4 +51,5 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
     if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given
+    unused = eclipse_folder.UNUSED if found.layout == eclipse_folder.LAYOUT else ()
+    return _RULES[found.layout](found.stage), (*diffusers_keys.IGNORED, *unused), given
