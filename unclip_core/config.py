@@ -214,12 +214,16 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         _one_of("UNetConfig.time_conditioning", self.time_conditioning, ("scale_shift", "add"))
-        grid = self.patch_size * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % grid:
+        if self.image_size % self.side_multiple:
             raise ValueError(
-                f"UNetConfig.image_size {self.image_size} must be a multiple of {grid} "
+                f"UNetConfig.image_size {self.image_size} must be a multiple of {self.side_multiple} "
                 f"(patch_size {self.patch_size}, {len(self.channel_mult)} levels)"
             )
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of x_t are multiples of: every level but the last halves them."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
@@ -304,6 +308,10 @@ class DecoderConfig:
             raise ValueError(
                 f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
                 f"{self.unet.in_channels}"
+            )
+        if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
+            raise ValueError(
+                "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
             )
 
     @property

@@ -232,4 +232,8 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
         name: getattr(a, name) if getattr(a, name) == getattr(b, name) else f"{getattr(a, name)}+{getattr(b, name)}"
         for name in ("embed_hash", "text_hash")
     }
-    return replace(a, residual=max(a.residual, b.residual), **hashes)
+    worse = {
+        name: max((x for x in (getattr(a, name), getattr(b, name)) if x is not None), default=None)
+        for name in ("residual", "latent_error", "pixel_error")
+    }
+    return replace(a, **worse, **hashes)

@@ -106,7 +106,8 @@ class Inversion:
     """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error.
 
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
-    undone exactly (RMS, pixels being -1..1).
+    undone exactly (RMS of x_t). latent_error, pixel_error: of a latent decoder, how far the first picture is from
+    itself after the way there and back (RMS of its latents, and of its pixels in -1..1).
     """
 
     timesteps: tuple[int, ...]
@@ -115,6 +116,8 @@ class Inversion:
     embed_hash: str
     text_hash: str
     residual: float = 0.0
+    latent_error: float | None = None
+    pixel_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from ..diffusion.schedule import Schedule
 from ..types import Embedding, Inversion, TextEncoding
 from .run import Settings, resolve_settings
 
+log = logging.getLogger("comfyui_unclip")
 MAX_REFINE = 100
 
 
@@ -102,6 +104,18 @@ def describe(
         text_hash=fingerprint(None if text is None else text.tokens),
         residual=residual.max().item(),
     )
+
+
+def with_round_trip(inversion: Inversion, latents: Tensor, pixels: Tensor) -> Inversion:
+    """The record with what the way there and back changed in one picture: differences of its latents and its pixels."""
+    errors = [difference.float().square().mean().sqrt().item() for difference in (latents, pixels)]
+    log.info(
+        "DDIM Invert: decoded again, the first picture is off by %.2g in latents and %.2g in pixels (RMS, -1..1), the "
+        "autoencoder's own loss included; no step is off by more than %.2g",
+        *errors,
+        inversion.residual,
+    )
+    return replace(inversion, latent_error=errors[0], pixel_error=errors[1])
 
 
 def fingerprint(values: Tensor | None) -> str:

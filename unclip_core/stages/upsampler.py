@@ -100,7 +100,7 @@ class Upsampler:
         chunks: how the batch is split; an empty list is filled, and is the one to give to the other network's run.
         """
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
-        row_bytes = unet_row_bytes(self.config.unet, side, placed.dtype.itemsize)
+        row_bytes = unet_row_bytes(self.config.unet, side, side, placed.dtype.itemsize)
         # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
         # picture would cost more than the room for two.
         others = [other for other in (self.network, self.final_network) if other not in (placed, None)]

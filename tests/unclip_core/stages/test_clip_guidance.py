@@ -11,7 +11,10 @@ from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.embeddings import similarity
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages.clip_guidance import ClipGuidance
+from comfyui_unclip.unclip_core.stages.grid import Grid
 from comfyui_unclip.unclip_core.types import Embedding, PictureStart
+
+GRID = Grid("Test", 3, 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def test_the_gradient_is_that_of_the_cosine(clip):
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     target = F.normalize(torch.randn(2, 12, generator=torch.Generator().manual_seed(2)), dim=1)
     guidance = ClipGuidance(clip, 1.0)
-    gradient = guidance.gradient(x, target)
+    gradient = guidance.gradient(x, target, GRID)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
 
     def cosine(pixels):
@@ -53,12 +56,12 @@ def test_the_gradient_is_that_of_the_cosine(clip):
         slope = (cosine(x + step * direction) - cosine(x - step * direction)) / (2 * step)
     assert torch.allclose(slope, (gradient * direction).flatten(1).sum(1), rtol=0.03, atol=1e-4)
     with torch.inference_mode():
-        assert torch.allclose(guidance.gradient(x.clone(), target.clone()), gradient, atol=1e-6)
+        assert torch.allclose(guidance.gradient(x.clone(), target.clone(), GRID), gradient, atol=1e-6)
 
 
 def test_shift_is_of_the_stated_size_and_fades_with_the_noise(clip):
     target, x = Embedding(torch.ones(1, 12), clip.clip_id), torch.zeros(1, 3, 16, 16)
-    edit = ClipGuidance(clip, 2.0).edit(target, None, slice(0, 1), 1)
+    edit = ClipGuidance(clip, 2.0).edit(target, None, slice(0, 1), 1, GRID)
     steps = Schedule(ScheduleConfig()).respace(5)
     shifts = [(edit(x, step) - x).square().mean().sqrt().item() for step in steps]
     assert shifts == pytest.approx([0.04 * step.sigma**2 for step in steps], rel=1e-3)
