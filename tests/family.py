@@ -1,12 +1,17 @@
 """Writes folders of the unCLIP family's published members, as diffusers and transformers write them: small, with random
 weights. One function per member; the layouts are those of the repositories on the hub.
+
+`weights` says where they come from: "saved", by the libraries' own save_pretrained; "drawn", one tensor after another,
+without ever holding a network; "holes", zeros that take no room on disk: for what reads no further than the headers.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -63,23 +68,56 @@ class Sizes:
     codes: int = 16
 
 
+FULL_2_2 = Sizes(
+    clip_dim=1280,
+    text_width=1280,
+    text_layers=32,
+    text_heads=20,
+    vision_width=1664,
+    vision_layers=48,
+    vision_heads=16,
+    vision_mlp=8192,
+    vision_patch=14,
+    vision_side=224,
+    prior_heads=32,
+    prior_head_width=64,
+    prior_layers=20,
+    channels=(384, 768, 1152, 1536),
+    layers_per_block=3,
+    head_channels=64,
+    cross_width=768,
+    side=64,
+    movq_channels=(128, 256, 256, 512),
+    movq_layers=2,
+    codes=16384,
+)
+FULL_2_1 = replace(
+    FULL_2_2,
+    clip_dim=768,
+    text_width=768,
+    text_layers=12,
+    text_heads=12,
+    vision_width=1024,
+    vision_layers=24,
+    vision_mlp=4096,
+)
 Networks = dict[str, torch.nn.Module]
 
 
 def kandinsky_2_2(
-    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0
+    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0, **options
 ) -> dict[str, Networks]:
     """`<folder>/kandinsky-2-2-prior`, and a folder per decoder. Returns each folder's networks, in evaluation mode.
 
     decoders: "" is kandinsky-2-2-decoder, "inpaint" kandinsky-2-2-decoder-inpaint, "controlnet-depth"
-    kandinsky-2-2-controlnet-depth.
+    kandinsky-2-2-controlnet-depth. options: `weights`, and what `_save` takes.
     """
     sizes = sizes or Sizes()
-    written = {"kandinsky-2-2-prior": write_prior(folder / "kandinsky-2-2-prior", sizes, seed=seed)}
+    written = {"kandinsky-2-2-prior": write_prior(folder / "kandinsky-2-2-prior", sizes, seed=seed, **options)}
     names = {"": "kandinsky-2-2-decoder", "inpaint": "kandinsky-2-2-decoder-inpaint"}
     for kind in decoders:
         name = names.get(kind, f"kandinsky-2-2-{kind}")
-        written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1)
+        written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1, **options)
     return written
 
 
@@ -88,12 +126,14 @@ def write_prior(
     sizes: Sizes | None = None,
     pipeline: str = "KandinskyV22PriorPipeline",
     activation: str = "gelu",
+    padding: str = "!",
     seed: int = 0,
     **options,
 ) -> Networks:
-    """A prior with both towers of its CLIP. options: of save_pretrained, as variant or max_shard_size."""
+    """A prior with both towers of its CLIP. options: `weights`, and what `_save` takes."""
     from diffusers import PriorTransformer, UnCLIPScheduler
     from transformers import (
+        CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModelWithProjection,
         CLIPVisionConfig,
@@ -101,6 +141,7 @@ def write_prior(
     )
 
     sizes = sizes or Sizes()
+    side = sizes.vision_side
     text = CLIPTextConfig(
         hidden_size=sizes.text_width,
         intermediate_size=4 * sizes.text_width,
@@ -116,25 +157,23 @@ def write_prior(
         num_attention_heads=sizes.vision_heads,
         projection_dim=sizes.clip_dim,
         patch_size=sizes.vision_patch,
-        image_size=sizes.vision_side,
+        image_size=side,
         hidden_act=activation,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        networks: Networks = {
-            "prior": PriorTransformer(
-                num_attention_heads=sizes.prior_heads,
-                attention_head_dim=sizes.prior_head_width,
-                num_layers=sizes.prior_layers,
-                embedding_dim=sizes.clip_dim,
-            ),
-            "text_encoder": CLIPTextModelWithProjection(text),
-            "image_encoder": CLIPVisionModelWithProjection(vision),
-        }
-        _save(path, networks, options)
+    makers = {
+        "prior": lambda: PriorTransformer(
+            num_attention_heads=sizes.prior_heads,
+            attention_head_dim=sizes.prior_head_width,
+            num_layers=sizes.prior_layers,
+            embedding_dim=sizes.clip_dim,
+        ),
+        "text_encoder": lambda: CLIPTextModelWithProjection(text),
+        "image_encoder": lambda: CLIPVisionModelWithProjection(vision),
+    }
+    networks = _save(path, makers, seed, **options)
     UnCLIPScheduler(**PRIOR_SCHEDULER).save_pretrained(path / "scheduler")
-    _settings(path / "tokenizer" / "special_tokens_map.json", bos_token="<|startoftext|>", pad_token="!")
-    _settings(path / "image_processor" / "preprocessor_config.json", image_processor_type="CLIPImageProcessor")
+    write_tokenizer(path / "tokenizer", padding)
+    CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side).save_pretrained(path / "image_processor")
     others = {
         "scheduler": ["diffusers", "UnCLIPScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -149,20 +188,14 @@ def write_decoder(path: Path, sizes: Sizes | None = None, kind: str = "", seed: 
     from diffusers import DDPMScheduler
 
     sizes = sizes or Sizes()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        hinted = kind == "controlnet-depth"
-        networks = {
-            "unet": _unet(
-                sizes,
-                in_channels={"": 4, "inpaint": 9, "controlnet-depth": 8}[kind],
-                encoder_hid_dim=sizes.clip_dim,
-                encoder_hid_dim_type="image_proj",
-                addition_embed_type="image_hint" if hinted else "image",
-            ),
-            "movq": _movq(sizes),
-        }
-        _save(path, networks, options)
+    channels = {"": 4, "inpaint": 9, "controlnet-depth": 8}[kind]
+    conditioning = {
+        "encoder_hid_dim": sizes.clip_dim,
+        "encoder_hid_dim_type": "image_proj",
+        "addition_embed_type": "image_hint" if kind == "controlnet-depth" else "image",
+    }
+    makers = {"unet": lambda: _unet(sizes, in_channels=channels, **conditioning), "movq": lambda: _movq(sizes)}
+    networks = _save(path, makers, seed, **options)
     DDPMScheduler(**DDPM_SCHEDULER).save_pretrained(path / "scheduler")
     pipelines = {"": "", "inpaint": "Inpaint", "controlnet-depth": "Controlnet"}
     _index(path, f"KandinskyV22{pipelines[kind]}Pipeline", networks, {"scheduler": ["diffusers", "DDPMScheduler"]})
@@ -192,6 +225,26 @@ def eclipse_prior(path: Path, sizes: Sizes | None = None, dim: int = 0, seed: in
     _settings(path / "config.json", **{key: value for key, value in config.items() if not key.startswith("time_")})
     (path / "README.md").write_text(README.format("mit"))
     return network
+
+
+def write_tokenizer(path: Path, padding: str = "!") -> None:
+    """CLIP's byte pairs as transformers' files, from open_clip's. padding: the token that fills captions up."""
+    import open_clip
+
+    pairs = open_clip.get_tokenizer("ViT-L-14")
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    _settings(path / "vocab.json", **{special.get(token, token): index for token, index in pairs.encoder.items()})
+    merges = "\n".join(" ".join(pair) for pair in pairs.bpe_ranks)
+    (path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    _settings(path / "special_tokens_map.json", **tokens, pad_token=padding)
+    _settings(
+        path / "tokenizer_config.json",
+        **tokens,
+        pad_token=padding,
+        model_max_length=77,
+        tokenizer_class="CLIPTokenizer",
+    )
 
 
 def _unet(sizes: Sizes, **options) -> torch.nn.Module:
@@ -251,13 +304,59 @@ def _draw(name: str, shape: torch.Size) -> torch.Tensor:
     return noise * fan_in**-0.5
 
 
-def _save(path: Path, networks: Networks, options: dict) -> None:
-    for name, network in networks.items():
-        networks[name] = lively(network).eval()
-        network.save_pretrained(path / name, **options)
+def _save(
+    path: Path,
+    makers: dict[str, Callable[[], torch.nn.Module]],
+    seed: int,
+    weights: str = "saved",
+    dtype: torch.dtype = torch.float32,
+    **options,
+) -> Networks:
+    """Networks in folders of their names. options: of save_pretrained, as variant or max_shard_size. Those whose
+    weights are not "saved" are on the meta device."""
+    networks = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, make in makers.items():
+            if weights == "saved":
+                network = lively(make()).to(dtype).eval()
+                network.save_pretrained(path / name, **options)
+            else:
+                with torch.device("meta"):
+                    network = make()
+                _write(path / name, network, dtype, holes=weights == "holes")
+            networks[name] = network
+    return networks
 
 
-def _settings(path: Path, **values: object) -> None:
+def _write(folder: Path, network: torch.nn.Module, dtype: torch.dtype, holes: bool) -> None:
+    """What save_pretrained writes, one tensor after another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(network, "save_config"):
+        network.save_config(folder)
+        file = folder / "diffusion_pytorch_model.safetensors"
+    else:
+        network.config.architectures = [type(network).__name__]
+        network.config.save_pretrained(folder)
+        file = folder / "model.safetensors"
+    kind, size = {torch.bfloat16: ("BF16", 2), torch.float16: ("F16", 2), torch.float32: ("F32", 4)}[dtype]
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + size * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        if holes:
+            out.truncate(out.tell() + end)
+            return
+        for name, shape in shapes.items():
+            out.write(_draw(name, shape).to(dtype).contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def _settings(path: Path, /, **values: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
 

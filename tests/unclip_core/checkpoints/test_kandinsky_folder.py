@@ -1,6 +1,7 @@
 """Kandinsky's folders as diffusers writes them: recognised, joined to stacks, and equal to diffusers' own networks."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -11,9 +12,14 @@ from open_clip.transformer import ResidualAttentionBlock
 from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
+from comfyui_unclip.unclip_core.checkpoints.keys import find_mismatches
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
+from comfyui_unclip.unclip_core.checkpoints.states import rules_of
+from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
+from comfyui_unclip.unclip_core.clip.model import empty_network
 from comfyui_unclip.unclip_core.clip.zero_shot import classify
+from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2
 from comfyui_unclip.unclip_core.stack import load_stack
 
@@ -113,6 +119,45 @@ def test_configs_follow_the_folder(entry):
     # diffusers' own spacing where a scheduler's JSON names none.
     assert decoder.schedule == replace(KANDINSKY_2_2.decoder.schedule, spacing="leading")
     assert decoder.sampling == KANDINSKY_2_2.decoder.sampling
+
+
+COUNTS = {
+    "kandinsky-2-2": (2_539_567_104, 1_026_225_920, 1_253_057_288 + 67_832_495),
+    "kandinsky-2-2-inpaint": (2_539_567_104, 1_026_225_920, 1_253_074_568 + 67_832_495),
+    "kandinsky-2-2-controlnet-depth": (2_539_567_104, 1_026_225_920, 1_253_429_212 + 67_832_495),
+}
+
+
+def test_published_sizes_are_the_preset(family, models):
+    """Every stage of each stack at full size: configs, counts, and the name and shape of every tensor."""
+    decoders = ("", "inpaint", "controlnet-depth")
+    family.kandinsky_2_2(models, family.FULL_2_2, decoders=decoders, weights="holes", dtype=torch.float16)
+    stacks = catalog.list_stacks()
+    assert {
+        name: tuple(found.parameters for found in entry.stages.values()) for name, entry in stacks.items()
+    } == COUNTS
+    for name, entry in stacks.items():
+        configs = {stage: found.config for stage, found in entry.stages.items()}
+        assert configs["clip"] == KANDINSKY_2_2.clip and configs["prior"] == KANDINSKY_2_2.prior
+        published = KANDINSKY_2_2.decoder
+        extra = {"inpaint": 9, "hint": 8}.get(configs["decoder"].extra_input, 4)
+        assert configs["decoder"] == replace(
+            published,
+            decoder_id=f"{name}/decoder",
+            extra_input=configs["decoder"].extra_input,
+            unet=replace(published.unet, in_channels=extra),
+            schedule=replace(published.schedule, spacing="leading"),
+        )
+    checked = [*stacks["kandinsky-2-2"].stages.values(), *(entry.stages["decoder"] for entry in stacks.values())]
+    for found in checked:
+        rule_of, ignored, given = rules_of(found)
+        with torch.device("meta"):
+            clip = found.stage == "clip"
+            network = empty_network(found.config) if clip else build_network(found.stage, found.config)
+        targets = {key: tensor.shape for key, tensor in network.state_dict().items() if key not in given}
+        parts = {part: open_weights(weights) for part, weights in found.weights().items()}
+        assert not find_mismatches(targets, {key: rule_of(key) for key in targets}, parts, ignored)
+        assert sum(math.prod(shape) for shape in targets.values()) == found.parameters
 
 
 @torch.no_grad()
