@@ -40,7 +40,11 @@ LIGHT = (
             "diffusers_configs",
             "diffusers_folder",
             "header",
+            "kandinsky_folder",
+            "lora_catalog",
+            "lora_keys",
             "pickles",
+            "published",
             "weight_sets",
         )
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
+from .checkpoints.lora_file import load_lora
 from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
@@ -20,9 +22,12 @@ from .config import STAGES
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
+from .stages.lora import apply_lora
 from .types import Embedding, TextEncoding
 
 UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+# Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
+LARGE_CLIP = 600_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,16 @@ class Stack:
                 picture = getattr(self, stage).sample(picture, seed=seed)
         return picture
 
+    def with_lora(self, path: str | Path, strength: float = 1.0) -> Stack:
+        """This stack with a LoRA file's branches on prior and decoder, and its new words in CLIP.
+
+        strength: 1 is as it was trained. Raises ValueError for a file that is none, or of another model.
+        """
+        clip, prior, decoder = apply_lora(
+            load_lora(path), strength, clip=self.clip, prior=self.prior, decoder=self.decoder
+        )
+        return replace(self, clip=clip, prior=prior, decoder=decoder)
+
 
 class MissingStage:
     """Stands for a stage that a stack lacks: using it raises ValueError with what the stack has."""
@@ -89,18 +104,24 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
-    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
-    each tensor that is read; an exception from it stops the reading, and the next use starts it again.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
+    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
+    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
+    use starts it again.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        # In float32 one by one, not first all and then all again.
-        read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
+        # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
+        # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
+        large = clip.parameters >= LARGE_CLIP
+        kind = weights if large else torch.float32
+        # As that dtype one by one, not first all and then all again.
+        read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
+        options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
+        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]
@@ -112,7 +133,7 @@ def load_stack(
     @cache
     def null_image() -> Embedding:
         encode = text_encoder.encode_null_image  # which a missing CLIP has not, and says so
-        return remembered_null_image(clip, encode)
+        return remembered_null_image(clip, encode, str(text_encoder.placed.dtype))
 
     def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from . import diffusers_keys
+from .autoencoder_keys import autoencoder_rule
 from .diffusers_keys import unet_names
+from .header import CheckpointError
 from .keys import Rule
 
 PART = "decoder"
@@ -15,6 +20,20 @@ _CONDITIONING = {
     "image_tokens_norm": "encoder_hid_proj.norm",
     "text_proj": "encoder_hid_proj.text_proj",
 }
+
+
+def rule_of(stage: str) -> Callable[[str], Rule]:
+    """The function from a stage's own tensor names to rules. Raises CheckpointError for a stage Kandinsky lacks."""
+    if stage in ("clip", "prior"):
+        return diffusers_keys.rule_of(stage)
+    if stage != "decoder":
+        raise CheckpointError(f"a Kandinsky has no stage {stage!r}; it may have clip, prior, decoder")
+    return _decoder
+
+
+def _decoder(name: str) -> Rule:
+    part, _, rest = name.partition(".")
+    return autoencoder_rule(rest) if part == "autoencoder" else kandinsky_rule(rest)
 
 
 def kandinsky_rule(name: str) -> Rule:

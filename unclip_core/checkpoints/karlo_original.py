@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import StackConfig, UNetConfig
 from ..presets import KARLO
+from .adm_keys import RES_BLOCK, TOP, place_of
 from .header import CheckpointError
 from .keys import Rule, assemble
 from .pickles import is_torchscript
@@ -47,21 +48,6 @@ _DECODER = {
     "text_to_time": "text_feat_proj",
     "text_proj": "text_seq_proj.0",
     "text_norm": "text_seq_proj.1",
-}
-_UNET = {
-    "conv_in": "input_blocks.0.0",
-    "time_embed.linear_1": "time_embed.0",
-    "time_embed.linear_2": "time_embed.2",
-    "norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_RES_BLOCK = {
-    "norm_1": "in_layers.0",
-    "conv_1": "in_layers.2",
-    "time": "emb_layers.1",
-    "norm_2": "out_layers.0",
-    "conv_2": "out_layers.3",
-    "skip": "skip_connection",
 }
 _ATTENTION = {"norm": "norm", "qkv": "qkv", "context_kv": "encoder_kv", "proj": "proj_out"}
 
@@ -155,33 +141,12 @@ def _upsampler(name: str, config: UNetConfig) -> Rule:
 
 
 def _unet(part: str, prefix: str, name: str, config: UNetConfig) -> Rule:
-    """ADM numbers its blocks through: a level has `depth` blocks and its resampling; up, one more block instead."""
     module, _, leaf = name.rpartition(".")
-    if module in _UNET:
-        return Rule(part, (f"{prefix}{_UNET[module]}.{leaf}",))
-    first, _, rest = module.partition(".")
-    stride, levels = config.depth + 1, len(config.channel_mult)
-    if first == "mid_out":
-        place = f"middle_block.{2 if config.attention_resolutions else 1}"
-        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[rest]}.{leaf}",))
-    if first == "mid":
-        kind, _, inner = rest.split(".")
-        level, place = levels - 1, f"middle_block.{int(kind == 'attentions')}"
-    else:
-        number, kind, inner = rest.split(".", 2)
-        level = int(number) if first == "down" else levels - 1 - int(number)
-        start = 1 + int(number) * stride if first == "down" else int(number) * stride
-        blocks = "input_blocks" if first == "down" else "output_blocks"
-        if kind == "resample":
-            attends = config.image_size >> level in config.attention_resolutions
-            # On the way up the resampling shares the last block's number and comes after its attention.
-            slot = 0 if first == "down" else 1 + attends
-            place = f"{blocks}.{start + config.depth}.{slot}"
-        else:
-            index, _, inner = inner.partition(".")
-            place = f"{blocks}.{start + int(index)}.{int(kind == 'attentions')}"
+    if module in TOP:
+        return Rule(part, (f"{prefix}{TOP[module]}.{leaf}",))
+    place, kind, inner, level = place_of(module, config)
     if kind != "attentions":
-        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[inner]}.{leaf}",))
+        return Rule(part, (f"{prefix}{place}.{RES_BLOCK[inner]}.{leaf}",))
     heads = config.channels * config.channel_mult[level] // config.head_channels
     rows = {"qkv": (3, heads), "context_kv": (2, heads)}.get(inner)
     return Rule(part, (f"{prefix}{place}.{_ATTENTION[inner]}.{leaf}",), interleaved=rows)

@@ -16,6 +16,7 @@ from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.lora import AppliedLora, Lora
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -34,6 +35,7 @@ from ..types import (
 from .clip_guidance import ClipGuidance, clip_guidance
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
+from .lora import add_lora, branched, records
 from .run import (
     ImageSteps,
     Settings,
@@ -82,7 +84,8 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added. hint: what `with_depth_hint` added.
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added.
     """
 
     config: DecoderConfig
@@ -91,6 +94,7 @@ class Decoder(TextStage):
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -116,6 +120,13 @@ class Decoder(TextStage):
             )
         fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
         return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -175,7 +186,9 @@ class Decoder(TextStage):
         self._check_extra_input(self.WHO, start)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
@@ -199,7 +212,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.beside_guidance()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -268,7 +281,7 @@ class Decoder(TextStage):
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -286,7 +299,8 @@ class Decoder(TextStage):
         inverted, count = yield from count_steps(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        inversion = describe(self.config, settings, conditions.embed, self._read(conditions.text), residual)
+        text, loras = self._read(conditions.text), records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 

@@ -1,0 +1,269 @@
+"""Writes folders of the unCLIP family's published members, as diffusers and transformers write them: small, with random
+weights. One function per member; the layouts are those of the repositories on the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+README = "---\nlicense: {}\ntags:\n- text-to-image\n---\n# A small one for tests\n"
+PRIOR_SCHEDULER = {"variance_type": "fixed_small_log", "prediction_type": "sample", "clip_sample_range": 10.0}
+DDPM_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "variance_type": "learned_range",
+    "clip_sample": True,
+    "clip_sample_range": 2.0,
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 2.0,
+}
+DDIM_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+# Of each network's class, the library that model_index.json names.
+_LIBRARIES = {"CLIPTextModelWithProjection": "transformers", "CLIPVisionModelWithProjection": "transformers"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a Kandinsky. vision_mlp is no multiple of the width, as bigG's is none."""
+
+    clip_dim: int = 40
+    text_width: int = 40
+    text_layers: int = 2
+    text_heads: int = 2
+    vision_width: int = 48
+    vision_layers: int = 2
+    vision_heads: int = 2
+    vision_mlp: int = 100
+    vision_patch: int = 16
+    vision_side: int = 32
+    prior_heads: int = 2
+    prior_head_width: int = 16
+    prior_layers: int = 2
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    layers_per_block: int = 1
+    head_channels: int = 16
+    cross_width: int = 32
+    side: int = 8
+    movq_channels: tuple[int, ...] = (32, 32, 64, 64)
+    movq_layers: int = 1
+    codes: int = 16
+
+
+Networks = dict[str, torch.nn.Module]
+
+
+def kandinsky_2_2(
+    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0
+) -> dict[str, Networks]:
+    """`<folder>/kandinsky-2-2-prior`, and a folder per decoder. Returns each folder's networks, in evaluation mode.
+
+    decoders: "" is kandinsky-2-2-decoder, "inpaint" kandinsky-2-2-decoder-inpaint, "controlnet-depth"
+    kandinsky-2-2-controlnet-depth.
+    """
+    sizes = sizes or Sizes()
+    written = {"kandinsky-2-2-prior": write_prior(folder / "kandinsky-2-2-prior", sizes, seed=seed)}
+    names = {"": "kandinsky-2-2-decoder", "inpaint": "kandinsky-2-2-decoder-inpaint"}
+    for kind in decoders:
+        name = names.get(kind, f"kandinsky-2-2-{kind}")
+        written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1)
+    return written
+
+
+def write_prior(
+    path: Path,
+    sizes: Sizes | None = None,
+    pipeline: str = "KandinskyV22PriorPipeline",
+    activation: str = "gelu",
+    padding: str = "!",
+    seed: int = 0,
+    **options,
+) -> Networks:
+    """A prior with both towers of its CLIP. options: of save_pretrained, as variant or max_shard_size."""
+    from diffusers import PriorTransformer, UnCLIPScheduler
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    sizes = sizes or Sizes()
+    side = sizes.vision_side
+    text = CLIPTextConfig(
+        hidden_size=sizes.text_width,
+        intermediate_size=4 * sizes.text_width,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        projection_dim=sizes.clip_dim,
+        hidden_act=activation,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_width,
+        intermediate_size=sizes.vision_mlp,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.vision_heads,
+        projection_dim=sizes.clip_dim,
+        patch_size=sizes.vision_patch,
+        image_size=side,
+        hidden_act=activation,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        networks: Networks = {
+            "prior": PriorTransformer(
+                num_attention_heads=sizes.prior_heads,
+                attention_head_dim=sizes.prior_head_width,
+                num_layers=sizes.prior_layers,
+                embedding_dim=sizes.clip_dim,
+            ),
+            "text_encoder": CLIPTextModelWithProjection(text),
+            "image_encoder": CLIPVisionModelWithProjection(vision),
+        }
+        _save(path, networks, options)
+    UnCLIPScheduler(**PRIOR_SCHEDULER).save_pretrained(path / "scheduler")
+    write_tokenizer(path / "tokenizer", padding)
+    CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side).save_pretrained(path / "image_processor")
+    others = {
+        "scheduler": ["diffusers", "UnCLIPScheduler"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "image_processor": ["transformers", "CLIPImageProcessor"],
+    }
+    _index(path, pipeline, networks, others)
+    return networks
+
+
+def write_decoder(path: Path, sizes: Sizes | None = None, kind: str = "", seed: int = 1, **options) -> Networks:
+    """A decoder of Kandinsky 2.2: UNet, MoVQ and scheduler. kind: "", "inpaint" or "controlnet-depth"."""
+    from diffusers import DDPMScheduler
+
+    sizes = sizes or Sizes()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hinted = kind == "controlnet-depth"
+        networks = {
+            "unet": _unet(
+                sizes,
+                in_channels={"": 4, "inpaint": 9, "controlnet-depth": 8}[kind],
+                encoder_hid_dim=sizes.clip_dim,
+                encoder_hid_dim_type="image_proj",
+                addition_embed_type="image_hint" if hinted else "image",
+            ),
+            "movq": _movq(sizes),
+        }
+        _save(path, networks, options)
+    DDPMScheduler(**DDPM_SCHEDULER).save_pretrained(path / "scheduler")
+    pipelines = {"": "", "inpaint": "Inpaint", "controlnet-depth": "Controlnet"}
+    _index(path, f"KandinskyV22{pipelines[kind]}Pipeline", networks, {"scheduler": ["diffusers", "DDPMScheduler"]})
+    return networks
+
+
+def write_tokenizer(path: Path, padding: str = "!") -> None:
+    """CLIP's byte pairs as transformers' files, from open_clip's. padding: the token that fills captions up."""
+    import open_clip
+
+    pairs = open_clip.get_tokenizer("ViT-L-14")
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    _settings(path / "vocab.json", **{special.get(token, token): index for token, index in pairs.encoder.items()})
+    merges = "\n".join(" ".join(pair) for pair in pairs.bpe_ranks)
+    (path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    _settings(path / "special_tokens_map.json", **tokens, pad_token=padding)
+    _settings(
+        path / "tokenizer_config.json",
+        **tokens,
+        pad_token=padding,
+        model_max_length=77,
+        tokenizer_class="CLIPTokenizer",
+    )
+
+
+def _unet(sizes: Sizes, **options) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=sizes.side,
+        out_channels=8,
+        down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=(*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"),
+        block_out_channels=sizes.channels,
+        layers_per_block=sizes.layers_per_block,
+        attention_head_dim=sizes.head_channels,
+        cross_attention_dim=sizes.cross_width,
+        resnet_time_scale_shift="scale_shift",
+        **options,
+    )
+
+
+def _movq(sizes: Sizes) -> torch.nn.Module:
+    from diffusers import VQModel
+
+    return VQModel(
+        latent_channels=4,
+        block_out_channels=sizes.movq_channels,
+        layers_per_block=sizes.movq_layers,
+        num_vq_embeddings=sizes.codes,
+        vq_embed_dim=4,
+        norm_type="spatial",
+        down_block_types=(*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3),
+    )
+
+
+def lively(network: torch.nn.Module) -> torch.nn.Module:
+    """Weights of a scale that keeps signals alive, and no zeros: every input then shows in the output."""
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(_draw(name, tensor.shape))
+    return network
+
+
+def _draw(name: str, shape: torch.Size) -> torch.Tensor:
+    noise = torch.randn(shape)
+    if name == "clip_std":
+        return 0.4 + 0.1 * noise.abs()
+    parts = name.split(".")
+    if name.endswith("weight") and len(shape) == 1:  # of norms
+        return 1.0 + 0.1 * noise
+    if "conv_y" in parts:  # MoVQ's: what its norms are multiplied by
+        return 1.0 + 0.1 * noise if parts[-1] == "bias" else 0.1 * noise
+    if any(part.endswith("embedding") for part in parts) and len(shape) > 1 and "linear" not in name:
+        return 0.1 * noise
+    fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
+    return noise * fan_in**-0.5
+
+
+def _save(path: Path, networks: Networks, options: dict) -> None:
+    for name, network in networks.items():
+        networks[name] = lively(network).eval()
+        network.save_pretrained(path / name, **options)
+
+
+def _settings(path: Path, /, **values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def _index(
+    path: Path, pipeline: str, networks: Networks, others: dict[str, list[str]], licence: str = "apache-2.0"
+) -> None:
+    named = {name: type(network).__name__ for name, network in networks.items()}
+    listed = {name: [_LIBRARIES.get(kind, "diffusers"), kind] for name, kind in named.items()}
+    _settings(path / "model_index.json", _class_name=pipeline, _diffusers_version="0.18.0.dev0", **listed, **others)
+    (path / "README.md").write_text(README.format(licence))
