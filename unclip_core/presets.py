@@ -14,6 +14,7 @@ from .config import (
     ClipTextConfig,
     ClipVisionConfig,
     DecoderConfig,
+    MultilingualConfig,
     PriorConfig,
     SamplingConfig,
     ScheduleConfig,
@@ -224,6 +225,7 @@ KANDINSKY_2_1 = StackConfig(
         text_width=1024,  # XLM-R large
         extra_tokens=10,
         text="xlm_r",
+        multilingual=MultilingualConfig(),
         token_order="token_major",
         norms=("text_time",),
         mask_text=False,

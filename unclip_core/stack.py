@@ -15,10 +15,12 @@ from .checkpoints.loading import load_network
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
+from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, Prior, Upsampler
+from .stages.captions import MultilingualReader
 from .types import Embedding, TextEncoding
 
 # Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
@@ -135,7 +137,13 @@ def load_stack(
             # float16 overflows in their wide middle layers, whose values have no norm behind them.
             kind = torch.float32 if weights == torch.float16 else weights
             network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
-            handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image)
+            reader = None
+            if (own := found.config.multilingual) is not None:
+                tokenizer = MultilingualTokenizer(found.tokenizer, own.context_length, own.padding)
+                reader = MultilingualReader(placed(found, "text_tower"), tokenizer, found.config.decoder_id)
+            handles["decoder"] = Decoder(
+                found.config, network, null_text, autoencoder, null_image, read_captions=reader
+            )
     for stage in ("upsampler_256", "upsampler_1024"):
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)

@@ -167,7 +167,9 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
             if path.stem in STAGES:
                 problems.append(str(error))
             continue
-        if found.stage in stages:
+        if found.tokenizer is not None and not found.tokenizer.is_file():
+            problems.append(f"{found.tokenizer}: missing, and {path.name} reads captions by it; copy it there again")
+        elif found.stage in stages:
             problems.append(f"{path}: a second {found.stage} beside {stages[found.stage].path.name}; remove one")
         else:
             stages[found.stage] = found

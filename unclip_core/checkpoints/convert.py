@@ -20,7 +20,7 @@ from ..presets import KARLO
 from ..runtime.device import DTYPES
 from .catalog import read_stack
 from .diffusers_configs import DIFFUSERS_MASK
-from .header import CheckpointError
+from .header import TOKENIZER, CheckpointError
 from .karlo_original import KarloFiles
 from .native import save_stage
 from .states import read_state
@@ -46,6 +46,7 @@ class _Stage:
     config: object
     read: Callable[..., dict[str, Tensor]]
     metadata: dict[str, str]
+    tokenizer: Path | None = None
 
 
 def convert(
@@ -79,6 +80,8 @@ def convert(
             config = _followed(stage.config, follow)
             state = stage.read(_empty(name, config), dtype=wanted)
             save_stage(path, state, name, config, stage.metadata, dtype=wanted)
+            if stage.tokenizer is not None:
+                shutil.copyfile(stage.tokenizer, path.with_suffix(TOKENIZER))
             del state  # before the next stage's is read
             yield Converted(name, number, len(stages), path.stat().st_size)
         os.chmod(part, 0o755)  # mkdtemp's 0700 would hide the folder from other users
@@ -99,6 +102,7 @@ def _open(source: Path, original: StackConfig) -> dict[str, _Stage]:
                 found.config,
                 partial(read_state, found),
                 {key: value for key, value in found.metadata.items() if key in ("modelspec.license", "recipe")},
+                found.tokenizer,
             )
             for name, found in entry.stages.items()
         }

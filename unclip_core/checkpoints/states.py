@@ -47,4 +47,4 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
     if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given
+    return _RULES[found.layout](found.stage), kandinsky_keys.IGNORED, given

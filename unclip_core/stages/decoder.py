@@ -31,6 +31,7 @@ from ..types import (
     model_to_image,
     repeat_rows,
 )
+from .captions import CaptionReader
 from .clip_guidance import ClipGuidance, clip_guidance
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
@@ -82,7 +83,8 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added. hint: what `with_depth_hint` added.
+    of an all-zero picture. read_captions: of a decoder with a text encoder of its own. guidance_by_clip: what
+    `with_clip_guidance` added. hint: what `with_depth_hint` added.
     """
 
     config: DecoderConfig
@@ -91,6 +93,7 @@ class Decoder(TextStage):
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
+    read_captions: CaptionReader | None = None
 
     WHO = "Decoder Sample"
 
@@ -407,12 +410,21 @@ class Decoder(TextStage):
             null = self.null_embed()
             embed = null if embed is None else embed
             negative_embed = null if negative_embed is None else negative_embed
-        text, negative_text = self._read(conditions.text), self._read(conditions.negative_text)
+        text, negative_text = self._read_anew(conditions.text), self._read_anew(conditions.negative_text)
         if self.config.text != "none" and (text is None or (pair and negative_text is None)):
             null = self.null_text()
             text = null if text is None else text
             negative_text = null if negative_text is None else negative_text
         return Conditions(embed, text, negative_embed, negative_text)
+
+    def null_text(self) -> TextEncoding | None:
+        """As every stage's; a decoder with a text encoder of its own reads the empty caption by that."""
+        return super().null_text() if self.read_captions is None else self.read_captions([""])
+
+    def _read_anew(self, text: TextEncoding | None) -> TextEncoding | None:
+        """The text as the network gets it: by the decoder's own encoder where it has one, none if it reads none."""
+        text = self._read(text)
+        return text if text is None or self.read_captions is None else self.read_captions(text.captions)
 
     def _conditioned(
         self,
