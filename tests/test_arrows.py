@@ -41,7 +41,10 @@ LIGHT = (
             "diffusers_folder",
             "header",
             "kandinsky_folder",
+            "lora_catalog",
+            "lora_keys",
             "pickles",
+            "published",
             "weight_sets",
         )
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,19 @@ from torch import Tensor, nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
+from .checkpoints.lora_file import load_lora
+from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
-from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
-from .stages import ARPrior, Decoder, Prior, Upsampler
-from .stages.captions import MultilingualReader
+from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
+from .stages.lora import apply_lora
 from .types import Embedding, TextEncoding
 
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 # Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
 LARGE_CLIP = 600_000_000
 
@@ -38,8 +41,8 @@ class Stack:
     clip: Clip | MissingStage
     prior: Prior | MissingStage
     decoder: Decoder | MissingStage
-    upsampler_256: Upsampler | MissingStage
-    upsampler_1024: Upsampler | MissingStage
+    upsampler_256: Upsampler | PassThrough | MissingStage
+    upsampler_1024: Upsampler | PassThrough | MissingStage
     ar_prior: ARPrior | MissingStage
 
     def __repr__(self) -> str:
@@ -53,11 +56,22 @@ class Stack:
         Raises ValueError where the stack has no CLIP, prior or decoder.
         """
         text = self.clip.encode_text([caption] if isinstance(caption, str) else caption)
-        picture = self.decoder.sample(self.prior.sample(text, seed=seed), text, seed=seed)
-        for stage in ("upsampler_256", "upsampler_1024"):
+        embed = self.prior.sample(text, seed=seed)
+        picture = self.decoder.sample(embed, text if self.decoder.reads_text else None, seed=seed)
+        for stage in UPSAMPLERS:
             if stage in self.entry.stages:
                 picture = getattr(self, stage).sample(picture, seed=seed)
         return picture
+
+    def with_lora(self, path: str | Path, strength: float = 1.0) -> Stack:
+        """This stack with a LoRA file's branches on prior and decoder, and its new words in CLIP.
+
+        strength: 1 is as it was trained. Raises ValueError for a file that is none, or of another model.
+        """
+        clip, prior, decoder = apply_lora(
+            load_lora(path), strength, clip=self.clip, prior=self.prior, decoder=self.decoder
+        )
+        return replace(self, clip=clip, prior=prior, decoder=decoder)
 
 
 class MissingStage:
@@ -118,7 +132,8 @@ def load_stack(
 
     @cache
     def null_image() -> Embedding:
-        return text_encoder.encode_null_image()
+        encode = text_encoder.encode_null_image  # which a missing CLIP has not, and says so
+        return remembered_null_image(clip, encode, str(text_encoder.placed.dtype))
 
     def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
@@ -126,6 +141,7 @@ def load_stack(
 
         return Placed(build, device, kind, manager)
 
+    passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
         noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
@@ -134,20 +150,17 @@ def load_stack(
         if found.config.autoencoder is None:
             handles["decoder"] = Decoder(found.config, placed(found), null_text, encode_null_image=null_image)
         else:
-            # float16 overflows in their wide middle layers, whose values have no norm behind them.
+            # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
+            # nothing normalises the sums of its residual blocks; MoVQ is the same network.
             kind = torch.float32 if weights == torch.float16 else weights
             network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
-            reader = None
-            if (own := found.config.multilingual) is not None:
-                tokenizer = MultilingualTokenizer(found.tokenizer, own.context_length, own.padding)
-                reader = MultilingualReader(placed(found, "text_tower"), tokenizer, found.config.decoder_id)
-            handles["decoder"] = Decoder(
-                found.config, network, null_text, autoencoder, null_image, read_captions=reader
-            )
-    for stage in ("upsampler_256", "upsampler_1024"):
+            handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image)
+    for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)
             handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
+        elif (decoder := entry.stages.get("decoder")) and decoder.config.autoencoder is not None:
+            handles[stage] = passing
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
     return Stack(entry, **handles)

@@ -132,12 +132,12 @@ def read_clip(source: DiffusersFolder, pictures: str = "feature_extractor") -> C
     return clip_config(
         configs.get("text_encoder"),
         configs.get("image_encoder"),
-        _settings(source.folder / "tokenizer", "special_tokens_map.json", "tokenizer_config.json"),
-        _settings(source.folder / pictures, "preprocessor_config.json"),
+        read_settings(source.folder / "tokenizer", "special_tokens_map.json", "tokenizer_config.json"),
+        read_settings(source.folder / pictures, "preprocessor_config.json"),
     )
 
 
-def _settings(folder: Path, *names: str) -> tuple[Path, dict]:
+def read_settings(folder: Path, *names: str) -> tuple[Path, dict]:
     """The first of these files that there is, with its content; they may be left out."""
     path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
     return path, read_json(path) if path.is_file() else {}

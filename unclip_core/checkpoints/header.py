@@ -190,6 +190,13 @@ def _read_bytes(path: Path) -> tuple[int, bytes]:
         return size, file.read(length)
 
 
+def header_mentions(path: str | os.PathLike, name: str) -> bool:
+    """Whether a safetensors file's header holds a tensor's name: quicker than to understand the names of all."""
+    path = Path(path)
+    with guarded(path):
+        return json.dumps(name).encode() in _read_bytes(path)[1]
+
+
 def _parse(path: Path, size: int, raw: bytes) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     length = len(raw)
     try:

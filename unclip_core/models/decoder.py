@@ -93,6 +93,7 @@ class DecoderNetwork(nn.Module):
         drop_text: Tensor | None = None,
         batch: int | None = None,
         extra: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Conditioning:
         """Everything that does not depend on the step. Gradients flow, so training calls it too.
 
@@ -101,6 +102,7 @@ class DecoderNetwork(nn.Module):
         encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
         that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), what
         stands behind x_t's channels: `inpaint_input` of an inpaint decoder, `self.hint` of the hint of one with a hint.
+        level: noise levels of the embeddings, which this network is not told (`StableDecoderNetwork` is).
         Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption, and for
         extra channels that it does not have.
         """

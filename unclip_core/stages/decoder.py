@@ -16,6 +16,7 @@ from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.lora import AppliedLora, Lora
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -31,10 +32,10 @@ from ..types import (
     model_to_image,
     repeat_rows,
 )
-from .captions import CaptionReader
 from .clip_guidance import ClipGuidance, clip_guidance
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
+from .lora import add_lora, branched, records
 from .run import (
     ImageSteps,
     Settings,
@@ -83,8 +84,8 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. read_captions: of a decoder with a text encoder of its own. guidance_by_clip: what
-    `with_clip_guidance` added. hint: what `with_depth_hint` added.
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added.
     """
 
     config: DecoderConfig
@@ -93,7 +94,7 @@ class Decoder(TextStage):
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
-    read_captions: CaptionReader | None = None
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -119,6 +120,13 @@ class Decoder(TextStage):
             )
         fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
         return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -178,7 +186,9 @@ class Decoder(TextStage):
         self._check_extra_input(self.WHO, start)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
@@ -202,7 +212,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.beside_guidance()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -271,7 +281,7 @@ class Decoder(TextStage):
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -289,7 +299,8 @@ class Decoder(TextStage):
         inverted, count = yield from count_steps(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        inversion = describe(self.config, settings, conditions.embed, self._read(conditions.text), residual)
+        text, loras = self._read(conditions.text), records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 
@@ -371,8 +382,7 @@ class Decoder(TextStage):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
         # An inverted x_T may well be of the null condition.
         if conditions.embed is None and self._read(conditions.text) is None and start.inversion is None:
-            reads_text = self.config.text != "none"
-            unlinked, link = ("neither embed nor text", ", a text or both") if reads_text else ("no embed", "")
+            unlinked, link = ("neither embed nor text", ", a text or both") if self.reads_text else ("no embed", "")
             warn(
                 f"{self.WHO}: {unlinked} is linked, so it paints without any condition, which most decoders can only "
                 f"do as a blur; link an embed{link}"
@@ -385,9 +395,14 @@ class Decoder(TextStage):
         guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
         return size + max(guiding, default=0)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption makes a difference to the network."""
+        return self.config.text != "none"
+
     def _read(self, text: TextEncoding | None) -> TextEncoding | None:
         """The text as the network gets it: none, if it reads none."""
-        return None if self.config.text == "none" else text
+        return text if self.reads_text else None
 
     def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
         """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
@@ -410,21 +425,12 @@ class Decoder(TextStage):
             null = self.null_embed()
             embed = null if embed is None else embed
             negative_embed = null if negative_embed is None else negative_embed
-        text, negative_text = self._read_anew(conditions.text), self._read_anew(conditions.negative_text)
-        if self.config.text != "none" and (text is None or (pair and negative_text is None)):
+        text, negative_text = self._read(conditions.text), self._read(conditions.negative_text)
+        if self.reads_text and (text is None or (pair and negative_text is None)):
             null = self.null_text()
             text = null if text is None else text
             negative_text = null if negative_text is None else negative_text
         return Conditions(embed, text, negative_embed, negative_text)
-
-    def null_text(self) -> TextEncoding | None:
-        """As every stage's; a decoder with a text encoder of its own reads the empty caption by that."""
-        return super().null_text() if self.read_captions is None else self.read_captions([""])
-
-    def _read_anew(self, text: TextEncoding | None) -> TextEncoding | None:
-        """The text as the network gets it: by the decoder's own encoder where it has one, none if it reads none."""
-        text = self._read(text)
-        return text if text is None or self.read_captions is None else self.read_captions(text.captions)
 
     def _conditioned(
         self,
