@@ -18,6 +18,7 @@ _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
+NATIVE = "native"  # the layout of our own files
 # A tensor that only a single file of Stable unCLIP has: it reads the image embedding in a class's place.
 SINGLE_FILE_MARK = "model.diffusion_model.label_emb.0.0.weight"
 _LONGEST = 300  # characters of what a message quotes from a stranger's file
@@ -118,7 +119,7 @@ class StageFile:
     stage: str
     config: object
     metadata: dict[str, str]
-    layout: str = "native"
+    layout: str = NATIVE
     parts: dict[str, tuple[WeightSet, ...]] = field(default_factory=dict)
 
     def weights(self, dtype: str | None = None) -> dict[str, WeightSet]:
