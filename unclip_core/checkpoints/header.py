@@ -19,6 +19,9 @@ _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32
 TOKENIZER = ".tokenizer.json"  # ending of a stage's words, beside its file
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
+NATIVE = "native"  # the layout of our own files
+# A tensor that only a single file of Stable unCLIP has: it reads the image embedding in a class's place.
+SINGLE_FILE_MARK = "model.diffusion_model.label_emb.0.0.weight"
 _LONGEST = 300  # characters of what a message quotes from a stranger's file
 Found = TypeVar("Found")
 
@@ -118,7 +121,7 @@ class StageFile:
     stage: str
     config: object
     metadata: dict[str, str]
-    layout: str = "native"
+    layout: str = NATIVE
     parts: dict[str, tuple[WeightSet, ...]] = field(default_factory=dict)
     tokenizer: Path | None = None
 
@@ -188,13 +191,6 @@ def _read_bytes(path: Path) -> tuple[int, bytes]:
             # A header longer than the file is what a pickle, an HTML page or a cut download looks like.
             raise CheckpointError(f"{path}: not a complete safetensors file ({size} bytes); download it again")
         return size, file.read(length)
-
-
-def header_mentions(path: str | os.PathLike, name: str) -> bool:
-    """Whether a safetensors file's header holds a tensor's name: quicker than to understand the names of all."""
-    path = Path(path)
-    with guarded(path):
-        return json.dumps(name).encode() in _read_bytes(path)[1]
 
 
 def _parse(path: Path, size: int, raw: bytes) -> tuple[dict[str, str], dict[str, TensorEntry]]:
@@ -314,18 +310,41 @@ def _counts(entries: dict[str, TensorEntry]) -> dict[str, int]:
     return counts
 
 
-@remembered
-def read_stage(path: Path) -> StageFile:
+def read_stage(path: str | os.PathLike) -> StageFile:
     """What a native stage file holds. Raises CheckpointError with the reason if it is not one."""
+    found = _read_stage(path)
+    if isinstance(found, StageFile):
+        return found
+    raise CheckpointError(found.reason)
+
+
+def is_single_file(path: str | os.PathLike) -> bool:
+    """Whether a safetensors file holds all of a Stable unCLIP, by SINGLE_FILE_MARK. Raises CheckpointError for what is
+    not a complete safetensors file."""
+    found = _read_stage(path)
+    return isinstance(found, _NotNative) and found.single_file
+
+
+@dataclass(frozen=True)
+class _NotNative:
+    """A safetensors file of others. single_file: whether it has SINGLE_FILE_MARK."""
+
+    reason: str
+    single_file: bool
+
+
+@remembered
+def _read_stage(path: Path) -> StageFile | _NotNative:
     size, raw = _read_bytes(path)
     other = f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
+    not_native = _NotNative(other, f'"{SINGLE_FILE_MARK}"'.encode() in raw)
     # Most files on the search path are other people's, with megabytes of names that need not be understood.
     if path.stem not in STAGES and b'"format_version"' not in raw:
-        raise CheckpointError(other)
+        return not_native
     metadata, entries = _parse(path, size, raw)
     version, stage = metadata.get("format_version"), metadata.get("stage")
     if version is None or stage is None or "config" not in metadata:
-        raise CheckpointError(other)
+        return not_native
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "

@@ -47,7 +47,8 @@ def read_state(
     parts = {part: tensors_of(found, part, open_weights(weight_set)) for part, weight_set in opened}
     options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
     state = assemble(network, rule_of, parts, str(found.path), part=part, without=without, check=check, **options)
-    return state | {name: value for name, value in given.items() if is_read(name, part, without)}
+    prefix = f"{part}." if part else ""
+    return state | {name.removeprefix(prefix): value for name, value in given.items() if is_read(name, part, without)}
 
 
 def tensors_of(found: StageFile, part: str, sources: Mapping[str, Source]) -> Mapping[str, Source]:

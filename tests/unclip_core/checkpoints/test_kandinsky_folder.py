@@ -404,15 +404,15 @@ def test_the_tokenizer_goes_with_the_model(first, models, monkeypatch):
     copied(first, models, "kandinsky-2-1")
     entry = catalog.find("kandinsky-2-1")
     list(convert(entry.folder, models / "native"))
-    pair = [load_stack(each, "fp32", "cpu").decoder.read_captions for each in (entry, catalog.find("native"))]
-    assert torch.equal(*(read(["a red star, кот"]).tokens for read in pair))
+    pair = [load_stack(each, "fp32", "cpu").decoder.own_text for each in (entry, catalog.find("native"))]
+    assert torch.equal(*(own.encode(("a red star, кот",)).tokens for own in pair))
     words = models / "native" / "decoder.tokenizer.json"
     words.write_text("{}")
     with pytest.raises(ValueError, match=r"decoder.tokenizer.json: not a tokenizer .*download the model's tokenizer"):
-        load_stack(catalog.find("native"), "fp32", "cpu").decoder.read_captions(["a"])
+        load_stack(catalog.find("native"), "fp32", "cpu").decoder.own_text.encode(("a",))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r"XLM-R, whose words need the package tokenizers; `pip install tokenizers`"):
-        load_stack(entry, "fp32", "cpu").decoder.read_captions(["a"])
+        load_stack(entry, "fp32", "cpu").decoder.own_text.encode(("a",))
     words.unlink()
     assert "decoder.tokenizer.json: missing, and decoder.safetensors reads captions by it" in refused("native")
     (models / "kandinsky-2-1" / "tokenizer" / "tokenizer.json").unlink()

@@ -89,9 +89,9 @@ def test_captions_are_read_as_the_pipeline_does(both):
     pipeline, stack, _ = both
     captions = [CAPTION, "", "star " * 90]
     theirs = pipeline.tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-    ids, mask = stack.decoder.read_captions.tokenize(captions)
+    ids, mask = stack.decoder.own_text.spell(captions)
     assert torch.equal(ids, theirs.input_ids) and torch.equal(mask, theirs.attention_mask.bool())
     pooled, states = pipeline.text_encoder(theirs.input_ids, theirs.attention_mask)
-    found = stack.decoder.read_captions(captions)
+    found = stack.decoder.own_text.encode(tuple(captions))
     assert (found.tokens - states).abs().max() <= 1e-4 * states.abs().max()
     assert (found.embed - pooled).abs().max() <= 1e-4 * pooled.abs().max()
