@@ -1,4 +1,4 @@
-"""Captions for a decoder that has a text encoder of its own (Stable unCLIP, Kandinsky 2.1), whatever CLIP they came by."""
+"""Captions for a decoder with a text encoder of its own (Stable unCLIP, Kandinsky 2.1), whatever CLIP they come by."""
 
 from __future__ import annotations
 
