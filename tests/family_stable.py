@@ -42,7 +42,7 @@ class Sizes:
 
 
 H = Sizes(128, "gelu")
-L = Sizes(24, "quick_gelu")
+L = Sizes(32, "quick_gelu")
 
 
 def stable_unclip_h(folder: Path, sizes: Sizes = H, seed: int = 5, **options) -> Networks:

@@ -154,7 +154,8 @@ def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, Stack
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
     """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name.
 
-    Of a part of a Kandinsky it is the stack that the part makes with those beside it.
+    Of a part of a Kandinsky it is the stack that the part makes with those beside it, of a Stable unCLIP without a
+    prior the one that it makes with a Karlo beside it.
     """
     if parts := read_parts(folder, name or folder.name):
         beside = [
@@ -162,7 +163,11 @@ def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
         ]
         joined = next(stack for stack in kandinsky_folder.join([*parts, *beside]) if stack.is_of(folder))
         return StackEntry(**vars(joined) | ({"name": name} if name else {}))
-    return _read_whole(folder, name)
+    entry = _read_whole(folder, name)
+    if entry is None or not stable_unclip_folder.borrows(entry.stages):
+        return entry
+    beside = (_read_whole(other, beside) for beside, other in _candidates(_root(folder)) if other != folder)
+    return _complete(entry, [other for other in beside if other is not None])
 
 
 def read_parts(folder: Path, name: str) -> list[kandinsky_folder.Part]:
@@ -196,7 +201,9 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
             if path.stem in STAGES:
                 problems.append(str(error))
             continue
-        if found.stage in stages:
+        if found.tokenizer is not None and not found.tokenizer.is_file():
+            problems.append(f"{found.tokenizer}: missing, and {path.name} reads captions by it; copy it there again")
+        elif found.stage in stages:
             problems.append(f"{path}: a second {found.stage} beside {stages[found.stage].path.name}; remove one")
         else:
             stages[found.stage] = found

@@ -47,7 +47,8 @@ def read_state(
     parts = {part: tensors_of(found, part, open_weights(weight_set)) for part, weight_set in opened}
     options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
     state = assemble(network, rule_of, parts, str(found.path), part=part, without=without, check=check, **options)
-    return state | {name: value for name, value in given.items() if is_read(name, part, without)}
+    prefix = f"{part}." if part else ""
+    return state | {name.removeprefix(prefix): value for name, value in given.items() if is_read(name, part, without)}
 
 
 def tensors_of(found: StageFile, part: str, sources: Mapping[str, Source]) -> Mapping[str, Source]:
@@ -65,7 +66,7 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
     if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given
+    return _RULES[found.layout](found.stage), kandinsky_keys.IGNORED, given
 
 
 def _given_by_stable_unclip(found: StageFile) -> dict[str, Tensor]:
