@@ -13,6 +13,7 @@ from .example import UnCLIPExamplePicture
 from .grid import UnCLIPImageGrid
 from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader
+from .lora import UnCLIPApplyLoRA
 from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise, UnCLIPStartFromPicture
 from .pca import UnCLIPPCAProject
 from .prior import UnCLIPDiffusionPrior
@@ -22,6 +23,7 @@ from .zero_shot import UnCLIPZeroShot
 
 _CLASSES = (
     UnCLIPLoader,
+    UnCLIPApplyLoRA,
     UnCLIPTextEncode,
     UnCLIPImageEncode,
     UnCLIPTextAsEmbedding,

@@ -127,7 +127,7 @@ class UnCLIPCLIPGuidance:
         return {
             "required": {
                 "decoder": ("UNCLIP_DECODER", {"tooltip": "DECODER of Load unCLIP."}),
-                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of the same Load unCLIP."}),
+                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of the same Load unCLIP.", "needs": ["image"]}),
                 "scale": (
                     "FLOAT",
                     {

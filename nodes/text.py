@@ -28,7 +28,10 @@ class UnCLIPTextEncode:
             "required": {
                 "clip": (
                     "UNCLIP_CLIP",
-                    {"tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model."},
+                    {
+                        "tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model.",
+                        "needs": ["text"],
+                    },
                 ),
                 # No dynamicPrompts: the editor would pick {a|b} at random and cut off //; a headless run would differ.
                 "text": (

@@ -15,6 +15,8 @@ TESTS = Path(__file__).parent
 def pytest_configure():
     """Ctrl-C is tested with real signals, which a shell that starts the tests in the background makes them ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core: threads of their own would only be in the way
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

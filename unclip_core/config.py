@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
 # values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
 EMBED_STD = 0.5375
+# Noise level from which a prior starts that is given an embedding: Kandinsky 2.2's own.
+START_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,15 @@ class ClipVisionConfig:
     patch_size: int = 8
     image_size: int = 64
     mlp_width: int = 0  # 0: four times the width
-    trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
+    trunk: str | None = None  # as "convnext_atto"
+    # What a trunk's last feature map becomes before its classifier, the projection: its "mean", or a "map" of 2 x 2
+    # cells side by side. Means lose which thing is red and which stands above.
+    head: str = "mean"
+
+    def __post_init__(self) -> None:
+        _one_of("ClipVisionConfig.head", self.head, ("mean", "map"))
+        if self.head == "map" and not self.trunk:
+            raise ValueError("ClipVisionConfig.head 'map' needs a trunk; a plain ViT pools by its class token")
 
 
 @dataclass(frozen=True)
@@ -96,9 +106,17 @@ class ClipConfig:
     towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
     padding: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
+    reserved_words: int = 0  # rows of the token table behind the vocabulary, for words that are named later
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        if self.reserved_words < 0 or (self.reserved_words and not self.vocabulary):
+            raise ValueError(
+                f"ClipConfig.reserved_words {self.reserved_words} must be 0 or more, behind a vocabulary of "
+                f"{len(self.vocabulary)} words; a CLIP that spells by sub-words has none"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,7 @@ class PriorConfig:
         None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
     )
     null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
+    one_pass: bool = False  # ECLIPSE: no time token; one forward from pure noise gives the embedding, without guidance
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
     )
@@ -155,6 +174,11 @@ class PriorConfig:
     def __post_init__(self) -> None:
         _one_of("PriorConfig.scaling", self.scaling, ("constant", "mean_std"))
         _one_of("PriorConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        if self.one_pass and self.schedule.prediction != "x0":
+            raise ValueError(
+                f"PriorConfig.one_pass gives the embedding itself, which is prediction 'x0', got "
+                f"{self.schedule.prediction!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -218,6 +242,9 @@ class UNetConfig:
     time_conditioning: str = "scale_shift"  # or "add"
     resblock_updown: bool = True  # resample inside residual blocks (ADM); False: one strided convolution
     patch_size: int = 1  # pixel-unshuffle before the first, pixel-shuffle after the last convolution
+    # Features of full size beside the shuffled picture, from which a 3 x 3 convolution corrects it across the patches'
+    # edges: each pixel of a patch has weights of its own, which shows as a lattice. 0: none.
+    fine_channels: int = 0
     dropout: float = 0.0
     norm_groups: int = 32
     norm_eps: float = 1e-5
@@ -325,11 +352,11 @@ class DecoderConfig:
                 f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
                 f"{self.unet.in_channels}"
             )
+        self._check_stable()
         if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
             raise ValueError(
                 "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
             )
-        self._check_stable()
 
     def _check_stable(self) -> None:
         """What Stable unCLIP's network has comes together, and without what the others have."""

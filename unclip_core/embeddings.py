@@ -20,6 +20,7 @@ from .types import (
     Embedding,
     GivenNoise,
     Inversion,
+    LoraRecord,
     RandomNoise,
     SlerpedNoise,
     TextEncoding,
@@ -230,10 +231,14 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
         ("decoder_id", "invert both with one decoder"),
         ("timesteps", "invert both in the same number of steps"),
         ("guidance_scale", "invert both with the same guidance_scale"),
+        ("loras", "invert both with the same decoder"),
     ):
         one, two = getattr(a, name), getattr(b, name)
         if one != two:
-            one, two = (f"{len(x)} steps" if name == "timesteps" else f"{name} {x}" for x in (one, two))
+            if name == "timesteps":
+                one, two = (f"{len(x)} steps" for x in (one, two))
+            else:
+                one, two = (LoraRecord.describe(x) if name == "loras" else f"{name} {x}" for x in (one, two))
             raise ValueError(f"{who}: noise_a was inverted with {one}, noise_b with {two}; {fix}")
     hashes = {
         name: getattr(a, name) if getattr(a, name) == getattr(b, name) else f"{getattr(a, name)}+{getattr(b, name)}"

@@ -1,4 +1,5 @@
-"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's, Stable unCLIP's and the embedded storybook.
+"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's, Stable unCLIP's, ECLIPSE's and the
+embedded storybook.
 
 Imports neither torch nor numpy, as config.py. Section numbers are those of Ramesh et al. 2022.
 """
@@ -204,6 +205,21 @@ STORYBOOK = StackConfig(
     ),
 )
 
+# The storybook that tells two things apart: its CLIP keeps a 2 x 2 map where it took a mean.
+STORYBOOK_3 = replace(
+    STORYBOOK,
+    name="storybook-3",
+    clip=replace(STORYBOOK.clip, clip_id="storybook-3", vision=ClipVisionConfig(trunk="convnext_atto", head="map")),
+    prior=replace(STORYBOOK.prior, clip_id="storybook-3", prior_id="storybook-3/prior"),
+    decoder=replace(
+        STORYBOOK.decoder,
+        clip_id="storybook-3",
+        decoder_id="storybook-3/decoder",
+        unet=replace(STORYBOOK.decoder.unet, attention_resolutions=(16, 8), fine_channels=16),
+    ),
+    ar_prior=replace(STORYBOOK.ar_prior, clip_id="storybook-3", ar_prior_id="storybook-3/ar_prior"),
+)
+
 _KANDINSKY_UNET = UNetConfig(
     image_size=64,  # of the latents at 512 px; it paints other sizes too
     in_channels=4,
@@ -325,7 +341,44 @@ STABLE_UNCLIP_L = StackConfig(
     decoder=replace(_STABLE_DECODER, decoder_id="stable-diffusion-2-1-unclip-small/decoder", clip_dim=768),
 )
 
-PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK)}
+
+# Priors alone, over the CLIP, decoder and upsamplers of their hosts.
+_ECLIPSE_PRIOR = PriorConfig(
+    width=512,
+    depth=10,
+    heads=16,
+    scaling="constant",
+    mask_value=-10000.0,
+    one_pass=True,
+    schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+    sampling=SamplingConfig("ddpm", 1, 1.0),
+)
+ECLIPSE_GUIDANCE = 7.5  # of the hosts' decoders, as its authors ran them
+
+ECLIPSE_KARLO = replace(
+    KARLO,
+    name="eclipse-karlo",
+    prior=replace(_ECLIPSE_PRIOR, prior_id="eclipse-karlo/prior"),
+    decoder=replace(KARLO.decoder, sampling=replace(KARLO.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE)),
+)
+
+ECLIPSE_KANDINSKY_2_2 = replace(
+    KANDINSKY_2_2,
+    name="eclipse-kandinsky-2-2",
+    prior=replace(
+        _ECLIPSE_PRIOR,
+        clip_id=KANDINSKY_2_2.clip.clip_id,
+        prior_id="eclipse-kandinsky-2-2/prior",
+        clip_dim=1280,
+        text_width=1280,
+    ),
+    decoder=replace(
+        KANDINSKY_2_2.decoder,
+        sampling=replace(KANDINSKY_2_2.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE),
+    ),
+)
+
+PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK, STORYBOOK_3)}
 
 # Ids that are no public CLIP's name: the stack keeps its own while its CLIP is trained anew.
 _OWNERS = {STORYBOOK.clip.clip_id: STORYBOOK.name}

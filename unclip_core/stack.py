@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
+from .checkpoints.lora_file import load_lora
 from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
@@ -21,6 +23,7 @@ from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
+from .stages.lora import apply_lora
 from .stages.own_text import OwnText
 from .types import Embedding, TextEncoding
 
@@ -61,6 +64,16 @@ class Stack:
             if stage in self.entry.stages:
                 picture = getattr(self, stage).sample(picture, seed=seed)
         return picture
+
+    def with_lora(self, path: str | Path, strength: float = 1.0) -> Stack:
+        """This stack with a LoRA file's branches on prior and decoder, and its new words in CLIP.
+
+        strength: 1 is as it was trained. Raises ValueError for a file that is none, or of another model.
+        """
+        clip, prior, decoder = apply_lora(
+            load_lora(path), strength, clip=self.clip, prior=self.prior, decoder=self.decoder
+        )
+        return replace(self, clip=clip, prior=prior, decoder=decoder)
 
 
 class MissingStage:

@@ -107,12 +107,28 @@ class PCABasis:
 
 
 @dataclass(frozen=True)
+class LoraRecord:
+    """A LoRA that a run had. fingerprint: of its numbers; name: for messages."""
+
+    name: str
+    strength: float
+    fingerprint: str
+
+    @staticmethod
+    def describe(records: tuple[LoraRecord, ...]) -> str:
+        """For messages: "the LoRA cup at strength 1", or "no LoRA"."""
+        listed = " and ".join(f"{record.name} at strength {record.strength:g}" for record in records)
+        return f"the LoRA {listed}" if listed else "no LoRA"
+
+
+@dataclass(frozen=True)
 class Inversion:
     """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error.
 
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
     undone exactly (RMS of x_t). latent_error, pixel_error: of a latent decoder, how far the first picture is from
-    itself after the way there and back (RMS of its latents, and of its pixels in -1..1).
+    itself after the way there and back (RMS of its latents, and of its pixels in -1..1). loras: those of the
+    decoder.
     """
 
     timesteps: tuple[int, ...]
@@ -123,6 +139,7 @@ class Inversion:
     residual: float = 0.0
     latent_error: float | None = None
     pixel_error: float | None = None
+    loras: tuple[LoraRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ GOLDEN = {
         "model_name* dtype*",
         "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER UNCLIP_UPSAMPLER UNCLIP_UPSAMPLER UNCLIP_AR_PRIOR",
     ),
+    "UnCLIPApplyLoRA": ("lora_name* strength* clip? prior? decoder?", "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER"),
     "UnCLIPTextEncode": ("clip text* one_per_line*", "UNCLIP_TEXT"),
     "UnCLIPImageEncode": ("clip image crop*", "UNCLIP_EMBED"),
     "UnCLIPTextAsEmbedding": ("text", "UNCLIP_EMBED"),
     "UnCLIPDiffusionPrior": (
-        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text?",
+        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text? start_embed? strength*?",
         "UNCLIP_EMBED",
     ),
     "UnCLIPAutoregressivePrior": (
@@ -59,6 +60,7 @@ GOLDEN = {
 }
 # Titles that the editor has already, or may give to a node of its own one day.
 SHARED_TITLES = {
+    "UnCLIPApplyLoRA",
     "UnCLIPTextEncode",
     "UnCLIPImageEncode",
     "UnCLIPDiffusionPrior",

@@ -14,22 +14,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import STAGES
 from . import diffusers_folder, kandinsky_folder, stable_unclip_folder, stable_unclip_single
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
+from .published import PUBLISHED
 
 ENVIRONMENT = "UNCLIP_MODELS"
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
-# Fitted tables lie beside the stages under these endings; they are no stages.
-TABLES = (".pca.safetensors", ".analytic.safetensors")
-
+# Fitted tables lie beside the stages, or in a model folder under the stack's name; they are no stages.
+PCA, ANALYTIC = "pca", "analytic"
+TABLES = tuple(f".{kind}.safetensors" for kind in (PCA, ANALYTIC))
+TABLE_COMMANDS = {PCA: "unclip fit-pca --clip", ANALYTIC: "unclip fit-analytic --prior"}
+LORAS = "loras"  # a folder among the stacks' that holds LoRA files
 KARLO_NAME = "karlo-v1-alpha"
-# Models that `unclip pull` fetches under these very names.
-REPOSITORIES = {name: f"kakaobrain/{name}" for name in (KARLO_NAME, "karlo-v1-alpha-image-variations")}
+
+Folders = Iterable[str | os.PathLike]
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +52,21 @@ class StackEntry:
         return next((found.layout for found in self.stages.values()), "native")
 
 
-def search_path(folders: Iterable[str | os.PathLike] = ()) -> list[Path]:
+def search_path(folders: Folders = ()) -> list[Path]:
     """The folders that hold stacks, in order, without repetitions. folders: the host's."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    return list(dict.fromkeys(Path(folder).expanduser() for folder in (EMBEDDED, *folders, *extra, hub_cache())))
+    named = (EMBEDDED, *folders, *environment_folders(), hub_cache())
+    return list(dict.fromkeys(Path(folder).expanduser() for folder in named))
 
 
-def writable_folder(folders: Iterable[str | os.PathLike] = ()) -> Path | None:
+def environment_folders() -> list[Path]:
+    """The folders that $UNCLIP_MODELS names."""
+    return [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+
+
+def writable_folder(folders: Folders = ()) -> Path | None:
     """The first model folder in which files can be made, though it need not exist yet: of the host's `folders`, then of
     $UNCLIP_MODELS. None if there is none."""
-    extra = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    for folder in (Path(folder).expanduser() for folder in (*folders, *extra)):
+    for folder in (Path(folder).expanduser() for folder in (*folders, *environment_folders())):
         existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
         if existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return folder
@@ -74,7 +81,7 @@ def hub_cache() -> Path:
     return Path("~/.cache/huggingface/hub")
 
 
-def list_stacks(folders: Iterable[str | os.PathLike] = ()) -> dict[str, StackEntry]:
+def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
     stacks: dict[str, StackEntry] = {}
     parts: list[kandinsky_folder.Part] = []
@@ -110,7 +117,7 @@ def _add(stacks: dict[str, StackEntry], entry: StackEntry) -> None:
         stacks[entry.name] = entry
 
 
-def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
+def find(name: str, folders: Folders = ()) -> StackEntry:
     """The stack called `name`. Raises ValueError if there is none (listing those there are and where it looked) or if
     one of its files cannot be used.
     """
@@ -119,14 +126,29 @@ def find(name: str, folders: Iterable[str | os.PathLike] = ()) -> StackEntry:
     if name not in stacks:
         known = ", ".join(stacks) or "none"
         looked = ", ".join(str(folder) for folder in search_path(folders))
-        pull = f"get it with `unclip pull {REPOSITORIES[name]}`, or " if name in REPOSITORIES else ""
+        pull = f"get it with `{PUBLISHED[name].command}`, or " if name in PUBLISHED else ""
         raise ValueError(
             f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; {pull}put a folder {name!r} with "
             f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
         )
     if problems := stacks[name].problems:
-        raise ValueError(f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}")
+        message = f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}"
+        if name in PUBLISHED and PUBLISHED[name].command not in message:
+            message += f"; `{PUBLISHED[name].command}` gets what is missing or cut"
+        raise ValueError(message)
     return stacks[name]
+
+
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, StackEntry]]:
+    """Every folder called `name` in `folders` that holds a stack or a part of one, and its stack, in order."""
+    for root in folders:
+        for found, folder in _candidates(Path(root).expanduser()):
+            if found == name:
+                entry = None
+                with contextlib.suppress(CheckpointError), guarded(folder):
+                    entry = read_stack(folder, name)
+                if entry is not None:
+                    yield folder, entry
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
@@ -189,16 +211,30 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
     return StackEntry(name, folder, {stage: stages[stage] for stage in STAGES if stage in stages}, tuple(problems))
 
 
+def table_name(stack: str, kind: str) -> str:
+    """The name of a fitted table's file. kind: PCA or ANALYTIC."""
+    return f"{stack}.{kind}.safetensors"
+
+
+def find_table(entry: StackEntry, kind: str, folders: Folders = ()) -> Path | None:
+    """The table in use: in a model folder (folders: the host's), else in the stack's own folder, whatever it is called
+    there, because folders are renamed; None if nowhere."""
+    places = [folder / table_name(entry.name, kind) for folder in search_path(folders)]
+    own = sorted(entry.folder.glob(f"*.{kind}.safetensors"))
+    return next((path for path in (*places, *own) if path.is_file()), None)
+
+
 def _candidates(root: Path) -> list[tuple[str, Path]]:
     """(name, folder) of everything under `root` that may be a stack, sorted."""
     try:
-        folders = sorted(root.iterdir())
+        # Downloads wait in hidden ones.
+        folders = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     except OSError:  # a search folder need not exist
         return []
     found = []
     for folder in folders:
         with contextlib.suppress(OSError):  # a cache that is somebody else's
-            if folder.is_dir():
+            if folder.is_dir() and folder.name != LORAS:
                 found.append(_snapshot(folder) if _is_repository(folder) else (folder.name, folder))
     return [candidate for candidate in found if candidate is not None]
 

@@ -6,8 +6,9 @@ The only module that imports open_clip, and only when a model is first used: imp
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
 from .byte_pairs import padded
+from .new_words import NewWords
 from .streaming import encode_streamed
 from .words import WordTokenizer
+
+MAP_SIDE = 2  # cells a side of the image head "map"
 
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
@@ -41,8 +45,8 @@ def build_network(config: ClipConfig) -> nn.Module:
             f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
         )
     vision, text = config.vision, config.text
-    words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
-    return open_clip.CLIP(
+    words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
+    network = open_clip.CLIP(
         config.embed_dim,
         {**_image_tower(config), "image_size": vision.image_size},
         {
@@ -55,6 +59,21 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
+    if vision.head == "map":
+        _project_map(network.visual.trunk, config)
+    return network
+
+
+def _project_map(trunk: nn.Module, config: ClipConfig) -> None:
+    """Let the trunk's classifier read 2 x 2 cells, channels outermost, where it read their mean."""
+    head = getattr(trunk, "head", None)
+    if not (hasattr(head, "global_pool") and isinstance(getattr(head, "fc", None), nn.Linear)):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm's {config.vision.trunk} has no head that pools and projects, so it cannot "
+            "keep a map; set ClipVisionConfig.head to 'mean' or choose a ConvNeXt"
+        )
+    head.global_pool = nn.AdaptiveAvgPool2d(MAP_SIDE)
+    head.fc = nn.Linear(head.fc.in_features * MAP_SIDE**2, config.embed_dim)
 
 
 def _image_tower(config: ClipConfig) -> dict[str, object]:
@@ -194,7 +213,8 @@ class Clip:
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
-        self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
+        self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
+        self._new_words: NewWords | None = None
 
     @classmethod
     def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
@@ -233,6 +253,17 @@ class Clip:
             image_std=tuple(found.get("std") or ClipConfig.image_std),
         )
         return cls(config, device=device)
+
+    def with_words(self, rows: Mapping[str, Tensor]) -> Clip:
+        """This CLIP with new words, {word: token embedding (W,)}, which captions may say from then on.
+
+        It shares its network with this one. A decoder with a text encoder of its own reads a new word as an unknown
+        one. Raises ValueError for a word that is none or is known already, and for an embedding of another width.
+        """
+        known = {} if self._new_words is None else self._new_words.rows
+        clip = copy.copy(self)
+        clip._new_words = NewWords(self.config, {**known, **rows})
+        return clip
 
     @property
     def clip_id(self) -> str:
@@ -273,6 +304,21 @@ class Clip:
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
+        ids, mask, _ = self._tokenize(captions)
+        return ids, mask
+
+    def _tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `tokenize`, and where new words stand (`NewWords`); None without any."""
+        if self._new_words is None:
+            return *self._known_ids(captions), None
+        if self._tokenizer:
+            ids, places = self._new_words.by_words(captions, self._tokenizer.end)
+            return ids, ids != 0, places
+        ids, places = self._new_words.by_byte_pairs(captions, self._open_clip_tokenizer())
+        mask = torch.arange(ids.shape[1])[None, :] <= ids.argmax(dim=-1, keepdim=True)
+        return torch.where(mask, ids, self.config.padding), mask, places
+
+    def _known_ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         if self._tokenizer:
             ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
             return ids, ids != 0
@@ -308,8 +354,9 @@ class Clip:
         """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
         captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
-        ids, mask = self.tokenize(captions)
-        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device))
+        ids, mask, places = self._tokenize(captions)
+        new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
+        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
         return TextEncoding(
             tokens=tokens.float().cpu(),
             embed=self._scale(embed).cpu(),
@@ -380,7 +427,12 @@ class Clip:
 
     def unknown_words(self, caption: str) -> list[str]:
         """Words of `caption` outside a small vocabulary; always [] for CLIPs that spell by sub-words."""
-        return self._tokenizer.unknown(caption) if self._tokenizer else []
+        return self._speller.unknown(caption) if self._tokenizer else []
+
+    @property
+    def _speller(self) -> WordTokenizer:
+        """The tokenizer by whole words that knows the new ones too."""
+        return self._tokenizer if self._new_words is None else self._new_words.tokenizer
 
     def vocabulary_summary(self) -> str:
         """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
@@ -389,7 +441,7 @@ class Clip:
     def truncated(self, caption: str) -> str:
         """The end of `caption` that does not fit the context, "" if all of it does."""
         if self._tokenizer:
-            return self._tokenizer.dropped(caption)
+            return self._speller.dropped(caption)
         tokenizer = self._open_clip_tokenizer()
         if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
             return ""
@@ -406,10 +458,11 @@ def _check_captions(captions: list[str] | str) -> list[str]:
     return captions
 
 
-def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+def text_states(network: nn.Module, ids: Tensor, new: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
 
-    Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
+    new: (places (B, T), rows (words, W)); where a place is not -1, that row is the token's embedding. Gradients reach
+    the rows. Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
     """
     tower = getattr(network, "text", network)
     norm = getattr(tower, "ln_final", None)
@@ -418,11 +471,19 @@ def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
             f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
         )
     caught: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    hooks = [norm.register_forward_hook(lambda module, inputs, output: caught.append(output))]
+    if new is not None:
+        places, rows = new
+
+        def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            return torch.where(places[..., None] >= 0, rows[places.clamp(min=0)].to(output.dtype), output)
+
+        hooks.append(tower.token_embedding.register_forward_hook(replaced))
     try:
         embed = network.encode_text(ids)
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
     if caught[0].ndim != 3:
         raise ValueError(
             f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"

@@ -68,6 +68,10 @@ class UNet(nn.Module):
 
         self.norm_out = GroupNorm(config.norm_groups, channels, config.norm_eps)
         self.conv_out = zero_init(nn.Conv2d(channels, config.out_channels * patch_area, 3, padding=1))
+        self.conv_fine = self.fine_out = None
+        if config.fine_channels:
+            self.conv_fine = nn.Conv2d(channels, config.fine_channels * patch_area, 3, padding=1)
+            self.fine_out = zero_init(nn.Conv2d(config.fine_channels, config.out_channels, 3, padding=1))
 
     def time_features(self, t: Tensor) -> Tensor:
         """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
@@ -113,10 +117,15 @@ class UNet(nn.Module):
             if level.resample is not None:
                 x = level.resample(x, time)
 
-        x = self.conv_out(silu(self.norm_out(x)))
-        if self.config.patch_size > 1:
-            x = F.pixel_shuffle(x, self.config.patch_size)
-        return x.float()
+        x = silu(self.norm_out(x))
+        picture = self._full_size(self.conv_out(x))
+        if self.conv_fine is not None:
+            picture = picture + self.fine_out(silu(self._full_size(self.conv_fine(x))))
+        return picture.float()
+
+    def _full_size(self, x: Tensor) -> Tensor:
+        """Patches (B, n * patch_size^2, h, w) side by side: (B, n, H, W)."""
+        return F.pixel_shuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
 
     def _block(self, in_channels: int, out_channels: int, resample: str = "none") -> ResBlock:
         config = self.config

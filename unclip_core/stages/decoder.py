@@ -16,6 +16,7 @@ from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.lora import AppliedLora, Lora
 from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
@@ -36,6 +37,7 @@ from .clip_guidance import ClipGuidance, clip_guidance
 from .embed_noise import noise_embedding
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
+from .lora import add_lora, branched, records
 from .own_text import OwnText
 from .run import (
     ImageSteps,
@@ -85,8 +87,8 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added. hint: what `with_depth_hint` added.
-    own_text, normalizer: of a Stable unCLIP, its text encoder, and the units in which embeddings are noised.
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added. own_text, normalizer: of a Stable unCLIP, its text encoder, and the units in which embeddings are noised.
     """
 
     config: DecoderConfig
@@ -97,6 +99,7 @@ class Decoder(TextStage):
     hint: DepthHint | None = None
     own_text: OwnText | None = None
     normalizer: Placed[EmbedNormalizer] | None = None
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -130,6 +133,13 @@ class Decoder(TextStage):
             )
         fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
         return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
 
     def null_text(self) -> TextEncoding | None:
         """See `TextStage`; of a decoder with a text encoder of its own, what that makes of the empty caption."""
@@ -199,7 +209,9 @@ class Decoder(TextStage):
         self._check_extra_input(self.WHO, start)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
@@ -223,7 +235,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.beside_guidance()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -292,7 +304,7 @@ class Decoder(TextStage):
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -311,7 +323,7 @@ class Decoder(TextStage):
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
         text = None if conditions.text is None else nulled.text
-        inversion = describe(self.config, settings, conditions.embed, text, residual)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, records(self.loras))
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 

@@ -127,15 +127,20 @@ def given_x_T(who: str, noise: Noise | None) -> Tensor | None:
 
 
 def _strength(who: str, noise: PictureStart, base: Start) -> float:
-    strength = noise.strength
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 < strength <= 1.0:
-        raise ValueError(
-            f"{who}: strength must be above 0 (keep the image) and at most 1 (start from noise), got {strength!r}"
-        )
+    strength = check_strength(who, noise.strength, "image")
     if strength < 1.0 and base.inversion is not None:
         raise ValueError(
             f"{who}: strength {strength} does not go with an inverted x_T, which starts at a level of its own; set "
             "strength to 1, or unlink the noise"
+        )
+    return strength
+
+
+def check_strength(who: str, strength: float, kept: str) -> float:
+    """The noise level to start from, above 0 (`kept` is) to 1, as a float. Raises ValueError for anything else."""
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 < strength <= 1.0:
+        raise ValueError(
+            f"{who}: strength must be above 0 (keep the {kept}) and at most 1 (start from noise), got {strength!r}"
         )
     return float(strength)
 

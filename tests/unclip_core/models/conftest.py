@@ -47,6 +47,7 @@ PRIORS = {
     "karlo": PRIOR,
     "diffusers-mask": replace(PRIOR, mask_value=-10000.0),
     "paper": replace(PRIOR, scaling="constant", embed_scale=3.0, null_text="learned", final_norm=False),
+    "one-pass": replace(PRIOR, scaling="constant", one_pass=True),
 }
 DECODERS = {
     "karlo": DECODER,
@@ -58,6 +59,7 @@ DECODERS = {
         unet=replace(UNET, out_channels=3, patch_size=2, resblock_updown=False),
         schedule=ScheduleConfig(prediction="v"),
     ),
+    "fine": replace(DECODER, unet=replace(UNET, patch_size=2, fine_channels=8, attention_resolutions=(8, 4))),
 }
 STABLE_DECODER = replace(
     DECODER,

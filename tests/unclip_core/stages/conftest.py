@@ -73,7 +73,7 @@ def embed(rows=1, seed=5, clip_id=CLIP_ID, dim=DIM):
     return Embedding(torch.nn.functional.normalize(vector, dim=-1), clip_id)
 
 
-def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_null=None, **schedule):
+def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_null=None, one_pass=False, **schedule):
     config = c.PriorConfig(
         clip_id=CLIP_ID,
         clip_dim=DIM,
@@ -85,6 +85,7 @@ def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_nu
         scaling=scaling,
         embed_scale=2.0,
         null_text=null_text,
+        one_pass=one_pass,
         schedule=c.ScheduleConfig(prediction="x0", x0_clamp=x0_clamp, **schedule),
         sampling=c.SamplingConfig("ddpm", 4, 2.0),
     )

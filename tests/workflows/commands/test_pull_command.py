@@ -8,7 +8,7 @@ import time
 import pytest
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import writable_folder
-from comfyui_unclip.workflows.commands.pull import size_text
+from comfyui_unclip.workflows.commands._tables import size_text
 
 KARLO = "kakaobrain/karlo-v1-alpha"
 

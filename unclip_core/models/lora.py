@@ -1,0 +1,159 @@
+"""Low-rank side branches (LoRA, Hu et al. 2021): a layer's output plus up(down(x)), the layer's weights as they are.
+
+`with_branches` leaves a network untouched: it gives another one, whose branched layers share the weights of the first,
+packed ones too. So a LoRA is there for the run that holds this second network, and leaves no trace.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DecoderConfig, PriorConfig
+from .decoder import DecoderNetwork
+from .layers import SpatialAttention, TransformerBlock
+from .prior import PriorNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """down (rank, in) and up (out, rank), whose product is added to a layer's weight (out, in)."""
+
+    down: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """The side branches of one network, by the names of its layers.
+
+    name: what messages call it, as the file's name. fingerprint: of the numbers, equal for equal branches.
+    """
+
+    name: str
+    branches: Mapping[str, Branch]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, branches: Mapping[str, Branch]) -> Lora:
+        """Branches under a name."""
+        digest = hashlib.blake2b(digest_size=8)
+        for layer, branch in sorted(branches.items()):
+            digest.update(layer.encode())
+            for tensor in (branch.down, branch.up):
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return cls(name, branches, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA with its strength, a factor on all its branches."""
+
+    lora: Lora
+    strength: float
+
+
+class BranchedLinear(nn.Module):
+    """A linear layer with a side branch. `layer` is the network's own: what it packs is packed for all."""
+
+    def __init__(self, layer: nn.Linear, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Parameter(down, requires_grad=False)
+        self.up = nn.Parameter(up, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own, by which callers find dtype and device."""
+        return self.layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return self.layer(x) + F.linear(F.linear(x, self.down), self.up)
+
+
+@cache
+def linear_layers(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, tuple[int, int]]:
+    """{name: (out, in)} of every linear layer of a stage's network; shared, not to be changed."""
+    with torch.device("meta"):
+        network = PriorNetwork(config) if stage == "prior" else DecoderNetwork(config)
+    linear = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear))
+    return {name: (layer.out_features, layer.in_features) for name, layer in linear}
+
+
+def attention_layers(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of every attention by name: q, k and v in one, those of conditioning tokens, and the output."""
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(module, SpatialAttention | TransformerBlock):
+            for leaf in ("qkv", "context_kv", "proj"):
+                if getattr(module, leaf, None) is not None:
+                    found[f"{name}.{leaf}"] = getattr(module, leaf)
+    return found
+
+
+def new_branches(layers: Mapping[str, nn.Linear], rank: int, seed: int = 0) -> dict[str, Branch]:
+    """Branches of a rank, to be trained: down is random and up zero, so they change nothing yet (Hu et al. §4.1)."""
+    generator = torch.Generator().manual_seed(seed)
+    branches = {}
+    for name, layer in layers.items():
+        bound = math.sqrt(3.0 / layer.in_features)  # variance 1 / in, as of a linear layer's output for unit input
+        down = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+        branches[name] = Branch(down, torch.zeros(layer.out_features, rank))
+    return branches
+
+
+def joined(applied: Iterable[AppliedLora]) -> dict[str, Branch]:
+    """Several LoRAs as one branch a layer, their strengths in it. float32."""
+    downs: dict[str, list[Tensor]] = {}
+    ups: dict[str, list[Tensor]] = {}
+    for each in applied:
+        for name, branch in each.lora.branches.items():
+            downs.setdefault(name, []).append(branch.down.float())
+            ups.setdefault(name, []).append(branch.up.float() * each.strength)
+    return {name: Branch(torch.cat(downs[name]), torch.cat(ups[name], dim=1)) for name in downs}
+
+
+def with_branches(network: nn.Module, branches: Mapping[str, Branch]) -> nn.Module:
+    """A network with these branches, which shares everything else with `network`, to which nothing happens.
+
+    The branches are moved to their layers' device and dtype. Raises ValueError for a name that is no linear layer's.
+    """
+    device, branched = next(network.parameters()).device, {}
+    for name, branch in branches.items():
+        layer = _layer(network, name)
+        # Packed layers have no weight any more, and the codes of quantised ones are no numbers: the bias has the dtype.
+        dtype = (layer.weight if layer.bias is None else layer.bias).dtype
+        branched[name] = BranchedLinear(layer, branch.down.to(device, dtype), branch.up.to(device, dtype))
+    return _with(network, branched)
+
+
+def _layer(network: nn.Module, name: str) -> nn.Linear:
+    try:
+        layer = network.get_submodule(name)
+    except AttributeError:
+        layer = None
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"{type(network).__name__} has no linear layer {name!r}; the LoRA is of another network")
+    return layer
+
+
+def _with(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
+    """A copy of the modules on the way to the replacements, by their names below `module`; all others are shared."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    below: dict[str, dict[str, nn.Module]] = {}
+    for name, replacement in replacements.items():
+        first, _, rest = name.partition(".")
+        below.setdefault(first, {})[rest] = replacement
+    for first, inner in below.items():
+        twin._modules[first] = inner[""] if "" in inner else _with(module._modules[first], inner)
+    return twin
