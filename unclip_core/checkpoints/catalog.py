@@ -91,6 +91,11 @@ def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
     return _collect(candidate for root in search_path(folders) for candidate in _candidates(root))
 
 
+def stacks_in(folder: Path) -> dict[str, StackEntry]:
+    """The stacks that the folders in `folder` make, by name, wherever the search path leads."""
+    return _collect(_candidates(folder))
+
+
 def _collect(candidates: Iterable[tuple[str, Path]]) -> dict[str, StackEntry]:
     """The stacks that these (name, folder) make, by name."""
     stacks: dict[str, StackEntry] = {}
@@ -113,10 +118,11 @@ def _collect(candidates: Iterable[tuple[str, Path]]) -> dict[str, StackEntry]:
             _add(stacks, entry)
     for joined in kandinsky_folder.join(parts):
         _add(stacks, StackEntry(**vars(joined)))
+    stacks = {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
     hosts = list(stacks.values())
     for prior in priors:
         _add(stacks, StackEntry(**vars(eclipse_folder.join(prior, hosts))))
-    return {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+    return stacks
 
 
 def _complete(entry: StackEntry, stacks: Iterable[StackEntry]) -> StackEntry:
@@ -155,16 +161,21 @@ def find(name: str, folders: Folders = ()) -> StackEntry:
     return stacks[name]
 
 
-def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, StackEntry]]:
-    """Every folder called `name` in `folders` that holds a stack or a part of one, and its stack, in order."""
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, StageFile]]]:
+    """Every folder called `name` in `folders`, in order, with the stages that it holds itself: those of a stack, or of
+    a part of one."""
     for root in folders:
         for found, folder in _candidates(Path(root).expanduser()):
             if found == name:
-                entry = None
+                stages: dict[str, StageFile] = {}
                 with contextlib.suppress(CheckpointError), guarded(folder):
-                    entry = read_stack(folder, name)
-                if entry is not None:
-                    yield folder, entry
+                    for part in read_parts(folder, name):
+                        stages |= part.stages
+                    if (lone := eclipse_folder.read_prior(folder, name)) and lone.stage is not None:
+                        stages["prior"] = lone.stage
+                    if not stages and (entry := _read_whole(folder, name)):
+                        stages = entry.stages
+                yield folder, stages
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
