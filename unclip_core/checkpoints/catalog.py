@@ -181,8 +181,8 @@ def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
     """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name.
 
-    Of a part of a Kandinsky, or a prior of ECLIPSE, it is the stack that the part makes with those beside it, of a
-    Stable unCLIP without a prior the one that it makes with a Karlo beside it.
+    Of a part of a Kandinsky, a prior of ECLIPSE, or a Stable unCLIP without a prior it is the stack that the part makes
+    with those beside it.
     """
     if prior := eclipse_folder.read_prior(folder, name or folder.name):
         beside = _collect((name, other) for name, other in _candidates(_root(folder)) if other != folder)
@@ -231,7 +231,9 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
             if path.stem in STAGES:
                 problems.append(str(error))
             continue
-        if found.stage in stages:
+        if found.tokenizer is not None and not found.tokenizer.is_file():
+            problems.append(f"{found.tokenizer}: missing, and {path.name} reads captions by it; copy it there again")
+        elif found.stage in stages:
             problems.append(f"{path}: a second {found.stage} beside {stages[found.stage].path.name}; remove one")
         else:
             stages[found.stage] = found

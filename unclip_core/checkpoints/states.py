@@ -72,7 +72,7 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
     unused = eclipse_folder.UNUSED if found.layout == eclipse_folder.LAYOUT else ()
-    return _RULES[found.layout](found.stage), (*diffusers_keys.IGNORED, *unused), given
+    return _RULES[found.layout](found.stage), (*kandinsky_keys.IGNORED, *unused), given
 
 
 def _given_by_stable_unclip(found: StageFile) -> dict[str, Tensor]:
