@@ -57,8 +57,8 @@ def convert(
     follow: str = "files",
     original: StackConfig | None = None,
 ) -> Iterator[Converted]:
-    """Write `source` (a diffusers folder, Karlo's or Kandinsky's own files, a native stack, or one that was found) as the
-    native stack `target`.
+    """Write `source` (a diffusers folder, Karlo's or Kandinsky's own files, a native stack, or one that was found) as
+    the native stack `target`.
 
     Yields after each stage; a generator that is not run to its end leaves nothing. dtype: "keep", or what matrices and
     kernels are stored as. follow: whose prior, where Karlo's source and diffusers differ: "files" is what the folder
