@@ -431,6 +431,31 @@ GRAPHS: dict[str, Columns] = {
             ),
         ),
     ),
+    "depth_kandinsky": (
+        (
+            "Model, depth and caption",
+            BLUE,
+            (
+                _model("kandinsky-2-2-controlnet-depth"),
+                node("depth map", "ExamplePicture", name="red apple in the snow"),
+                node("prompt", "TextEncode", clip="model.CLIP", text="a robot in a forest, 4k photo"),
+            ),
+        ),
+        (
+            "What to paint, and where",
+            GREEN,
+            (
+                node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
+                node("follow the depth", "DepthHint", decoder="model.DECODER", hint="depth map.IMAGE"),
+            ),
+        ),
+        (
+            "Paint",
+            ORANGE,
+            (node("decoder", "DecoderSample", "randomize", decoder="follow the depth.DECODER", embed="prior.EMBED"),),
+        ),
+        ("Save", PURPLE, (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="kandinsky/depth"),)),
+    ),
     "text_to_image_sd_unclip": (
         (
             "Model and caption",
@@ -445,7 +470,7 @@ GRAPHS: dict[str, Columns] = {
             GREEN,
             (
                 node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
-                node("noise", "NoiseEmbedding", embed="prior.EMBED"),
+                node("noise", "NoiseEmbedding", decoder="model.DECODER", embed="prior.EMBED", noise_level=0),
             ),
         ),
         (

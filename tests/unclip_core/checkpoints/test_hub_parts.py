@@ -103,21 +103,7 @@ def test_room_for_all_parts_is_looked_for_before_the_first(published, hub_server
     assert not hub_server.requests
 
 
-@pytest.fixture(scope="module")
-def members(karlo, family, stable_unclip, tmp_path_factory):
-    """The small folders of every member of the family that is published in a layout of diffusers', by their names."""
-    folder = tmp_path_factory.mktemp("members")
-    karlo.write_karlo_folder(folder / "karlo-v1-alpha")
-    karlo.write_karlo_folder(folder / "karlo-v1-alpha-image-variations", with_prior=False, with_image_encoder=True)
-    family.kandinsky_2_2(folder, decoders=("", "inpaint", "controlnet-depth"))
-    stable_unclip.stable_unclip_h(folder / "stable-diffusion-2-1-unclip")
-    stable_unclip.stable_unclip_l(folder / "stable-diffusion-2-1-unclip-small")
-    family.eclipse_prior(folder / "ECLIPSE_Karlo_Prior", dim=karlo.KarloSizes().clip_dim)
-    family.eclipse_prior(folder / "ECLIPSE_KandinskyV22_Prior")
-    return folder
-
-
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "kandinsky-2-1"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_member_arrives_as_one_model(name, members, published, hub_repository, tmp_path, monkeypatch):
     """As published and converted: the same stages, and every file sound."""
     monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
