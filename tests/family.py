@@ -287,6 +287,31 @@ def write_multilingual_tokenizer(path: Path) -> None:
     XLMRobertaTokenizer(vocab=[*specials, *words, ("<mask>", 0.0)]).save_pretrained(path)
 
 
+def eclipse_prior(path: Path, sizes: Sizes | None = None, dim: int = 0, seed: int = 2, **options) -> torch.nn.Module:
+    """ECLIPSE's prior, alone in its folder: a PriorTransformer without time. dim: of its CLIP, if not that of `sizes`.
+
+    Its config has what their class has: no time_embed_act_fn and no time_embed_dim.
+    """
+    from diffusers import PriorTransformer
+
+    sizes = sizes or Sizes()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = PriorTransformer(
+            num_attention_heads=sizes.prior_heads,
+            attention_head_dim=sizes.prior_head_width,
+            num_layers=sizes.prior_layers,
+            embedding_dim=dim or sizes.clip_dim,
+            additional_embeddings=3,
+        )
+        del network.time_embedding
+        lively(network).eval().save_pretrained(path, **options)
+    config = json.loads((path / "config.json").read_text())
+    _settings(path / "config.json", **{key: value for key, value in config.items() if not key.startswith("time_")})
+    (path / "README.md").write_text(README.format("mit"))
+    return network
+
+
 def write_tokenizer(path: Path, padding: str = "!") -> None:
     """CLIP's byte pairs as transformers' files, from open_clip's. padding: the token that fills captions up."""
     import open_clip

@@ -77,6 +77,11 @@ class Decoder:
     problems: tuple[str, ...] = ()
     stack: str = ""
 
+    @property
+    def stages(self) -> dict[str, StageFile]:
+        """As a prior's."""
+        return {} if self.stage is None else {"decoder": self.stage}
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -122,8 +127,9 @@ def _kind(folder: Path) -> type[Prior] | type[Decoder] | None:
     if unet.is_file() and read_json(unet).get("encoder_hid_dim_type") in _TOKENS:
         return Decoder
     if prior.is_file() and read_json(prior).get("_class_name") == "PriorTransformer":
-        # Karlo's lies beside its decoder.
-        return None if any((folder / other).is_dir() for other in ("unet", "decoder", "text_proj")) else Prior
+        # Karlo's lies beside its decoder, and its schedule is called after it.
+        others = ("unet", "decoder", "text_proj", "prior_scheduler")
+        return None if any((folder / other).is_dir() for other in others) else Prior
     return None
 
 

@@ -148,8 +148,7 @@ class StorybookData:
         return (caption(self.scenes[row], random.Random(row))[0],)
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: the scenes with the same colour of the first object, background and, but for cousins, object; of
-        two objects or one as this one is."""
+        """See Data: the scenes with the same colours in the same places, background and, but for cousins, objects."""
         return self._alike[_likeness(self.scenes[row], cousins)]
 
     def swaps(self, row: int) -> list[int]:
@@ -169,8 +168,10 @@ class StorybookData:
 
 def _likeness(scene: Scene, cousins: bool) -> tuple[object, ...]:
     """What scenes that are hard to tell apart share, and easier ones: the key of `StorybookData.alike`."""
-    triple = scene.triples()[0]
-    return (len(scene.things), *(triple[1:] if cousins else triple))
+    things = sorted(scene.things, key=lambda thing: (round(thing.x, 1), round(thing.y, 1)))  # whichever is said first
+    axis = scene.relation and ("row" if scene.relation in ("left of", "right of") else "column")
+    colours, kinds = tuple(thing.colour for thing in things), tuple(thing.kind for thing in things)
+    return (scene.background, axis, colours) if cousins else (scene.background, axis, colours, kinds)
 
 
 def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:

@@ -71,6 +71,12 @@ def test_exchanges_come_whole_into_a_batch(story_clip_config, tmp_path):
     rows = task.with_siblings([pair] * 6, random.Random(0))
     assert rows[:4] == [pair, *data.swaps(pair)] and len(rows) == 6
     assert {len(data.scenes[row].things) for row in rows} == {2}
+    cousins = dataclasses.replace(RECIPE, siblings=60, cousins=1.0)
+    near = [
+        data.scenes[row]
+        for row in ClipTask(story_clip_config, data, cousins).with_siblings([pair] * 60, random.Random(0))
+    ]
+    assert len({(scene.background, frozenset(t.colour for t in scene.things)) for scene in near}) == 1
     sets = [{(thing.kind, data.scenes[row].background) for thing in data.scenes[row].things} for row in rows[:4]]
     assert sets.count(sets[0]) == 4
 
