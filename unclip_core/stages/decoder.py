@@ -203,7 +203,7 @@ class Decoder(TextStage):
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
-        conditions = self._without_unread(self.WHO, conditions, warn)
+        conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)
@@ -434,9 +434,11 @@ class Decoder(TextStage):
         """The text as the network gets it: none, if it reads none."""
         return text if self.reads_text else None
 
-    def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
-        """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
-        text = conditions.text if self.guidance_by_clip and who == self.WHO else self._read(conditions.text)
+    def _without_unread(
+        self, who: str, conditions: Conditions, warn: Callable[[str], None], *, guided: bool = False
+    ) -> Conditions:
+        """The conditions without texts that nothing reads, which is warned of. guided: CLIP Guidance reads the text."""
+        text = conditions.text if guided else self._read(conditions.text)
         kept = replace(conditions, text=text, negative_text=self._read(conditions.negative_text))
         if kept.text is not conditions.text or kept.negative_text is not conditions.negative_text:
             warn(
