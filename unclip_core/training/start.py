@@ -27,7 +27,7 @@ from .task_upsampler import UpsamplerTask
 from .widen import widened
 
 STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
-_NEW_WORDS = {"over", "beneath", "侧"}  # that the embedded CLIP was trained without
+_NEW_WORDS = {"over", "beneath", "侧", "something", "东", "西"}  # that the embedded CLIP was trained without
 RESERVED_WORDS = 64  # of the storybook's CLIP, for words that subjects are given later
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
 
