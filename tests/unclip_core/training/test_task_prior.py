@@ -14,7 +14,7 @@ def test_draws_of_one_caption_are_as_many_rows(tiny_configs, tiny_clip, story, r
     recipe = Recipe(steps=1, batch=6, lr=1e-3, draws=3, prior_drop=0.5)
     task = PriorTask(tiny_configs.prior, story, tiny_clip, vectors, recipe)
     network = randomise(task.build())
-    batch = task.batch(list(range(6)), random.Random(0), torch.Generator().manual_seed(0))
+    batch = task.prepare(task.batch(list(range(6)), random.Random(0), torch.Generator().manual_seed(0)))
     assert batch["noise"].shape == (18, 24) and batch["t"].shape == (18,) and batch["drop"].any()
     loss, _ = task.loss(network, batch)
 
