@@ -1,7 +1,7 @@
-"""Text As Embedding, Slerp and Text Diff: moving in the space that the decoder paints from."""
+"""Text As Embedding, Slerp, Text Diff and Noise Embedding: moving in the space that the decoder paints from."""
 
 from .host import current_host
-from .inputs import FAMILY, path_inputs
+from .inputs import FAMILY, path_inputs, seed_input
 
 
 class _Embedding:
@@ -93,3 +93,41 @@ class UnCLIPTextDiff(_Embedding):
         turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
         current_host().warn(*warnings)
         return (turned,)
+
+
+class UnCLIPNoiseEmbedding(_Embedding):
+    """Embeddings with noise of a level that a Stable unCLIP decoder is told."""
+
+    TITLE = "Noise Embedding"
+    SEARCH_ALIASES = (*FAMILY, "stable unclip", "sd21", "noise augmentation", "noise level", "variation")
+    DESCRIPTION = (
+        "Stable unCLIP only: adds noise to an embedding and tells the decoder how much. More noise leaves less of the "
+        "embedding, so that pictures vary more and the caption decides more."
+    )
+    FUNCTION = "noise"
+    OUTPUT_TOOLTIPS = ("The embeddings with their noise; link them to Decoder Sample.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "decoder": (
+                    "UNCLIP_DECODER",
+                    {"tooltip": "DECODER of Load unCLIP, a Stable unCLIP; it knows how embeddings are spread."},
+                ),
+                "embed": ("UNCLIP_EMBED", {"tooltip": "From CLIP Image Encode or a prior of the same model."}),
+                "noise_level": (
+                    "INT",
+                    {
+                        "default": 100,
+                        "min": 0,
+                        "max": 999,
+                        "tooltip": "0: hardly any. 999: nothing of the embedding is left.",
+                    },
+                ),
+                "seed": seed_input("noise"),
+            }
+        }
+
+    def noise(self, *, decoder, embed, noise_level, seed):
+        return (decoder.noise_embedding(embed, noise_level, seed),)

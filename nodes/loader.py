@@ -82,6 +82,11 @@ class UnCLIPLoader:
         host = current_host()
         folders = host.model_folders()
         entry = catalog.find(model_name, folders)
+        if entry.experimental:
+            host.warn(
+                f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
+                f"`unclip check {model_name}` says whether it works"
+            )
         manager = host.memory_manager()
         stack = load_stack(
             entry,

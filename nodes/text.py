@@ -56,7 +56,7 @@ class UnCLIPTextEncode:
     def encode(self, *, clip, text, one_per_line):
         captions = _lines(text) if one_per_line else [text]
         current_host().warn(*_warnings(clip, captions))
-        return (clip.encode_text(captions),)
+        return (clip.read_captions(captions),)
 
 
 def _lines(text: str) -> list[str]:

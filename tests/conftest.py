@@ -66,6 +66,18 @@ def family():
     return _module("family")
 
 
+@pytest.fixture(scope="session")
+def stable_unclip():
+    """The writer of Stable unCLIP folders (family_stable.py)."""
+    return _module("family_stable")
+
+
+@pytest.fixture(scope="session")
+def write_single_stable_unclip():
+    """write(path, networks, whole_text=...) of unclip_core/checkpoints/stable_unclip_files.py."""
+    return _module("stable_unclip_files", "unclip_core/checkpoints").write_single
+
+
 @pytest.fixture
 def tiny_stack(tiny_models, monkeypatch):
     """The name of a stack that the catalog finds."""

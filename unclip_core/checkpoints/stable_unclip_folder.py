@@ -1,4 +1,4 @@
-"""Stable unCLIP as a diffusers folder, `StableUnCLIPImg2ImgPipeline` or, with a prior, `StableUnCLIPPipeline`; no torch.
+"""Stable unCLIP as a diffusers folder: StableUnCLIPImg2ImgPipeline or, with a prior, StableUnCLIPPipeline; no torch.
 
 Recognised by model_index.json, or without one by the config.json of UNet and normalizer. Its CLIP reads pictures, and
 captions are read by its decoder's own text encoder. The published ones have no prior: `borrow` gives
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import ClipConfig, DecoderConfig, ScheduleConfig, TextTowerConfig
-from ..presets import STABLE_UNCLIP_H, STABLE_UNCLIP_L
+from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, STABLE_UNCLIP_H, STABLE_UNCLIP_L
 from .diffusers_clip import VOCABULARY_SIZE, clip_config, padding_id
 from .diffusers_configs import (
     SCHEDULERS,
@@ -25,11 +25,20 @@ from .diffusers_configs import (
     whole,
 )
 from .diffusers_folder import INDEX, DiffusersFolder, read_settings
-from .header import CheckpointError, StageFile, guarded, read_json, shown
-from .stable_unclip_keys import NATIVE_CLIP, PARTS
+from .diffusers_folder import LAYOUT as DIFFUSERS
+from .header import NATIVE, CheckpointError, StageFile, guarded, read_json, shown
 
 LAYOUT = "stable-unclip"
 PIPELINES = ("StableUnCLIPPipeline", "StableUnCLIPImg2ImgPipeline")
+# Where the decoder's parts lie in a folder.
+PARTS = {"network": "unet", "autoencoder": "vae", "text_tower": "text_encoder", "normalizer": "image_normalizer"}
+FILE = "file"  # the part of what comes from a single file
+NATIVE_CLIP = "clip"  # the part of a text half that comes from a file of our own
+
+# Prefixes in a single file.
+UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+TEXT, VISION = "cond_stage_model.model.", "embedder.model."
+
 _TEXT_DEFAULTS = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 512,
@@ -169,22 +178,34 @@ def _text_tower(source: DiffusersFolder) -> TextTowerConfig:
     )
 
 
+def borrows(stages: dict[str, StageFile]) -> bool:
+    """Whether these are the stages of a Stable unCLIP without a prior."""
+    own = {"clip", "decoder"} <= stages.keys() and stages["decoder"].config.text == "own_clip"
+    return own and stages["clip"].layout == LAYOUT and "prior" not in stages
+
+
 def borrow(stages: dict[str, StageFile], lenders: Iterable[dict[str, StageFile]]) -> dict[str, StageFile]:
-    """The stages of a Stable unCLIP, with prior and text half of CLIP of the first lender that speaks its CLIP.
+    """The stages of a Stable unCLIP with prior and text half of CLIP of the first Karlo that speaks its CLIP.
 
     lenders: other stacks' stages. The same stages where it has a prior, is no Stable unCLIP, or none can lend.
     """
-    decoder, clip = stages.get("decoder"), stages.get("clip")
-    if decoder is None or clip is None or decoder.config.text != "own_clip" or "prior" in stages:
+    if not borrows(stages):
         return stages
+    decoder, clip = stages["decoder"], stages["clip"]
     for lender in lenders:
         prior, spoken = lender.get("prior"), lender.get("clip")
-        if prior is None or spoken is None or "text" not in spoken.config.towers:
+        if prior is None or spoken is None or not _is_karlos(prior, spoken):
             continue
-        if not _same_space(clip.config, spoken.config):
-            continue
-        return {**stages, "clip": _joined(clip, spoken), "prior": prior, "decoder": _speaking(decoder, spoken.config)}
+        if _same_space(clip.config, spoken.config):
+            return {**stages, "clip": _joined(clip, spoken), "prior": prior, "decoder": _speaking(decoder, spoken)}
     return stages
+
+
+def _is_karlos(prior: StageFile, clip: StageFile) -> bool:
+    """Whether it is Karlo's prior, as it was published or converted, with the text half of its CLIP."""
+    layouts = {DIFFUSERS, NATIVE}
+    others = prior.config.prior_id.startswith((KANDINSKY_2_1.name, KANDINSKY_2_2.name))
+    return {prior.layout, clip.layout} <= layouts and not others and "text" in clip.config.towers
 
 
 def _same_space(own: ClipConfig, other: ClipConfig) -> bool:
@@ -208,5 +229,5 @@ def _joined(own: StageFile, lender: StageFile) -> StageFile:
     return replace(own, config=config, parts=parts)
 
 
-def _speaking(decoder: StageFile, clip: ClipConfig) -> StageFile:
-    return replace(decoder, config=replace(decoder.config, clip_id=clip.clip_id))
+def _speaking(decoder: StageFile, clip: StageFile) -> StageFile:
+    return replace(decoder, config=replace(decoder.config, clip_id=clip.config.clip_id))

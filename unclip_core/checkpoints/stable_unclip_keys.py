@@ -14,15 +14,7 @@ from .autoencoder_keys import autoencoder_rule
 from .diffusers_keys import unet_names
 from .header import StageFile
 from .keys import Rule
-
-# Where the decoder's parts lie in a folder.
-PARTS = {"network": "unet", "autoencoder": "vae", "text_tower": "text_encoder", "normalizer": "image_normalizer"}
-FILE = "file"  # the part of what comes from a single file
-NATIVE_CLIP = "clip"  # the part of a text half that comes from a file of our own
-
-# Prefixes in a single file.
-UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
-TEXT, VISION = "cond_stage_model.model.", "embedder.model."
+from .stable_unclip_folder import AUTOENCODER, FILE, NATIVE_CLIP, PARTS, TEXT, UNET, VISION
 
 _TRANSFORMER = {
     "norm": ("norm",),

@@ -23,12 +23,19 @@ from ..config import (
 )
 from ..presets import STABLE_UNCLIP_H, STABLE_UNCLIP_L
 from .diffusers_clip import named
-from .header import CheckpointError, StageFile, WeightSet, guarded, header_mentions, read_header, remembered, weight_set
+from .header import (
+    SINGLE_FILE_MARK,
+    CheckpointError,
+    StageFile,
+    WeightSet,
+    is_single_file,
+    read_header,
+    remembered,
+    weight_set,
+)
 from .pickles import list_pickled, pickle_mentions
-from .stable_unclip_folder import LAYOUT
-from .stable_unclip_keys import AUTOENCODER, FILE, TEXT, UNET, VISION
+from .stable_unclip_folder import AUTOENCODER, FILE, LAYOUT, TEXT, UNET, VISION
 
-MARK = f"{UNET}label_emb.0.0.weight"
 SUFFIXES = (".safetensors", ".ckpt")
 _HEAD_CHANNELS = 64
 # ViT-H's image half is the one of these whose heads are wider: channels of a head by (width, layers).
@@ -39,37 +46,35 @@ Shapes = Mapping[str, tuple[int, ...]]
 def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | None:
     """Stages and problems of a folder with such a file; None for a folder without one."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    found, problems = [], []
+    marked, unreadable = [], []
     for path in paths:
         try:
-            with guarded(path):
-                if stages := _read(path):
-                    found.append((path, stages))
+            if is_single_file(path) if path.suffix == ".safetensors" else _is_single_pickle(path):
+                marked.append(path)
         except CheckpointError as error:
-            if path.suffix == ".ckpt":  # of safetensors files others tell
-                problems.append(str(error))
-    if len(found) > 1:
-        first, second = found[0][0], found[1][0]
-        return {}, (f"{second}: a second Stable unCLIP beside {first.name}; give each a folder of its own",)
-    if found:
-        return dict(found[0][1]), ()
-    return ({}, tuple(problems)) if problems and len(problems) == len(paths) else None
+            unreadable.append(str(error))
+    if len(marked) > 1:
+        return {}, (f"{marked[1]}: a second Stable unCLIP beside {marked[0].name}; give each a folder of its own",)
+    if marked:
+        try:
+            return _read(marked[0]), ()
+        except CheckpointError as error:
+            return {}, (str(error),)
+    # A .ckpt says nothing until it is read: one that cannot be is told of where it is all there is.
+    alone = unreadable and len(unreadable) == len(paths) and paths[0].suffix == ".ckpt"
+    return ({}, tuple(unreadable)) if alone else None
 
 
 @remembered
-def _read(path: Path) -> dict[str, StageFile] | None:
-    """The stages of a file, None for a file of another kind."""
-    if path.suffix == ".safetensors":
-        if not header_mentions(path, MARK):
-            return None
-        tensors = read_header(path)[1]
-    else:
-        if not pickle_mentions(path, MARK):
-            return None
-        tensors = list_pickled(path)
+def _is_single_pickle(path: Path) -> bool:
+    return pickle_mentions(path, SINGLE_FILE_MARK)
+
+
+@remembered
+def _read(path: Path) -> dict[str, StageFile]:
+    """The stages of a file, shared: not to be changed."""
+    tensors = read_header(path)[1] if path.suffix == ".safetensors" else list_pickled(path)
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    if MARK not in shapes:
-        return None
     clip = _clip(path, shapes)
     decoder = _decoder(path, shapes, clip)
     stages = {"clip": (clip, (VISION, TEXT)), "decoder": (decoder, (UNET, AUTOENCODER, TEXT))}
@@ -118,11 +123,11 @@ def _clip(path: Path, shapes: Shapes) -> ClipConfig:
 
 def _decoder(path: Path, shapes: Shapes, clip: ClipConfig) -> DecoderConfig:
     published: StackConfig = STABLE_UNCLIP_L if clip.quick_gelu or clip.embed_dim == 768 else STABLE_UNCLIP_H
-    labels = _shape(path, shapes, MARK, 2)[1]
+    labels = _shape(path, shapes, SINGLE_FILE_MARK, 2)[1]
     if labels != 2 * clip.embed_dim:
         raise CheckpointError(
-            f"{path}: {MARK} reads {labels} numbers, expected {2 * clip.embed_dim}, twice the {clip.embed_dim} of the "
-            "file's CLIP; its networks belong to different models, download it again"
+            f"{path}: {SINGLE_FILE_MARK} reads {labels} numbers, expected {2 * clip.embed_dim}, twice the "
+            f"{clip.embed_dim} of the file's CLIP; its networks belong to different models, download it again"
         )
     tower = _text_tower(path, shapes)
     try:

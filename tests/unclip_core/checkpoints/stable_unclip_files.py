@@ -1,4 +1,4 @@
-"""Writes a single file of Stable unCLIP from a diffusers folder's networks: as latent diffusion and open_clip name them."""
+"""Writes a single file of Stable unCLIP from a diffusers folder's networks, by the names of latent diffusion."""
 
 from __future__ import annotations
 
