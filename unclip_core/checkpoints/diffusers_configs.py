@@ -91,6 +91,15 @@ def listed(path: Path, config: dict, key: str) -> list:
 def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: str) -> PriorConfig:
     """PriorTransformer -> PriorConfig. Raises CheckpointError for the variants of other pipelines."""
     expect(path, config, additional_embeddings=4, added_emb_type="prd", encoder_hid_proj_type="linear")
+    found = replace(
+        KARLO.prior, clip_id=clip_id, **prior_sizes(path, config), mask_value=DIFFUSERS_MASK, schedule=schedule
+    )
+    alike = replace(found, mask_value=None, schedule=KARLO.prior.schedule) == KARLO.prior
+    return found if alike else replace(found, prior_id=f"{clip_id}/prior-{found.width}x{found.depth}")
+
+
+def prior_sizes(path: Path, config: dict) -> dict[str, int]:
+    """The sizes of a PriorTransformer, as PriorConfig's fields. Raises CheckpointError as `prior_config`."""
     expect(path, config, time_embed_act_fn="silu", norm_in_type=None, embedding_proj_norm_type=None)
     dim = whole(path, config, "embedding_dim")
     for key in ("clip_embed_dim", "embedding_proj_dim"):
@@ -100,20 +109,14 @@ def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: st
     width = heads * whole(path, config, "attention_head_dim")
     if config.get("time_embed_dim") not in (None, width):
         raise CheckpointError(f"{path}: time_embed_dim is {shown(config['time_embed_dim'])}, expected {width}")
-    found = replace(
-        KARLO.prior,
-        clip_id=clip_id,
-        clip_dim=dim,
-        text_width=dim,
-        context_length=whole(path, config, "num_embeddings"),
-        width=width,
-        depth=whole(path, config, "num_layers"),
-        heads=heads,
-        mask_value=DIFFUSERS_MASK,
-        schedule=schedule,
-    )
-    alike = replace(found, mask_value=None, schedule=KARLO.prior.schedule) == KARLO.prior
-    return found if alike else replace(found, prior_id=f"{clip_id}/prior-{found.width}x{found.depth}")
+    return {
+        "clip_dim": dim,
+        "text_width": dim,
+        "context_length": whole(path, config, "num_embeddings"),
+        "width": width,
+        "depth": whole(path, config, "num_layers"),
+        "heads": heads,
+    }
 
 
 def decoder_config(
@@ -262,6 +265,33 @@ def attending_unet(path: Path, config: dict) -> UNetConfig:
     expect(path, config, mid_block_type="UNetMidBlock2DSimpleCrossAttn", only_cross_attention=False)
     attends = [kind == "SimpleCrossAttnDownBlock2D" for kind in listed(path, config, "down_block_types")]
     return _unet(path, config, whole(path, config, "sample_size"), "Resnet", "SimpleCrossAttn", attends)
+
+
+def latent_diffusion_unet(path: Path, config: dict) -> UNetConfig:
+    """UNet2DConditionModel with transformer blocks, of Stable Diffusion 2 -> UNetConfig."""
+    expect(path, config, mid_block_type="UNetMidBlock2DCrossAttn", only_cross_attention=False, downsample_padding=1)
+    expect(path, config, dual_cross_attention=False, transformer_layers_per_block=1, conv_in_kernel=3)
+    expect(
+        path, config, conv_out_kernel=3, attention_type="default", time_embedding_act_fn=None, timestep_post_act=None
+    )
+    attends = [kind == "CrossAttnDownBlock2D" for kind in listed(path, config, "down_block_types")]
+    found = {**config, "attention_head_dim": _head_channels(path, config)}
+    unet = _unet(path, found, whole(path, config, "sample_size"), "", "CrossAttn", attends)
+    return replace(unet, attention="cross", resblock_updown=False)
+
+
+def _head_channels(path: Path, config: dict) -> int:
+    """Channels of an attention's head, one number for all levels; the config says the number of heads by this name."""
+    heads, channels = config.get("attention_head_dim"), listed(path, config, "block_out_channels")
+    heads = heads if isinstance(heads, list) else [heads] * len(channels)
+    counted = len(heads) == len(channels) and all(type(count) is int and count > 0 for count in heads)
+    wide = {width / count for width, count in zip(channels, heads, strict=True)} if counted else set()
+    if len(wide) != 1 or not (found := wide.pop()).is_integer():
+        raise CheckpointError(
+            f"{path}: attention_head_dim is {shown(config.get('attention_head_dim'))}, expected numbers of heads that "
+            f"divide block_out_channels {shown(channels)} into heads of one width"
+        )
+    return int(found)
 
 
 def _unet(path: Path, config: dict, side: int, plain: str, attending: str, attends: list[bool]) -> UNetConfig:

@@ -20,9 +20,12 @@ from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
+from .byte_pairs import padded
 from .new_words import NewWords
 from .streaming import encode_streamed
 from .words import WordTokenizer
+
+MAP_SIDE = 2  # cells a side of the image head "map"
 
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
@@ -43,7 +46,7 @@ def build_network(config: ClipConfig) -> nn.Module:
         )
     vision, text = config.vision, config.text
     words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
-    return open_clip.CLIP(
+    network = open_clip.CLIP(
         config.embed_dim,
         {**_image_tower(config), "image_size": vision.image_size},
         {
@@ -56,6 +59,21 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
+    if vision.head == "map":
+        _project_map(network.visual.trunk, config)
+    return network
+
+
+def _project_map(trunk: nn.Module, config: ClipConfig) -> None:
+    """Let the trunk's classifier read 2 x 2 cells, channels outermost, where it read their mean."""
+    head = getattr(trunk, "head", None)
+    if not (hasattr(head, "global_pool") and isinstance(getattr(head, "fc", None), nn.Linear)):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm's {config.vision.trunk} has no head that pools and projects, so it cannot "
+            "keep a map; set ClipVisionConfig.head to 'mean' or choose a ConvNeXt"
+        )
+    head.global_pool = nn.AdaptiveAvgPool2d(MAP_SIDE)
+    head.fc = nn.Linear(head.fc.in_features * MAP_SIDE**2, config.embed_dim)
 
 
 def _image_tower(config: ClipConfig) -> dict[str, object]:
@@ -167,6 +185,7 @@ class Clip:
     through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
     dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
     then be a function that takes `read_state`'s `part` and `without`.
+    captions_alone: whether captions are of use without being encoded, see `read_captions`.
     placed: places the network, or the image tower. text_placed: the same, or the text tower.
     """
 
@@ -179,10 +198,12 @@ class Clip:
         pca: Callable[[], PCABasis] | None = None,
         dtype: torch.dtype = torch.float32,
         apart: bool = False,
+        captions_alone: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.apart = apart
+        self.captions_alone = captions_alone
 
         def place(load: Callable[[torch.dtype], nn.Module]) -> Placed[nn.Module]:
             return Placed(load, self.device, dtype, manager)
@@ -306,9 +327,7 @@ class Clip:
         padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
         if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
             return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
-        ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
-        mask = torch.arange(ids.shape[1])[None, :] <= ends
-        return torch.where(mask, ids, self.config.padding), mask
+        return padded(ids, self.config.padding)
 
     def _open_clip_tokenizer(self):
         import open_clip
@@ -317,16 +336,23 @@ class Clip:
             self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
         return self._byte_pairs
 
+    def read_captions(self, captions: list[str] | str) -> TextEncoding:
+        """`encode_text`; of a CLIP that reads pictures alone, the captions themselves, for a decoder that encodes them.
+
+        Their tokens are then (B, 0, W), and their embed (B, 0), which `check_same_clip` refuses wherever it is read.
+        """
+        if "text" in self.config.towers or not self.captions_alone:
+            return self.encode_text(captions)
+        captions = _check_captions(captions)
+        ids, mask = self.tokenize(captions)
+        nothing = torch.empty(len(captions), 0)
+        tokens = nothing.new_empty(len(captions), 0, self.config.text_width)
+        return TextEncoding(tokens, nothing, mask, ids, self.clip_id, tuple(captions), self.config.normalised)
+
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list, or what is no text."""
-        captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
-        if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
-            raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
-        if not captions:
-            raise ValueError(
-                "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
-            )
+        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
+        captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask, places = self._tokenize(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
@@ -354,7 +380,11 @@ class Clip:
 
         Raises ValueError for a CLIP without an image tower.
         """
-        self._require("image", "Decoder Sample", "image_encoder")
+        if "image" not in self.config.towers:
+            raise ValueError(
+                "Decoder Sample: this model's null embedding is CLIP's of an all-zero picture, but its CLIP has no "
+                "image tower (its folder has no image_encoder); add that folder, or link both embed and negative_embed"
+            )
         pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.placed.dtype)
         if not self.apart or self.placed.loaded:
             return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
@@ -417,6 +447,15 @@ class Clip:
             return ""
         rest = tokenizer.encode(caption)[self.config.context_length - 2 :]
         return tokenizer.decode(rest).strip() if rest else ""
+
+
+def _check_captions(captions: list[str] | str) -> list[str]:
+    captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
+    if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
+        raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
+    if not captions:
+        raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
+    return captions
 
 
 def text_states(network: nn.Module, ids: Tensor, new: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:

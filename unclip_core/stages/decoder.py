@@ -17,6 +17,7 @@ from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
 from ..models.lora import AppliedLora, Lora
+from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -33,9 +34,11 @@ from ..types import (
     repeat_rows,
 )
 from .clip_guidance import ClipGuidance, clip_guidance
+from .embed_noise import noise_embedding
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
 from .lora import add_lora, branched, records
+from .own_text import OwnText
 from .run import (
     ImageSteps,
     Settings,
@@ -85,18 +88,29 @@ class Decoder(TextStage):
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
     of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
-    added.
+    added. own_text: of a decoder with a text encoder of its own. normalizer: of a Stable unCLIP, the units in which
+    embeddings are noised.
     """
 
     config: DecoderConfig
-    network: Placed[DecoderNetwork]
+    network: Placed[DecoderNetwork | StableDecoderNetwork]
     autoencoder: Placed[Autoencoder] | None = None
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
     loras: tuple[AppliedLora, ...] = ()
+    own_text: OwnText | None = None
+    normalizer: Placed[EmbedNormalizer] | None = None
 
     WHO = "Decoder Sample"
+
+    def noise_embedding(self, embed: Embedding, noise_level: int, seed: int = 0) -> Embedding:
+        """`embed` with noise of a level (0..999) that this decoder is told when it paints it: the higher, the freer.
+
+        Item i has noise of seed + i. Raises ValueError for a decoder that is told no level, another CLIP's embedding,
+        or a level out of range.
+        """
+        return noise_embedding(self.config, self.normalizer, embed, noise_level, seed)
 
     def with_clip_guidance(self, clip: Clip, scale: float) -> Decoder:
         """This decoder, steered by CLIP at every step toward the sampler's text, without one its embed.
@@ -127,6 +141,16 @@ class Decoder(TextStage):
         Raises ValueError for branches of another network, and for a strength that is no number.
         """
         return add_lora("decoder", self, lora, strength)
+
+    def null_text(self) -> TextEncoding | None:
+        """See `TextStage`; of a decoder with a text encoder of its own, what that makes of the empty caption."""
+        return super().null_text() if self.own_text is None else self.own_text.encode(("",))
+
+    def check_text(self, text: TextEncoding, who: str = "") -> TextEncoding:
+        """See `TextStage`; a decoder with a text encoder of its own takes the captions of any CLIP."""
+        if self.own_text is not None and isinstance(text, TextEncoding):
+            return text
+        return super().check_text(text, who)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -299,7 +323,7 @@ class Decoder(TextStage):
         inverted, count = yield from count_steps(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        text, loras = self._read(conditions.text), records(self.loras)
+        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
         inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
@@ -356,7 +380,7 @@ class Decoder(TextStage):
         self, network: DecoderNetwork, start: Start, hint: Tensor | None, rows: slice, batch: int
     ) -> Tensor | None:
         """What stands behind x_t's channels for the given rows of `batch`, on the network's device."""
-        device = network.embed_to_time.weight.device
+        device = self.network.device
         if hint is not None:
             return network.hint(expand_rows(hint, batch)[rows].to(device))
         if self.config.extra_input == "none":
@@ -380,10 +404,15 @@ class Decoder(TextStage):
             )
         if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        levels = [e.noise_level for e in (conditions.embed, conditions.negative_embed) if e is not None]
+        if self.config.embed_noise is None and any(levels):
+            warn(
+                f"{self.WHO}: the embedding has noise of level {max(levels)}, which this decoder is not told and "
+                "paints as it is; link the one from before Noise Embedding"
+            )
         # An inverted x_T may well be of the null condition.
         if conditions.embed is None and self._read(conditions.text) is None and start.inversion is None:
-            reads_text = self.config.text != "none"
-            unlinked, link = ("neither embed nor text", ", a text or both") if reads_text else ("no embed", "")
+            unlinked, link = ("neither embed nor text", ", a text or both") if self.reads_text else ("no embed", "")
             warn(
                 f"{self.WHO}: {unlinked} is linked, so it paints without any condition, which most decoders can only "
                 f"do as a blur; link an embed{link}"
@@ -396,9 +425,14 @@ class Decoder(TextStage):
         guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
         return size + max(guiding, default=0)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption makes a difference to the network."""
+        return self.config.text != "none"
+
     def _read(self, text: TextEncoding | None) -> TextEncoding | None:
         """The text as the network gets it: none, if it reads none."""
-        return None if self.config.text == "none" else text
+        return text if self.reads_text else None
 
     def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
         """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
@@ -421,12 +455,16 @@ class Decoder(TextStage):
             null = self.null_embed()
             embed = null if embed is None else embed
             negative_embed = null if negative_embed is None else negative_embed
-        text, negative_text = self._read(conditions.text), self._read(conditions.negative_text)
-        if self.config.text != "none" and (text is None or (pair and negative_text is None)):
+        text, negative_text = (self._encoded(self._read(each)) for each in (conditions.text, conditions.negative_text))
+        if self.reads_text and (text is None or (pair and negative_text is None)):
             null = self.null_text()
             text = null if text is None else text
             negative_text = null if negative_text is None else negative_text
         return Conditions(embed, text, negative_embed, negative_text)
+
+    def _encoded(self, text: TextEncoding | None) -> TextEncoding | None:
+        """The text as the decoder's own text encoder encodes its captions, if it has one."""
+        return text if text is None or self.own_text is None else self.own_text.encode(text.captions)
 
     def _conditioned(
         self,
@@ -448,10 +486,11 @@ class Decoder(TextStage):
     def _condition(
         self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool, extra: Tensor | None
     ) -> Conditioning:
-        device = network.embed_to_time.weight.device
+        device = self.network.device
         index = torch.arange(rows.start, rows.stop, device=device)
         embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
         vector, drop_embed = _stack_embeds(embeds, index, device)
+        levels = [0 if embed is None else embed.noise_level for embed in embeds]
         texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
         captions, drop_text = _stack_captions(texts, index, device)
         return network.condition(
@@ -461,6 +500,7 @@ class Decoder(TextStage):
             drop_text=drop_text,
             batch=len(texts) * len(index),
             extra=extra,
+            level=torch.tensor(levels, device=device).repeat_interleave(len(index)),
         )
 
 

@@ -140,7 +140,7 @@ class LatentGrid(Grid):
 
     def paste(self, painted: Tensor, picture: Picture) -> Tensor:
         """As for pixels, and mixed by the mask's grey: painting has not mixed the pixels themselves."""
-        return picture.paste(painted, mix=True)
+        return picture.paste(painted.clamp(-1.0, 1.0), mix=True)
 
     @property
     def preview(self) -> Callable[[Tensor], Tensor] | None:
@@ -231,6 +231,11 @@ def resolve_grid(
                 f"{height or own}; set width and height to 0, and enlarge the picture by the upsamplers"
             )
         return Grid(who, config.channels, own, own)
+    if autoencoder is None:
+        raise ValueError(
+            f"{who}: the decoder {config.decoder_id} paints latents, but it was opened without its autoencoder; open "
+            "it with autoencoder=Placed(...)"
+        )
     step = factor * config.unet.side_multiple
     asked = (width or own, height or own) if x_T is None else (width or given[0], height or given[1])
     size = tuple(-(-side // step) * step for side in asked)

@@ -33,7 +33,11 @@ class Recipe:
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
+    swaps: bool = (
+        False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
+    )
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
+    trunk_stages: int = -1  # CLIP: so many of the trunk's stages, and its stem, keep their weights; -1: none does
     train_text: bool = True  # CLIP: False keeps the text tower, so that what reads captions need not learn anew
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1

@@ -59,6 +59,8 @@ class PriorTask:
         else:
             null = move(self.clip.encode_text([""]), x_0.device)
             null_tokens, null_embed, null_mask = null.tokens, null.embed, null.mask
+        longest = int(mask.any(0).sum())  # beyond the longest caption there is only padding, which nobody reads
+        tokens, mask, null_tokens, null_mask = (x[:, :longest] for x in (tokens, mask, null_tokens, null_mask))
         drop = batch["drop"]
         tokens = torch.where(drop[:, None, None], null_tokens, tokens)
         embed = torch.where(drop[:, None], null_embed, embed)

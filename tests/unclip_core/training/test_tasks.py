@@ -134,7 +134,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
 
 
 def test_a_clip_of_open_clips_is_not_trained_here(options, monkeypatch):
-    monkeypatch.setattr(starting, "open_data", lambda options, recipe: None)
+    monkeypatch.setattr(starting, "open_data", lambda *given, **options: None)
     with pytest.raises(ValueError, match="CLIP ViT-L-14/openai is loaded, not trained here"):
         start(dataclasses.replace(options("clip"), preset="karlo-v1-alpha"), recipe("clip"))
 
