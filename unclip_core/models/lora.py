@@ -22,6 +22,14 @@ from ..config import DecoderConfig, PriorConfig
 from .decoder import DecoderNetwork
 from .layers import SpatialAttention, TransformerBlock
 from .prior import PriorNetwork
+from .spatial_transformer import SpatialTransformer
+from .stable_decoder import StableDecoderNetwork
+
+_ATTENTIONS: dict[type[nn.Module], tuple[str, ...]] = {
+    TransformerBlock: ("qkv", "proj"),
+    SpatialAttention: ("qkv", "context_kv", "proj"),
+    SpatialTransformer: ("qkv", "proj_1", "query", "context_kv", "proj_2"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +124,10 @@ def layer_shapes(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, t
     """{name: shape of the weight} of every layer of a stage's network that can have a branch: linear (out, in) or a
     convolution (out, in, k, k). Shared, not to be changed."""
     with torch.device("meta"):
-        network = PriorNetwork(config) if stage == "prior" else DecoderNetwork(config)
+        if stage == "prior":
+            network = PriorNetwork(config)
+        else:
+            network = StableDecoderNetwork(config) if config.text == "own_clip" else DecoderNetwork(config)
     return {name: _shape(layer) for name, layer in all_layers(network).items()}
 
 
@@ -133,13 +144,14 @@ def _shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, ...]:
 
 
 def attention_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of every attention by name: q, k and v in one, those of conditioning tokens, and the output."""
+    """The linear layers of every attention by name: of queries, keys and values, and of the output."""
     found = {}
     for name, module in network.named_modules():
-        if isinstance(module, SpatialAttention | TransformerBlock):
-            for leaf in ("qkv", "context_kv", "proj"):
-                if getattr(module, leaf, None) is not None:
-                    found[f"{name}.{leaf}"] = getattr(module, leaf)
+        for kind, leaves in _ATTENTIONS.items():
+            if isinstance(module, kind):
+                found |= {
+                    f"{name}.{leaf}": getattr(module, leaf) for leaf in leaves if getattr(module, leaf) is not None
+                }
     return found
 
 
@@ -175,11 +187,16 @@ def with_branches(network: nn.Module, branches: Mapping[str, Branch]) -> nn.Modu
     device, branched = next(network.parameters()).device, {}
     for name, branch in branches.items():
         layer = _layer(network, name)
-        # Packed layers have no weight any more, and the codes of quantised ones are no numbers: the bias has the dtype.
-        dtype = (layer.weight if layer.bias is None else layer.bias).dtype
+        dtype = _dtype(layer)
         kind = BranchedLinear if isinstance(layer, nn.Linear) else BranchedConv2d
         branched[name] = kind(layer, branch.down.to(device, dtype), branch.up.to(device, dtype))
     return _with(network, branched)
+
+
+def _dtype(layer: nn.Linear | nn.Conv2d) -> torch.dtype:
+    """The weight's, which a packed layer has not any more."""
+    parts = (layer.bias, layer.weight, getattr(layer, "packed", None))
+    return next(part.dtype for part in parts if part is not None)
 
 
 def _layer(network: nn.Module, name: str) -> nn.Linear | nn.Conv2d:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.config import DecoderConfig, PriorConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.kernels import freeze
 from comfyui_unclip.unclip_core.models.lora import (
@@ -119,3 +120,15 @@ def test_attention_is_what_is_branched_and_other_names_are_refused(decoder_confi
         with_branches(network, {"unet.mid.nothing": Branch(torch.zeros(1, 2), torch.zeros(2, 1))})
     with pytest.raises(ValueError, match=r"no layer 'unet\.norm_out'"):
         with_branches(network, {"unet.norm_out": Branch(torch.zeros(1, 2), torch.zeros(2, 1))})
+
+
+def test_the_table_of_layers_is_that_of_the_network_that_runs(case):
+    """Also of Stable unCLIP's, which has another network, and of packed ones, whose layers have no weights any more."""
+    kind, config = case
+    if not isinstance(config, PriorConfig | DecoderConfig):
+        pytest.skip("upsamplers have no LoRA")
+    with torch.device("meta"):
+        network = kind(config)
+    stage = "prior" if isinstance(config, PriorConfig) else "decoder"
+    expected = {name: tuple(layer.weight.shape) for name, layer in all_layers(network).items()}
+    assert layer_shapes(stage, config) == expected and expected.keys() >= attention_layers(network).keys()
