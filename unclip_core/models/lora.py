@@ -178,18 +178,17 @@ def joined(applied: Iterable[AppliedLora]) -> dict[str, Branch]:
     return {name: Branch(torch.cat(downs[name]), torch.cat(ups[name], dim=1)) for name in downs}
 
 
-def with_branches(network: nn.Module, branches: Mapping[str, Branch]) -> nn.Module:
+def with_branches(network: nn.Module, branches: Mapping[str, Branch], dtype: torch.dtype | None = None) -> nn.Module:
     """A network with these branches, which shares everything else with `network`, to which nothing happens.
 
-    The branches are moved to their layers' device and dtype. Raises ValueError for a name that is no linear layer's and
-    no convolution's.
+    The branches are moved to their layers' device, and to `dtype`, None for that of their layers. Raises ValueError for
+    a name that is no linear layer's and no convolution's.
     """
     device, branched = next(network.parameters()).device, {}
     for name, branch in branches.items():
         layer = _layer(network, name)
-        dtype = _dtype(layer)
-        kind = BranchedLinear if isinstance(layer, nn.Linear) else BranchedConv2d
-        branched[name] = kind(layer, branch.down.to(device, dtype), branch.up.to(device, dtype))
+        kind, own = BranchedLinear if isinstance(layer, nn.Linear) else BranchedConv2d, dtype or _dtype(layer)
+        branched[name] = kind(layer, branch.down.to(device, own), branch.up.to(device, own))
     return _with(network, branched)
 
 
