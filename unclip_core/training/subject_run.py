@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +18,13 @@ from ..checkpoints.catalog import StackEntry, find
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
+from ..runtime.device import DTYPES
 from ..stack import Stack, load_stack
 from .data import Data, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
+from .precision import candidates
 from .recipes import Recipe
 from .sources.opening import open_data
 from .sources.pictures import PictureData
@@ -29,6 +33,23 @@ from .subject import SubjectTask
 NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
 AT_ONCE = 8  # pictures of the class painted in one run
+
+# A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
+SMALL = Recipe(
+    steps=300,
+    batch=8,
+    lr=1e-3,
+    warmup=20,
+    weight_decay=0.01,
+    betas=(0.9, 0.99),
+    ema=0.98,
+    text_drop=0.3,
+    validation=0.0,
+)
+LARGE = Recipe(
+    steps=800, batch=4, micro_batch=1, lr=1e-4, warmup=20, weight_decay=0.01, ema=0.99, text_drop=0.1, validation=0.0
+)
+LARGE_WIDTH = 1024  # of a prior, from which on a stack is a large one
 
 Told = Callable[[str, int, int], None]
 
@@ -82,6 +103,43 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     }
     loop = options.loop
     return train(task, recipe, options.run, len(subject), identity=identity, options=loop, stop=options.stop)
+
+
+def is_large(entry: StackEntry) -> bool:
+    """Whether a stack is one of the published ones' size. Raises ValueError for one without a prior."""
+    if "prior" not in entry.stages:
+        raise ValueError(f"--model {entry.name} has no prior; a subject needs clip, prior and decoder")
+    return entry.stages["prior"].config.width >= LARGE_WIDTH
+
+
+def subject_recipe(entry: StackEntry) -> Recipe:
+    """The recipe for a stack of this size."""
+    return LARGE if is_large(entry) else SMALL
+
+
+def default_layers(entry: StackEntry) -> str:
+    """The layers that learn: small decoders attend too little for attention alone to learn a new shape."""
+    return "attention" if is_large(entry) else "all"
+
+
+def precision_for(device: torch.device, dtype: str, rank: int, layers: str) -> tuple[str, LoraSettings | None]:
+    """What a run computes in, and its branches. On a GPU, the weights that stay are kept in half precision too."""
+    if device.type == "cuda" and dtype == "auto":
+        dtype = candidates(device)[-1]
+    base = DTYPES[dtype] if device.type == "cuda" else torch.float32
+    return dtype, LoraSettings(rank, layers, base) if rank else None
+
+
+def install(made: Path, folder: Path) -> Path:
+    """Copy a finished file to where Apply LoRA finds it, in the place of an older one of that name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, target = folder / f".{made.name}.{os.getpid()}.part", folder / made.name
+    try:
+        shutil.copyfile(made, partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
 
 
 def networks(entry: StackEntry) -> dict[str, Callable[[], torch.nn.Module]]:
