@@ -187,7 +187,7 @@ CORE = {
     "unCLIPCheckpointLoader": _core(
         ("ckpt_name", "COMBO", "sd21-unclip-l.ckpt"), outputs=("MODEL", "CLIP", "VAE", "CLIP_VISION")
     ),
-    "CLIPTextEncode": _core(("clip", "CLIP"), ("text", "STRING", "", {"multiline": True}), outputs=("CONDITIONING",)),
+    "CLIPTextEncode": _core(("text", "STRING", "", {"multiline": True}), ("clip", "CLIP"), outputs=("CONDITIONING",)),
     "unCLIPConditioning": _core(
         ("conditioning", "CONDITIONING"),
         ("clip_vision_output", "CLIP_VISION_OUTPUT"),
@@ -200,14 +200,14 @@ CORE = {
     ),
     "KSampler": _core(
         ("model", "MODEL"),
-        ("positive", "CONDITIONING"),
-        ("negative", "CONDITIONING"),
-        ("latent_image", "LATENT"),
         ("seed", "INT", 0, {"control_after_generate": True}),
         ("steps", "INT", 20),
         ("cfg", "FLOAT", 8),
         ("sampler_name", "COMBO", "euler"),
         ("scheduler", "COMBO", "normal"),
+        ("positive", "CONDITIONING"),
+        ("negative", "CONDITIONING"),
+        ("latent_image", "LATENT"),
         ("denoise", "FLOAT", 1),
         outputs=("LATENT",),
     ),
