@@ -76,7 +76,7 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
     source = DiffusersFolder(folder, names)
     stages: dict[str, StageFile] = {}
     problems = []
-    for read in (_clip, _prior, _decoder, _upsampler):
+    for read in (_clip, _prior) if is_lone_prior(folder) else (_clip, _prior, _decoder, _upsampler):
         try:
             with guarded(folder):
                 found = read(source)
@@ -86,6 +86,14 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
         if found is not None:
             stages[found.stage] = found
     return stages, tuple(dict.fromkeys(problems))  # prior and decoder need the CLIP's config too
+
+
+def is_lone_prior(folder: Path) -> bool:
+    """Whether a folder holds Karlo's prior and nothing to paint with: what `unclip pull` takes of Karlo where another
+    model's decoder is driven by its prior. Its scheduler's folder tells it from a Kandinsky's."""
+    others = ("decoder", "text_proj", "super_res_first", "unet")
+    there = (folder / "prior" / "config.json").is_file() and (folder / "prior_scheduler").is_dir()
+    return there and not any((folder / name).is_dir() for name in others)
 
 
 def _networks(folder: Path) -> tuple[str, ...] | None:
@@ -100,7 +108,7 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))
-    if any(_is_own(path) for path in configs):
+    if is_lone_prior(folder) or any(_is_own(path) for path in configs):
         return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
     return None
 

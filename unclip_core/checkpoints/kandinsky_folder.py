@@ -24,7 +24,7 @@ from .diffusers_configs import (
     schedule_config,
     whole,
 )
-from .diffusers_folder import INDEX, DiffusersFolder, read_clip
+from .diffusers_folder import INDEX, DiffusersFolder, is_lone_prior, read_clip
 from .header import CheckpointError, StageFile, guarded, read_json, shown
 
 LAYOUT = "kandinsky"
@@ -109,8 +109,9 @@ def _kind(folder: Path) -> type[Prior] | type[Decoder] | None:
     if unet.is_file() and read_json(unet).get("encoder_hid_dim_type") in _TOKENS:
         return Decoder
     if prior.is_file() and read_json(prior).get("_class_name") == "PriorTransformer":
-        # Karlo's lies beside its decoder.
-        return None if any((folder / other).is_dir() for other in ("unet", "decoder", "text_proj")) else Prior
+        # Karlo's lies beside its decoder, or has its scheduler under another name.
+        beside = any((folder / other).is_dir() for other in ("unet", "decoder", "text_proj"))
+        return None if beside or is_lone_prior(folder) else Prior
     return None
 
 
