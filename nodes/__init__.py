@@ -6,7 +6,7 @@ With release 1.0.0 ids freeze and inputs are only ever added at the end.
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
 from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
-from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample
+from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
 from .embedding import UnCLIPNoiseEmbedding, UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
@@ -38,6 +38,7 @@ _CLASSES = (
     UnCLIPPCAProject,
     UnCLIPStartFromPicture,
     UnCLIPCLIPGuidance,
+    UnCLIPDepthHint,
     UnCLIPDecoderSample,
     UnCLIPUpsample256,
     UnCLIPUpsample1024,

@@ -328,18 +328,19 @@ class _EditorBar(Progress):
         now = time.monotonic()
         due = now - self._last_preview >= _PREVIEW_INTERVAL or state.index + 1 == state.total
         # Read at every step: recent editors let the user change the setting while the server runs.
-        if not due or args.preview_method == LatentPreviewMethod.NoPreviews or state.x0.ndim != 4:
+        if not due or args.preview_method == LatentPreviewMethod.NoPreviews or not state.is_visible:
             return None
         self._last_preview = now
-        return ("JPEG", preview_picture(state.x0), getattr(args, "preview_size", _PREVIEW_SIDE))
+        return ("JPEG", preview_picture(state), getattr(args, "preview_size", _PREVIEW_SIDE))
 
 
-def preview_picture(x0: Any) -> Image:
-    """The first item of a predicted x_0 (B, 3, H, W) in -1..1 as a PIL picture of at most 512 px a side."""
+def preview_picture(state: StepState) -> Image:
+    """The first item of a step's predicted x_0 as a PIL picture of at most 512 px a side."""
     from PIL import Image
 
-    stride = max(1, -(-max(x0.shape[-2:]) // _PREVIEW_SIDE))
-    small = x0[0, :, ::stride, ::stride].float()  # thinned on the device: a 1024 px picture need not travel
+    picture = state.picture()  # (B, 3, H, W) in -1..1
+    stride = max(1, -(-max(picture.shape[-2:]) // _PREVIEW_SIDE))
+    small = picture[0, :, ::stride, ::stride].float()  # thinned on the device: a 1024 px picture need not travel
     pixels = ((small + 1.0) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
     return Image.fromarray(pixels)
 

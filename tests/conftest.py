@@ -36,6 +36,15 @@ def tiny_models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_latent_models(tmp_path_factory):
+    """A model folder that holds the stack `tiny-latent` (tests/tiny_stack.py)."""
+    folder = tmp_path_factory.mktemp("latent_models")
+    tiny = _module("tiny_stack")
+    tiny.build(folder / "tiny-latent", tiny.latent_config())
+    return folder
+
+
 def _module(name, folder=""):
     """A helper module that lies beside this file, or in a folder beside it."""
     if name not in sys.modules:
@@ -74,6 +83,13 @@ def tiny_stack(tiny_models, monkeypatch):
     """The name of a stack that the catalog finds."""
     monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
     return "tiny"
+
+
+@pytest.fixture
+def tiny_latent_stack(tiny_latent_models, monkeypatch):
+    """The name of a stack with a latent decoder that the catalog finds."""
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_latent_models))
+    return "tiny-latent"
 
 
 @pytest.fixture

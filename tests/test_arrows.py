@@ -39,6 +39,7 @@ LIGHT = (
             "diffusers_clip",
             "diffusers_configs",
             "diffusers_folder",
+            "eclipse_folder",
             "header",
             "kandinsky_folder",
             "lora_catalog",

@@ -131,6 +131,21 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class MultilingualConfig:
+    """A multilingual text encoder of a decoder's own: XLM-R large, as Kandinsky 2.1 has it."""
+
+    vocabulary_size: int = 250002
+    context_length: int = 77
+    positions: int = 514  # rows of the position table
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_width: int = 4096
+    padding: int = 1  # captions are filled up with this id
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
 class TextTowerConfig:
     """The text half of a CLIP that a decoder has for itself: its last states, normed, are the conditioning tokens.
 
@@ -322,6 +337,7 @@ class DecoderConfig:
     norms: tuple[str, ...] = ("text_tokens",)  # layer norms behind projections, any of DECODER_NORMS
     mask_text: bool = True  # padding is hidden from the attention; Kandinsky 2.1 lets it be seen
     text_encoder: TextEncoderConfig | None = None  # None: CLIP's states through Linear + LayerNorm (Karlo)
+    multilingual: MultilingualConfig | None = None  # of text "xlm_r"
     text_tower: TextTowerConfig | None = None  # of text "own_clip"
     # Noise that embeddings may carry, by their own schedule; the network is told its level (Stable unCLIP).
     embed_noise: ScheduleConfig | None = None
@@ -353,6 +369,12 @@ class DecoderConfig:
                 f"{self.unet.in_channels}"
             )
         self._check_stable()
+        if (self.text == "xlm_r") != (self.multilingual is not None):
+            raise ValueError(f"DecoderConfig: text {self.text!r} and multilingual do not go together")
+        if self.multilingual is not None and self.multilingual.width != self.text_width:
+            raise ValueError(
+                f"DecoderConfig.text_width {self.text_width} must be multilingual.width {self.multilingual.width}"
+            )
         if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
             raise ValueError(
                 "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"

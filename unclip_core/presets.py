@@ -15,6 +15,7 @@ from .config import (
     ClipTextConfig,
     ClipVisionConfig,
     DecoderConfig,
+    MultilingualConfig,
     PriorConfig,
     SamplingConfig,
     ScheduleConfig,
@@ -241,6 +242,7 @@ KANDINSKY_2_1 = StackConfig(
         text_width=1024,  # XLM-R large
         extra_tokens=10,
         text="xlm_r",
+        multilingual=MultilingualConfig(),
         token_order="token_major",
         norms=("text_time",),
         mask_text=False,

@@ -18,13 +18,14 @@ from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
+from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
 from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
 from .stages.lora import apply_lora
-from .stages.own_text import OwnText
+from .stages.own_text import own_clip_text, own_multilingual_text
 from .types import Embedding, TextEncoding
 
 UPSAMPLERS = ("upsampler_256", "upsampler_1024")
@@ -148,7 +149,7 @@ def load_stack(
     @cache
     def null_image() -> Embedding:
         encode = text_encoder.encode_null_image  # which a missing CLIP has not, and says so
-        return remembered_null_image(clip, encode)
+        return remembered_null_image(clip, encode, str(text_encoder.placed.dtype))
 
     def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
@@ -171,8 +172,11 @@ def load_stack(
             network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
             own = {}
             if _has_own_text(entry):
-                own["own_text"] = OwnText(found.config.text_tower, placed(found, "text_tower"))
+                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower"))
                 own["normalizer"] = placed(found, "normalizer", torch.float32)
+            if (words := found.config.multilingual) is not None:
+                tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
+                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower"))
             handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image, **own)
     for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):

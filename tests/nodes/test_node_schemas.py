@@ -30,7 +30,10 @@ GOLDEN = {
         "ar_prior text guidance_scale* temperature* dot_percentile* candidates* count* seed* negative_text?",
         "UNCLIP_EMBED",
     ),
-    "UnCLIPDDIMInvert": ("decoder image steps* guidance_scale* refine* crop* embed? text?", "UNCLIP_NOISE"),
+    "UnCLIPDDIMInvert": (
+        "decoder image steps* guidance_scale* refine* crop* embed? text? width*? height*?",
+        "UNCLIP_NOISE",
+    ),
     "UnCLIPRandomNoise": ("seed* count* shared*", "UNCLIP_NOISE"),
     "UnCLIPSlerpNoise": ("noise_a noise_b start* end* frames*", "UNCLIP_NOISE"),
     "UnCLIPStartFromPicture": ("image strength* crop* mask? noise?", "UNCLIP_NOISE"),
@@ -39,9 +42,10 @@ GOLDEN = {
     "UnCLIPNoiseEmbedding": ("decoder embed noise_level* seed*", "UNCLIP_EMBED"),
     "UnCLIPPCAProject": ("clip embed component_counts*", "UNCLIP_EMBED"),
     "UnCLIPCLIPGuidance": ("decoder clip scale*", "UNCLIP_DECODER"),
+    "UnCLIPDepthHint": ("decoder hint crop*", "UNCLIP_DECODER"),
     "UnCLIPDecoderSample": (
         "decoder steps* guidance_scale* eta* sampler* seed* noise_per_item* count* "
-        "embed? text? noise? negative_embed? negative_text?",
+        "embed? text? noise? negative_embed? negative_text? width*? height*?",
         "IMAGE",
     ),
     "UnCLIPUpsample256": ("upsampler image steps* seed* crop*", "IMAGE"),

@@ -55,6 +55,16 @@ def test_a_sentence_becomes_a_1024_px_picture(unclip, tmp_path):
     assert os.listdir(tmp_path / "out") == [picture.name]  # previews are not kept, nothing half-written
 
 
+def test_the_same_graph_runs_on_a_stack_that_paints_latents_by_its_name_alone(
+    graph, tiny_latent_stack, tmp_path, capsys
+):
+    assert run(["run", str(graph), "-o", str(tmp_path / "out"), "-s", f"model.model_name={tiny_latent_stack}"]) == 0
+    said = capsys.readouterr().err
+    assert pixels(tmp_path / "out" / "unclip_00001_.png").shape == (128, 128, 3)
+    assert said.count("its upsamplers pass pictures through unchanged") == 1
+    assert said.count("this decoder reads no captions") == 1
+
+
 def test_an_empty_caption_is_run(unclip, tmp_path):
     code, out, _ = unclip("-s", "prompt=")
     assert code == 0 and pixels(tmp_path / "out" / "unclip_00001_.png").shape == (1024, 1024, 3)

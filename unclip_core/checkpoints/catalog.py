@@ -6,7 +6,7 @@ stack, the host's model folders, those of $UNCLIP_MODELS (separated as in $PATH)
 
 Kandinsky is published in parts, a prior and decoders for it. They are put together wherever they lie: in folders of
 their own, or side by side in one folder. A decoder in a folder of its own goes by that folder's name less "-decoder",
-the only one of a folder by the folder's.
+the only one of a folder by the folder's. ECLIPSE's priors are joined to the stack that they were made for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import STAGES
-from . import diffusers_folder, kandinsky_folder, stable_unclip_folder, stable_unclip_single
+from . import diffusers_folder, eclipse_folder, kandinsky_folder, stable_unclip_folder, stable_unclip_single
 from .header import CheckpointError, StageFile, guarded, read_stage, remembered
 from .published import PUBLISHED
 
@@ -50,6 +50,11 @@ class StackEntry:
     def layout(self) -> str:
         """ "native", or the foreign layout's name."""
         return next((found.layout for found in self.stages.values()), "native")
+
+    @property
+    def experimental(self) -> bool:
+        """Whether nobody has tried a published file of one of its networks here: ECLIPSE's priors."""
+        return "prior" in self.stages and self.stages["prior"].config.one_pass
 
 
 def search_path(folders: Folders = ()) -> list[Path]:
@@ -83,24 +88,41 @@ def hub_cache() -> Path:
 
 def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
+    return _collect(candidate for root in search_path(folders) for candidate in _candidates(root))
+
+
+def stacks_in(folder: Path) -> dict[str, StackEntry]:
+    """The stacks that the folders in `folder` make, by name, wherever the search path leads."""
+    return _collect(_candidates(folder))
+
+
+def _collect(candidates: Iterable[tuple[str, Path]]) -> dict[str, StackEntry]:
+    """The stacks that these (name, folder) make, by name."""
     stacks: dict[str, StackEntry] = {}
     parts: list[kandinsky_folder.Part] = []
-    for root in search_path(folders):
-        for name, folder in _candidates(root):
-            try:
-                with guarded(folder):
-                    if found := read_parts(folder, name):
-                        parts += found
-                        continue
-                    entry = _read_whole(folder, name)
-            except CheckpointError as error:  # whatever is in one folder, the others are listed
-                entry = StackEntry(name, folder, problems=(str(error),))
-            # A cache is full of other people's models: one that is no unCLIP at all is no broken one.
-            if entry is not None and (name == folder.name or entry.stages):
-                _add(stacks, entry)
+    priors: list[eclipse_folder.LonePrior] = []
+    for name, folder in candidates:
+        try:
+            with guarded(folder):
+                if lone := eclipse_folder.read_prior(folder, name):
+                    priors.append(lone)
+                    continue
+                if found := read_parts(folder, name):
+                    parts += found
+                    continue
+                entry = _read_whole(folder, name)
+        except CheckpointError as error:  # whatever is in one folder, the others are listed
+            entry = StackEntry(name, folder, problems=(str(error),))
+        # A cache is full of other people's models: one that is no unCLIP at all is no broken one.
+        if entry is not None and (name == folder.name or entry.stages):
+            _add(stacks, entry)
     for joined in kandinsky_folder.join(parts):
         _add(stacks, StackEntry(**vars(joined)))
-    return {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+    stacks = {name: _complete(entry, stacks.values()) for name, entry in stacks.items()}
+    hosts = list(stacks.values())
+    for prior in priors:
+        _add(stacks, StackEntry(**vars(eclipse_folder.join(prior, hosts))))
+    return stacks
 
 
 def _complete(entry: StackEntry, stacks: Iterable[StackEntry]) -> StackEntry:
@@ -128,8 +150,8 @@ def find(name: str, folders: Folders = ()) -> StackEntry:
         looked = ", ".join(str(folder) for folder in search_path(folders))
         pull = f"get it with `{PUBLISHED[name].command}`, or " if name in PUBLISHED else ""
         raise ValueError(
-            f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; {pull}put a folder {name!r} with "
-            f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
+            f"Load unCLIP: no model {name!r}; {pull}put a folder {name!r} with one .safetensors per stage, or a "
+            f"diffusers folder, into a model folder, or set ${ENVIRONMENT}; installed: {known}. Looked in {looked}"
         )
     if problems := stacks[name].problems:
         message = f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}"
@@ -139,24 +161,32 @@ def find(name: str, folders: Folders = ()) -> StackEntry:
     return stacks[name]
 
 
-def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, StackEntry]]:
-    """Every folder called `name` in `folders` that holds a stack or a part of one, and its stack, in order."""
+def read_named(name: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, StageFile]]]:
+    """Every folder called `name` in `folders`, in order, with the stages that it holds itself: those of a stack, or of
+    a part of one."""
     for root in folders:
         for found, folder in _candidates(Path(root).expanduser()):
             if found == name:
-                entry = None
+                stages: dict[str, StageFile] = {}
                 with contextlib.suppress(CheckpointError), guarded(folder):
-                    entry = read_stack(folder, name)
-                if entry is not None:
-                    yield folder, entry
+                    for part in read_parts(folder, name):
+                        stages |= part.stages
+                    if (lone := eclipse_folder.read_prior(folder, name)) and lone.stage is not None:
+                        stages["prior"] = lone.stage
+                    if not stages and (entry := _read_whole(folder, name)):
+                        stages = entry.stages
+                yield folder, stages
 
 
 def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
     """The stack in `folder`, or None if it holds none. name: what it goes by, if not by the folder's name.
 
-    Of a part of a Kandinsky it is the stack that the part makes with those beside it, of a Stable unCLIP without a
-    prior the one that it makes with a Karlo beside it.
+    Of a part of a Kandinsky, a prior of ECLIPSE, or a Stable unCLIP without a prior it is the stack that the part makes
+    with those beside it.
     """
+    if prior := eclipse_folder.read_prior(folder, name or folder.name):
+        beside = _collect((name, other) for name, other in _candidates(_root(folder)) if other != folder)
+        return StackEntry(**vars(eclipse_folder.join(prior, beside.values())))
     if parts := read_parts(folder, name or folder.name):
         beside = [
             part for name, other in _candidates(_root(folder)) if other != folder for part in read_parts(other, name)
@@ -201,7 +231,9 @@ def _read_whole(folder: Path, name: str | None = None) -> StackEntry | None:
             if path.stem in STAGES:
                 problems.append(str(error))
             continue
-        if found.stage in stages:
+        if found.tokenizer is not None and not found.tokenizer.is_file():
+            problems.append(f"{found.tokenizer}: missing, and {path.name} reads captions by it; copy it there again")
+        elif found.stage in stages:
             problems.append(f"{path}: a second {found.stage} beside {stages[found.stage].path.name}; remove one")
         else:
             stages[found.stage] = found

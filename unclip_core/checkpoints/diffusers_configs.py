@@ -91,6 +91,15 @@ def listed(path: Path, config: dict, key: str) -> list:
 def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: str) -> PriorConfig:
     """PriorTransformer -> PriorConfig. Raises CheckpointError for the variants of other pipelines."""
     expect(path, config, additional_embeddings=4, added_emb_type="prd", encoder_hid_proj_type="linear")
+    found = replace(
+        KARLO.prior, clip_id=clip_id, **prior_sizes(path, config), mask_value=DIFFUSERS_MASK, schedule=schedule
+    )
+    alike = replace(found, mask_value=None, schedule=KARLO.prior.schedule) == KARLO.prior
+    return found if alike else replace(found, prior_id=f"{clip_id}/prior-{found.width}x{found.depth}")
+
+
+def prior_sizes(path: Path, config: dict) -> dict[str, int]:
+    """The sizes of a PriorTransformer, as PriorConfig's fields. Raises CheckpointError as `prior_config`."""
     expect(path, config, time_embed_act_fn="silu", norm_in_type=None, embedding_proj_norm_type=None)
     dim = whole(path, config, "embedding_dim")
     for key in ("clip_embed_dim", "embedding_proj_dim"):
@@ -100,20 +109,14 @@ def prior_config(path: Path, config: dict, schedule: ScheduleConfig, clip_id: st
     width = heads * whole(path, config, "attention_head_dim")
     if config.get("time_embed_dim") not in (None, width):
         raise CheckpointError(f"{path}: time_embed_dim is {shown(config['time_embed_dim'])}, expected {width}")
-    found = replace(
-        KARLO.prior,
-        clip_id=clip_id,
-        clip_dim=dim,
-        text_width=dim,
-        context_length=whole(path, config, "num_embeddings"),
-        width=width,
-        depth=whole(path, config, "num_layers"),
-        heads=heads,
-        mask_value=DIFFUSERS_MASK,
-        schedule=schedule,
-    )
-    alike = replace(found, mask_value=None, schedule=KARLO.prior.schedule) == KARLO.prior
-    return found if alike else replace(found, prior_id=f"{clip_id}/prior-{found.width}x{found.depth}")
+    return {
+        "clip_dim": dim,
+        "text_width": dim,
+        "context_length": whole(path, config, "num_embeddings"),
+        "width": width,
+        "depth": whole(path, config, "num_layers"),
+        "heads": heads,
+    }
 
 
 def decoder_config(

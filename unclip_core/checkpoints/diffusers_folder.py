@@ -76,7 +76,7 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
     source = DiffusersFolder(folder, names)
     stages: dict[str, StageFile] = {}
     problems = []
-    for read in (_clip, _prior) if is_lone_prior(folder) else (_clip, _prior, _decoder, _upsampler):
+    for read in (_clip, _prior, _decoder, _upsampler):
         try:
             with guarded(folder):
                 found = read(source)
@@ -86,14 +86,6 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
         if found is not None:
             stages[found.stage] = found
     return stages, tuple(dict.fromkeys(problems))  # prior and decoder need the CLIP's config too
-
-
-def is_lone_prior(folder: Path) -> bool:
-    """Whether a folder holds Karlo's prior and nothing to paint with: what `unclip pull` takes of Karlo where another
-    model's decoder is driven by its prior. Its scheduler's folder tells it from a Kandinsky's."""
-    others = ("decoder", "text_proj", "super_res_first", "unet")
-    there = (folder / "prior" / "config.json").is_file() and (folder / "prior_scheduler").is_dir()
-    return there and not any((folder / name).is_dir() for name in others)
 
 
 def _networks(folder: Path) -> tuple[str, ...] | None:
@@ -108,9 +100,15 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))
-    if is_lone_prior(folder) or any(_is_own(path) for path in configs):
+    if any(_is_own(path) for path in configs) or _is_prior(folder):
         return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
     return None
+
+
+def _is_prior(folder: Path) -> bool:
+    """Whether it is the half of a Karlo that makes embeddings of captions, which another decoder may read."""
+    networks = {path.parent.name for path in folder.glob("*/config.json")}
+    return networks == {"prior", "text_encoder"} and (folder / "prior_scheduler").is_dir()
 
 
 @remembered
@@ -159,7 +157,9 @@ def _prior(source: DiffusersFolder) -> StageFile | None:
     return source.stage("prior", config, "prior")
 
 
-def _decoder(source: DiffusersFolder) -> StageFile:
+def _decoder(source: DiffusersFolder) -> StageFile | None:
+    if not source.has("text_proj") and _is_prior(source.folder):
+        return None
     config = decoder_config(
         *source.config("decoder", "UNet2DConditionModel"),
         *source.config("text_proj", _OWN_CLASS),

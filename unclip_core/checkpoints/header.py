@@ -16,6 +16,7 @@ from ..config import FORMAT_VERSION, STAGE_CONFIGS, STAGES, from_json
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
+TOKENIZER = ".tokenizer.json"  # ending of a stage's words, beside its file
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
 NATIVE = "native"  # the layout of our own files
@@ -113,6 +114,7 @@ class StageFile:
     path: the native file, or the folder of a foreign stage's main network. config: the stage's dataclass. metadata: all
     string pairs of a native file. layout: "native" or the foreign layout's name. parts: the networks that a foreign
     layout spreads the stage over, by its own names, each with the sets of weights to choose from, the default first.
+    tokenizer: the file of words of a decoder that reads captions by a text encoder of its own.
     """
 
     path: Path
@@ -121,6 +123,7 @@ class StageFile:
     metadata: dict[str, str]
     layout: str = NATIVE
     parts: dict[str, tuple[WeightSet, ...]] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
     def weights(self, dtype: str | None = None) -> dict[str, WeightSet]:
         """One set per part: the one stored as `dtype` where there is such a one, else the default."""
@@ -133,8 +136,9 @@ class StageFile:
 
     @property
     def all_files(self) -> tuple[Path, ...]:
-        """The files of all sets, each once."""
-        return tuple(dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files))
+        """The files of all sets, and the tokenizer's, each once."""
+        weights = dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files)
+        return (*weights, *((self.tokenizer,) if self.tokenizer is not None else ()))
 
     @property
     def parameters(self) -> int:
@@ -352,4 +356,6 @@ def _read_stage(path: Path) -> StageFile | _NotNative:
         config = from_json(STAGE_CONFIGS[stage], metadata["config"])
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path}: {_short(str(error))}") from None
-    return StageFile(path, stage, config, metadata, parts={stage: (weight_set((path,), _counts(entries)),)})
+    parts = {stage: (weight_set((path,), _counts(entries)),)}
+    tokenizer = path.with_suffix(TOKENIZER) if getattr(config, "multilingual", None) is not None else None
+    return StageFile(path, stage, config, metadata, parts=parts, tokenizer=tokenizer)

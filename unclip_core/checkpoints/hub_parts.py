@@ -75,10 +75,9 @@ def find_part(part: Part, folders: Sequence[Path], whole: str = "") -> tuple[Pat
     whole: the name of the stack that the part belongs to, whose folder may have all its stages.
     """
     for name in dict.fromkeys(filter(None, (part.folder, part.also_in, whole))):
-        for folder, entry in catalog.read_named(name, folders):
-            stages = [found for stage, found in entry.stages.items() if stage in part.stages]
-            if len(stages) == len(part.stages) and all(found.path.is_relative_to(folder) for found in stages):
-                return folder, stages
+        for folder, found in catalog.read_named(name, folders):
+            if set(part.stages) <= set(found):
+                return folder, [found[stage] for stage in part.stages]
     return None
 
 

@@ -34,11 +34,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unclip"
 
 
-def remembered_null_image(clip: StageFile, encode: Callable[[], Embedding]) -> Embedding:
+def remembered_null_image(clip: StageFile, encode: Callable[[], Embedding], dtype: str = "float32") -> Embedding:
     """The null embedding (1, D) of a CLIP on disk: as kept for these very files (names, sizes, times), else
-    `encode()`, which is then kept. A folder that cannot be written is no error."""
+    `encode()`, which is then kept. dtype: what CLIP runs in. A folder that cannot be written is no error."""
     config: ClipConfig = clip.config
-    path = cache_folder() / "null_images" / f"{_key(clip)}.safetensors"
+    path = cache_folder() / "null_images" / f"{_key(clip, dtype)}.safetensors"
     try:
         vector = load_file(path)["vector"]
         if vector.shape == (1, config.embed_dim) and vector.isfinite().all():
@@ -57,6 +57,6 @@ def remembered_null_image(clip: StageFile, encode: Callable[[], Embedding]) -> E
     return embed
 
 
-def _key(clip: StageFile) -> str:
+def _key(clip: StageFile, dtype: str) -> str:
     stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(clip.all_files)]
-    return hashlib.sha256(json.dumps([_VERSION, to_json(clip.config), stats]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_VERSION, dtype, to_json(clip.config), stats]).encode()).hexdigest()

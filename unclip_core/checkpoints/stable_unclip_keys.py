@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ..config import DecoderConfig, UNetConfig
 from . import diffusers_keys
 from .adm_keys import RES_BLOCK, TOP, place_of
-from .autoencoder_keys import autoencoder_rule
+from .autoencoder_keys import autoencoder_rule, original_names
 from .diffusers_keys import unet_names
 from .header import StageFile
 from .keys import Rule
@@ -48,9 +48,6 @@ _OPEN_CLIP = {"position_embedding": "positional_embedding", "norm": "ln_final"}
 _OPEN_CLIP_BLOCK = {"norm_1": "ln_1.", "qkv": "attn.in_proj_", "proj": "attn.out_proj."}
 _OPEN_CLIP_BLOCK |= {"norm_2": "ln_2.", "mlp_in": "mlp.c_fc.", "mlp_out": "mlp.c_proj."}
 # The autoencoder's names by latent diffusion, where they are others than diffusers'.
-_LDM_BLOCK = {"norm_1": "norm1", "conv_1": "conv1", "norm_2": "norm2", "conv_2": "conv2", "skip": "nin_shortcut"}
-_LDM_ATTENTION = {"norm": ("norm",), "qkv": ("q", "k", "v"), "proj": ("proj_out",)}
-_LDM_MIDDLE = {"block_1": "block_1", "attention": "attn_1", "block_2": "block_2"}
 # diffusers called an autoencoder's attention otherwise when these models were published.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -158,7 +155,7 @@ def single_file_rule(name: str, config: DecoderConfig) -> Rule:
         return Rule(FILE, tuple(UNET + inner for inner in _ldm_network(rest, config.unet)))
     if part == "autoencoder":
         levels = len(config.autoencoder.channels)
-        return Rule(FILE, tuple(AUTOENCODER + inner for inner in _ldm_autoencoder(rest, levels)))
+        return Rule(FILE, tuple(AUTOENCODER + inner for inner in original_names(rest, levels)))
     return Rule(FILE, (TEXT + _open_clip(rest),))
 
 
@@ -175,36 +172,6 @@ def _ldm_network(name: str, config: UNetConfig) -> tuple[str, ...]:
     if kind == "attentions":
         return tuple(f"{place}.{part}.{leaf}" for part in _TRANSFORMER[inner])
     return (f"{place}.{RES_BLOCK[inner]}.{leaf}",)
-
-
-def _ldm_autoencoder(name: str, levels: int) -> tuple[str, ...]:
-    half, _, rest = name.partition(".")
-    first, _, inner = rest.partition(".")
-    if half not in ("encoder", "decoder") or first in ("conv_in", "norm_out", "conv_out"):
-        return (name,)
-    if first == "middle":
-        module, _, leaf = inner.partition(".")
-        place = f"{half}.mid.{_LDM_MIDDLE[module]}"
-        return _ldm_attention(place, leaf) if module == "attention" else (_ldm_block(place, leaf),)
-    level, kind, inner = inner.split(".", 2)
-    # Latent diffusion numbers the decoder's levels from the picture, we in running order.
-    place = f"{half}.down.{level}" if half == "encoder" else f"{half}.up.{levels - 1 - int(level)}"
-    if kind == "resample":
-        return (f"{place}.{'downsample' if half == 'encoder' else 'upsample'}.conv.{inner}",)
-    index, _, leaf = inner.partition(".")
-    if kind == "attentions":
-        return _ldm_attention(f"{place}.attn.{index}", leaf)
-    return (_ldm_block(f"{place}.block.{index}", leaf),)
-
-
-def _ldm_block(place: str, name: str) -> str:
-    module, _, leaf = name.partition(".")
-    return f"{place}.{_LDM_BLOCK[module]}.{leaf}"
-
-
-def _ldm_attention(place: str, name: str) -> tuple[str, ...]:
-    module, _, leaf = name.partition(".")
-    return tuple(f"{place}.{part}.{leaf}" for part in _LDM_ATTENTION[module])
 
 
 def _open_clip(name: str) -> str:

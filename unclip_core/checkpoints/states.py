@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from . import (
     diffusers_folder,
     diffusers_keys,
+    eclipse_folder,
     kandinsky_folder,
     kandinsky_keys,
     stable_unclip_folder,
@@ -23,7 +24,11 @@ from .tensors import Source, open_weights
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
 OPENAI_LOGIT_SCALE = math.log(100.0)
 # By layout: from a stage's name to the rule of each of its tensors.
-_RULES = {diffusers_folder.LAYOUT: diffusers_keys.rule_of, kandinsky_folder.LAYOUT: kandinsky_keys.rule_of}
+_RULES = {
+    diffusers_folder.LAYOUT: diffusers_keys.rule_of,
+    kandinsky_folder.LAYOUT: kandinsky_keys.rule_of,
+    eclipse_folder.LAYOUT: diffusers_keys.rule_of,
+}
 _NAMES = {torch.float32: SHORT_NAMES["F32"], torch.bfloat16: SHORT_NAMES["BF16"], torch.float16: SHORT_NAMES["F16"]}
 
 
@@ -66,7 +71,8 @@ def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], 
     if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
-    return _RULES[found.layout](found.stage), diffusers_keys.IGNORED, given
+    unused = eclipse_folder.UNUSED if found.layout == eclipse_folder.LAYOUT else ()
+    return _RULES[found.layout](found.stage), (*kandinsky_keys.IGNORED, *unused), given
 
 
 def _given_by_stable_unclip(found: StageFile) -> dict[str, Tensor]:

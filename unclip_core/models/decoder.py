@@ -17,6 +17,7 @@ from ..config import AutoencoderConfig, DecoderConfig
 from .autoencoders.kl import KLAutoencoder
 from .autoencoders.movq import MoVQ
 from .layers import KeyValue
+from .multilingual import MultilingualEncoder
 from .text_encoder import TextEncoder
 from .unet import UNet
 
@@ -248,7 +249,8 @@ Autoencoder = MoVQ | KLAutoencoder
 
 
 class LatentDecoder(nn.Module):
-    """A latent decoder as it is stored: `network` paints latents, `autoencoder` turns them into pictures.
+    """A latent decoder as it is stored: `network` paints latents, `autoencoder` turns them into pictures, and
+    `text_tower`, where it has a text encoder of its own, reads captions.
 
     They never run together, so `stages.Decoder` holds each as a network of its own.
     """
@@ -257,6 +259,8 @@ class LatentDecoder(nn.Module):
         super().__init__()
         self.network = DecoderNetwork(config)
         self.autoencoder = build_autoencoder(config.autoencoder)
+        if config.multilingual is not None:
+            self.text_tower = MultilingualEncoder(config.multilingual, config.clip_dim)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:

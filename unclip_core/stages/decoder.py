@@ -88,7 +88,8 @@ class Decoder(TextStage):
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
     of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
-    added. own_text, normalizer: of a Stable unCLIP, its text encoder, and the units in which embeddings are noised.
+    added. own_text: of a decoder with a text encoder of its own. normalizer: of a Stable unCLIP, the units in which
+    embeddings are noised.
     """
 
     config: DecoderConfig
@@ -97,9 +98,9 @@ class Decoder(TextStage):
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
+    loras: tuple[AppliedLora, ...] = ()
     own_text: OwnText | None = None
     normalizer: Placed[EmbedNormalizer] | None = None
-    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Decoder Sample"
 
@@ -202,7 +203,7 @@ class Decoder(TextStage):
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
-        conditions = self._without_unread(self.WHO, conditions, warn)
+        conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)
@@ -322,8 +323,8 @@ class Decoder(TextStage):
         inverted, count = yield from count_steps(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        text = None if conditions.text is None else nulled.text
-        inversion = describe(self.config, settings, conditions.embed, text, residual, records(self.loras))
+        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 
@@ -433,9 +434,11 @@ class Decoder(TextStage):
         """The text as the network gets it: none, if it reads none."""
         return text if self.reads_text else None
 
-    def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
-        """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
-        text = conditions.text if self.guidance_by_clip and who == self.WHO else self._read(conditions.text)
+    def _without_unread(
+        self, who: str, conditions: Conditions, warn: Callable[[str], None], *, guided: bool = False
+    ) -> Conditions:
+        """The conditions without texts that nothing reads, which is warned of. guided: CLIP Guidance reads the text."""
+        text = conditions.text if guided else self._read(conditions.text)
         kept = replace(conditions, text=text, negative_text=self._read(conditions.negative_text))
         if kept.text is not conditions.text or kept.negative_text is not conditions.negative_text:
             warn(

@@ -295,12 +295,12 @@ def _fit_colours(placed: Placed[Autoencoder], config: AutoencoderConfig) -> Tens
     generator = torch.Generator().manual_seed(0)
     side = 8 * config.factor
     # Patches large and small, from smooth to sharp, as pictures have them.
-    small = [torch.rand(4, 3, patches, patches, generator=generator) * 2 - 1 for patches in (2, 5, 8)]
+    small = [torch.rand(2, 3, patches, patches, generator=generator) * 2 - 1 for patches in (2, 5, 8)]
     modes = ({"mode": "bicubic"}, {"mode": "bilinear"}, {"mode": "nearest"})
     pictures = torch.cat([F.interpolate(x, (side, side), **mode) for x, mode in zip(small, modes, strict=True)])
     where = network.post_quant_conv.bias.device
     latents, shown = [], []
-    for picture in pictures.clamp(-1, 1).split(4):
+    for picture in pictures.clamp(-1, 1).split(2):
         latent = network.encode(picture.to(where))
         shown.append(F.avg_pool2d(network.decode(latent), config.factor).clamp(-1.0, 1.0).cpu())
         latents.append(latent.cpu())

@@ -16,7 +16,7 @@ from ..presets import PRESETS
 from ..storybook.captions import knows, vocabulary
 from .data import Data
 from .embeddings import image_embeddings
-from .loop import Progress, Task, train
+from .loop import LoopOptions, Progress, Task, train
 from .recipes import STORYBOOK_RECIPES, Recipe
 from .sources.opening import open_data
 from .task_ar_prior import ARPriorTask
@@ -27,7 +27,7 @@ from .task_upsampler import UpsamplerTask
 from .widen import widened
 
 STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
-_NEW_WORDS = {"over", "beneath", "侧"}  # that the embedded CLIP was trained without
+_NEW_WORDS = {"over", "beneath", "侧", "something", "东", "西"}  # that the embedded CLIP was trained without
 RESERVED_WORDS = 64  # of the storybook's CLIP, for words that subjects are given later
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
 
@@ -86,7 +86,8 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
     if init is not None and before != config:
         init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
     run = options.run or Path("runs") / options.stage
-    return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
+    loop = LoopOptions(device=options.device, dtype="auto" if options.bf16 else "fp32")
+    return train(task, recipe, run, len(data), init=init, options=loop)
 
 
 def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:

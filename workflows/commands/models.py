@@ -79,6 +79,7 @@ def describe(entry: catalog.StackEntry, folders: Sequence = ()) -> dict:
         "name": entry.name,
         "folder": str(entry.folder),
         "layout": entry.layout,
+        "experimental": entry.experimental,
         "stages": stages,
         "parameters": sum(stage["parameters"] for stage in stages.values()),
         "bytes": sum(path.stat().st_size for path in {path for stage in entry.stages.values() for path in stage.files}),
@@ -137,7 +138,10 @@ def _print_table(reports: list[dict], detailed: bool) -> None:
 
 
 def _stages(report: dict) -> str:
-    return " ".join(report["stages"]) + (" (broken)" if report["problems"] else "")
+    marks = [
+        mark for mark, holds in (("broken", report["problems"]), ("experimental", report["experimental"])) if holds
+    ]
+    return " ".join([*report["stages"], *(f"({mark})" for mark in marks)])
 
 
 def _files(report: dict, stage: dict) -> str:

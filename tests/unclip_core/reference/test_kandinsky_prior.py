@@ -1,4 +1,7 @@
-"""Kandinsky's prior pipelines against the prior stage, over one reduced prior, with the same noise, in float32."""
+"""What Kandinsky's prior pipelines make besides: a decoder's negative, and "embedding to embedding".
+
+Over one reduced prior, with the same noise, in float32.
+"""
 
 import pytest
 import torch
@@ -16,7 +19,6 @@ def pipeline(both, karlo, monkeypatch):
 
     def make(kind, rows):
         from diffusers import UnCLIPScheduler
-        from diffusers.pipelines.kandinsky import pipeline_kandinsky_prior
         from diffusers.pipelines.kandinsky2_2 import (
             pipeline_kandinsky2_2_prior,
             pipeline_kandinsky2_2_prior_emb2emb,
@@ -24,7 +26,7 @@ def pipeline(both, karlo, monkeypatch):
         from diffusers.schedulers import scheduling_unclip
 
         noise = ItemNoise(SEED, rows, "prior")
-        modules = pipeline_kandinsky_prior, pipeline_kandinsky2_2_prior, pipeline_kandinsky2_2_prior_emb2emb
+        modules = pipeline_kandinsky2_2_prior, pipeline_kandinsky2_2_prior_emb2emb
         for module in (*modules, scheduling_unclip):
             monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: noise.draw(tuple(shape)[1:]))
         scheduler = UnCLIPScheduler(**karlo.SCHEDULERS["prior_scheduler"])
@@ -55,12 +57,11 @@ def check_steps(states, reference, row=slice(None)):
         assert (state.x_t - theirs[row]).abs().max() <= 1e-3 * theirs.abs().max(), state.index
 
 
-@pytest.mark.parametrize("name", ["KandinskyPriorPipeline", "KandinskyV22PriorPipeline"])
-def test_a_negative_prompt_steers_the_prompts_run_and_has_an_unguided_run_of_its_own(both, pipeline, name):
-    """The second is Diffusion Prior on the negative text, for Decoder Sample's negative_embed."""
-    import diffusers
+def test_the_negative_of_a_decoder_is_an_unguided_run_on_the_negative_prompt(both, pipeline):
+    """The pipeline runs prompt and negative prompt as a batch; as a graph these are two Diffusion Priors."""
+    from diffusers import KandinskyV22PriorPipeline
 
-    theirs, steps = pipeline(getattr(diffusers, name), rows=2)
+    theirs, steps = pipeline(KandinskyV22PriorPipeline, rows=2)
     found = theirs(PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=4.0)
     prior, clip = both.stages.prior, both.stages.clip
     text, negative = clip.encode_text(PROMPT), clip.encode_text(NEGATIVE)

@@ -313,7 +313,7 @@ def test_previews_are_cheap_and_fit_what_is_painted(tiny):
     assert not decoded  # nobody looked
     shown = [state.picture() for state in states]
     assert all(view.shape == (2, 3, 8, 8) and view.dtype == torch.float32 for view in shown)
-    assert sum(decoded) == 12  # the fit's own, not one a step
+    assert sum(decoded) == 6  # the fit's own, not one a step
     with torch.no_grad():
         latents = network.encode(image_to_model(picture(3, seed=8)))
         thin = F.avg_pool2d(decode(latents), 8)

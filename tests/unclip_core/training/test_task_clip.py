@@ -11,7 +11,7 @@ from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.training.data import StorybookData
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
 from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, shifted
 
@@ -60,7 +60,7 @@ def test_a_kept_text_tower_does_not_move(story_clip_config, story, tmp_path):
 def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
     recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
     task = ClipTask(story_clip_config, story, recipe)
-    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
+    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), options=LoopOptions(log_every=1))]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
@@ -71,6 +71,12 @@ def test_exchanges_come_whole_into_a_batch(story_clip_config, tmp_path):
     rows = task.with_siblings([pair] * 6, random.Random(0))
     assert rows[:4] == [pair, *data.swaps(pair)] and len(rows) == 6
     assert {len(data.scenes[row].things) for row in rows} == {2}
+    cousins = dataclasses.replace(RECIPE, siblings=60, cousins=1.0)
+    near = [
+        data.scenes[row]
+        for row in ClipTask(story_clip_config, data, cousins).with_siblings([pair] * 60, random.Random(0))
+    ]
+    assert len({(scene.background, frozenset(t.colour for t in scene.things)) for scene in near}) == 1
     sets = [{(thing.kind, data.scenes[row].background) for thing in data.scenes[row].things} for row in rows[:4]]
     assert sets.count(sets[0]) == 4
 
@@ -126,7 +132,7 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     ids = task.batch(list(range(8)), random.Random(0), torch.Generator())[1]
     with torch.no_grad():
         torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
-    list(train(task, recipe, tmp_path, len(story), bf16=False))
+    list(train(task, recipe, tmp_path, len(story), options=LoopOptions(dtype="fp32")))
     _, _, after = load_stage(tmp_path / "clip.safetensors")
     moved = {name for name, value in after.items() if not torch.equal(value, before[name].to(value.dtype))}
     kept = ("visual.trunk.stem.", "visual.trunk.stages.0.", "visual.trunk.stages.1.", "visual.trunk.stages.2.")

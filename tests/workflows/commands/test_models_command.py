@@ -53,6 +53,14 @@ def test_the_table_shows_sound_and_broken_models(root, capsys):
     assert str(root) in lines[5]
 
 
+def test_a_prior_that_nobody_has_tried_is_marked(root, family, capsys):
+    family.eclipse_prior(root / "ECLIPSE_Karlo_Prior")
+    _, out, _ = unclip(capsys, "eclipse-karlo")
+    assert "prior (broken) (experimental)" in out and "put one beside it" in out
+    _, out, _ = unclip(capsys, "--json")
+    assert [report["experimental"] for report in json.loads(out)] == [False, False, True]
+
+
 def test_one_model_in_detail(root, capsys):
     code, out, _ = unclip(capsys, "sound")
     assert code == 0 and "broken" not in out
