@@ -77,7 +77,7 @@ def test_every_input_of_the_noise_changes_it(h, small, embed):
         assert (noise(**change).vector - found.vector).abs().max() > 1e-4, change
     # The decoder brings the units of the noise.
     spread = SimpleNamespace(mean=torch.zeros(128), std=torch.full((128,), 9.0))
-    placed = SimpleNamespace(on_device=lambda: spread)
+    placed = SimpleNamespace(read=lambda: spread)
     wider = SimpleNamespace(decoder=replace(h.decoder, normalizer=placed))
     assert noise(wider).vector.std() > 2 * found.vector.std()
     # Hardly any at level 0, nothing but noise at 999.
