@@ -82,7 +82,9 @@ def _is_in_stage(found: StageFile, name: str) -> bool:
         own_text = "text" in found.config.towers and len(found.parts) == 1
         return name.startswith(f"{VISION}visual.") or (own_text and _is_in_text(name, None))
     depth = found.config.text_tower.depth
-    return name.startswith((UNET, AUTOENCODER)) or _is_in_text(name, depth)
+    # Beside the autoencoder some files keep what it was trained with.
+    halves = tuple(f"{AUTOENCODER}{half}." for half in ("encoder", "decoder", "quant_conv", "post_quant_conv"))
+    return name.startswith((UNET, *halves)) or _is_in_text(name, depth)
 
 
 def _is_in_text(name: str, depth: int | None) -> bool:
