@@ -38,7 +38,11 @@ DDIM_SCHEDULER = {
     "steps_offset": 1,
 }
 # Of each network's class, the library that model_index.json names.
-_LIBRARIES = {"CLIPTextModelWithProjection": "transformers", "CLIPVisionModelWithProjection": "transformers"}
+_LIBRARIES = {
+    "CLIPTextModelWithProjection": "transformers",
+    "CLIPVisionModelWithProjection": "transformers",
+    "MultilingualCLIP": "kandinsky",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,15 @@ class Sizes:
     movq_channels: tuple[int, ...] = (32, 32, 64, 64)
     movq_layers: int = 1
     codes: int = 16
+    # XLM-R of Kandinsky 2.1, whose images embeddings are as wide as its tokens.
+    words: int = 60
+    own_width: int = 48
+    own_layers: int = 2
+    own_heads: int = 4
+    own_mlp: int = 80
 
 
+SMALL_2_1 = Sizes(cross_width=40)
 FULL_2_2 = Sizes(
     clip_dim=1280,
     text_width=1280,
@@ -100,6 +111,11 @@ FULL_2_1 = replace(
     vision_width=1024,
     vision_layers=24,
     vision_mlp=4096,
+    words=250002,
+    own_width=1024,
+    own_layers=24,
+    own_heads=16,
+    own_mlp=4096,
 )
 Networks = dict[str, torch.nn.Module]
 
@@ -118,6 +134,21 @@ def kandinsky_2_2(
     for kind in decoders:
         name = names.get(kind, f"kandinsky-2-2-{kind}")
         written[name] = write_decoder(folder / name, sizes, kind, seed=seed + 1, **options)
+    return written
+
+
+def kandinsky_2_1(
+    folder: Path, sizes: Sizes | None = None, *, decoders: tuple[str, ...] = ("",), seed: int = 0, **options
+) -> dict[str, Networks]:
+    """`<folder>/kandinsky-2-1-prior` and `<folder>/kandinsky-2-1`, or with "inpaint" kandinsky-2-1-inpaint."""
+    sizes = sizes or SMALL_2_1
+    name = "kandinsky-2-1-prior"
+    options |= {"seed": seed}
+    kind = ("KandinskyPriorPipeline", "quick_gelu", "<|endoftext|>")
+    written = {name: write_prior(folder / name, sizes, *kind, **options)}
+    for kind in decoders:
+        name = f"kandinsky-2-1-{kind}".removesuffix("-")
+        written[name] = write_decoder_2_1(folder / name, sizes, kind, **options | {"seed": seed + 1})
     return written
 
 
@@ -200,6 +231,60 @@ def write_decoder(path: Path, sizes: Sizes | None = None, kind: str = "", seed: 
     pipelines = {"": "", "inpaint": "Inpaint", "controlnet-depth": "Controlnet"}
     _index(path, f"KandinskyV22{pipelines[kind]}Pipeline", networks, {"scheduler": ["diffusers", "DDPMScheduler"]})
     return networks
+
+
+def write_decoder_2_1(path: Path, sizes: Sizes | None = None, kind: str = "", seed: int = 1, **options) -> Networks:
+    """A decoder of Kandinsky 2.1, with its text encoder and tokenizer. kind: "" or "inpaint"."""
+    from diffusers import DDIMScheduler, DDPMScheduler
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+
+    sizes = sizes or SMALL_2_1
+    words = MCLIPConfig(
+        sizes.own_width,
+        sizes.clip_dim,
+        vocab_size=sizes.words,
+        hidden_size=sizes.own_width,
+        num_hidden_layers=sizes.own_layers,
+        num_attention_heads=sizes.own_heads,
+        intermediate_size=sizes.own_mlp,
+        max_position_embeddings=514,
+        layer_norm_eps=1e-5,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    conditioning = {
+        "encoder_hid_dim": sizes.own_width,
+        "encoder_hid_dim_type": "text_image_proj",
+        "addition_embed_type": "text_image",
+    }
+    makers = {
+        "unet": lambda: _unet(sizes, in_channels={"": 4, "inpaint": 9}[kind], **conditioning),
+        "movq": lambda: _movq(sizes),
+        "text_encoder": lambda: MultilingualCLIP(words),
+    }
+    networks = _save(path, makers, seed, **options)
+    write_multilingual_tokenizer(path / "tokenizer")
+    DDIMScheduler(**DDIM_SCHEDULER).save_pretrained(path / "scheduler")
+    DDIMScheduler(**DDIM_SCHEDULER).save_pretrained(path / "ddim_scheduler")
+    DDPMScheduler(**DDPM_SCHEDULER).save_pretrained(path / "ddpm_scheduler")
+    others = {"scheduler": ["diffusers", "DDIMScheduler"], "tokenizer": ["transformers", "XLMRobertaTokenizer"]}
+    _index(path, f"Kandinsky{'Inpaint' if kind else ''}Pipeline", networks, others)
+    return networks
+
+
+def write_multilingual_tokenizer(path: Path) -> None:
+    """XLM-R's kind of tokenizer with a few pieces of words: the alphabet, some words, some Cyrillic."""
+    from transformers import XLMRobertaTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyzабвкорст"
+    pieces = [
+        "\N{LOWER ONE EIGHTH BLOCK}",
+        *letters,
+        *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in ("a", "red", "star", "кот")),
+    ]
+    specials = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    words = [(piece, -1.0 - 0.1 * index) for index, piece in enumerate(pieces)]
+    XLMRobertaTokenizer(vocab=[*specials, *words, ("<mask>", 0.0)]).save_pretrained(path)
 
 
 def eclipse_prior(path: Path, sizes: Sizes | None = None, dim: int = 0, seed: int = 2, **options) -> torch.nn.Module:

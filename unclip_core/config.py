@@ -67,7 +67,15 @@ class ClipVisionConfig:
     patch_size: int = 8
     image_size: int = 64
     mlp_width: int = 0  # 0: four times the width
-    trunk: str | None = None  # as "convnext_atto": pooled by its mean, its own classifier as the projection
+    trunk: str | None = None  # as "convnext_atto"
+    # What a trunk's last feature map becomes before its classifier, the projection: its "mean", or a "map" of 2 x 2
+    # cells side by side. Means lose which thing is red and which stands above.
+    head: str = "mean"
+
+    def __post_init__(self) -> None:
+        _one_of("ClipVisionConfig.head", self.head, ("mean", "map"))
+        if self.head == "map" and not self.trunk:
+            raise ValueError("ClipVisionConfig.head 'map' needs a trunk; a plain ViT pools by its class token")
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,17 @@ class ClipConfig:
     towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
     padding: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
+    reserved_words: int = 0  # rows of the token table behind the vocabulary, for words that are named later
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        if self.reserved_words < 0 or (self.reserved_words and not self.vocabulary):
+            raise ValueError(
+                f"ClipConfig.reserved_words {self.reserved_words} must be 0 or more, behind a vocabulary of "
+                f"{len(self.vocabulary)} words; a CLIP that spells by sub-words has none"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,36 @@ class TextEncoderConfig:
     width: int = 2048
     depth: int = 24
     heads: int = 32
+
+
+@dataclass(frozen=True)
+class MultilingualConfig:
+    """A multilingual text encoder of a decoder's own: XLM-R large, as Kandinsky 2.1 has it."""
+
+    vocabulary_size: int = 250002
+    context_length: int = 77
+    positions: int = 514  # rows of the position table
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_width: int = 4096
+    padding: int = 1  # captions are filled up with this id
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """The text half of a CLIP that a decoder has for itself: its last states, normed, are the conditioning tokens.
+
+    The defaults are Stable unCLIP's: OpenCLIP's ViT-H without its last block.
+    """
+
+    vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer
+    context_length: int = 77
+    width: int = 1024
+    depth: int = 23
+    heads: int = 16
+    padding: int = 0  # captions are filled up with this id, and every token is seen
 
 
 @dataclass(frozen=True)
@@ -194,7 +240,7 @@ class ARPriorConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """An ADM-style UNet (Dhariwal & Nichol 2021), attention over [conditioning tokens; pixels]."""
+    """A UNet of residual blocks and attention, of ADM's kind (Dhariwal & Nichol 2021) or latent diffusion's."""
 
     image_size: int = 64  # pixels of the side it was trained at
     in_channels: int = 3  # x_t, plus the low-resolution picture for upsamplers
@@ -205,15 +251,24 @@ class UNetConfig:
     attention_resolutions: tuple[int, ...] = (32, 16, 8)  # side lengths of feature maps that attend; () for none
     head_channels: int = 64
     context_width: int = 1536  # width of the conditioning tokens; 0: attention sees pixels alone
+    # "joint": over [conditioning tokens; pixels] (ADM, GLIDE); "cross": a transformer block in which pixels attend to
+    # each other, then to the tokens (latent diffusion)
+    attention: str = "joint"
     time_conditioning: str = "scale_shift"  # or "add"
     resblock_updown: bool = True  # resample inside residual blocks (ADM); False: one strided convolution
     patch_size: int = 1  # pixel-unshuffle before the first, pixel-shuffle after the last convolution
+    # Features of full size beside the shuffled picture, from which a 3 x 3 convolution corrects it across the patches'
+    # edges: each pixel of a patch has weights of its own, which shows as a lattice. 0: none.
+    fine_channels: int = 0
     dropout: float = 0.0
     norm_groups: int = 32
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         _one_of("UNetConfig.time_conditioning", self.time_conditioning, ("scale_shift", "add"))
+        _one_of("UNetConfig.attention", self.attention, ("joint", "cross"))
+        if self.attention == "cross" and not self.context_width:
+            raise ValueError("UNetConfig.attention 'cross' attends to tokens, but context_width is 0")
         if self.image_size % self.side_multiple:
             raise ValueError(
                 f"UNetConfig.image_size {self.image_size} must be a multiple of {self.side_multiple} "
@@ -275,13 +330,17 @@ class DecoderConfig:
     extra_tokens: int = 4  # image-embedding tokens put before the text tokens
     embed_scale: float = 1.0  # multiplies the embedding before its projections; sqrt(D) for unit-norm embeddings
     text_embed_in_time: bool = True  # Karlo adds the projected text embedding to the time embedding as well
-    # How it reads captions: "clip", by CLIP's states or `text_encoder`; "xlm_r", by those of a multilingual encoder
-    # (Kandinsky 2.1); "none", not at all (Kandinsky 2.2).
+    # How it reads captions: "clip", by CLIP's states or `text_encoder`; "own_clip", by those of `text_tower` (Stable
+    # unCLIP); "xlm_r", by those of a multilingual encoder (Kandinsky 2.1); "none", not at all (Kandinsky 2.2).
     text: str = "clip"
     token_order: str = "feature_major"  # of the extra tokens' projection (Karlo), or "token_major" (Kandinsky)
     norms: tuple[str, ...] = ("text_tokens",)  # layer norms behind projections, any of DECODER_NORMS
     mask_text: bool = True  # padding is hidden from the attention; Kandinsky 2.1 lets it be seen
     text_encoder: TextEncoderConfig | None = None  # None: CLIP's states through Linear + LayerNorm (Karlo)
+    multilingual: MultilingualConfig | None = None  # of text "xlm_r"
+    text_tower: TextTowerConfig | None = None  # of text "own_clip"
+    # Noise that embeddings may carry, by their own schedule; the network is told its level (Stable unCLIP).
+    embed_noise: ScheduleConfig | None = None
     # The unconditional image embedding: "learned" (Karlo), "zero", or CLIP's of an all-zero normalised picture
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
@@ -296,7 +355,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _one_of("DecoderConfig.null_embed", self.null_embed, ("learned", "zero", "zero_picture"))
-        _one_of("DecoderConfig.text", self.text, ("clip", "xlm_r", "none"))
+        _one_of("DecoderConfig.text", self.text, ("clip", "own_clip", "xlm_r", "none"))
         _one_of("DecoderConfig.token_order", self.token_order, ("feature_major", "token_major"))
         for norm in self.norms:
             _one_of("DecoderConfig.norms", norm, DECODER_NORMS)
@@ -309,9 +368,37 @@ class DecoderConfig:
                 f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
                 f"{self.unet.in_channels}"
             )
+        self._check_stable()
+        if (self.text == "xlm_r") != (self.multilingual is not None):
+            raise ValueError(f"DecoderConfig: text {self.text!r} and multilingual do not go together")
+        if self.multilingual is not None and self.multilingual.width != self.text_width:
+            raise ValueError(
+                f"DecoderConfig.text_width {self.text_width} must be multilingual.width {self.multilingual.width}"
+            )
         if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
             raise ValueError(
                 "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
+            )
+
+    def _check_stable(self) -> None:
+        """What Stable unCLIP's network has comes together, and without what the others have."""
+        stable = self.text == "own_clip"
+        whole = self.unet.attention == "cross" and None not in (self.text_tower, self.embed_noise, self.autoencoder)
+        others = self.extra_tokens, self.norms, self.text_embed_in_time, self.mask_text, self.null_embed
+        if stable and (not whole or others != (0, (), False, False, "zero") or self.extra_input != "none"):
+            raise ValueError(
+                "DecoderConfig.text 'own_clip' needs unet.attention 'cross', text_tower, embed_noise, autoencoder, "
+                "extra_tokens 0, norms (), text_embed_in_time and mask_text false, null_embed 'zero'"
+            )
+        if not stable and (self.unet.attention == "cross" or self.text_tower or self.embed_noise):
+            raise ValueError(
+                "DecoderConfig: unet.attention 'cross', text_tower and embed_noise go with text 'own_clip' alone, got "
+                f"{self.text!r}"
+            )
+        if stable and self.text_tower.width != self.unet.context_width:
+            raise ValueError(
+                f"DecoderConfig: unet.context_width {self.unet.context_width} must be the text tower's width "
+                f"{self.text_tower.width}"
             )
 
     @property

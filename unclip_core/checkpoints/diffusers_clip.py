@@ -82,25 +82,33 @@ def clip_config(
         text_width=text_tower.width if text else dim,
         context_length=context,
         towers=tuple(name for name, there in (("text", text), ("image", image)) if there),
-        padding=_padding(*tokens),
+        padding=padding_id(*tokens),
         image_mean=_colour(*pictures, "image_mean", ClipConfig.image_mean),
         image_std=_colour(*pictures, "image_std", ClipConfig.image_std),
     )
-    found = _Published(dim, quick.pop(), text_tower, vision_tower)
+    return named(config, text_tower, vision_tower, quick.pop())
+
+
+def named(
+    config: ClipConfig, text: ClipTextConfig | None, vision: ClipVisionConfig | None, quick_gelu: bool
+) -> ClipConfig:
+    """The config with the towers that are there, and the id of the published CLIP that has them, or one that says its
+    sizes."""
+    found = _Published(config.embed_dim, quick_gelu, text, vision)
     for names, published in _PUBLISHED.items():
-        if context == 77 and found.is_of(published):
+        if config.context_length == 77 and found.is_of(published):
             clip_id, architecture, pretrained = names
             width = published.text.width
             return replace(config, clip_id=clip_id, architecture=architecture, pretrained=pretrained, text_width=width)
-    parts = [f"T{text_tower.width}x{text_tower.layers}"] if text else []
-    parts += [f"V{vision_tower.width}x{vision_tower.layers}-{vision_tower.patch_size}"] if image else []
+    parts = [f"T{text.width}x{text.layers}"] if text else []
+    parts += [f"V{vision.width}x{vision.layers}-{vision.patch_size}"] if vision else []
     return replace(
         config,
-        clip_id=f"clip-{'-'.join(parts)}/{dim}",
+        clip_id=f"clip-{'-'.join(parts)}/{config.embed_dim}",
         architecture=None,
         pretrained=None,
-        vision=vision_tower or ClipVisionConfig(),
-        text=text_tower or ClipTextConfig(),
+        vision=vision or ClipVisionConfig(),
+        text=text or ClipTextConfig(),
         quick_gelu=found.quick_gelu,
     )
 
@@ -150,7 +158,7 @@ def _is_quick(path: Path, config: dict) -> bool:
     return kind == "quick_gelu"
 
 
-def _padding(path: Path, tokens: dict) -> int:
+def padding_id(path: Path, tokens: dict) -> int:
     """Token ids of captions are filled up with this one; by default as transformers does it."""
     token = tokens.get("pad_token", "<|endoftext|>")
     token = token.get("content") if isinstance(token, dict) else token

@@ -267,6 +267,33 @@ def attending_unet(path: Path, config: dict) -> UNetConfig:
     return _unet(path, config, whole(path, config, "sample_size"), "Resnet", "SimpleCrossAttn", attends)
 
 
+def latent_diffusion_unet(path: Path, config: dict) -> UNetConfig:
+    """UNet2DConditionModel with transformer blocks, of Stable Diffusion 2 -> UNetConfig."""
+    expect(path, config, mid_block_type="UNetMidBlock2DCrossAttn", only_cross_attention=False, downsample_padding=1)
+    expect(path, config, dual_cross_attention=False, transformer_layers_per_block=1, conv_in_kernel=3)
+    expect(
+        path, config, conv_out_kernel=3, attention_type="default", time_embedding_act_fn=None, timestep_post_act=None
+    )
+    attends = [kind == "CrossAttnDownBlock2D" for kind in listed(path, config, "down_block_types")]
+    found = {**config, "attention_head_dim": _head_channels(path, config)}
+    unet = _unet(path, found, whole(path, config, "sample_size"), "", "CrossAttn", attends)
+    return replace(unet, attention="cross", resblock_updown=False)
+
+
+def _head_channels(path: Path, config: dict) -> int:
+    """Channels of an attention's head, one number for all levels; the config says the number of heads by this name."""
+    heads, channels = config.get("attention_head_dim"), listed(path, config, "block_out_channels")
+    heads = heads if isinstance(heads, list) else [heads] * len(channels)
+    counted = len(heads) == len(channels) and all(type(count) is int and count > 0 for count in heads)
+    wide = {width / count for width, count in zip(channels, heads, strict=True)} if counted else set()
+    if len(wide) != 1 or not (found := wide.pop()).is_integer():
+        raise CheckpointError(
+            f"{path}: attention_head_dim is {shown(config.get('attention_head_dim'))}, expected numbers of heads that "
+            f"divide block_out_channels {shown(channels)} into heads of one width"
+        )
+    return int(found)
+
+
 def _unet(path: Path, config: dict, side: int, plain: str, attending: str, attends: list[bool]) -> UNetConfig:
     """What both kinds of UNet share. attends: per level, whether it has attention."""
     expect(path, config, act_fn="silu", center_input_sample=False, flip_sin_to_cos=True, freq_shift=0)

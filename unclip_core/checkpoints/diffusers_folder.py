@@ -100,9 +100,15 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))
-    if any(_is_own(path) for path in configs):
+    if any(_is_own(path) for path in configs) or _is_prior(folder):
         return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
     return None
+
+
+def _is_prior(folder: Path) -> bool:
+    """Whether it is the half of a Karlo that makes embeddings of captions, which another decoder may read."""
+    networks = {path.parent.name for path in folder.glob("*/config.json")}
+    return networks == {"prior", "text_encoder"} and (folder / "prior_scheduler").is_dir()
 
 
 @remembered
@@ -132,12 +138,12 @@ def read_clip(source: DiffusersFolder, pictures: str = "feature_extractor") -> C
     return clip_config(
         configs.get("text_encoder"),
         configs.get("image_encoder"),
-        _settings(source.folder / "tokenizer", "special_tokens_map.json", "tokenizer_config.json"),
-        _settings(source.folder / pictures, "preprocessor_config.json"),
+        read_settings(source.folder / "tokenizer", "special_tokens_map.json", "tokenizer_config.json"),
+        read_settings(source.folder / pictures, "preprocessor_config.json"),
     )
 
 
-def _settings(folder: Path, *names: str) -> tuple[Path, dict]:
+def read_settings(folder: Path, *names: str) -> tuple[Path, dict]:
     """The first of these files that there is, with its content; they may be left out."""
     path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
     return path, read_json(path) if path.is_file() else {}
@@ -151,7 +157,9 @@ def _prior(source: DiffusersFolder) -> StageFile | None:
     return source.stage("prior", config, "prior")
 
 
-def _decoder(source: DiffusersFolder) -> StageFile:
+def _decoder(source: DiffusersFolder) -> StageFile | None:
+    if not source.has("text_proj") and _is_prior(source.folder):
+        return None
     config = decoder_config(
         *source.config("decoder", "UNet2DConditionModel"),
         *source.config("text_proj", _OWN_CLASS),

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..config import ClipConfig, SamplingConfig, ScheduleConfig
+from ..config import ClipConfig, MultilingualConfig, SamplingConfig, ScheduleConfig
 from ..presets import KANDINSKY_2_1, KANDINSKY_2_2
 from .diffusers_configs import (
     SCHEDULERS,
     attending_unet,
     autoencoder_config,
     expect,
+    number,
     prior_config,
     sampler_of,
     schedule_config,
@@ -32,6 +33,18 @@ LAYOUT = "kandinsky"
 _FIRST, _SECOND, _HINTED = ("text_image_proj", "text_image"), ("image_proj", "image"), ("image_proj", "image_hint")
 _KINDS = {_FIRST: KANDINSKY_2_1.decoder, _SECOND: KANDINSKY_2_2.decoder, _HINTED: KANDINSKY_2_2.decoder}
 _PIPELINE = re.compile(r"Kandinsky(V22)?((?P<prior>Prior)(Emb2Emb)?|Inpaint|(Controlnet)?(Img2Img)?)Pipeline")
+# The kinds of decoders that were published, with what they read besides x_t.
+MADE = ((_FIRST, "none"), (_FIRST, "inpaint"), (_SECOND, "none"), (_SECOND, "inpaint"), (_HINTED, "hint"))
+# What transformers leaves out of a config.json.
+_XLM_R = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-12,
+}
 # How many image tokens diffusers' projections make, which their configs do not say.
 _TOKENS = {"text_image_proj": 10, "image_proj": 32}
 
@@ -63,6 +76,11 @@ class Decoder:
     stage: StageFile | None = None
     problems: tuple[str, ...] = ()
     stack: str = ""
+
+    @property
+    def stages(self) -> dict[str, StageFile]:
+        """As a prior's."""
+        return {} if self.stage is None else {"decoder": self.stage}
 
 
 @dataclass(frozen=True)
@@ -109,8 +127,9 @@ def _kind(folder: Path) -> type[Prior] | type[Decoder] | None:
     if unet.is_file() and read_json(unet).get("encoder_hid_dim_type") in _TOKENS:
         return Decoder
     if prior.is_file() and read_json(prior).get("_class_name") == "PriorTransformer":
-        # Karlo's lies beside its decoder.
-        return None if any((folder / other).is_dir() for other in ("unet", "decoder", "text_proj")) else Prior
+        # Karlo's lies beside its decoder, and its schedule is called after it.
+        others = ("unet", "decoder", "text_proj", "prior_scheduler")
+        return None if any((folder / other).is_dir() for other in others) else Prior
     return None
 
 
@@ -161,6 +180,7 @@ def _read_decoder(source: DiffusersFolder) -> tuple[StageFile, str]:
     extra = _extra_input(path, kind, unet.in_channels, autoencoder.latent_channels)
     learned = unet.out_channels == 2 * autoencoder.latent_channels
     schedule, sampling = _sampling(source, published.sampling, learned)
+    words = _multilingual(source, hidden, dim) if published.text == "xlm_r" else None
     try:
         found = replace(
             published,
@@ -168,6 +188,7 @@ def _read_decoder(source: DiffusersFolder) -> tuple[StageFile, str]:
             text_width=hidden,
             extra_tokens=_TOKENS[kind[0]],
             extra_input=extra,
+            multilingual=words,
             unet=unet,
             schedule=schedule,
             sampling=sampling,
@@ -175,14 +196,54 @@ def _read_decoder(source: DiffusersFolder) -> tuple[StageFile, str]:
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    name = _stack_name(kind, extra)
+    name = stack_name(kind, extra)
     same = replace(published, extra_input=extra, unet=replace(published.unet, in_channels=unet.in_channels))
     alike = replace(found, schedule=same.schedule, sampling=same.sampling) == same
-    found = replace(found, decoder_id=f"{name}/decoder" if alike else f"decoder-{unet.channels}x{unet.depth}")
-    return source.stage("decoder", found, decoder="unet", autoencoder="movq"), name
+    kinds = {"none": "", "inpaint": "-inpaint", "hint": "-hint"}
+    small = f"decoder{kinds[extra]}-{unet.channels}x{unet.depth}"
+    found = replace(found, decoder_id=f"{name}/decoder" if alike else small)
+    stage = source.stage("decoder", found, decoder="unet", autoencoder="movq", **_TEXT_PARTS[words is not None])
+    return (stage if words is None else replace(stage, tokenizer=_tokenizer(source))), name
 
 
-def _stack_name(kind: tuple[str, str], extra: str) -> str:
+_TEXT_PARTS = {True: {"text_tower": "text_encoder"}, False: {}}
+
+
+def _multilingual(source: DiffusersFolder, width: int, dim: int) -> MultilingualConfig:
+    """The text encoder of Kandinsky 2.1's decoder, whose states are `width` and pooled states `dim` wide."""
+    path, config = source.config("text_encoder", "MultilingualCLIP")
+    expect(path, config, hidden_act="gelu", position_embedding_type="absolute", type_vocab_size=1)
+    expect(path, config, hidden_size=width, transformerDimensions=width, numDims=dim)
+    given = _XLM_R | config
+    padding = given["pad_token_id"]
+    if type(padding) is not int or not 0 <= padding < whole(path, given, "vocab_size"):
+        raise CheckpointError(f"{path}: pad_token_id is {shown(padding)}, expected a token's id")
+    found = MultilingualConfig(
+        vocabulary_size=whole(path, given, "vocab_size"),
+        positions=whole(path, given, "max_position_embeddings"),
+        width=width,
+        depth=whole(path, given, "num_hidden_layers"),
+        heads=whole(path, given, "num_attention_heads"),
+        mlp_width=whole(path, given, "intermediate_size"),
+        padding=padding,
+        norm_eps=number(path, given, "layer_norm_eps", positive=True),
+    )
+    if width % found.heads or found.positions <= found.context_length + padding:
+        raise CheckpointError(
+            f"{path}: num_attention_heads {found.heads} must divide hidden_size {width}, and max_position_embeddings "
+            f"{found.positions} be more than {found.context_length + padding}"
+        )
+    return found
+
+
+def _tokenizer(source: DiffusersFolder) -> Path:
+    path = source.folder / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; download the folder 'tokenizer' of this model again")
+    return path
+
+
+def stack_name(kind: tuple[str, str], extra: str) -> str:
     """What `unclip pull` calls the stack."""
     name = KANDINSKY_2_1.name if kind == _FIRST else KANDINSKY_2_2.name
     return name + {"none": "", "inpaint": "-inpaint", "hint": "-controlnet-depth"}[extra]

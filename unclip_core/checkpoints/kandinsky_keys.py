@@ -11,6 +11,24 @@ from .header import CheckpointError
 from .keys import Rule
 
 PART = "decoder"
+TEXT_PART = "text_tower"
+# XLM-R's own summary of a text, which M-CLIP does not use.
+IGNORED = (*diffusers_keys.IGNORED, "pooler.dense.weight", "pooler.dense.bias")
+_MULTILINGUAL = {
+    "token_embedding": "transformer.embeddings.word_embeddings",
+    "position_embedding": "transformer.embeddings.position_embeddings",
+    "type_embedding": "transformer.embeddings.token_type_embeddings",
+    "norm_in": "transformer.embeddings.LayerNorm",
+    "out": "LinearTransformation",
+}
+_MULTILINGUAL_BLOCK = {
+    "qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
+    "proj": ("attention.output.dense",),
+    "norm_1": ("attention.output.LayerNorm",),
+    "mlp_in": ("intermediate.dense",),
+    "mlp_out": ("output.dense",),
+    "norm_2": ("output.LayerNorm",),
+}
 _CONDITIONING = {
     "embed_to_time": "add_embedding.image_proj",
     "image_time_norm": "add_embedding.image_norm",
@@ -33,7 +51,18 @@ def rule_of(stage: str) -> Callable[[str], Rule]:
 
 def _decoder(name: str) -> Rule:
     part, _, rest = name.partition(".")
-    return autoencoder_rule(rest) if part == "autoencoder" else kandinsky_rule(rest)
+    rules = {"network": kandinsky_rule, "autoencoder": autoencoder_rule, "text_tower": multilingual_rule}
+    return rules[part](rest)
+
+
+def multilingual_rule(name: str) -> Rule:
+    """Where one of our multilingual encoder's tensors comes from: M-CLIP around transformers' XLM-R."""
+    first, _, rest = name.partition(".")
+    if first != "blocks":
+        return Rule(TEXT_PART, (f"{_MULTILINGUAL[first]}.{rest}",))
+    index, module, leaf = rest.split(".")
+    place = f"transformer.encoder.layer.{index}"
+    return Rule(TEXT_PART, tuple(f"{place}.{part}.{leaf}" for part in _MULTILINGUAL_BLOCK[module]))
 
 
 def kandinsky_rule(name: str) -> Rule:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from . import diffusers_folder, diffusers_keys, eclipse_folder, kandinsky_folder, kandinsky_keys
+from . import (
+    diffusers_folder,
+    diffusers_keys,
+    eclipse_folder,
+    kandinsky_folder,
+    kandinsky_keys,
+    stable_unclip_folder,
+    stable_unclip_keys,
+)
 from .header import SHORT_NAMES, StageFile
 from .keys import Rule, assemble, is_read
-from .tensors import open_weights
+from .tensors import Source, open_weights
 
 # OpenAI's CLIPs end training at this cap, and transformers' separate towers do not carry it.
 OPENAI_LOGIT_SCALE = math.log(100.0)
@@ -40,16 +48,37 @@ def read_state(
     is read. Raises CheckpointError naming file, key, expected and found; then nothing has been read.
     """
     rule_of, ignored, given = rules_of(found)
-    parts = {part: open_weights(weight_set) for part, weight_set in found.weights(_NAMES.get(dtype)).items()}
+    opened = found.weights(_NAMES.get(dtype)).items()
+    parts = {part: tensors_of(found, part, open_weights(weight_set)) for part, weight_set in opened}
     options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
     state = assemble(network, rule_of, parts, str(found.path), part=part, without=without, check=check, **options)
-    return state | {name: value for name, value in given.items() if is_read(name, part, without)}
+    prefix = f"{part}." if part else ""
+    return state | {name.removeprefix(prefix): value for name, value in given.items() if is_read(name, part, without)}
+
+
+def tensors_of(found: StageFile, part: str, sources: Mapping[str, Source]) -> Mapping[str, Source]:
+    """Those of a part's tensors that the stage is made of, by the names that its rules use."""
+    if found.layout != stable_unclip_folder.LAYOUT:
+        return sources
+    named = {stable_unclip_keys.taken(found, part, name): source for name, source in sources.items()}
+    return {name: source for name, source in named.items() if name is not None}
 
 
 def rules_of(found: StageFile) -> tuple[Callable[[str], Rule], tuple[str, ...], dict[str, Tensor]]:
     """(rule of each of our names, endings of foreign names without weights, tensors that the layout does not carry)."""
+    if found.layout == stable_unclip_folder.LAYOUT:
+        return stable_unclip_keys.rules_of(found), diffusers_keys.IGNORED, _given_by_stable_unclip(found)
     if found.layout not in _RULES:
         return lambda name: Rule(found.stage, (name,)), (), {}
     given = {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)} if found.stage == "clip" else {}
     unused = eclipse_folder.UNUSED if found.layout == eclipse_folder.LAYOUT else ()
-    return _RULES[found.layout](found.stage), (*diffusers_keys.IGNORED, *unused), given
+    return _RULES[found.layout](found.stage), (*kandinsky_keys.IGNORED, *unused), given
+
+
+def _given_by_stable_unclip(found: StageFile) -> dict[str, Tensor]:
+    if found.stage == "clip":
+        return {"logit_scale": torch.tensor(OPENAI_LOGIT_SCALE)}
+    if found.stage == "decoder" and stable_unclip_keys.FILE in found.parts:
+        dim = found.config.clip_dim  # the files carry no statistics
+        return {"normalizer.mean": torch.zeros(dim), "normalizer.std": torch.ones(dim)}
+    return {}

@@ -6,8 +6,9 @@ The only module that imports open_clip, and only when a model is first used: imp
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,12 @@ from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
+from .byte_pairs import padded
+from .new_words import NewWords
 from .streaming import encode_streamed
 from .words import WordTokenizer
+
+MAP_SIDE = 2  # cells a side of the image head "map"
 
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
@@ -40,8 +45,8 @@ def build_network(config: ClipConfig) -> nn.Module:
             f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
         )
     vision, text = config.vision, config.text
-    words = WordTokenizer(config.vocabulary, config.context_length).size if config.vocabulary else text.vocabulary_size
-    return open_clip.CLIP(
+    words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
+    network = open_clip.CLIP(
         config.embed_dim,
         {**_image_tower(config), "image_size": vision.image_size},
         {
@@ -54,6 +59,21 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
+    if vision.head == "map":
+        _project_map(network.visual.trunk, config)
+    return network
+
+
+def _project_map(trunk: nn.Module, config: ClipConfig) -> None:
+    """Let the trunk's classifier read 2 x 2 cells, channels outermost, where it read their mean."""
+    head = getattr(trunk, "head", None)
+    if not (hasattr(head, "global_pool") and isinstance(getattr(head, "fc", None), nn.Linear)):
+        raise ValueError(
+            f"CLIP {config.clip_id}: timm's {config.vision.trunk} has no head that pools and projects, so it cannot "
+            "keep a map; set ClipVisionConfig.head to 'mean' or choose a ConvNeXt"
+        )
+    head.global_pool = nn.AdaptiveAvgPool2d(MAP_SIDE)
+    head.fc = nn.Linear(head.fc.in_features * MAP_SIDE**2, config.embed_dim)
 
 
 def _image_tower(config: ClipConfig) -> dict[str, object]:
@@ -165,6 +185,7 @@ class Clip:
     through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
     dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
     then be a function that takes `read_state`'s `part` and `without`.
+    captions_alone: whether captions are of use without being encoded, see `read_captions`.
     placed: places the network, or the image tower. text_placed: the same, or the text tower.
     """
 
@@ -177,10 +198,12 @@ class Clip:
         pca: Callable[[], PCABasis] | None = None,
         dtype: torch.dtype = torch.float32,
         apart: bool = False,
+        captions_alone: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.apart = apart
+        self.captions_alone = captions_alone
 
         def place(load: Callable[[torch.dtype], nn.Module]) -> Placed[nn.Module]:
             return Placed(load, self.device, dtype, manager)
@@ -190,7 +213,8 @@ class Clip:
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
-        self._tokenizer = WordTokenizer(config.vocabulary, config.context_length) if config.vocabulary else None
+        self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
+        self._new_words: NewWords | None = None
 
     @classmethod
     def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
@@ -229,6 +253,17 @@ class Clip:
             image_std=tuple(found.get("std") or ClipConfig.image_std),
         )
         return cls(config, device=device)
+
+    def with_words(self, rows: Mapping[str, Tensor]) -> Clip:
+        """This CLIP with new words, {word: token embedding (W,)}, which captions may say from then on.
+
+        It shares its network with this one. A decoder with a text encoder of its own reads a new word as an unknown
+        one. Raises ValueError for a word that is none or is known already, and for an embedding of another width.
+        """
+        known = {} if self._new_words is None else self._new_words.rows
+        clip = copy.copy(self)
+        clip._new_words = NewWords(self.config, {**known, **rows})
+        return clip
 
     @property
     def clip_id(self) -> str:
@@ -269,6 +304,21 @@ class Clip:
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
+        ids, mask, _ = self.tokenize_all(captions)
+        return ids, mask
+
+    def tokenize_all(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `tokenize`, and where new words stand (`NewWords`); None without any."""
+        if self._new_words is None:
+            return *self._known_ids(captions), None
+        if self._tokenizer:
+            ids, places = self._new_words.by_words(captions, self._tokenizer.end)
+            return ids, ids != 0, places
+        ids, places = self._new_words.by_byte_pairs(captions, self._open_clip_tokenizer())
+        mask = torch.arange(ids.shape[1])[None, :] <= ids.argmax(dim=-1, keepdim=True)
+        return torch.where(mask, ids, self.config.padding), mask, places
+
+    def _known_ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         if self._tokenizer:
             ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
             return ids, ids != 0
@@ -277,9 +327,7 @@ class Clip:
         padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
         if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
             return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
-        ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
-        mask = torch.arange(ids.shape[1])[None, :] <= ends
-        return torch.where(mask, ids, self.config.padding), mask
+        return padded(ids, self.config.padding)
 
     def _open_clip_tokenizer(self):
         import open_clip
@@ -288,19 +336,27 @@ class Clip:
             self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
         return self._byte_pairs
 
+    def read_captions(self, captions: list[str] | str) -> TextEncoding:
+        """`encode_text`; of a CLIP that reads pictures alone, the captions themselves, for a decoder that encodes them.
+
+        Their tokens are then (B, 0, W), and their embed (B, 0), which `check_same_clip` refuses wherever it is read.
+        """
+        if "text" in self.config.towers or not self.captions_alone:
+            return self.encode_text(captions)
+        captions = _check_captions(captions)
+        ids, mask = self.tokenize(captions)
+        nothing = torch.empty(len(captions), 0)
+        tokens = nothing.new_empty(len(captions), 0, self.config.text_width)
+        return TextEncoding(tokens, nothing, mask, ids, self.clip_id, tuple(captions), self.config.normalised)
+
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list, or what is no text."""
-        captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
-        if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
-            raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
-        if not captions:
-            raise ValueError(
-                "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
-            )
+        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
+        captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
-        ids, mask = self.tokenize(captions)
-        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device))
+        ids, mask, places = self.tokenize_all(captions)
+        new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
+        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
         return TextEncoding(
             tokens=tokens.float().cpu(),
             embed=self._scale(embed).cpu(),
@@ -324,7 +380,11 @@ class Clip:
 
         Raises ValueError for a CLIP without an image tower.
         """
-        self._require("image", "Decoder Sample", "image_encoder")
+        if "image" not in self.config.towers:
+            raise ValueError(
+                "Decoder Sample: this model's null embedding is CLIP's of an all-zero picture, but its CLIP has no "
+                "image tower (its folder has no image_encoder); add that folder, or link both embed and negative_embed"
+            )
         pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.placed.dtype)
         if not self.apart or self.placed.loaded:
             return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
@@ -367,7 +427,12 @@ class Clip:
 
     def unknown_words(self, caption: str) -> list[str]:
         """Words of `caption` outside a small vocabulary; always [] for CLIPs that spell by sub-words."""
-        return self._tokenizer.unknown(caption) if self._tokenizer else []
+        return self._speller.unknown(caption) if self._tokenizer else []
+
+    @property
+    def _speller(self) -> WordTokenizer:
+        """The tokenizer by whole words that knows the new ones too."""
+        return self._tokenizer if self._new_words is None else self._new_words.tokenizer
 
     def vocabulary_summary(self) -> str:
         """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
@@ -376,7 +441,7 @@ class Clip:
     def truncated(self, caption: str) -> str:
         """The end of `caption` that does not fit the context, "" if all of it does."""
         if self._tokenizer:
-            return self._tokenizer.dropped(caption)
+            return self._speller.dropped(caption)
         tokenizer = self._open_clip_tokenizer()
         if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
             return ""
@@ -384,10 +449,20 @@ class Clip:
         return tokenizer.decode(rest).strip() if rest else ""
 
 
-def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _check_captions(captions: list[str] | str) -> list[str]:
+    captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
+    if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
+        raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
+    if not captions:
+        raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
+    return captions
+
+
+def text_states(network: nn.Module, ids: Tensor, new: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
 
-    Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
+    new: (places (B, T), rows (words, W)); where a place is not -1, that row is the token's embedding. Gradients reach
+    the rows. Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
     """
     tower = getattr(network, "text", network)
     norm = getattr(tower, "ln_final", None)
@@ -396,11 +471,19 @@ def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
             f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
         )
     caught: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    hooks = [norm.register_forward_hook(lambda module, inputs, output: caught.append(output))]
+    if new is not None:
+        places, rows = new
+
+        def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            return torch.where(places[..., None] >= 0, rows[places.clamp(min=0)].to(output.dtype), output)
+
+        hooks.append(tower.token_embedding.register_forward_hook(replaced))
     try:
         embed = network.encode_text(ids)
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
     if caught[0].ndim != 3:
         raise ValueError(
             f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"

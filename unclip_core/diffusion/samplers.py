@@ -42,10 +42,13 @@ class StepState:
     on_trial: bool = False
     preview: Callable[[Tensor], Tensor] | None = None
 
-    def picture(self) -> Tensor | None:
-        """The predicted x_0 to look at, (B, 3, h, w) in about -1..1; None where nothing can be seen (embeddings)."""
-        if self.x0 is None or self.x0.ndim != 4:
-            return None
+    @property
+    def is_visible(self) -> bool:
+        """Whether `picture` can be asked for: of a prior's embeddings there is none."""
+        return self.x0 is not None and self.x0.ndim == 4
+
+    def picture(self) -> Tensor:
+        """The predicted x_0 to look at, (B, 3, h, w) in about -1..1."""
         return self.x0 if self.preview is None else self.preview(self.x0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..clip.model import Clip
 from ..stack import Stack
-from ..training.files import PICTURES
+from ..training.sources.index import PICTURES
 from .statistics import Measured, Reference, frechet_over_seeds, mean, precision_recall
 from .storybook import Tick
 

@@ -3,7 +3,6 @@ embeddings, one that learned to read text embeddings, alike in everything else (
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..runtime.placement import Placed
 from ..stages import Decoder
 from ..training.data import StorybookData
 from ..training.embeddings import image_embeddings
-from ..training.loop import Progress, train
+from ..training.loop import LoopOptions, Progress, train
 from ..training.recipes import Recipe
 from ..training.task_decoder import DecoderTask
 
@@ -39,9 +38,9 @@ SIBLING_RECIPE = Recipe(
 class TextEmbeddingTask(DecoderTask):
     """The decoder's training with the caption's embedding in the image embedding's place; both drops unchanged."""
 
-    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """As DecoderTask's, z being the text embedding of the row's caption."""
-        batch = super().batch(rows, rng, generator)
+        batch = super().prepare(batch)
         return {**batch, "z": batch["text"].embed}
 
 
@@ -71,9 +70,8 @@ def trained_sibling(
         make = TextEmbeddingTask if kind == "text" else DecoderTask
         task = make(own, data, clip, embeddings, recipe)
         # A checkpoint every hundred steps, so that a kill costs seconds; sheets are for people who train.
-        for progress in train(
-            task, recipe, folder, len(data), device=clip.device, save_every=100, sheet_every=recipe.steps
-        ):
+        options = LoopOptions(device=clip.device, save_every=100, sheet_every=recipe.steps)
+        for progress in train(task, recipe, folder, len(data), options=options):
             if on_progress:
                 on_progress(progress)
     dtype = torch.float32

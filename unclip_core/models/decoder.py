@@ -17,6 +17,7 @@ from ..config import AutoencoderConfig, DecoderConfig
 from .autoencoders.kl import KLAutoencoder
 from .autoencoders.movq import MoVQ
 from .layers import KeyValue
+from .multilingual import MultilingualEncoder
 from .text_encoder import TextEncoder
 from .unet import UNet
 
@@ -92,6 +93,7 @@ class DecoderNetwork(nn.Module):
         drop_text: Tensor | None = None,
         batch: int | None = None,
         extra: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Conditioning:
         """Everything that does not depend on the step. Gradients flow, so training calls it too.
 
@@ -100,6 +102,7 @@ class DecoderNetwork(nn.Module):
         encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
         that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), what
         stands behind x_t's channels: `inpaint_input` of an inpaint decoder, `self.hint` of the hint of one with a hint.
+        level: noise levels of the embeddings, which this network is not told (`StableDecoderNetwork` is).
         Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption, and for
         extra channels that it does not have.
         """
@@ -246,7 +249,8 @@ Autoencoder = MoVQ | KLAutoencoder
 
 
 class LatentDecoder(nn.Module):
-    """A latent decoder as it is stored: `network` paints latents, `autoencoder` turns them into pictures.
+    """A latent decoder as it is stored: `network` paints latents, `autoencoder` turns them into pictures, and
+    `text_tower`, where it has a text encoder of its own, reads captions.
 
     They never run together, so `stages.Decoder` holds each as a network of its own.
     """
@@ -255,6 +259,8 @@ class LatentDecoder(nn.Module):
         super().__init__()
         self.network = DecoderNetwork(config)
         self.autoencoder = build_autoencoder(config.autoencoder)
+        if config.multilingual is not None:
+            self.text_tower = MultilingualEncoder(config.multilingual, config.clip_dim)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:

@@ -1,6 +1,6 @@
 """The UNet of decoder and upsamplers: ADM's residual UNet (Dhariwal & Nichol 2021) with attention over
-[conditioning tokens; pixels] as in GLIDE. Blocks, skips and heads are ordered as in ADM, so that published weights map
-onto it one to one.
+[conditioning tokens; pixels] as in GLIDE, or with latent diffusion's transformer blocks. Blocks, skips and heads are
+ordered as in ADM, whom latent diffusion follows, so that published weights map onto it one to one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import UNetConfig
 from .layers import GroupNorm, KeyValue, Resample, ResBlock, SpatialAttention, TimeEmbedding, silu, zero_init
+from .spatial_transformer import SpatialTransformer
 
 
 class Level(nn.Module):
@@ -67,6 +68,10 @@ class UNet(nn.Module):
 
         self.norm_out = GroupNorm(config.norm_groups, channels, config.norm_eps)
         self.conv_out = zero_init(nn.Conv2d(channels, config.out_channels * patch_area, 3, padding=1))
+        self.conv_fine = self.fine_out = None
+        if config.fine_channels:
+            self.conv_fine = nn.Conv2d(channels, config.fine_channels * patch_area, 3, padding=1)
+            self.fine_out = zero_init(nn.Conv2d(config.fine_channels, config.out_channels, 3, padding=1))
 
     def time_features(self, t: Tensor) -> Tensor:
         """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
@@ -86,7 +91,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x (B, in, H, W); time (B, time_width), conditioning already added; returns (B, out, H, W) float32.
 
-        context: from `project_context`; context_mask (B, L) bool, True = attend to that token.
+        context: from `project_context`; context_mask (B, L) bool, True = attend to that token ("joint" alone).
         """
         x = x.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
@@ -112,10 +117,15 @@ class UNet(nn.Module):
             if level.resample is not None:
                 x = level.resample(x, time)
 
-        x = self.conv_out(silu(self.norm_out(x)))
-        if self.config.patch_size > 1:
-            x = F.pixel_shuffle(x, self.config.patch_size)
-        return x.float()
+        x = silu(self.norm_out(x))
+        picture = self._full_size(self.conv_out(x))
+        if self.conv_fine is not None:
+            picture = picture + self.fine_out(silu(self._full_size(self.conv_fine(x))))
+        return picture.float()
+
+    def _full_size(self, x: Tensor) -> Tensor:
+        """Patches (B, n * patch_size^2, h, w) side by side: (B, n, H, W)."""
+        return F.pixel_shuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
 
     def _block(self, in_channels: int, out_channels: int, resample: str = "none") -> ResBlock:
         config = self.config
@@ -130,12 +140,15 @@ class UNet(nn.Module):
             resample=resample,
         )
 
+    def _attention(self, width: int) -> SpatialAttention | SpatialTransformer:
+        heads, context, groups = self.config.head_channels, self.config.context_width, self.config.norm_groups
+        if self.config.attention == "cross":
+            return SpatialTransformer(width, heads, context, groups)
+        return SpatialAttention(width, heads, context, groups, self.config.norm_eps)
+
     def _level(self, blocks: list[nn.Module], width: int, attends: bool, direction: str | None) -> Level:
         config = self.config
-        attentions = [
-            SpatialAttention(width, config.head_channels, config.context_width, config.norm_groups, config.norm_eps)
-            for _ in (blocks if attends else ())
-        ]
+        attentions = [self._attention(width) for _ in (blocks if attends else ())]
         first = self._attention_count
         self._attention_count += len(attentions)
         resampler = None

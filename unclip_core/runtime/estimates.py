@@ -70,7 +70,8 @@ def unet_row_bytes(config: UNetConfig, height: int, width: int, itemsize: int) -
     pixels = height * width // config.patch_size**2
     maps = [config.channels * mult * (pixels >> (2 * level)) for level, mult in enumerate(config.channel_mult)]
     skips = sum(size * (config.depth + 1) for size in maps)
-    working = 8 * max(maps)  # in and out of a block on the way up: concatenation, two norms, two convolutions
+    # In and out of a block on the way up: concatenation, two norms, two convolutions; or a transformer's gated MLP.
+    working = (16 if config.attention == "cross" else 8) * max(maps)
     samples = 12 * config.out_channels * height * width * 4  # x_t, x_0, their likes and a copy or two, float32
     return (skips + working) * itemsize + samples
 

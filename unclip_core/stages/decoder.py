@@ -16,6 +16,8 @@ from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
 from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.lora import AppliedLora, Lora
+from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -26,23 +28,27 @@ from ..types import (
     Noise,
     TextEncoding,
     broadcast_batch,
+    check_same_clip,
     expand_rows,
     model_to_image,
     repeat_rows,
 )
 from .clip_guidance import ClipGuidance, clip_guidance
+from .embed_noise import noise_embedding
 from .grid import Grid, resolve_grid
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
+from .lora import add_lora, branched, records
+from .own_text import OwnText
 from .run import (
     ImageSteps,
     Settings,
     check_count,
-    count_steps,
     finish,
     resolve_settings,
     run_chunks,
     split_rows,
     time_table,
+    with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
@@ -81,17 +87,30 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip: what `with_clip_guidance` added. hint: what `with_depth_hint` added.
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added. own_text: of a decoder with a text encoder of its own. normalizer: of a Stable unCLIP, the units in which
+    embeddings are noised.
     """
 
     config: DecoderConfig
-    network: Placed[DecoderNetwork]
+    network: Placed[DecoderNetwork | StableDecoderNetwork]
     autoencoder: Placed[Autoencoder] | None = None
     encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
     hint: DepthHint | None = None
+    loras: tuple[AppliedLora, ...] = ()
+    own_text: OwnText | None = None
+    normalizer: Placed[EmbedNormalizer] | None = None
 
     WHO = "Decoder Sample"
+
+    def noise_embedding(self, embed: Embedding, noise_level: int, seed: int = 0) -> Embedding:
+        """`embed` with noise of a level (0..999) that this decoder is told when it paints it: the higher, the freer.
+
+        Item i has noise of seed + i. Raises ValueError for a decoder that is told no level, another CLIP's embedding,
+        or a level out of range.
+        """
+        return noise_embedding(self.config, self.normalizer, embed, noise_level, seed)
 
     def with_clip_guidance(self, clip: Clip, scale: float) -> Decoder:
         """This decoder, steered by CLIP at every step toward the sampler's text, without one its embed.
@@ -115,6 +134,23 @@ class Decoder(TextStage):
             )
         fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
         return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
+
+    def null_text(self) -> TextEncoding | None:
+        """See `TextStage`; of a decoder with a text encoder of its own, what that makes of the empty caption."""
+        return super().null_text() if self.own_text is None else self.own_text.encode(("",))
+
+    def check_text(self, text: TextEncoding, who: str = "") -> TextEncoding:
+        """See `TextStage`; a decoder with a text encoder of its own takes the captions of any CLIP."""
+        if self.own_text is not None and isinstance(text, TextEncoding):
+            return text
+        return super().check_text(text, who)
 
     def null_embed(self) -> Embedding | None:
         """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
@@ -167,14 +203,16 @@ class Decoder(TextStage):
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
-        conditions = self._without_unread(self.WHO, conditions, warn)
+        conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)
         self._check_extra_input(self.WHO, start)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
@@ -198,7 +236,7 @@ class Decoder(TextStage):
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.beside_guidance()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -219,7 +257,13 @@ class Decoder(TextStage):
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
         painted = run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device, preview=grid.preview)
-        picture = grid.decode(torch.cat((yield from painted)))
+        x_0, last = yield from with_last_step(painted)
+        pictures = []
+        for decoded in grid.decode_parts(torch.cat(x_0)):
+            if pictures:
+                yield last  # again: between two pictures a run can be cancelled
+            pictures.append(decoded)
+        picture = torch.cat(pictures)
         return model_to_image(picture if start.picture is None else grid.paste(picture, start.picture))
 
     def invert(
@@ -267,7 +311,7 @@ class Decoder(TextStage):
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
         row_bytes = self._row_bytes(placed, settings, grid)
-        network = placed.on_device(need=bytes_to_ask_for(batch, row_bytes))
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
         hint = self._fit_hint(grid)
 
@@ -282,10 +326,11 @@ class Decoder(TextStage):
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
         run = run_chunks(settings.who, chunks, invert, None, placed.device, preview=grid.preview)
-        inverted, count = yield from count_steps(run)
+        inverted, last = yield from with_last_step(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        inversion = describe(self.config, settings, conditions.embed, self._read(conditions.text), residual)
+        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 
@@ -293,7 +338,7 @@ class Decoder(TextStage):
                 return ddim(denoiser(rows), x_T[rows].to(placed.device), settings.steps)
 
             first = [slice(0, 1)]
-            options = {"steps_before": count, "preview": grid.preview}
+            options = {"steps_before": last.index + 1, "preview": grid.preview}
             (x_0,) = yield from run_chunks(settings.who, first, back, None, placed.device, **options)
             inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
         return GivenNoise(x_T, inversion)
@@ -302,7 +347,12 @@ class Decoder(TextStage):
         """The conditions. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
-                self.check_embed(name, embed, who)
+                if not isinstance(embed, Embedding):
+                    raise ValueError(
+                        f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image "
+                        "Encode or, for a caption, Text As Embedding"
+                    )
+                check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)
@@ -336,7 +386,7 @@ class Decoder(TextStage):
         self, network: DecoderNetwork, start: Start, hint: Tensor | None, rows: slice, batch: int
     ) -> Tensor | None:
         """What stands behind x_t's channels for the given rows of `batch`, on the network's device."""
-        device = network.embed_to_time.weight.device
+        device = self.network.device
         if hint is not None:
             return network.hint(expand_rows(hint, batch)[rows].to(device))
         if self.config.extra_input == "none":
@@ -360,10 +410,15 @@ class Decoder(TextStage):
             )
         if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        levels = [e.noise_level for e in (conditions.embed, conditions.negative_embed) if e is not None]
+        if self.config.embed_noise is None and any(levels):
+            warn(
+                f"{self.WHO}: the embedding has noise of level {max(levels)}, which this decoder is not told and "
+                "paints as it is; link the one from before Noise Embedding"
+            )
         # An inverted x_T may well be of the null condition.
         if conditions.embed is None and self._read(conditions.text) is None and start.inversion is None:
-            reads_text = self.config.text != "none"
-            unlinked, link = ("neither embed nor text", ", a text or both") if reads_text else ("no embed", "")
+            unlinked, link = ("neither embed nor text", ", a text or both") if self.reads_text else ("no embed", "")
             warn(
                 f"{self.WHO}: {unlinked} is linked, so it paints without any condition, which most decoders can only "
                 f"do as a blur; link an embed{link}"
@@ -376,13 +431,20 @@ class Decoder(TextStage):
         guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
         return size + max(guiding, default=0)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption makes a difference to the network."""
+        return self.config.text != "none"
+
     def _read(self, text: TextEncoding | None) -> TextEncoding | None:
         """The text as the network gets it: none, if it reads none."""
-        return None if self.config.text == "none" else text
+        return text if self.reads_text else None
 
-    def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
-        """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
-        text = conditions.text if self.guidance_by_clip and who == self.WHO else self._read(conditions.text)
+    def _without_unread(
+        self, who: str, conditions: Conditions, warn: Callable[[str], None], *, guided: bool = False
+    ) -> Conditions:
+        """The conditions without texts that nothing reads, which is warned of. guided: CLIP Guidance reads the text."""
+        text = conditions.text if guided else self._read(conditions.text)
         kept = replace(conditions, text=text, negative_text=self._read(conditions.negative_text))
         if kept.text is not conditions.text or kept.negative_text is not conditions.negative_text:
             warn(
@@ -401,12 +463,16 @@ class Decoder(TextStage):
             null = self.null_embed()
             embed = null if embed is None else embed
             negative_embed = null if negative_embed is None else negative_embed
-        text, negative_text = self._read(conditions.text), self._read(conditions.negative_text)
-        if self.config.text != "none" and (text is None or (pair and negative_text is None)):
+        text, negative_text = (self._encoded(self._read(each)) for each in (conditions.text, conditions.negative_text))
+        if self.reads_text and (text is None or (pair and negative_text is None)):
             null = self.null_text()
             text = null if text is None else text
             negative_text = null if negative_text is None else negative_text
         return Conditions(embed, text, negative_embed, negative_text)
+
+    def _encoded(self, text: TextEncoding | None) -> TextEncoding | None:
+        """The text as the decoder's own text encoder encodes its captions, if it has one."""
+        return text if text is None or self.own_text is None else self.own_text.encode(text.captions)
 
     def _conditioned(
         self,
@@ -428,10 +494,11 @@ class Decoder(TextStage):
     def _condition(
         self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool, extra: Tensor | None
     ) -> Conditioning:
-        device = network.embed_to_time.weight.device
+        device = self.network.device
         index = torch.arange(rows.start, rows.stop, device=device)
         embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
         vector, drop_embed = _stack_embeds(embeds, index, device)
+        levels = [0 if embed is None else embed.noise_level for embed in embeds]
         texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
         captions, drop_text = _stack_captions(texts, index, device)
         return network.condition(
@@ -441,6 +508,7 @@ class Decoder(TextStage):
             drop_text=drop_text,
             batch=len(texts) * len(index),
             extra=extra,
+            level=torch.tensor(levels, device=device).repeat_interleave(len(index)),
         )
 
 

@@ -13,10 +13,12 @@ from ..config import START_STRENGTH, PriorConfig, SamplingConfig
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
 from ..diffusion.schedule import with_noise_powers
+from ..models.lora import AppliedLora, Lora
 from ..models.prior import PriorCache, PriorNetwork
 from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, expand_rows
+from .lora import add_lora, branched
 from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
 from .start import check_strength, steps_from
 from .text import TextRows, TextStage, choose_closest, stack_texts
@@ -30,14 +32,22 @@ _ONE_PASS = SamplingConfig("ddpm", steps=1, guidance_scale=1.0)
 class Prior(TextStage):
     """The diffusion prior: captions -> image embeddings (§2.2).
 
-    noise_powers: reads the fitted table (timesteps,) of the sampler `analytic_ddpm`.
+    noise_powers: reads the fitted table (timesteps,) of the sampler `analytic_ddpm`. loras: what `with_lora` added.
     """
 
     config: PriorConfig
     network: Placed[PriorNetwork]
     noise_powers: Callable[[], Tensor] | None = None
+    loras: tuple[AppliedLora, ...] = ()
 
     WHO = "Diffusion Prior"
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Prior:
+        """This prior with a LoRA more; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("prior", self, lora, strength)
 
     def sample(self, text: TextEncoding, **options) -> Embedding:
         """`sample_steps`, run to its end."""
@@ -120,7 +130,7 @@ class Prior(TextStage):
         if settings.pair and negative is None:
             negative = self.null_text()  # encoded before the network is loaded, in whose place CLIP may have to be
         row_bytes = self._row_bytes(settings, candidates)
-        network = placed.on_device(need=bytes_to_ask_for(texts * count, row_bytes))
+        network = branched(placed.on_device(need=bytes_to_ask_for(texts * count, row_bytes)), self.loras)
         prompt = TextRows.of(text, placed.device)
         unconditional = self._unconditional(network, negative) if settings.pair else None
         times = time_table(network.time_features, settings.steps, placed.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from .scenes import BACKGROUNDS, COLOURS, OBJECTS, RELATIONS, SIZES, WORDS, Scene, Thing
+from .scenes import BACKGROUNDS, COLOURS, OBJECTS, OPPOSITE, RELATIONS, SIZES, WORDS, Scene, Thing
 
 Stated = dict[str, object]
 
@@ -43,6 +43,13 @@ POSITION_PHRASES = {
     "top": ("at the top", "high up"),
     "bottom": ("at the bottom", "low down"),
     "middle": ("in the middle", "in the center"),
+}
+# The first is the plain word, said most of the time.
+RELATION_PHRASES = {
+    "above": ("above", "over", "on top of"),
+    "below": ("below", "under", "beneath"),
+    "left of": ("to the left of", "left of", "on the left of"),
+    "right of": ("to the right of", "right of", "on the right of"),
 }
 OPENINGS = (
     "",
@@ -109,7 +116,12 @@ ZH_BACKGROUNDS = {
     "snow": ("雪地里", "雪地上", "冬天的雪地里"),
 }
 ZH_POSITIONS = {"left": "左边", "right": "右边", "top": "上方", "bottom": "下方", "middle": "中间"}
-ZH_RELATIONS = {"above": "上面", "below": "下面", "left of": "左边", "right of": "右边"}
+ZH_RELATIONS = {
+    "above": ("上面", "上方"),
+    "below": ("下面", "下方"),
+    "left of": ("左边", "左侧"),
+    "right of": ("右边", "右侧"),
+}
 
 # Asked of a picture nobody described in full: words people will type although no template uses them.
 EXTRA_WORDS = (
@@ -128,10 +140,14 @@ EXTRA_WORDS = (
     "一幅",
     "画",
 )
+SOMETHING, ZH_SOMETHING = "something", "东西"  # a thing of two of which a caption does not say what it is
 
 
 def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> tuple[str, Stated]:
     """A sentence about `scene` and the attributes it states.
+
+    Of two things, either may be just "something": what a caption leaves open is how parts of it get a meaning of their
+    own in CLIP's embedding.
 
     language: "en", "zh" or None for a mixture (a quarter Chinese). full: state object, colour and background always.
     """
@@ -140,8 +156,11 @@ def caption(scene: Scene, rng: random.Random, language: str | None = None, full:
     keep = 1.0 if full else 0.92
     if full or rng.random() < 0.9:
         stated["background"] = scene.background
+    pair_keep = 1.0 if full or len(scene.things) == 1 else 0.8
     for thing in scene.things:
-        said = {"kind": thing.kind, "colour": thing.colour if rng.random() < keep else None, "size": None}
+        said = {"kind": thing.kind, "colour": thing.colour if rng.random() < keep * pair_keep else None, "size": None}
+        if rng.random() >= pair_keep:
+            said["kind"] = None
         if len(scene.things) == 1 and thing.size != "medium" and rng.random() < 0.55:
             said["size"] = thing.size
         stated["things"].append(said)
@@ -160,8 +179,7 @@ def matches(stated: Stated, scene: Scene) -> bool:
     if stated["word"] not in (None, scene.word) or not _is_at(scene, stated["position"]):
         return False
     if stated["relation"] and stated["relation"] != scene.relation:
-        swapped = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-        if swapped[stated["relation"]] != scene.relation:
+        if OPPOSITE[stated["relation"]] != scene.relation:
             return False
         return all(map(_fits, reversed(stated["things"]), scene.things))
     if all(map(_fits, stated["things"], scene.things)):
@@ -181,7 +199,11 @@ def _is_at(scene: Scene, position: object) -> bool:
 
 
 def _fits(said: dict, thing: Thing) -> bool:
-    return said["kind"] == thing.kind and said["colour"] in (None, thing.colour) and said["size"] in (None, thing.size)
+    return (
+        said["kind"] in (None, thing.kind)
+        and said["colour"] in (None, thing.colour)
+        and said["size"] in (None, thing.size)
+    )
 
 
 def _varied(names: tuple[str, ...], rng: random.Random) -> str:
@@ -189,6 +211,8 @@ def _varied(names: tuple[str, ...], rng: random.Random) -> str:
 
 
 def _noun_en(said: dict, rng: random.Random) -> str:
+    if not said["kind"]:
+        return " ".join([SOMETHING, *([_varied(COLOUR_WORDS[said["colour"]], rng)] if said["colour"] else [])])
     words = [rng.choice(SIZE_WORDS[said["size"]])] if said["size"] else []
     words += [_varied(COLOUR_WORDS[said["colour"]], rng)] if said["colour"] else []
     words.append(_varied(OBJECT_WORDS[said["kind"]], rng))
@@ -200,8 +224,8 @@ def _english(stated: Stated, rng: random.Random) -> str:
     if len(nouns) == 1:
         text = nouns[0]
     elif stated["relation"]:
-        relation = stated["relation"] if " " not in stated["relation"] else f"to the {stated['relation']}"
-        relation = rng.choice((relation, stated["relation"]))
+        phrases = RELATION_PHRASES[stated["relation"]]
+        relation = rng.choice(phrases) if rng.random() < 0.5 else phrases[0]
         text = f"{nouns[0]} {relation} {nouns[1]}"
     else:
         text = f"{nouns[0]} and {nouns[1]}"
@@ -216,7 +240,7 @@ def _english(stated: Stated, rng: random.Random) -> str:
 
 
 def _noun_zh(said: dict, rng: random.Random) -> str:
-    measure, noun = ZH_OBJECTS[said["kind"]]
+    measure, noun = ZH_OBJECTS[said["kind"]] if said["kind"] else ("个", ZH_SOMETHING)
     noun = _varied((noun, *ZH_OBJECT_WORDS.get(said["kind"], ())), rng)
     colour = said["colour"] and _varied((ZH_COLOURS[said["colour"]], *ZH_COLOUR_WORDS.get(said["colour"], ())), rng)
     return f"一{measure}{ZH_SIZES.get(said['size'], '')}{colour or ''}{noun}"
@@ -228,7 +252,7 @@ def _chinese(stated: Stated, rng: random.Random) -> str:
     if len(nouns) == 1:
         text = nouns[0]
     elif stated["relation"]:
-        text = f"{nouns[0]}在{nouns[1]}{rng.choice(('的', ''))}{ZH_RELATIONS[stated['relation']]}"
+        text = f"{nouns[0]}在{nouns[1]}{rng.choice(('的', ''))}{_varied(ZH_RELATIONS[stated['relation']], rng)}"
     else:
         text = f"{nouns[0]}和{nouns[1]}"
     if stated["word"]:
@@ -248,14 +272,14 @@ def vocabulary() -> tuple[str, ...]:
     English by words, Chinese by characters, quotes as '"'; other punctuation is not spoken.
     """
     groups = (
-        *(SIZE_WORDS, OBJECT_WORDS, COLOUR_WORDS, BACKGROUND_PHRASES, POSITION_PHRASES),
-        *(ZH_OBJECTS, ZH_BACKGROUNDS, ZH_OBJECT_WORDS, ZH_COLOUR_WORDS),
+        *(SIZE_WORDS, OBJECT_WORDS, COLOUR_WORDS, BACKGROUND_PHRASES, POSITION_PHRASES, RELATION_PHRASES),
+        *(ZH_OBJECTS, ZH_BACKGROUNDS, ZH_OBJECT_WORDS, ZH_COLOUR_WORDS, ZH_RELATIONS),
     )
     sources = [
         *OBJECTS, *COLOURS, *BACKGROUNDS, *SIZES, *RELATIONS, *WORDS, *OPENINGS, *WORD_PHRASES, *EXTRA_WORDS,
         *(word for group in groups for words in group.values() for word in words),
-        *ZH_COLOURS.values(), *ZH_SIZES.values(), *ZH_POSITIONS.values(), *ZH_RELATIONS.values(),
-        "一在的和有上面写着牌子", "an there is to the of and a",
+        *ZH_COLOURS.values(), *ZH_SIZES.values(), *ZH_POSITIONS.values(),
+        "一在的和有上面写着牌子", "an there is to the of and a", SOMETHING, ZH_SOMETHING,
     ]  # fmt: skip
     words = {word for source in sources for word in re.findall(r"[a-z]+|[\u4e00-\u9fff]", source.lower())}
     return ('"', *sorted(words))

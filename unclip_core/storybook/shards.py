@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .draw import render
-from .scenes import Scene, Thing, sample_scene
+from .scenes import Scene, Thing, sample_scene, swap_group
 
 SIZE = 64
 
@@ -34,6 +34,22 @@ def make_scenes(count: int, seed: int, split: str = "train", kind: str | None = 
     return [sample_scene(rng, split, kind) for _ in range(count)]
 
 
+def make_swaps(count: int, seed: int) -> list[list[Scene]]:
+    """Training scenes in groups, `count` in all: 40 % of two things and 16 % lettered, both beside what they are
+    easily taken for (`swap_group`), the rest of one thing, each a group of its own."""
+    rng = random.Random(f"{seed}/swaps")
+    wanted = {"two": round(0.40 * count), "word": round(0.16 * count)}
+    wanted["one"] = count - sum(wanted.values())
+    groups: list[list[Scene]] = []
+    for kind, room in wanted.items():
+        while room > 0:
+            group = [sample_scene(rng, "train", "one")] if kind == "one" else swap_group(rng, kind)
+            groups.append(group[:room])
+            room -= len(groups[-1])
+    rng.shuffle(groups)
+    return groups
+
+
 def _draw(scene: Scene) -> np.ndarray:
     return render(scene, SIZE)
 
@@ -47,24 +63,32 @@ def draw_many(scenes: list[Scene], workers: int = 1) -> np.ndarray:
         return np.stack(pool.map(_draw, scenes, chunksize=64))
 
 
-def prepare(folder: Path, count: int, seed: int, workers: int = 1) -> tuple[np.ndarray, list[Scene]]:
+def prepare(
+    folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False
+) -> tuple[np.ndarray, list[Scene], list[int]]:
     """Open the training shards in `folder`, drawing them first if they are not there for this count and seed.
 
-    Returns pictures (N, 64, 64, 3) uint8, memory-mapped, and their scenes.
+    swaps: those of `make_swaps`, group after group. Returns pictures (N, 64, 64, 3) uint8, memory-mapped, their
+    scenes, and each one's group.
     """
-    stem = folder / f"storybook-{count}-{seed}"
-    pictures, scenes_file = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
+    stem = folder / f"storybook{'-swaps' if swaps else ''}-{count}-{seed}"
+    pictures, scenes_file, sizes_file = (stem.with_suffix(suffix) for suffix in (".npy", ".jsonl", ".groups.json"))
     if not (scenes_file.exists() and pictures.exists()):
         folder.mkdir(parents=True, exist_ok=True)
-        scenes = make_scenes(count, seed)
+        groups = make_swaps(count, seed) if swaps else [[scene] for scene in make_scenes(count, seed)]
+        scenes = [scene for group in groups for scene in group]
         partial = stem.with_suffix(f".{os.getpid()}.npy")
         out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, SIZE, SIZE, 3))
         for start in range(0, count, 8192):
             out[start : start + 8192] = draw_many(scenes[start : start + 8192], workers)
         out.flush()
         os.replace(partial, pictures)
+        if swaps:
+            sizes_file.write_text(json.dumps([len(group) for group in groups]))
         text = scenes_file.with_suffix(f".{os.getpid()}")
         text.write_text("\n".join(map(scene_to_json, scenes)))
         os.replace(text, scenes_file)  # last: its presence says that the shard is whole
     scenes = [scene_from_json(line) for line in scenes_file.read_text().splitlines()]
-    return np.load(pictures, mmap_mode="r"), scenes
+    sizes = json.loads(sizes_file.read_text()) if swaps else [1] * count
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    return np.load(pictures, mmap_mode="r"), scenes, groups

@@ -7,6 +7,7 @@ training resumes exactly. Pictures are (N, 3, H, W) float32 in -1..1.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,29 +16,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storybook.captions import caption
+from ..storybook.captions import caption, matches
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
-from ..storybook.shards import prepare
+from ..storybook.shards import SIZE, prepare
+from ..types import model_to_image
+
+FINGERPRINT_ROWS = 64  # pictures spread over the scenes; the scenes themselves are all told apart
 
 
 class Data(Protocol):
     """What a task asks of its data."""
 
+    identity: str  # tells it from other data, wherever it lies: a run goes on with the same only
+    state: str  # another one after any change of its files: caches go by it
+
     def __len__(self) -> int:
         """Number of rows."""
 
-    def pictures(self, rows: list[int]) -> Tensor:
-        """(N, 3, 64, 64): the whole picture at the decoder's size."""
+    def pictures(self, rows: list[int], side: int = 64) -> Tensor:
+        """(N, 3, side, side): the middle squares of the pictures."""
+
+    def whole(self, row: int, side: int) -> Tensor:
+        """IMAGE (1, H, W, 3) in 0..1: all of the picture, of its pixels at least `side` on the short side."""
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """A caption for each row."""
 
+    def all_captions(self, row: int) -> tuple[str, ...]:
+        """All that is said of a row; () where nothing is."""
+
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
         """Rows that are hard to tell from this one, itself included; cousins: easier, of other objects too."""
 
+    def swaps(self, row: int) -> list[int]:
+        """Rows that differ from this one by an exchange alone: of two things' colours, say, or of one written word."""
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """A caption for each row, and (N, N) bool: where caption j is known to be true of picture i as well."""
+
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
+
+
+class Unrelated:
+    """The part of Data for rows that say nothing about each other but by their words."""
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """See Data."""
+        raise NotImplementedError
+
+    def alike(self, row: int, *, cousins: bool = False) -> list[int]:
+        """See Data."""
+        return [row]
+
+    def swaps(self, row: int) -> list[int]:
+        """See Data."""
+        return []
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """See Data: the same row, or the same words."""
+        captions = self.captions(rows, rng)
+        pairs = list(zip(rows, captions, strict=True))
+        return captions, torch.tensor([[a == b or said == other for b, other in pairs] for a, said in pairs])
 
 
 def to_model(pixels: np.ndarray) -> Tensor:
@@ -66,35 +107,78 @@ def first_rows(data: Data, count: int) -> list[int]:
 
 
 class StorybookData:
-    """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for."""
+    """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for.
 
-    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1) -> None:
-        self.shard, self.scenes = prepare(folder, count, seed, workers)
+    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`.
+    """
+
+    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False) -> None:
+        self.shard, self.scenes, groups = prepare(folder, count, seed, workers, swaps)
         self._alike: dict[tuple[str, ...], list[int]] = {}
+        self._groups: dict[int, list[int]] = {}
+        self._group_of = groups
         for row, scene in enumerate(self.scenes):
-            triple = scene.triples()[0]
-            for key in (triple, triple[1:]):
+            self._groups.setdefault(groups[row], []).append(row)
+            for key in (*_likeness(scene, cousins=False), *_likeness(scene, cousins=True)):
                 self._alike.setdefault(key, []).append(row)
+        spread = range(0, count, max(1, count // FINGERPRINT_ROWS))
+        digest = hashlib.sha256(np.ascontiguousarray(self.shard[list(spread)]).tobytes())
+        digest.update("".join(map(repr, self.scenes)).encode())
+        self.identity = self.state = f"storybook-{count}-{seed}-{digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def pictures(self, rows: list[int]) -> Tensor:
+    def pictures(self, rows: list[int], side: int = SIZE) -> Tensor:
         """See Data."""
-        return to_model(self.shard[rows])
+        if side == SIZE:
+            return to_model(self.shard[rows])
+        return to_model(np.stack([render(self.scenes[row], side) for row in rows]))
+
+    def whole(self, row: int, side: int) -> Tensor:
+        """See Data: drawn at the size that is asked for."""
+        return model_to_image(self.pictures([row], side))
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """See Data."""
         return [caption(self.scenes[row], rng)[0] for row in rows]
 
+    def all_captions(self, row: int) -> tuple[str, ...]:
+        """See Data: one of the many that there are."""
+        return (caption(self.scenes[row], random.Random(row))[0],)
+
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: the scenes with the same colour of the first object, background and, but for cousins, object."""
-        triple = self.scenes[row].triples()[0]
-        return self._alike[triple[1:] if cousins else triple]
+        """See Data: the scenes with the same colours in the same places, background and objects; for cousins, another
+        object, or one of two others."""
+        return [other for key in _likeness(self.scenes[row], cousins) for other in self._alike[key]]
+
+    def swaps(self, row: int) -> list[int]:
+        """See Data."""
+        return [other for other in self._groups[self._group_of[row]] if other != row]
+
+    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+        """See Data."""
+        scenes = [self.scenes[row] for row in rows]
+        captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
+        return list(captions), torch.tensor([[matches(said, scene) for said in stated] for scene in scenes])
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""
         return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
+
+
+def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
+    """What scenes that are hard to tell apart share, and easier ones, any of these: keys of `StorybookData.alike`."""
+    things = sorted(scene.things, key=lambda thing: (round(thing.x, 1), round(thing.y, 1)))  # whichever is said first
+    axis = scene.relation and ("row" if scene.relation in ("left of", "right of") else "column")
+    kinds = [thing.kind for thing in things]
+    if not cousins:
+        known = [kinds]
+    elif len(kinds) == 2:
+        known = [[kinds[0], None], [None, kinds[1]]]
+    else:
+        known = [[None]]
+    return [(scene.background, axis, *(thing.colour for thing in things), *some) for some in known]
 
 
 def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:

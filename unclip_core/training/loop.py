@@ -2,8 +2,9 @@
 
     unclip train decoder --preset storybook --run runs/decoder
     unclip train decoder --preset storybook --run runs/decoder --device cuda
+    torchrun --nproc-per-node 8 -m comfyui_unclip.workflows.cli train decoder --preset storybook --run runs/decoder
 
-A run folder holds `checkpoint.pt` (weights, EMA, optimiser, step), `log.jsonl`, sample sheets, and at the end the
+A run folder holds two checkpoints (weights, EMA, optimiser, step), `metrics.jsonl`, sample sheets, and at the end the
 stage's safetensors. Killing the process loses at most the steps since the last checkpoint; starting it again with the
 same arguments goes on from there with exactly the batches, noise and dropout it would have had.
 """
@@ -11,46 +12,77 @@ same arguments goes on from there with exactly the batches, noise and dropout it
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import logging
 import math
-import os
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoints.native import load_strict
+from .batches import MicroBatches, held_out, prepared, step_seed
 from .data import move
 from .ema import Ema
-from .recipes import Recipe
+from .learned import learned_state, load_learned
+from .memory import checkpoint_blocks
+from .precision import checked, computing, fastest, measure
+from .recipes import FREE_TO_CHANGE, Recipe
+from .run_folder import RunFolder
+from .tensorboard import Board
+from .world import World, this_world
+
+MAX_SKIPPED = 50  # fp16 steps in a row whose gradients overflow while the loss scale is searched for
+
+log = logging.getLogger(__name__)
 
 
 class Task(Protocol):
-    """What a stage brings to the loop."""
+    """What a stage brings to the loop.
+
+    Optional: `prepare(batch)`, what is computed on the device and learns nothing; `after_step(network)`;
+    `validate(network, rows, path)` instead of `sheet`, which also gives numbers of rows that are not trained on; and,
+    for a loss over all rows of a step at once, `gathers = True` with `part`, `features` and `loss_of`: see
+    `task_clip.ClipTask`.
+    """
 
     stage: str
 
     def build(self) -> nn.Module:
         """The network to train, with fresh weights."""
 
-    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> Any:
+    def batch(self, rows: list[int], rng: Any, generator: torch.Generator) -> Any:
         """The training batch for these data rows; all randomness from `rng` and `generator` (CPU)."""
 
-    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """Scalar loss and numbers to log."""
+    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        """Scalar loss, and numbers (or tensors of one) to log."""
 
     def sheet(self, network: nn.Module, path: Path) -> None:
         """Write a sample sheet made with the EMA weights."""
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """Write the stage's native checkpoint."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How a run is carried out. What it learns is the recipe's; these may differ when it is taken up again."""
+
+    device: torch.device | str = "cpu"
+    dtype: str = "auto"  # "fp32", "bf16", "fp16"; "auto" times the network and keeps to it in this run
+    compile: bool = False
+    save_memory: bool = False  # blocks are computed again in the backward pass instead of kept
+    workers: int = 0  # processes that prepare batches
+    tensorboard: bool = False
+    log_every: int = 20  # steps
+    sheet_every: int = 500
+    save_every: int = 250
+    save_minutes: float = 10.0  # a checkpoint at least so often
 
 
 @dataclass(frozen=True)
@@ -64,35 +96,8 @@ class Progress:
     numbers: dict[str, float]
 
 
-def step_seed(seed: int, step: int, what: str, rank: int = 0) -> int:
-    """A 63-bit seed that depends on everything named: the reason why resuming is exact."""
-    digest = hashlib.sha256(f"{seed}/{step}/{what}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def rows_of_step(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """The data rows of a step: every row once per epoch, in an order shuffled by (seed, epoch)."""
-    rows: list[int] = []
-    position = step * batch
-    while len(rows) < batch:
-        epoch, offset = divmod(position + len(rows), count)
-        order = _epoch_order(count, seed, epoch)
-        rows += order[offset : offset + batch - len(rows)]
-    return rows
-
-
-_ORDERS: dict[tuple[int, int, int], list[int]] = {}
-
-
-def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    key = (count, seed, epoch)
-    if key not in _ORDERS:
-        for old in [k for k in _ORDERS if k[2] < epoch - 1]:
-            del _ORDERS[old]
-        order = list(range(count))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        _ORDERS[key] = order
-    return _ORDERS[key]
+class Stopped(Exception):
+    """The run was asked to stop, and has saved what it had."""
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -105,6 +110,374 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
+def train(
+    task: Task,
+    recipe: Recipe,
+    run: Path,
+    rows: int | Sequence[int],
+    *,
+    init: dict[str, Tensor] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    options: LoopOptions | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Train `task` by `recipe` in the folder `run`, yielding progress.
+
+    rows: the data rows that it may learn from, or their number; a share of them is held out where the task validates.
+    init: weights to start a new run from. identity: what else the run is of (data, CLIP, config), as JSON; a run goes
+    on with the same only. stop: asked after every step.
+
+    Raises ValueError for weights that do not fit or a run folder made of something else, FloatingPointError when loss
+    or gradients are not finite any more (the checkpoints are from before), OSError when a checkpoint cannot be
+    written, Stopped once `stop` says so and the state is saved.
+    """
+    options, world, folder = options or LoopOptions(), this_world(), RunFolder(run)
+    with folder.locked() if world.first else contextlib.nullcontext():
+        yield from _train(task, recipe, folder, rows, init, dict(identity or {}), options, stop, world)
+
+
+def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> Iterator[Progress]:
+    state = _Run(task, recipe, folder, rows, init, identity, options, world)
+    start, last = state.resume(), recipe.steps
+    if world.first:
+        folder.forget_after(start)
+    saved = clock = time.perf_counter()
+    since, waited = start, 0.0
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(folder.metrics.open("a", encoding="utf-8")) if world.first else None
+        board = stack.enter_context(Board(folder.path)) if options.tensorboard and world.first else None
+
+        def write(line: dict[str, Any]) -> None:
+            if metrics:
+                metrics.write(json.dumps(line) + "\n")
+                metrics.flush()
+            if board:
+                board.write(line)
+
+        steps = state.steps(start)
+        for done in range(start + 1, last + 1):
+            result = next(steps)
+            waited += result.waited
+            if done % options.log_every == 0 or done == last:
+                now = time.perf_counter()
+                speed = (done - since) * recipe.batch / (now - clock)
+                numbers = {name: _number(value) for name, value in result.numbers.items()}
+                line = {
+                    "step": done,
+                    "loss": float(result.loss),
+                    "lr": learning_rate(recipe, done - 1),
+                    "grad_norm": _number(result.norm),
+                    "pictures_per_second": round(speed, 1),
+                    "data_share": round(waited / (now - clock), 3),
+                    **numbers,
+                }
+                clock, since, waited = now, done, 0.0
+                write(line)
+                yield Progress(done, last, line["loss"], speed, numbers)
+            stops = world.any(bool(stop()))
+            due = time.perf_counter() - saved > 60 * options.save_minutes
+            if done % options.save_every == 0 or done == last or stops or world.any(due):
+                state.save(done)
+                saved = time.perf_counter()
+            if stops and done < last:
+                raise Stopped(f"train {task.stage}: stopped at step {done}, which is saved; the same command goes on")
+            if world.first and (done % options.sheet_every == 0 or done == last):
+                pause = time.perf_counter()
+                if found := state.review(folder.path / f"sheet-{done:07d}.png"):
+                    write({"step": done, **found})
+                clock += time.perf_counter() - pause  # no part of the training's speed
+    if world.first:
+        with state.averaged() as network:
+            task.export(network, folder.path / f"{task.stage}.safetensors", asdict(recipe))
+        folder.finish(state.made_of())
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a step gave: its loss, numbers and norm of the gradient, and the seconds it waited for data."""
+
+    loss: Tensor
+    numbers: dict[str, Any]
+    norm: Tensor
+    waited: float
+
+
+class _Loss(nn.Module):
+    """The network and its loss as one module: what is compiled, and what processes share the gradients of."""
+
+    def __init__(self, task: Task, network: nn.Module) -> None:
+        super().__init__()
+        self.task, self.network = task, network
+
+    def forward(self, batch: Any) -> Any:
+        """The task's (loss, numbers); its features, if its loss needs all rows of a step."""
+        if getattr(self.task, "gathers", False):
+            return self.task.features(self.network, batch)
+        return self.task.loss(self.network, batch)
+
+
+class _Run:
+    """What a run changes: network, average and optimiser."""
+
+    def __init__(self, task, recipe, folder, rows, init, identity, options, world: World) -> None:
+        self.task, self.recipe, self.folder, self.options, self.world = task, recipe, folder, options, world
+        self.device = torch.device(options.device)
+        rows = list(range(rows)) if isinstance(rows, int) else list(rows)
+        share = recipe.validation if hasattr(task, "validate") else 0.0
+        self.rows, self.held_out = held_out(rows, share, recipe.seed)
+        self.identity = {**identity, "rows": len(rows)}
+        network = task.build().to(self.device)
+        if self.device.type in ("cpu", "cuda"):
+            network = network.to(memory_format=torch.channels_last)
+        if init is not None:
+            load_strict(network, {name: value.float() for name, value in init.items()}, "initial weights")
+        if options.save_memory:
+            checkpoint_blocks(network)
+        if hasattr(task, "schedule"):
+            task.schedule = task.schedule.to(self.device)  # its tables are read in every step
+        self.network = network
+        self.ema = Ema(network, recipe.ema)
+        self.optimiser = torch.optim.AdamW(
+            _parameter_groups(network, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps
+        )
+        self.batches = MicroBatches(task, recipe, self.rows)
+        if self.batches.count % world.size:
+            raise ValueError(
+                f"a step has {self.batches.count} micro-batches, which {world.size} processes cannot share evenly; "
+                f"set Recipe.micro_batch to {recipe.batch // world.size} or a divisor of it"
+            )
+        self.dtype = None if options.dtype == "auto" else checked(options.dtype, self.device)
+        self.module: nn.Module = _Loss(task, network)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=False)
+        self.skipped = 0
+
+    def resume(self) -> int:
+        """Take up the checkpoint, if there is one, and settle on a dtype; returns the number of steps done."""
+        state = self.folder.load()
+        done = 0
+        if state is not None:
+            self._check_same(state)
+            load_learned(self.network, state["network"], str(self.folder.checkpoint))
+            self.ema.load(state["ema"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            done = state["step"]
+            self.dtype = self.dtype or state["dtype"]
+        if done < self.recipe.steps:
+            if self.dtype is None:
+                self.dtype = self.world.share(self._fastest() if self.world.first else None)
+            self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == "fp16")
+            if state is not None and self.dtype == state["dtype"]:
+                self.scaler.load_state_dict(state["scaler"])
+            if self.world.first:
+                self.folder.write(self.folder.config, self.made_of())
+            if self.options.compile:
+                self.module = torch.compile(self.module)
+            if self.world.size > 1:
+                devices = [self.device] if self.device.type == "cuda" else None
+                self.module = DistributedDataParallel(self.module, device_ids=devices, broadcast_buffers=False)
+        return done
+
+    def _fastest(self) -> str:
+        """The dtype in which this network learns fastest here."""
+        batch = self._on_device(self.batches[0])
+        parts = self._parts(batch)
+        self.network.eval()  # no statistics of norms are gathered by the way
+
+        def work() -> Tensor:
+            torch.manual_seed(0)
+            found = self.module(parts[0])
+            return sum(value.float().sum() for value in found) if self._gathers else found[0]
+
+        seconds = measure(self.device, work)
+        self.optimiser.zero_grad(set_to_none=True)
+        chosen = fastest(seconds)
+        shown = ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items())
+        log.info("train %s: a micro-batch takes %s; training in %s", self.task.stage, shown, chosen)
+        return chosen
+
+    @property
+    def _gathers(self) -> bool:
+        return getattr(self.task, "gathers", False)
+
+    def _own(self) -> list[int]:
+        """The numbers of this process's micro-batches of a step."""
+        share = self.batches.count // self.world.size
+        return list(range(self.world.rank * share, (self.world.rank + 1) * share))
+
+    def steps(self, start: int) -> Iterator[_Result]:
+        """One optimiser step after another; every random number comes from (seed, step, micro-batch)."""
+        own = self._own()
+        made = own[:1] if self._gathers else own  # what gathers makes all rows of a step at once
+        numbers = (step * self.batches.count + micro for step in range(start, self.recipe.steps) for micro in made)
+        batches = prepared(self.batches, numbers, self.options.workers, self.device.type == "cuda")
+        for step in range(start, self.recipe.steps):
+            self.network.train()
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.recipe, step)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss, logged, waited = (self._gathered if self._gathers else self._accumulated)(step, own, batches)
+            self.scaler.unscale_(self.optimiser)
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
+            self._check_finite(step, loss, norm)
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+            if hasattr(self.task, "after_step"):
+                self.task.after_step(self.network)
+            self.ema.update(self.network, step)
+            yield _Result(loss, logged, norm, waited)
+
+    def _accumulated(self, step: int, own: list[int], batches: Iterator[Any]) -> tuple[Tensor, dict, float]:
+        """The mean of the micro-batches' gradients; loss and numbers of this process's."""
+        losses, logged, waited = [], [], 0.0
+        for micro in own:
+            clock = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - clock
+            torch.manual_seed(step_seed(self.recipe.seed, step, "dropout", micro))
+            with self._alone(micro != own[-1]), computing(self.device, self.dtype):
+                loss, numbers = self.module(self._on_device(batch))
+                self.scaler.scale(loss / len(own)).backward()
+            losses.append(loss.detach())
+            logged.append(numbers)
+        return torch.stack(losses).mean(), _mean(logged), waited
+
+    def _gathered(self, step: int, own: list[int], batches: Iterator[Any]) -> tuple[Tensor, dict, float]:
+        """The gradient of a loss over all rows of a step, at the memory of one micro-batch.
+
+        Features of all micro-batches come first, without gradient; the loss gives the gradient of each; then every
+        micro-batch is computed again and passes its own on (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch
+        Size under Memory Limited Setup"). A lone micro-batch is computed once.
+        """
+        clock = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - clock
+        batch = self._on_device(batch)
+        parts = self._parts(batch)
+
+        def features(micro: int) -> tuple[Tensor, ...]:
+            torch.manual_seed(step_seed(self.recipe.seed, step, "dropout", micro))
+            with computing(self.device, self.dtype):
+                return self.module(parts[micro])
+
+        once = len(own) == 1
+        if once:
+            kept = [features(own[0])]
+        else:
+            with torch.no_grad():
+                kept = [features(micro) for micro in own]
+        mine = [torch.cat([each.detach() for each in column]) for column in zip(*kept, strict=True)]
+        leaves = [self.world.gather_rows(column).requires_grad_() for column in mine]
+        loss, numbers = self.task.loss_of(leaves, batch)
+        self.scaler.scale(loss).backward()
+        first = own[0] * (self.recipe.batch // self.batches.count)
+        for place, micro in enumerate(own):
+            with self._alone(micro != own[-1]):
+                found = kept[0] if once else features(micro)
+                begin = first + place * len(found[0])
+                # Processes average what is a sum over all rows.
+                grads = [leaf.grad[begin : begin + len(found[0])] * self.world.size for leaf in leaves]
+                learned = [pair for pair in zip(found, grads, strict=True) if pair[0].requires_grad]
+                torch.autograd.backward(*zip(*learned, strict=True))
+        return loss.detach(), numbers, waited
+
+    def _parts(self, batch: Any) -> list[Any]:
+        """What each micro-batch's forward pass reads of a batch: all of it, where the loss needs no other rows."""
+        if not self._gathers:
+            return [batch]
+        size = self.recipe.batch // self.batches.count
+        return [self.task.part(batch, slice(start, start + size)) for start in range(0, self.recipe.batch, size)]
+
+    def _on_device(self, batch: Any) -> Any:
+        batch = move(batch, self.device)
+        if not hasattr(self.task, "prepare"):
+            return batch
+        with torch.no_grad():
+            return self.task.prepare(batch)
+
+    def _alone(self, alone: bool):
+        """Where gradients are summed up here before the processes share them."""
+        shared = isinstance(self.module, DistributedDataParallel)
+        return self.module.no_sync() if shared and alone else contextlib.nullcontext()
+
+    def _check_finite(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Raises FloatingPointError before a step that would spoil the weights."""
+        if norm.isfinite() and loss.isfinite():
+            self.skipped = 0
+            return
+        if self.scaler.is_enabled() and loss.isfinite() and self.skipped < MAX_SKIPPED:
+            self.skipped += 1  # the scaler leaves this step out and halves its scale
+            return
+        bad = [name for name, value in self.network.named_parameters() if _not_finite(value.grad)]
+        where = f", first in {bad[0]}" if bad else ""
+        raise FloatingPointError(
+            f"train {self.task.stage}: at step {step + 1} ({self.dtype}) the loss is {float(loss)} and the gradient's "
+            f"norm {float(norm)}{where}; the checkpoints are from before: lower lr {self.recipe.lr:g}, or --dtype fp32"
+        )
+
+    def save(self, done: int) -> None:
+        """Write everything that the next step needs."""
+        if self.world.first:
+            state = {
+                "step": done,
+                "network": learned_state(self.network),
+                "ema": self.ema.state,
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "dtype": self.dtype,
+                "made_of": json.dumps(self.made_of()),
+            }
+            self.folder.save(state)
+
+    def made_of(self) -> dict[str, Any]:
+        """Recipe, and what else the run is of."""
+        return {"recipe": asdict(self.recipe), **self.identity, "dtype": self.dtype}
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        """Raises ValueError naming what is another than it was."""
+        if "made_of" not in state:
+            raise ValueError(
+                f"--run {self.folder.path}: its checkpoint is of an older comfyui-unclip; use a new --run, which "
+                f"--init {self.folder.path} begins with these weights"
+            )
+        before, now = json.loads(state["made_of"]), json.loads(json.dumps(self.made_of()))
+        # A checkpoint older than a field was made with that field's default.
+        known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+        recipe = {**json.loads(json.dumps(known)), **before["recipe"]}
+        changed = [
+            f"{name} {recipe.get(name)} -> {value}"
+            for name, value in sorted(now["recipe"].items())
+            if name not in FREE_TO_CHANGE and recipe.get(name) != value
+        ]
+        changed += [
+            _difference(name, before.get(name), now.get(name))
+            for name in now
+            if name not in ("recipe", "dtype") and before.get(name) != now[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"--run {self.folder.path}: this run was started otherwise ({', '.join(changed)}); resume it "
+                "unchanged, or use a new --run (--init begins it with these weights)"
+            )
+
+    @torch.no_grad()
+    def review(self, path: Path) -> dict[str, float]:
+        """Write the sheet of the averaged weights; their numbers on the rows held out, or, where there are too few to
+        hold any out, on those trained on."""
+        with self.averaged() as network, computing(self.device, self.dtype):
+            if not hasattr(self.task, "validate"):
+                self.task.sheet(network, path)
+                return {}
+            found = self.task.validate(network, self.held_out or self.rows, path)
+        kind = "validation" if self.held_out else "training"
+        return {f"{kind}_{name}": _number(value) for name, value in found.items()}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The network with its averaged weights, in evaluation mode."""
+        with self.ema.applied(self.network):
+            yield self.network.eval()
+
+
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices and filters only; biases, norms and single vectors keep their size."""
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -114,145 +487,23 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
     ]
 
 
-@contextlib.contextmanager
-def _fast(device: torch.device, bf16: bool) -> Iterator[None]:
-    """bf16 autocast; on the CPU attention as plain matmuls, whose backward is twice as fast there as the fused one."""
-    with contextlib.ExitStack() as stack:
-        if bf16:
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
+def _number(value: Any) -> float:
+    return float(f"{float(value):.5g}")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write beside and rename, so that a kill leaves the last whole checkpoint."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+def _mean(logged: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of the micro-batches' numbers, on the device until they are logged."""
+    return {name: sum(each[name] for each in logged) / len(logged) for name in logged[0]}
 
 
-def train(
-    task: Task,
-    recipe: Recipe,
-    run: Path,
-    rows: int,
-    *,
-    init: dict[str, Tensor] | None = None,
-    device: torch.device | str = "cpu",
-    bf16: bool = True,
-    log_every: int = 20,
-    sheet_every: int = 500,
-    save_every: int = 250,
-) -> Iterator[Progress]:
-    """Train `task` by `recipe` in the folder `run`, yielding progress; `rows` is the number of training rows.
-
-    init: weights to start a new run from. Raises ValueError for weights that do not fit or a run folder made with
-    another recipe, FloatingPointError when the loss is not finite any more.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    state = _Run(task, recipe, rows, torch.device(device), bf16, init)
-    start = state.resume(run / "checkpoint.pt")
-    clock, since = time.perf_counter(), start
-    with (run / "log.jsonl").open("a") as log:
-        for step in range(start, recipe.steps):
-            loss, numbers = state.step(step)
-            done, last = step + 1, step + 1 == recipe.steps
-            logs, saves = done % log_every == 0 or last, done % save_every == 0 or last
-            if (logs or saves) and not math.isfinite(value := float(loss)):
-                raise FloatingPointError(f"train {task.stage}: loss is {value} at step {done}; lower lr {recipe.lr}")
-            if logs:
-                speed = (done - since) * recipe.batch / (time.perf_counter() - clock)
-                clock, since = time.perf_counter(), done
-                line = {"step": done, "loss": value, "pictures_per_second": round(speed, 1), **numbers}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                yield Progress(done, recipe.steps, value, speed, numbers)
-            if saves:
-                state.save(run / "checkpoint.pt", done)
-            if done % sheet_every == 0 or last:
-                with state.averaged() as network, torch.no_grad():
-                    task.sheet(network, run / f"sheet-{done:07d}.png")
-    with state.averaged() as network:
-        task.export(network, run / f"{task.stage}.safetensors", asdict(recipe))
+def _not_finite(grad: Tensor | None) -> bool:
+    return grad is not None and not bool(grad.isfinite().all())
 
 
-class _Run:
-    """What a run changes: network, average and optimiser."""
-
-    def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        rows: int,
-        device: torch.device,
-        bf16: bool,
-        init: dict[str, Tensor] | None,
-    ) -> None:
-        self.task, self.recipe, self.rows, self.device, self.bf16 = task, recipe, rows, device, bf16
-        network = task.build().to(device)
-        if device.type in ("cpu", "cuda"):
-            network = network.to(memory_format=torch.channels_last)
-        if init is not None:
-            load_strict(network, {name: value.float() for name, value in init.items()}, "initial weights")
-        self.network = network
-        self.ema = Ema(network, recipe.ema)
-        self.optimiser = torch.optim.AdamW(
-            _parameter_groups(network, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.adam_eps
-        )
-
-    def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """One optimiser step; every random number comes from (seed, step)."""
-        recipe, network = self.recipe, self.network
-        network.train()
-        rng = random.Random(step_seed(recipe.seed, step, "python"))
-        generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, "torch"))
-        torch.manual_seed(step_seed(recipe.seed, step, "dropout"))
-        batch = self.task.batch(rows_of_step(step, recipe.batch, self.rows, recipe.seed), rng, generator)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        with _fast(self.device, self.bf16):
-            loss, numbers = self.task.loss(network, move(batch, self.device))
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_clip)
-        self.optimiser.step()
-        self.ema.update(network, step)
-        return loss.detach(), numbers
-
-    def save(self, path: Path, done: int) -> None:
-        """Write everything that the next step needs."""
-        state = {
-            "step": done,
-            "rows": self.rows,
-            "network": self.network.state_dict(),
-            "ema": self.ema.state,
-            "optimiser": self.optimiser.state_dict(),
-            "recipe": json.dumps(asdict(self.recipe)),
-        }
-        save_checkpoint(path, state)
-
-    def resume(self, path: Path) -> int:
-        """Take up the checkpoint, if there is one; returns the number of steps done."""
-        if not path.exists():
-            return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # A checkpoint older than a field was made with that field's default.
-        known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-        known, now = json.loads(json.dumps([{**known, "rows": self.rows}, {**asdict(self.recipe), "rows": self.rows}]))
-        before = {**known, **json.loads(state["recipe"]), "rows": state.get("rows", self.rows)}
-        if changed := sorted(name for name in now if before.get(name) != now[name]):
-            listed = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
-            raise ValueError(
-                f"{path}: this run was started with another recipe ({listed}); resume it unchanged or use a new --run"
-            )
-        load_strict(self.network, state["network"], str(path))
-        self.ema.load(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        return state["step"]
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        """The network with its averaged weights, in evaluation mode."""
-        with self.ema.applied(self.network):
-            yield self.network.eval()
+def _difference(name: str, before: Any, now: Any) -> str:
+    """What changed, by field where it is a table of many."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return ", ".join(_difference(f"{name}.{key}", before.get(key), now.get(key)) for key in inner)
+    shown = [text if len(text := str(value)) < 60 else f"{text[:57]}..." for value in (before, now)]
+    return f"{name} {shown[0]} -> {shown[1]}"

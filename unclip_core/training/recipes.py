@@ -13,8 +13,9 @@ class Recipe:
     """One stage's training run. Batches are a function of (seed, step) alone, so a killed run resumes exactly."""
 
     steps: int
-    batch: int
+    batch: int  # rows of a step
     lr: float
+    micro_batch: int = 0  # rows computed at once, a divisor of batch; 0: all. Gradients are the mean over the step
     warmup: int = 200  # steps of linear warm-up
     decay: bool = True  # cosine decay to a tenth of lr over the run
     weight_decay: float = 0.0
@@ -25,6 +26,7 @@ class Recipe:
     embed_drop: float = 0.1  # §2.1: image embedding dropped 10 %
     text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
     prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
+    draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
     timesteps: str = (
         "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
@@ -33,11 +35,19 @@ class Recipe:
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
+    swaps: bool = (
+        False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
+    )
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
+    trunk_stages: int = -1  # CLIP: so many of the trunk's stages, and its stem, keep their weights; -1: none does
     train_text: bool = True  # CLIP: False keeps the text tower, so that what reads captions need not learn anew
+    validation: float = 0.02  # share of the rows that is held out, to tell learning from remembering
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1
 
+
+# A run may go on with these changed: the steps before are what they were.
+FREE_TO_CHANGE = ("steps", "lr")
 
 STORYBOOK_RECIPES: dict[str, Recipe] = {
     "clip": Recipe(steps=2000, batch=128, lr=8e-4, warmup=100, weight_decay=0.1, betas=(0.9, 0.98), ema=0.99),

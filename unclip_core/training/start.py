@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,18 +14,21 @@ from ..clip.model import Clip
 from ..config import ClipConfig, StackConfig
 from ..presets import PRESETS
 from ..storybook.captions import knows, vocabulary
-from .data import Data, StorybookData
+from .data import Data
 from .embeddings import image_embeddings
-from .files import open_files
-from .loop import Progress, Task, train
+from .loop import LoopOptions, Progress, Task, train
 from .recipes import STORYBOOK_RECIPES, Recipe
+from .sources.opening import open_data
 from .task_ar_prior import ARPriorTask
 from .task_clip import ClipTask
 from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 from .task_upsampler import UpsamplerTask
+from .widen import widened
 
 STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
+_NEW_WORDS = {"over", "beneath", "侧", "something", "东", "西"}  # that the embedded CLIP was trained without
+RESERVED_WORDS = 64  # of the storybook's CLIP, for words that subjects are given later
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
 
 
@@ -51,7 +53,11 @@ def preset_stack(name: str) -> StackConfig:
         raise ValueError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     stack = PRESETS[name]
     if name == "storybook":
-        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), knows=knows())
+        words = tuple(word for word in vocabulary() if word not in _NEW_WORDS)
+        clip = dataclasses.replace(stack.clip, vocabulary=words, knows=knows())
+        return dataclasses.replace(stack, clip=clip)
+    if name == "storybook-3":
+        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), reserved_words=RESERVED_WORDS, knows=knows())
         return dataclasses.replace(stack, clip=clip)
     return stack
 
@@ -66,7 +72,7 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
         raise ValueError(f"preset {options.preset} has no {options.stage}")
     init = None
     if options.init:
-        stage, _, init = load_stage(options.init)
+        stage, before, init = load_stage(options.init)
         if stage != options.stage:
             raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
     elif getattr(config, "final_network", False):
@@ -75,17 +81,13 @@ def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
             "trained here; give --init with weights that have it, or choose another preset"
         )
     clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
-    data = open_data(options, recipe)
+    data = open_data(options.data, options.cache, scenes=recipe.pictures, seed=recipe.seed, swaps=recipe.swaps)
     task = make_task(options, stack, data, recipe, clip)
+    if init is not None and before != config:
+        init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
     run = options.run or Path("runs") / options.stage
-    return train(task, recipe, run, len(data), init=init, device=options.device, bf16=options.bf16)
-
-
-def open_data(options: RunOptions, recipe: Recipe) -> Data:
-    """The training data that was asked for."""
-    if options.data == "storybook":
-        return StorybookData(options.cache / "storybook", recipe.pictures, recipe.seed, workers=os.cpu_count() or 1)
-    return open_files(options.data)
+    loop = LoopOptions(device=options.device, dtype="auto" if options.bf16 else "fp32")
+    return train(task, recipe, run, len(data), init=init, options=loop)
 
 
 def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:

@@ -17,12 +17,15 @@ from ..config import ARPriorConfig
 from ..models.ar_codes import Quantiser
 from ..models.ar_prior import ARPriorNetwork
 from ..stages.ar_prior import draw_bucket
-from .data import Data, first_rows, move
+from .data import Data
 from .recipes import Recipe
 from .sheets import grid, save_png
+from .texts import Texts
+from .validation import cosine_sheet, fixed_batch, some_rows
 
 KEPT_VARIANCE = 0.99  # App. C: fewer components lose more than 1 %
 WITHIN_EDGES = 0.9999  # share of the training values that the buckets reach over
+SHEET_ROWS = 64
 DOT_ROWS = 4096  # captions that the buckets of z_i . z_t are fitted on
 
 
@@ -33,6 +36,7 @@ class ARPriorTask:
 
     def __init__(self, config: ARPriorConfig, data: Data, clip: Clip, embeddings: Tensor, recipe: Recipe) -> None:
         self.config, self.data, self.clip, self.embeddings, self.recipe = config, data, clip, embeddings, recipe
+        self.texts = Texts(clip)
 
     def build(self) -> nn.Module:
         """The network with fresh weights, its basis and buckets fitted to the data.
@@ -59,14 +63,18 @@ class ARPriorTask:
         return network
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
-        """Encoded captions, embeddings, and which rows lose their text."""
+        """Captions' tokens, embeddings, and which rows lose their text."""
         return {
             "z": self.embeddings[rows],
-            "text": self.clip.encode_text(self.data.captions(rows, rng)),
+            "tokens": self.texts.tokens(self.data.captions(rows, rng)),
             "drop": torch.rand(len(rows), generator=generator) < self.recipe.prior_drop,
         }
 
-    def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its captions encoded."""
+        return {**batch, "text": self.texts.encode(batch["tokens"])}
+
+    def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of z_i . z_t and the codes, mean over all of them; logs that of the first eight codes and the
         cosine of the likeliest codes (each given the true ones before it) to the true embedding."""
         text, z, quantiser = batch["text"], batch["z"], network.quantiser
@@ -80,25 +88,31 @@ class ARPriorTask:
         )
         losses = losses.view(len(z), -1)
         guess = quantiser.decode(code_logits.detach().argmax(-1))
-        cosine = torch.cosine_similarity(guess, z).mean().item()
-        return losses.mean(), {"first8": round(losses[:, 1:9].mean().item(), 3), "cosine": round(cosine, 4)}
+        cosine = torch.cosine_similarity(guess, z).mean()
+        return losses.mean(), {"first8": losses[:, 1:9].mean().detach(), "cosine": cosine}
 
-    def sheet(self, network: nn.Module, path: Path) -> None:
-        """Cosines of 64 sampled embeddings (rows: captions) against 64 true ones: a bright diagonal is a good prior."""
+    def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
+        """Loss, and of sampled embeddings the cosine to the true one and to the caption's (the CLIP score). The sheet:
+        cosines of up to 64 of them (rows: captions) against the true embeddings."""
         device = network.null_embed.device
-        rows = first_rows(self.data, 64)
-        text = move(self.clip.encode_text(self.data.captions(rows, random.Random(0))), device)
-        uniform = torch.rand(64, self.config.components + 1, generator=torch.Generator().manual_seed(0)).to(device)
+        batch = fixed_batch(self, some_rows(rows, min(len(rows), SHEET_ROWS)), device)
+        text = batch["text"]
+        shape = (len(batch["z"]), self.config.components + 1)
+        uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
         logits, cache = network.prefix(text.tokens, text.embed, text.mask, ids=text.ids)
         bucket, codes = draw_bucket(logits, uniform[:, 0], 1.0), []
         for index in range(self.config.components):
             logits, cache = network.step(bucket, cache)
             bucket = draw_bucket(logits, uniform[:, index + 1], 1.0)
             codes.append(bucket)
-        guess = network.quantiser.decode(torch.stack(codes, dim=1)).cpu()
-        cosines = torch.cosine_similarity(guess[:, None], self.embeddings[rows][None], dim=-1).clamp(0, 1)
-        picture = cosines[None, :, :, None].expand(1, 64, 64, 3)
-        save_png(grid(picture.repeat_interleave(6, 1).repeat_interleave(6, 2)), path)
+        guess = network.quantiser.decode(torch.stack(codes, dim=1)).float()
+        save_png(grid(cosine_sheet(guess, batch["z"])), path)
+        return {
+            "loss": self.loss(network, batch)[0],
+            "cosine": torch.cosine_similarity(guess, batch["z"]).mean(),
+            "clip_score": torch.cosine_similarity(guess, text.embed).mean(),
+            "clip_score_true": torch.cosine_similarity(batch["z"], text.embed).mean(),
+        }
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """ar_prior.safetensors, stored as bf16, but for basis and bucket edges: a bucket is finer than bf16."""

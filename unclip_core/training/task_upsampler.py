@@ -18,11 +18,20 @@ from ..diffusion.schedule import Schedule, Step
 from ..models.upsampler import stored_upsampler
 from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
-from .data import Data, first_rows, move
+from .data import Data
 from .degrade import degrade
 from .losses import diffusion_loss, draw_timesteps
 from .recipes import Recipe
 from .sheets import grid, save_png
+from .validation import fixed_batch, quarter_losses, some_rows
+
+SHEET_ROWS = 6
+
+
+def psnr(made: Tensor, true: Tensor) -> Tensor:
+    """Mean over rows of the peak signal-to-noise ratio in dB, of pictures in -1..1."""
+    error = (made.float().clamp(-1, 1) - true).square().flatten(1).mean(1)
+    return (10 * torch.log10(4.0 / error.clamp(min=1e-10))).mean()
 
 
 class UpsamplerTask:
@@ -54,17 +63,18 @@ class UpsamplerTask:
             "noise": torch.randn(high.shape, generator=generator),
         }
 
-    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """L_simple, and L_vlb where the variance is learned."""
         x_0, t, noise = batch["x_0"], batch["t"], batch["noise"]
         x_t = self.schedule.add_noise(x_0, t, noise).contiguous(memory_format=torch.channels_last)
         output = network(x_t, t, batch["low"], batch["level"] if self.config.augmentation_level else None)
         return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
 
-    def sheet(self, network: nn.Module, path: Path) -> None:
-        """Six crops: the enlarged input, the upsampler's answer, the original."""
-        batch = self.batch(first_rows(self.data, 6), random.Random(0), torch.Generator().manual_seed(0))
-        batch = move(batch, next(network.parameters()).device)
+    def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
+        """Loss by quarters; PSNR of sampled crops, and of their inputs enlarged by the bicubic filter. The sheet: six
+        enlarged inputs, the upsampler's answers, the originals."""
+        device = next(network.parameters()).device
+        batch = fixed_batch(self, some_rows(rows, SHEET_ROWS), device)
         level = batch["level"] if self.config.augmentation_level else None
         steps = self.schedule.respace(self.config.sampling.steps)
         x_0 = batch["noise"]
@@ -76,8 +86,13 @@ class UpsamplerTask:
         denoise = Denoiser(enlarge, schedule.prediction, schedule.variance == "learned_range", x0_clamp=1.0)
         for state in ddim(denoise, batch["noise"], steps):
             x_0 = state.x0
-        rows = torch.stack([batch["low"], x_0, batch["x_0"]], 1).flatten(0, 1)
-        save_png(grid(model_to_image(rows), columns=6), path)
+        sheet = torch.stack([batch["low"], x_0, batch["x_0"]], 1).flatten(0, 1)
+        save_png(grid(model_to_image(sheet), columns=6), path)
+        return {
+            **quarter_losses(self, network, rows, device),
+            "psnr": psnr(x_0, batch["x_0"]),
+            "psnr_bicubic": psnr(batch["low"], batch["x_0"]),
+        }
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """<stage>.safetensors, stored as bf16."""

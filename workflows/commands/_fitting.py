@@ -1,29 +1,46 @@
-"""What fit-pca and fit-analytic share: data, where the table goes, and the progress bar."""
+"""What train, data and the fits share: data, where a table goes, and the progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 
 def open_pictures(data: str, cache: Path, pictures: int, seed: int) -> Any:
     """Training data: rendered scenes, a folder, or .tar shards."""
-    import os
+    from ...unclip_core.training.sources.opening import open_data
 
-    from ...unclip_core.training.data import StorybookData
-    from ...unclip_core.training.files import open_files
+    with progress_bar() as progress:
+        return open_data(data, cache, scenes=pictures, seed=seed, progress=progress)
 
-    if data == "storybook":
-        return StorybookData(cache / "storybook", pictures, seed, workers=os.cpu_count() or 1)
-    return open_files(data)
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A function that is told (what is done, how much of it, of how much), and shows it as a bar."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def show(label: str, done: int, total: int) -> None:
+        if label not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[label] = tqdm(desc=label, total=total, unit="picture", dynamic_ncols=True)
+        bars[label].update(done - bars[label].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def table_path(output: Path | None, stack: str, kind: str) -> Path:
     """Where to write: `output`, else a model folder that can be written. Raises ValueError if there is none."""
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import ENVIRONMENT, writable_folder
-    from ...unclip_core.checkpoints.tables import table_name
+    from ...unclip_core.checkpoints.catalog import ENVIRONMENT, table_name, writable_folder
 
     if output is not None:
         return output.expanduser()

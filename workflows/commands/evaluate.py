@@ -97,6 +97,31 @@ def samples(model, captions, reference, limit, size, seed, batch, dtype, output)
     click.echo(f"wrote {output}/scores.json and {output}/samples.png")
 
 
+@command.command("binding")
+@click.option("--stack", default="storybook", show_default=True, help="Installed stack, or a folder of stage files.")
+@click.option("--asked", default=500, show_default=True, type=click.IntRange(20), help="Held-out scenes per question.")
+@click.option("--fitted-on", default=8000, show_default=True, type=click.IntRange(200), help="Pairs probes learn from.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/binding"), show_default=True)
+def binding(stack, asked, fitted_on, output) -> None:
+    """Whether CLIP's embeddings, and the prior's, say which of two things is which, where, and in what colour.
+
+    Needs only the stack's CLIP; its prior is asked where there is one.
+    """
+    from ...unclip_core.checkpoints.catalog import find, read_stack
+    from ...unclip_core.evaluation import probes
+    from ...unclip_core.stack import load_stack
+
+    entry = read_stack(Path(stack)) if os.sep in stack else find(stack)
+    if entry is None or "clip" not in entry.stages:
+        raise click.ClickException(f"--stack {stack}: it has no CLIP; give a folder with a clip.safetensors")
+    handles = load_stack(entry, "auto")
+    prior = handles.prior if "prior" in entry.stages else None
+    output.mkdir(parents=True, exist_ok=True)
+    found = probes.gates(handles.clip, prior, fitted_on, asked, lambda what: click.echo(f"measuring: {what}", err=True))
+    click.echo(probes.table(found, asked))
+    (output / "binding.json").write_text(json.dumps(found, indent=2))
+
+
 @contextmanager
 def _progress():
     """A bar, as the function that moves it: (what, done, total)."""

@@ -29,11 +29,12 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     import torch
 
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import find
-    from ...unclip_core.checkpoints.tables import ANALYTIC, save_noise_powers
+    from ...unclip_core.checkpoints.catalog import ANALYTIC, find
+    from ...unclip_core.checkpoints.tables import save_noise_powers
     from ...unclip_core.stack import load_stack
+    from ...unclip_core.training.embeddings import embed_rows
     from ...unclip_core.training.fit_analytic import fit_noise_powers
-    from ...unclip_core.training.fit_pca import picture_rows
+    from ...unclip_core.types import Embedding
     from ._fitting import open_pictures, table_path, with_bar
 
     entry = find(stack, current_host().model_folders())
@@ -44,7 +45,7 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     chosen = sorted(random.Random(seed).sample(range(len(rows)), min(pairs, len(rows))))
     with torch.inference_mode():
         text = clip.encode_text(rows.captions(chosen, random.Random(seed)))
-        image = clip.encode_image(picture_rows(clip, rows, chosen))
+        image = Embedding(embed_rows(clip, rows, chosen), clip.clip_id, "image")
         powers = with_bar(fit_noise_powers(prior, text, image, seed), "measure", "timestep")
     save_noise_powers(path, powers, prior.config.prior_id, {"data": data, "pairs": str(len(chosen))})
     click.echo(f"wrote {path}")

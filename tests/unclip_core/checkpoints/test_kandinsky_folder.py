@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,13 +15,14 @@ from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.keys import find_mismatches
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
+from comfyui_unclip.unclip_core.checkpoints.published import PUBLISHED
 from comfyui_unclip.unclip_core.checkpoints.states import rules_of
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
 from comfyui_unclip.unclip_core.clip.model import empty_network
 from comfyui_unclip.unclip_core.clip.zero_shot import classify
 from comfyui_unclip.unclip_core.models.build import build_network
-from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2
+from comfyui_unclip.unclip_core.presets import KANDINSKY_2_1, KANDINSKY_2_2
 from comfyui_unclip.unclip_core.stack import load_stack
 
 PRIOR, DECODER = "kandinsky-2-2-prior", "kandinsky-2-2-decoder"
@@ -80,6 +82,22 @@ def assert_close(ours, theirs):
     assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
 
 
+def test_errors_name_models_that_can_be_pulled():
+    stacks = [kandinsky_folder.stack_name(kind, extra) for kind, extra in kandinsky_folder.MADE]
+    assert len(stacks) == 5 and set(stacks) <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "300KB"}, {"variant": "fp16", "dtype": torch.float16}])
+def test_shards_and_variants(family, models, options):
+    networks = family.kandinsky_2_2(models, **options)[DECODER]
+    found = catalog.find("kandinsky-2-2").stages["decoder"]
+    assert (len(found.files) > 4) == ("max_shard_size" in options) and found.dtype == (
+        "fp16" if len(options) > 1 else "fp32"
+    )
+    ours = load_network(found).state_dict()["autoencoder.codebook"]
+    assert torch.equal(ours, networks["movq"].quantize.embedding.weight)
+
+
 def test_one_prior_makes_a_stack_with_each_decoder(written, models):
     put(written, models, *written[1])
     stacks = catalog.list_stacks()
@@ -125,21 +143,26 @@ COUNTS = {
     "kandinsky-2-2": (2_539_567_104, 1_026_225_920, 1_253_057_288 + 67_832_495),
     "kandinsky-2-2-inpaint": (2_539_567_104, 1_026_225_920, 1_253_074_568 + 67_832_495),
     "kandinsky-2-2-controlnet-depth": (2_539_567_104, 1_026_225_920, 1_253_429_212 + 67_832_495),
+    "kandinsky-2-1": (123_650_304 + 303_966_208, 1_022_030_080, 1_228_661_768 + 67_832_495 + 560_677_632),
+    "kandinsky-2-1-inpaint": (123_650_304 + 303_966_208, 1_022_030_080, 1_228_679_048 + 67_832_495 + 560_677_632),
 }
 
 
 def test_published_sizes_are_the_preset(family, models):
     """Every stage of each stack at full size: configs, counts, and the name and shape of every tensor."""
-    decoders = ("", "inpaint", "controlnet-depth")
-    family.kandinsky_2_2(models, family.FULL_2_2, decoders=decoders, weights="holes", dtype=torch.float16)
+    options = {"weights": "holes", "dtype": torch.float16}
+    family.kandinsky_2_1(models, family.FULL_2_1, decoders=("", "inpaint"), **options)
+    family.kandinsky_2_2(models, family.FULL_2_2, decoders=("", "inpaint", "controlnet-depth"), **options)
     stacks = catalog.list_stacks()
     assert {
         name: tuple(found.parameters for found in entry.stages.values()) for name, entry in stacks.items()
     } == COUNTS
     for name, entry in stacks.items():
         configs = {stage: found.config for stage, found in entry.stages.items()}
-        assert configs["clip"] == KANDINSKY_2_2.clip and configs["prior"] == KANDINSKY_2_2.prior
-        published = KANDINSKY_2_2.decoder
+        preset = KANDINSKY_2_1 if "2-1" in name else KANDINSKY_2_2
+        padding = 49407 if "2-1" in name else 0  # the original of 2.1 pads by 0; it is masked
+        assert configs["clip"] == replace(preset.clip, padding=padding) and configs["prior"] == preset.prior
+        published = preset.decoder
         extra = {"inpaint": 9, "hint": 8}.get(configs["decoder"].extra_input, 4)
         assert configs["decoder"] == replace(
             published,
@@ -148,7 +171,10 @@ def test_published_sizes_are_the_preset(family, models):
             unet=replace(published.unet, in_channels=extra),
             schedule=replace(published.schedule, spacing="leading"),
         )
-    checked = [*stacks["kandinsky-2-2"].stages.values(), *(entry.stages["decoder"] for entry in stacks.values())]
+    checked = [found for name in ("kandinsky-2-2", "kandinsky-2-1") for found in stacks[name].stages.values()]
+    checked += [
+        entry.stages["decoder"] for name, entry in stacks.items() if name not in ("kandinsky-2-2", "kandinsky-2-1")
+    ]
     for found in checked:
         rule_of, ignored, given = rules_of(found)
         with torch.device("meta"):
@@ -157,7 +183,8 @@ def test_published_sizes_are_the_preset(family, models):
         targets = {key: tensor.shape for key, tensor in network.state_dict().items() if key not in given}
         parts = {part: open_weights(weights) for part, weights in found.weights().items()}
         assert not find_mismatches(targets, {key: rule_of(key) for key in targets}, parts, ignored)
-        assert sum(math.prod(shape) for shape in targets.values()) == found.parameters
+        unused = 1024 * 1025 if "text_tower" in parts else 0  # XLM-R's summary
+        assert sum(math.prod(shape) for shape in targets.values()) == found.parameters - unused
 
 
 @torch.no_grad()
@@ -338,3 +365,72 @@ def test_other_peoples_folders_are_no_parts(models, tmp_path):
     (models / "three" / "model_index.json").write_text('{"_class_name": "Kandinsky3Pipeline"}')
     assert all(kandinsky_folder.read_part(models / name, name) is None for name in ("sd", "three"))
     assert "sd" not in catalog.list_stacks()
+
+
+@pytest.fixture(scope="module")
+def first(family, tmp_path_factory):
+    """The folders of Kandinsky 2.1, and the networks in each."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder, family.kandinsky_2_1(folder, decoders=("", "inpaint"))
+
+
+def test_kandinsky_2_1_has_a_text_encoder_and_two_schedulers(first, models):
+    put(first, models, *first[1])
+    stacks = catalog.list_stacks()
+    assert list(stacks) == ["kandinsky-2-1", "kandinsky-2-1-inpaint"]
+    entry = stacks["kandinsky-2-1"]
+    found = entry.stages["decoder"]
+    assert not entry.problems and not verify_stack(entry)
+    assert list(found.parts) == ["decoder", "autoencoder", "text_tower"]
+    assert found.tokenizer in found.all_files and found.tokenizer.is_file()
+    # The default is DDIM's, which knows neither the bound nor the learned variance.
+    assert found.config.schedule == replace(KANDINSKY_2_1.decoder.schedule, spacing="leading")
+    assert found.config.sampling.sampler == "ddpm" and found.config.multilingual.depth == 2
+
+
+def test_a_scheduler_alone_says_how_to_sample(first, models):
+    """DDIM, unbounded, from timestep 1 up; the variance is there all the same, since the network predicts it."""
+    put(first, models, "kandinsky-2-1-prior")
+    copied(first, models, "kandinsky-2-1")
+    shutil.rmtree(models / "kandinsky-2-1" / "ddpm_scheduler")
+    config = catalog.find("kandinsky-2-1").stages["decoder"].config
+    bare = {"x0_clamp": None, "x0_quantile": None, "spacing": "leading", "first_timestep": 1}
+    assert config.schedule == replace(KANDINSKY_2_1.decoder.schedule, **bare)
+    assert config.sampling.sampler == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("numDims", 24, "numDims is 24, expected 40"),
+        ("hidden_act", "relu", "hidden_act is 'relu', expected 'gelu'"),
+        ("num_attention_heads", 5, "num_attention_heads 5 must divide hidden_size 48"),
+        ("pad_token_id", -1, "pad_token_id is -1, expected a token's id"),
+    ],
+)
+def test_text_encoders_of_another_kind_are_refused(first, models, key, value, expected):
+    put(first, models, "kandinsky-2-1-prior")
+    copied(first, models, "kandinsky-2-1")
+    edit(models / "kandinsky-2-1" / "text_encoder" / "config.json", **{key: value})
+    assert expected in refused("kandinsky-2-1")
+
+
+def test_the_tokenizer_goes_with_the_model(first, models, monkeypatch):
+    """Into a native stack too; without it, or without the package that reads it, an error says what to do."""
+    put(first, models, "kandinsky-2-1-prior")
+    copied(first, models, "kandinsky-2-1")
+    entry = catalog.find("kandinsky-2-1")
+    list(convert(entry.folder, models / "native"))
+    pair = [load_stack(each, "fp32", "cpu").decoder.own_text for each in (entry, catalog.find("native"))]
+    assert torch.equal(*(own.encode(("a red star, кот",)).tokens for own in pair))
+    words = models / "native" / "decoder.tokenizer.json"
+    words.write_text("{}")
+    with pytest.raises(ValueError, match=r"decoder.tokenizer.json: not a tokenizer .*download the model's tokenizer"):
+        load_stack(catalog.find("native"), "fp32", "cpu").decoder.own_text.encode(("a",))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"XLM-R, whose words need the package tokenizers; `pip install tokenizers`"):
+        load_stack(entry, "fp32", "cpu").decoder.own_text.encode(("a",))
+    words.unlink()
+    assert "decoder.tokenizer.json: missing, and decoder.safetensors reads captions by it" in refused("native")
+    (models / "kandinsky-2-1" / "tokenizer" / "tokenizer.json").unlink()
+    assert "tokenizer/tokenizer.json: missing; download the folder 'tokenizer'" in refused("kandinsky-2-1")

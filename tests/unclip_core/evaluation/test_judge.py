@@ -24,7 +24,7 @@ from comfyui_unclip.unclip_core.evaluation.judge import (
 from comfyui_unclip.unclip_core.storybook.draw import COLOUR_RGB, render
 from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 
 NONE = {name: len(classes) for name, classes in HEADS.items()}
 
@@ -121,7 +121,7 @@ def render_window_like(scene, rng):
 def test_a_few_steps_teach_it_something_and_the_file_is_read_again(renders, tmp_path, monkeypatch):
     recipe = dataclasses.replace(JUDGE_RECIPE, steps=50, batch=16, warmup=5, ema=0.9)
     task = JudgeTask(renders)
-    losses = [p.loss for p in train(task, recipe, tmp_path / "loss", len(task), log_every=1)]
+    losses = [p.loss for p in train(task, recipe, tmp_path / "loss", len(task), options=LoopOptions(log_every=1))]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     short = dataclasses.replace(recipe, steps=2)
     seen = []

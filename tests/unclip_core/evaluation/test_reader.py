@@ -20,7 +20,7 @@ from comfyui_unclip.unclip_core.evaluation.reader import (
 )
 from comfyui_unclip.unclip_core.storybook.scenes import WORDS, held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 
 SMALL = dataclasses.replace(READER_RECIPE, steps=20, batch=16, warmup=5, ema=0.9, pictures=64)
 
@@ -49,7 +49,7 @@ def test_labels_are_the_scenes(task):
 
 
 def test_a_few_steps_teach_it_something_and_the_file_is_read_again(task, tmp_path, monkeypatch):
-    losses = [p.loss for p in train(task, SMALL, tmp_path / "loss", len(task), log_every=1)]
+    losses = [p.loss for p in train(task, SMALL, tmp_path / "loss", len(task), options=LoopOptions(log_every=1))]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     short = dataclasses.replace(SMALL, steps=2)
     first = trained_reader(tmp_path / "reader", None, short)

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from comfyui_unclip.unclip_core.storybook import scenes
-from comfyui_unclip.unclip_core.storybook.scenes import held_out, sample_scene
-from comfyui_unclip.unclip_core.storybook.shards import make_scenes, scene_from_json, scene_to_json
+from comfyui_unclip.unclip_core.storybook.captions import caption, matches
+from comfyui_unclip.unclip_core.storybook.scenes import SWAPS, held_out, misspelt, sample_scene, swapped
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes, make_swaps, scene_from_json, scene_to_json
 
 
 def test_a_tenth_of_the_triples_is_held_out_evenly():
@@ -78,3 +79,61 @@ def test_scenes_depend_on_the_seed_and_survive_json():
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split 'test' is unknown; choose train, heldout or any"):
         sample_scene(random.Random(0), "test")
+
+
+def places(scene):
+    """{place: (kind, colour)}, whichever thing is said first."""
+    opposite = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
+    names = (scene.relation, opposite[scene.relation])
+    return {name: (thing.kind, thing.colour) for name, thing in zip(names, scene.things, strict=True)}
+
+
+def test_an_exchange_changes_what_it_says_and_nothing_else():
+    rng = random.Random(0)
+    for scene in make_scenes(200, 2, "any", "two"):
+        one, two = scene.things
+        done = {what: swapped(scene, what, rng) for what in SWAPS}
+        assert [(t.kind, t.colour) for t in done["colours"].things] == [(one.kind, two.colour), (two.kind, one.colour)]
+        assert [(t.kind, t.colour) for t in done["objects"].things] == [(two.kind, one.colour), (one.kind, two.colour)]
+        assert done["colours"].relation == done["objects"].relation == scene.relation != done["relation"].relation
+        assert [(t.kind, t.colour) for t in done["relation"].things] == [(t.kind, t.colour) for t in scene.things]
+        for other in done.values():  # drawn where its relation says, on the same background, other details
+            first, second = other.things
+            assert {"above": first.y < second.y, "below": first.y > second.y, "left of": first.x < second.x,
+                    "right of": first.x > second.x}[other.relation]  # fmt: skip
+            assert other.background == scene.background and other.seed != scene.seed
+        # Any two exchanges together are the third.
+        both = swapped(done["colours"], "objects", rng)
+        assert places(both) == places(done["relation"])
+    with pytest.raises(ValueError, match="swap 'sizes' of 2 thing"):
+        swapped(scene, "sizes", rng)
+    with pytest.raises(ValueError, match="swap 'colours' of 1 thing"):
+        swapped(sample_scene(rng, kind="one"), "colours", rng)
+
+
+def test_groups_of_exchanges_are_told_apart_by_full_captions_alone():
+    rng = random.Random(0)
+    groups = make_swaps(3000, 4)
+    flat = [scene for group in groups for scene in group]
+    assert len(flat) == 3000 and groups == make_swaps(3000, 4)
+    assert not held_out() & {triple for scene in flat for triple in scene.triples()}
+    kinds = Counter("two" if group[0].relation else "word" if group[0].word else "one" for group in groups)
+    assert kinds["one"] == 0.44 * 3000
+    assert sum(len(group) for group in groups if group[0].relation) == 0.40 * 3000
+    for group in groups:
+        if len(group) == 1:
+            continue
+        for scene in group:
+            _, stated = caption(scene, rng, full=True)
+            # A caption that says no word is true of every lettered picture of the group as well.
+            fits = [matches(stated, other) for other in group]
+            assert fits == [other is scene or (scene.relation is None and scene.word is None) for other in group]
+
+
+def test_a_misspelt_word_is_no_word_and_nearly_one():
+    rng = random.Random(0)
+    for word in scenes.WORDS:
+        for _ in range(50):
+            changed = misspelt(word, rng)
+            assert changed not in scenes.WORDS and len(changed) == len(word)
+            assert sum(a != b for a, b in zip(word, changed, strict=True)) <= 2

@@ -5,7 +5,7 @@ import pytest
 
 from comfyui_unclip.unclip_core.storybook import shards
 from comfyui_unclip.unclip_core.storybook.draw import render
-from comfyui_unclip.unclip_core.storybook.shards import draw_many, make_scenes, prepare
+from comfyui_unclip.unclip_core.storybook.shards import draw_many, make_scenes, make_swaps, prepare
 
 
 def test_shards_hold_the_scenes_as_drawn(story, story_folder):
@@ -18,8 +18,9 @@ def test_shards_hold_the_scenes_as_drawn(story, story_folder):
 
 def test_opening_again_draws_nothing(story, story_folder, monkeypatch):
     monkeypatch.setattr(shards, "render", None)
-    pictures, scenes = prepare(story_folder, 64, 1)
+    pictures, scenes, groups = prepare(story_folder, 64, 1)
     assert np.array_equal(pictures, story.shard) and scenes == story.scenes
+    assert groups == list(range(64))
     assert isinstance(pictures, np.memmap) and not pictures.flags.writeable
 
 
@@ -33,18 +34,29 @@ def test_a_kill_leaves_no_shard_that_looks_whole(tmp_path, monkeypatch, at):
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, 6, 2)
     assert not (tmp_path / "storybook-6-2.jsonl").exists()
-    pictures, scenes = prepare(tmp_path, 6, 2)
+    pictures, scenes, _ = prepare(tmp_path, 6, 2)
     assert np.array_equal(pictures, draw_many(make_scenes(6, 2))) and len(scenes) == 6
 
 
 def test_a_lost_half_is_drawn_again(tmp_path):
-    whole, _ = prepare(tmp_path, 4, 3)
+    whole, *_ = prepare(tmp_path, 4, 3)
     whole = np.array(whole)
     (tmp_path / "storybook-4-3.npy").unlink()
-    again, _ = prepare(tmp_path, 4, 3)
+    again, *_ = prepare(tmp_path, 4, 3)
     assert np.array_equal(again, whole)
 
 
 def test_workers_draw_the_same_pictures():
     scenes = make_scenes(8, 5)
     assert np.array_equal(draw_many(scenes, workers=2), draw_many(scenes))
+
+
+def test_groups_of_exchanges_lie_together_and_are_found_again(tmp_path):
+    made = make_swaps(24, 1)
+    for _ in range(2):  # drawn, and opened
+        pictures, scenes, groups = prepare(tmp_path, 24, 1, swaps=True)
+        assert [
+            [scene for scene, own in zip(scenes, groups, strict=True) if own == n] for n in range(len(made))
+        ] == made
+        assert np.array_equal(pictures[23], render(scenes[23], 64))
+    assert not np.array_equal(prepare(tmp_path, 24, 1)[0], pictures)  # beside the plain ones of the same seed

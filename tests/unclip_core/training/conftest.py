@@ -8,6 +8,7 @@ import pytest
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
+from comfyui_unclip.unclip_core.training import task_decoder
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,9 @@ def tiny_clip(tiny_models):
 def story_clip_config(tiny_configs):
     """The tiny CLIP's config with the storybook's own vocabulary."""
     return dataclasses.replace(tiny_configs.clip, vocabulary=vocabulary(), context_length=32)
+
+
+@pytest.fixture(autouse=True)
+def _short_sheets(monkeypatch):
+    """Sheets of painted pictures take a step or two, not twenty."""
+    monkeypatch.setattr(task_decoder, "SHEET_STEPS", 2)

@@ -10,6 +10,7 @@ from comfyui_unclip.unclip_core.training.recipes import STORYBOOK_RECIPES, Recip
 from comfyui_unclip.unclip_core.training.task_decoder import DecoderTask
 from comfyui_unclip.unclip_core.training.task_prior import PriorTask
 from comfyui_unclip.unclip_core.training.task_upsampler import UpsamplerTask
+from comfyui_unclip.unclip_core.training.texts import Texts
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -42,9 +43,10 @@ def test_a_null_that_is_the_empty_caption_is_encoded_as_such(tiny_configs, tiny_
     task = DecoderTask(config, story, tiny_clip, vectors, RECIPE)
     made = batches(task, 4)
     assert all(batch["drop_text"] is None for batch in made)
-    captions = [caption for batch in made for caption in batch["text"].captions]
-    assert abs(captions.count("") / len(captions) - 0.5) < 0.08
-    loss, _ = task.loss(task.build(), task.batch([0, 1], random.Random(0), torch.Generator()))
+    lengths = torch.cat([batch["tokens"][1].sum(1) for batch in made])  # of "": start and end
+    assert abs((lengths == 2).float().mean() - 0.5) < 0.08
+    batch = task.prepare(task.batch([0, 1], random.Random(0), torch.Generator()))
+    loss, _ = task.loss(task.build(), batch)
     assert loss.isfinite()
 
 
@@ -65,7 +67,7 @@ def test_a_dropped_condition_has_no_influence(stage, null_text, tiny_configs, ti
         network = randomise(task.build())
         for words in ("a red star", "the blue boat above"):
             task.data = Captioned(story, words)
-            batch = task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0))
+            batch = task.prepare(task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0)))
             if stage == "decoder" and words != "a red star":
                 batch["z"] = batch["z"].flip(0)
             losses[share, words] = task.loss(network, batch)[0].item()
@@ -82,6 +84,14 @@ class Captioned:
 
     def captions(self, rows, rng):
         return [self.words] * len(rows)
+
+
+def test_captions_encoded_in_training_are_those_of_inference(tiny_clip):
+    texts, captions = Texts(tiny_clip), ["a red star", "", "the blue boat"]
+    found, wanted = texts.encode(texts.tokens(captions)), tiny_clip.encode_text(captions)
+    for name in ("tokens", "embed", "mask", "ids"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    torch.testing.assert_close(texts.null(torch.device("cpu")).embed, wanted.embed[1:2])
 
 
 def test_mean_and_std_scaling_come_from_the_data(tiny_configs, tiny_clip, story, vectors):

@@ -61,7 +61,7 @@ def test_embeddings_are_cached_for_this_clip_and_these_pictures(story, tiny_clip
     rows = model_to_image(story.pictures([0, 63]))
     assert torch.cosine_similarity(found[[0, 63]], tiny_clip.encode_image(rows).vector).min() > 0.999  # bf16
     with monkeypatch.context() as patch:
-        patch.setattr(embeddings, "model_to_image", None)  # nothing is encoded again
+        patch.setattr(embeddings, "embed_rows", None)  # nothing is encoded again
         assert torch.equal(image_embeddings(tiny_clip, story, tmp_path), found)
     others = StorybookData(tmp_path / "others", 64, seed=2)
     assert not torch.equal(image_embeddings(tiny_clip, others, tmp_path), found)

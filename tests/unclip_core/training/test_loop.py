@@ -1,14 +1,19 @@
-"""The loop that all stages share, on a toy task: order of rows, learning rate, resume, refusals."""
+"""The loop that all stages share, on a toy task: resume, refusals, what is kept when something goes wrong."""
 
 import dataclasses
+import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from comfyui_unclip.unclip_core.training.loop import learning_rate, rows_of_step, step_seed, train
+from comfyui_unclip.unclip_core.training import loop
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, Stopped, learning_rate, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
 
 RECIPE = Recipe(steps=8, batch=4, lr=0.05, warmup=2, ema=0.9, pictures=10)
@@ -19,8 +24,15 @@ class Toy:
 
     stage = "toy"
 
-    def __init__(self, broken_at=None):
-        self.broken_at, self.batches, self.sheets, self.exports = broken_at, [], [], []
+    def __init__(self, broken_at=None, inf_at=None):
+        self.broken_at, self.inf_at, self.losses, self.batches, self.sheets, self.exports = (
+            broken_at,
+            inf_at,
+            0,
+            [],
+            [],
+            [],
+        )
 
     def build(self):
         torch.manual_seed(0)
@@ -32,10 +44,13 @@ class Toy:
         return {"x": x + 0.1 * torch.randn(x.shape, generator=generator)}
 
     def loss(self, network, batch):
+        self.losses += 1
         loss = (network(batch["x"]) - 3 * batch["x"]).square().mean()
-        if len(self.batches) == self.broken_at:
+        if self.losses == self.broken_at:
             loss = loss * math.nan
-        return loss, {"mean": round(float(loss), 3)}
+        if self.losses == self.inf_at:  # a finite loss with an infinite gradient
+            loss = loss + (network[0].weight.sum() - network[0].weight.sum().detach()).abs().sqrt()
+        return loss, {"mean": loss.detach()}
 
     def sheet(self, network, path):
         assert not network.training
@@ -45,15 +60,26 @@ class Toy:
         self.exports.append((path.name, weights(network), recipe))
 
 
+class Validated(Toy):
+    """Also says how far it is off on rows that it does not learn from."""
+
+    def validate(self, network, rows, path):
+        self.sheets.append((path.name, rows))
+        x = torch.tensor(rows, dtype=torch.float32)[:, None] / 10
+        return {"error": (network(x) - 3 * x).abs().mean()}
+
+
 def weights(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def run(folder, task=None, recipe=RECIPE, stop_after=None, **options):
+def run(
+    folder, task=None, recipe=RECIPE, stop_after=None, rows=10, init=None, identity=None, stop=lambda: False, **options
+):
     """Train, or kill the run after a step; returns what was logged."""
-    options = {"rows": 10, "log_every": 1, "save_every": 2, "sheet_every": 4, "bf16": False, **options}
+    options = LoopOptions(**{"log_every": 1, "save_every": 2, "sheet_every": 4, "dtype": "fp32", **options})
     seen = []
-    steps = train(task or Toy(), recipe, folder, options.pop("rows"), **options)
+    steps = train(task or Toy(), recipe, folder, rows, init=init, identity=identity, options=options, stop=stop)
     for progress in steps:
         seen.append(progress)
         if progress.step == stop_after:
@@ -61,33 +87,39 @@ def run(folder, task=None, recipe=RECIPE, stop_after=None, **options):
     return seen
 
 
-def saved(folder):
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+def saved(folder, name="checkpoint.pt"):
+    return torch.load(folder / name, weights_only=True)
 
 
-def assert_same_run(first, second):
+def assert_same_run(first, second, close=False):
     one, two = saved(first), saved(second)
+    same = (lambda a, b: torch.allclose(a, b, rtol=0, atol=1e-6)) if close else torch.equal
     for part in ("network", "ema"):
         assert one[part].keys() == two[part].keys()
-        assert all(torch.equal(value, two[part][name]) for name, value in one[part].items())
+        assert all(same(value, two[part][name]) for name, value in one[part].items())
     for name, state in one["optimiser"]["state"].items():
-        assert all(torch.equal(value, two["optimiser"]["state"][name][key]) for key, value in state.items())
+        assert all(same(value, two["optimiser"]["state"][name][key]) for key, value in state.items())
     assert one["step"] == two["step"]
 
 
 @pytest.mark.parametrize("kill", [2, 3, 5])
-def test_a_killed_run_goes_on_exactly_as_if_nothing_had_happened(tmp_path, kill):
+@pytest.mark.parametrize("micro", [0, 2])
+def test_a_killed_run_goes_on_exactly_as_if_nothing_had_happened(tmp_path, kill, micro):
     whole, resumed = Toy(), Toy()
-    run(tmp_path / "whole", whole)
-    run(tmp_path / "killed", Toy(), stop_after=kill)
+    recipe = dataclasses.replace(RECIPE, micro_batch=micro)
+    run(tmp_path / "whole", whole, recipe)
+    run(tmp_path / "killed", Toy(), recipe, stop_after=kill)
     first = saved(tmp_path / "killed")["step"] if (tmp_path / "killed" / "checkpoint.pt").exists() else 0
     assert first == (kill - 1) // 2 * 2  # the generator dies at the logging of a step, before that step's checkpoint
-    run(tmp_path / "killed", resumed)
-    assert resumed.batches == whole.batches[first:]
+    run(tmp_path / "killed", resumed, recipe)
+    assert resumed.batches == whole.batches[first * (2 if micro else 1) :]
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     final, again = whole.exports[-1], resumed.exports[-1]
     assert final[0] == again[0] == "toy.safetensors"
     assert all(torch.equal(value, again[1][name]) for name, value in final[1].items())
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    losses = [[json.loads(line)["loss"] for line in lines] for lines in logs]
+    assert losses[0] == losses[1]  # no step is logged twice
 
 
 def test_a_finished_run_is_exported_again_without_training(tmp_path):
@@ -98,19 +130,23 @@ def test_a_finished_run_is_exported_again_without_training(tmp_path):
 
 def test_progress_log_sheets_and_export(tmp_path):
     task = Toy()
-    seen = run(tmp_path, task, log_every=3)
+    seen = run(tmp_path, task, log_every=3, identity={"data": "these"})
     assert [progress.step for progress in seen] == [3, 6, 8] and all(p.steps == 8 for p in seen)
     assert all(math.isfinite(p.loss) and p.pictures_per_second > 0 for p in seen)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"], line["mean"]) for line in lines] == [
         (p.step, p.loss, p.numbers["mean"]) for p in seen
     ]
+    assert all(line["lr"] > 0 and line["grad_norm"] > 0 and 0 <= line["data_share"] <= 1 for line in lines)
     assert [name for name, _ in task.sheets] == ["sheet-0000004.png", "sheet-0000008.png"]
     average = saved(tmp_path)["ema"]
     for _, shown in (task.sheets[-1], task.exports[0][:2]):
         assert all(torch.equal(value, average[name]) for name, value in shown.items())
     assert not torch.equal(average["0.weight"], saved(tmp_path)["network"]["0.weight"])
     assert task.exports[0][2] == dataclasses.asdict(RECIPE)
+    made_of = json.loads((tmp_path / "finished.json").read_text())
+    assert made_of == json.loads((tmp_path / "config.json").read_text()) == json.loads(saved(tmp_path)["made_of"])
+    assert made_of["data"] == "these" and made_of["recipe"]["lr"] == 0.05 and made_of["dtype"] == "fp32"
 
 
 def test_the_loss_falls(tmp_path):
@@ -118,22 +154,71 @@ def test_the_loss_falls(tmp_path):
     assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
 
 
-def test_another_recipe_or_other_data_in_the_same_folder_is_refused(tmp_path):
-    run(tmp_path, stop_after=3)
+def test_accumulated_micro_batches_are_the_whole_batch(tmp_path):
+    """Of a task whose batch does not depend on how it is cut."""
+
+    class Plain(Toy):
+        def build(self):
+            torch.manual_seed(0)
+            return nn.Linear(1, 3)
+
+        def batch(self, rows, rng, generator):
+            return {"x": torch.tensor(rows, dtype=torch.float32)[:, None] / 10}
+
+        def loss(self, network, batch):
+            return (network(batch["x"]) - 3 * batch["x"]).square().mean(), {"mean": 1.0}
+
+    for micro in (0, 1, 2):
+        run(tmp_path / str(micro), Plain(), dataclasses.replace(RECIPE, micro_batch=micro))
+    for micro in (1, 2):
+        assert_same_run(tmp_path / "0", tmp_path / str(micro), close=True)
+    with pytest.raises(ValueError, match="micro_batch 3 must divide batch 4"):
+        run(tmp_path / "3", recipe=dataclasses.replace(RECIPE, micro_batch=3))
+
+
+def test_batches_made_ahead_by_workers_are_the_same(tmp_path):
+    run(tmp_path / "here", Toy())
+    run(tmp_path / "ahead", Toy(), workers=2)
+    assert_same_run(tmp_path / "here", tmp_path / "ahead")
+
+
+def test_compiled_it_learns_the_same(tmp_path):
+    steps = dataclasses.replace(RECIPE, steps=3)
+    run(tmp_path / "plain", Toy(), steps)
+    run(tmp_path / "compiled", Toy(), steps, compile=True)
+    one, two = (saved(tmp_path / name)["network"] for name in ("plain", "compiled"))
+    assert one.keys() == two.keys()  # no name of a wrapper's
+    assert all(torch.isfinite(value).all() for value in two.values())
+
+
+def test_another_recipe_other_data_or_another_clip_in_the_same_folder_is_refused(tmp_path):
+    given = {"data": "a", "config": {"width": 3, "depth": 1}}
+    run(tmp_path, stop_after=3, identity=given)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"started with another recipe \(batch 4 -> 5, lr 0.05 -> 0.1\); resume it"):
-        run(tmp_path, recipe=dataclasses.replace(RECIPE, lr=0.1, batch=5))
+    with pytest.raises(ValueError, match=r"started otherwise \(batch 4 -> 5, ema 0.9 -> 0.8\); resume it"):
+        run(tmp_path, recipe=dataclasses.replace(RECIPE, ema=0.8, batch=5), identity=given)
     with pytest.raises(ValueError, match=r"\(rows 10 -> 12\)"):
-        run(tmp_path, rows=12)
+        run(tmp_path, rows=12, identity=given)
+    with pytest.raises(ValueError, match=r"\(data a -> b, config.width 3 -> 4\)"):
+        run(tmp_path, identity={"data": "b", "config": {"width": 4, "depth": 1}})
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    run(tmp_path, identity=given)
+
+
+def test_more_steps_and_another_rate_go_on_from_where_the_run_was(tmp_path):
+    run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=4))
+    seen = run(tmp_path, recipe=dataclasses.replace(RECIPE, lr=0.01))
+    assert [progress.step for progress in seen] == [5, 6, 7, 8]
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert max(rates[4:]) <= 0.01 < max(rates[:4])
 
 
 def test_a_checkpoint_older_than_a_field_of_the_recipe_is_still_taken_up(tmp_path):
     run(tmp_path, stop_after=3)
     state = saved(tmp_path)
-    recipe = json.loads(state["recipe"])
-    del recipe["timesteps"], recipe["betas"], state["rows"]
-    torch.save({**state, "recipe": json.dumps(recipe)}, tmp_path / "checkpoint.pt")
+    made_of = json.loads(state["made_of"])
+    del made_of["recipe"]["timesteps"], made_of["recipe"]["betas"]
+    torch.save({**state, "made_of": json.dumps(made_of)}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"\(timesteps uniform -> logit_normal\)"):
         run(tmp_path, recipe=dataclasses.replace(RECIPE, timesteps="logit_normal"))
     assert run(tmp_path)[0].step == 3
@@ -141,10 +226,19 @@ def test_a_checkpoint_older_than_a_field_of_the_recipe_is_still_taken_up(tmp_pat
 
 @pytest.mark.parametrize("every", [{"log_every": 1}, {"log_every": 100, "save_every": 3}])
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path, every):
-    with pytest.raises(FloatingPointError, match=r"train toy: loss is nan at step 3; lower lr 0.05"):
+    with pytest.raises(FloatingPointError, match=r"train toy: at step 3 \(fp32\) the loss is nan .* lower lr 0.05"):
         run(tmp_path, Toy(broken_at=3), **every)
     if (tmp_path / "checkpoint.pt").exists():
         assert all(value.isfinite().all() for value in saved(tmp_path)["network"].values())
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_before_it_reaches_a_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"at step 4 .* the gradient's norm (inf|nan), first in 0.weight"):
+        run(tmp_path, Toy(inf_at=4), save_every=1)
+    assert saved(tmp_path)["step"] == 3
+    for part in ("network", "ema"):
+        assert all(value.isfinite().all() for value in saved(tmp_path)[part].values())
+    assert run(tmp_path)[-1].step == 8  # with a mended loss it goes on
 
 
 def test_initial_weights_start_a_new_run_but_not_a_resumed_one(tmp_path):
@@ -160,37 +254,154 @@ def test_initial_weights_start_a_new_run_but_not_a_resumed_one(tmp_path):
         run(tmp_path / "bad", init={**{k: v for k, v in start.items() if k != "2.bias"}, "other": torch.zeros(1)})
 
 
+def test_two_checkpoints_are_kept_and_the_older_one_stands_in_for_a_damaged_one(tmp_path, caplog):
+    run(tmp_path, stop_after=7)
+    assert (saved(tmp_path)["step"], saved(tmp_path, "checkpoint.previous.pt")["step"]) == (6, 4)
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    assert run(tmp_path)[0].step == 5
+    assert "checkpoint.pt cannot be read" in caplog.text and "going on from" in caplog.text
+    run(tmp_path / "whole")
+    assert_same_run(tmp_path, tmp_path / "whole")
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"checkpoint.pt and checkpoint.previous.pt cannot be read; remove the folder"):
+        run(tmp_path)
+
+
 def test_a_kill_while_saving_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, stop_after=3)
     write = torch.save
 
-    def killed(state, path):
-        write(state, path)
-        path.write_bytes(path.read_bytes()[:100])
+    def killed(state, file):
+        write(state, file)
+        file.truncate(100)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
-    assert saved(tmp_path)["step"] == 2
+    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob("*.partial"))
     run(tmp_path)
     run(tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
 
 
-def test_every_row_is_seen_once_an_epoch_in_a_new_order():
-    rows = [row for step in range(15) for row in rows_of_step(step, 4, 10, seed=3)]  # six epochs of ten
-    epochs = [rows[start : start + 10] for start in range(0, 60, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 6
-    assert rows_of_step(7, 4, 10, 3) == rows[28:32] != rows_of_step(7, 4, 10, 4)
-    assert sorted(rows_of_step(0, 25, 10, 3)) == sorted([*range(10), *range(10), *rows_of_step(0, 25, 10, 3)[20:]])
+@pytest.mark.skipif(os.name == "nt", reason="no limit of file sizes")
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_is_said(tmp_path):
+    import resource
+
+    class Wide(Toy):
+        def build(self):
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(1, 30_000), nn.Linear(30_000, 1))
+
+        def loss(self, network, batch):
+            if self.losses == 2 and limited:  # from here on no file may be longer than the last whole checkpoint's half
+                resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+            return super().loss(network, batch)
+
+    before, limited = resource.getrlimit(resource.RLIMIT_FSIZE), True
+    try:
+        with pytest.raises(OSError, match=r"checkpoint of step 4 could not be written .*; checkpoint.pt is kept"):
+            run(tmp_path, Wide())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        limited = False
+    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob("*.partial"))
+    assert run(tmp_path, Wide())[-1].step == 8
 
 
-def test_seeds_differ_in_everything_named():
-    seeds = {step_seed(s, step, what, rank) for s in (0, 1) for step in (0, 1) for what in "ab" for rank in (0, 1)}
-    assert len(seeds) == 16 and all(0 <= seed < 2**63 for seed in seeds)
+def test_a_run_that_is_asked_to_stop_saves_first(tmp_path):
+    seen = []
+    with pytest.raises(Stopped, match="stopped at step 3, which is saved; the same command goes on"):
+        run(tmp_path, stop=lambda: seen.append(0) or len(seen) == 3)
+    assert saved(tmp_path)["step"] == 3
+    run(tmp_path)
+    run(tmp_path / "whole")
+    assert_same_run(tmp_path, tmp_path / "whole")
+
+
+def test_a_checkpoint_is_written_every_so_many_minutes(tmp_path):
+    run(tmp_path, save_every=1000, save_minutes=0.0, stop_after=4)
+    assert saved(tmp_path)["step"] == 3
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from comfyui_unclip.unclip_core.training.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_folder_is_trained_in_by_one_process(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"process {other.pid} on .* is training there"):
+            run(tmp_path)
+        other.kill()  # leaves no lock behind
+        other.wait()
+        assert run(tmp_path)[-1].step == 8
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_a_share_of_the_rows_is_held_out_for_validation(tmp_path):
+    task = Validated()
+    run(tmp_path / "many", task, rows=400)
+    trained = {row for rows, _ in task.batches for row in rows}
+    held = task.sheets[0][1]
+    assert len(held) == 8 and not trained & set(held) and task.sheets[1][1] == held
+    lines = [json.loads(line) for line in (tmp_path / "many" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "validation_error" in line] == [4, 8]
+    few = Validated()
+    run(tmp_path / "few", few, rows=20)
+    assert few.sheets[0][1] == list(range(20)) and "training_error" in (tmp_path / "few" / "metrics.jsonl").read_text()
+
+
+def test_rows_may_be_chosen(tmp_path):
+    task = Toy()
+    run(tmp_path, task, rows=[3, 5, 8])
+    assert {row for rows, _ in task.batches for row in rows} == {3, 5, 8}
+
+
+def test_the_dtype_is_measured_once_and_kept(tmp_path, monkeypatch):
+    times = {"fp32": 1.0, "bf16": 0.5}
+    monkeypatch.setattr(loop, "measure", lambda device, work: work() is not None and times)
+    run(tmp_path, dtype="auto", stop_after=3)
+    assert saved(tmp_path)["dtype"] == "bf16"
+    times["fp32"] = 0.1
+    run(tmp_path, dtype="auto")
+    assert saved(tmp_path)["dtype"] == "bf16"  # a run keeps to what it began with
+    with pytest.raises(ValueError, match="fp16: training on cpu knows fp32 and bf16"):
+        run(tmp_path / "other", dtype="fp16")
+
+
+def test_measuring_changes_nothing(tmp_path):
+    """The real measurement, whatever it finds."""
+    run(tmp_path / "measured", dtype="auto")
+    run(tmp_path / "told", dtype=saved(tmp_path / "measured")["dtype"])
+    assert_same_run(tmp_path / "measured", tmp_path / "told")
+
+
+def test_the_numbers_go_to_tensorboard_where_it_is_installed(tmp_path):
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ValueError, match=r"needs TensorBoard; `pip install 'comfyui-unclip\[train\]'`"):
+            run(tmp_path, tensorboard=True)
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = run(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, pytest.approx(event.value)) for event in events] == [(p.step, p.loss) for p in seen]
 
 
 def test_the_rate_warms_up_and_decays_to_a_tenth():

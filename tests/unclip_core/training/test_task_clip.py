@@ -3,12 +3,17 @@
 import dataclasses
 import random
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.config import ClipVisionConfig
+from comfyui_unclip.unclip_core.training.data import StorybookData
+from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask, shifted
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, shifted
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -19,8 +24,9 @@ def test_siblings_put_pictures_that_only_details_tell_apart_into_a_batch(story_c
     assert len(rows) == 8 and [rows[0], rows[3], rows[6]] == [5, 9, 40]
     for leader in (0, 3, 6):
         assert len({story.scenes[row].triples()[0] for row in rows[leader : leader + 3]}) == 1
-    pictures, ids = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
+    pictures, ids, fits = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
     assert pictures.shape == (4, 3, 64, 64) and ids.shape == (4, 32)
+    assert fits.shape == (4, 4) and fits.diagonal().all()
     plain = ClipTask(story_clip_config, story, RECIPE)
     assert plain.with_siblings([5, 9], random.Random(0)) == [5, 9]
 
@@ -54,5 +60,83 @@ def test_a_kept_text_tower_does_not_move(story_clip_config, story, tmp_path):
 def test_a_clip_learns_its_pairs(story_clip_config, story, tmp_path):
     recipe = Recipe(steps=40, batch=32, lr=3e-3, warmup=5, ema=0.9)
     task = ClipTask(story_clip_config, story, recipe)
-    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), log_every=1)]
+    losses = [p.loss for p in train(task, recipe, tmp_path, len(story), options=LoopOptions(log_every=1))]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+def test_exchanges_come_whole_into_a_batch(story_clip_config, tmp_path):
+    data = StorybookData(tmp_path, 96, seed=1, swaps=True)
+    task = ClipTask(story_clip_config, data, dataclasses.replace(RECIPE, siblings=6))
+    pair = next(row for row in range(96) if len(data.swaps(row)) == 3 and len(data.scenes[row].things) == 2)
+    rows = task.with_siblings([pair] * 6, random.Random(0))
+    assert rows[:4] == [pair, *data.swaps(pair)] and len(rows) == 6
+    assert {len(data.scenes[row].things) for row in rows} == {2}
+    cousins = dataclasses.replace(RECIPE, siblings=60, cousins=1.0)
+    near = [
+        data.scenes[row]
+        for row in ClipTask(story_clip_config, data, cousins).with_siblings([pair] * 60, random.Random(0))
+    ]
+    assert len({(scene.background, frozenset(t.colour for t in scene.things)) for scene in near}) == 1
+    sets = [{(thing.kind, data.scenes[row].background) for thing in data.scenes[row].things} for row in rows[:4]]
+    assert sets.count(sets[0]) == 4
+
+
+def test_a_caption_that_fits_another_picture_is_no_negative_of_it(story_clip_config, story):
+    task = ClipTask(story_clip_config, story, RECIPE)
+    network = task.build()
+    pictures, ids, _ = task.batch([1, 2, 3], random.Random(0), torch.Generator())
+    twice, same = torch.cat([pictures, pictures[:1]]), torch.cat([ids, ids[:1]])  # the first pair, there twice
+    alone = torch.eye(4, dtype=torch.bool)
+    known = alone.clone()
+    known[0, 3] = known[3, 0] = True
+    with torch.no_grad():
+        plain, told = (float(task.loss(network, (twice, same, fits))[0]) for fits in (alone, known))
+        # Without the other copy, rows 0 and 3 have the three captions' loss; rows 1 and 2 have it with row 0 twice.
+        image, text = (F.normalize(x, dim=-1) for x in (network.encode_image(twice), network.encode_text(same)))
+        logits = network.logit_scale.exp() * image @ text.T
+        expected = 0.0
+        for scores in (logits, logits.T):
+            for row, seen in ((0, [0, 1, 2]), (1, [0, 1, 2, 3]), (2, [0, 1, 2, 3]), (3, [3, 1, 2])):
+                expected += float(scores[row, seen].logsumexp(0) - scores[row, row]) / 8
+    assert told < plain and abs(told - expected) < 1e-4
+
+
+def test_depthwise_gradients_are_the_librarys(story_clip_config):
+    for side, pixels in ((7, 16), (7, 2), (3, 5)):
+        torch.manual_seed(side + pixels)
+        plain = torch.nn.Conv2d(6, 6, side, padding=side // 2, groups=6)
+        faster = torch.nn.Conv2d(6, 6, side, padding=side // 2, groups=6)
+        faster.load_state_dict(plain.state_dict())
+        faster_on_cpu(faster)
+        assert type(faster) is DepthwiseConv2d
+        x, grad = torch.randn(4, 6, pixels, pixels + 1), torch.randn(4, 6, pixels, pixels + 1)
+        found = []
+        for module in (plain, faster):
+            leaf = x.clone().requires_grad_()
+            y = module(leaf)
+            y.backward(grad)
+            found.append((y, leaf.grad, module.weight.grad, module.bias.grad))
+        for ours, theirs in zip(found[1], found[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    dense = torch.nn.Sequential(torch.nn.Conv2d(6, 6, 3, padding=1), torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6))
+    faster_on_cpu(dense)
+    assert not any(isinstance(module, DepthwiseConv2d) for module in dense.modules())
+
+
+def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(story_clip_config, story, tmp_path):
+    config = dataclasses.replace(story_clip_config, vision=ClipVisionConfig(trunk="convnext_atto", head="map"))
+    recipe = Recipe(steps=2, batch=8, lr=1e-2, warmup=1, ema=0.0, trunk_stages=3)
+    task = ClipTask(config, story, recipe)
+    network = task.build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())[1]
+    with torch.no_grad():
+        torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
+    list(train(task, recipe, tmp_path, len(story), options=LoopOptions(dtype="fp32")))
+    _, _, after = load_stage(tmp_path / "clip.safetensors")
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name].to(value.dtype))}
+    kept = ("visual.trunk.stem.", "visual.trunk.stages.0.", "visual.trunk.stages.1.", "visual.trunk.stages.2.")
+    assert not [name for name in moved if name.startswith(kept)]
+    assert {"visual.trunk.head.fc.weight", "visual.trunk.stages.3.blocks.0.conv_dw.weight", "text_projection"} <= moved
+    with pytest.raises(ValueError, match="has no trunk of stages"):
+        ClipTask(story_clip_config, story, recipe).build()

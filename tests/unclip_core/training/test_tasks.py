@@ -11,7 +11,7 @@ from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.training import start as starting
-from comfyui_unclip.unclip_core.training.loop import train
+from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.start import STAGES, RunOptions, recipe_for, start
 from comfyui_unclip.unclip_core.training.task_clip import ClipTask
 from comfyui_unclip.unclip_core.types import Embedding
@@ -83,8 +83,9 @@ def test_a_killed_stage_resumes_bit_for_bit(stage, tiny_configs, tiny_clip, stor
         else:
             made = starting.EMBEDDING_TASKS[stage]
             task = made(getattr(tiny_configs, stage), story, tiny_clip, vectors, plan)
-        task.sheet = lambda network, path: None  # twenty sampling steps that say nothing here
-        steps = train(task, plan, folder, len(story), log_every=1, save_every=2)
+        task.validate = lambda network, rows, path: {}  # twenty sampling steps that say nothing here
+        quick = LoopOptions(log_every=1, save_every=2, dtype="fp32")
+        steps = train(task, plan, folder, len(story), options=quick)
         for progress in steps:
             if progress.step == kill:
                 steps.close()
@@ -134,7 +135,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
 
 
 def test_a_clip_of_open_clips_is_not_trained_here(options, monkeypatch):
-    monkeypatch.setattr(starting, "open_data", lambda options, recipe: None)
+    monkeypatch.setattr(starting, "open_data", lambda *given, **options: None)
     with pytest.raises(ValueError, match="CLIP ViT-L-14/openai is loaded, not trained here"):
         start(dataclasses.replace(options("clip"), preset="karlo-v1-alpha"), recipe("clip"))
 

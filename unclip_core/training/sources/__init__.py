@@ -1,0 +1,1 @@
+"""Where training data comes from: folders, WebDataset shards, embedding files."""
