@@ -24,7 +24,8 @@ class UnCLIPTextAsEmbedding(_Embedding):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."})}}
+        tooltip = "The caption, from CLIP Text Encode."
+        return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": tooltip, "needs": ["text"]})}}
 
     def convert(self, *, text):
         from ..unclip_core.embeddings import text_as_embedding
@@ -80,8 +81,8 @@ class UnCLIPTextDiff(_Embedding):
         return {
             "required": {
                 "embed": ("UNCLIP_EMBED", {"tooltip": "The picture, from CLIP Image Encode."}),
-                "text_from": ("UNCLIP_TEXT", {"tooltip": "What the picture shows now."}),
-                "text_to": ("UNCLIP_TEXT", {"tooltip": "What it should show."}),
+                "text_from": ("UNCLIP_TEXT", {"tooltip": "What the picture shows now.", "needs": ["text"]}),
+                "text_to": ("UNCLIP_TEXT", {"tooltip": "What it should show.", "needs": ["text"]}),
                 **path_inputs("start_theta", "end_theta", 0.5, "of the angle to the difference; 0.25 to 0.5 is usual"),
             }
         }
@@ -113,7 +114,10 @@ class UnCLIPNoiseEmbedding(_Embedding):
             "required": {
                 "decoder": (
                     "UNCLIP_DECODER",
-                    {"tooltip": "DECODER of Load unCLIP, a Stable unCLIP; it knows how embeddings are spread."},
+                    {
+                        "tooltip": "DECODER of Load unCLIP, a Stable unCLIP; it knows how embeddings are spread.",
+                        "needs": ["noise_level"],
+                    },
                 ),
                 "embed": ("UNCLIP_EMBED", {"tooltip": "From CLIP Image Encode or a prior of the same model."}),
                 "noise_level": (

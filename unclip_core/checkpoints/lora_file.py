@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config import DecoderConfig, PriorConfig
-from ..models.lora import Branch, Lora, linear_layers
+from ..models.lora import Branch, Lora, layer_shapes
 from . import diffusers_keys, kandinsky_keys
 from .header import CheckpointError
 from .lora_catalog import KIND, VERSION, WORDS, LoraInfo, read_lora_info
@@ -141,7 +141,7 @@ def _foreign_branches(
     except CheckpointError as error:
         raise CheckpointError(f"{info.path}: {error}") from None
     branches, used = {}, set()
-    for name, (rows, width) in linear_layers(stage, config).items():
+    for name, (rows, width, *_) in layer_shapes(stage, config).items():
         names = _foreign_names(stage, config, name)
         if not pairs.keys() & set(names):
             continue
@@ -165,13 +165,13 @@ def _foreign_branches(
 
 
 def _foreign_names(stage: str, config: PriorConfig | DecoderConfig, layer: str) -> tuple[str, ...]:
-    """diffusers' names of the layers that are ours called `layer`."""
-    name = f"{layer}.weight"
-    if stage == "prior":
-        rule = diffusers_keys.rule_of("prior")(name)
-    elif layer.startswith("unet."):
-        rule = kandinsky_keys.kandinsky_rule(name)  # Karlo's UNet has the same names
-    else:
+    """diffusers' names of the layers that are ours called `layer`; () for one that diffusers' networks lack."""
+    try:
+        if stage == "prior":
+            rule = diffusers_keys.rule_of("prior")(f"{layer}.weight")
+        else:
+            rule = kandinsky_keys.kandinsky_rule(f"{layer}.weight")  # Karlo's UNet has the same names
+    except KeyError:
         return ()
     return tuple(source.removesuffix(".weight") for source in rule.sources)
 

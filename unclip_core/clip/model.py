@@ -304,10 +304,10 @@ class Clip:
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
-        ids, mask, _ = self._tokenize(captions)
+        ids, mask, _ = self.tokenize_all(captions)
         return ids, mask
 
-    def _tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def tokenize_all(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `tokenize`, and where new words stand (`NewWords`); None without any."""
         if self._new_words is None:
             return *self._known_ids(captions), None
@@ -354,7 +354,7 @@ class Clip:
         """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
         captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
-        ids, mask, places = self._tokenize(captions)
+        ids, mask, places = self.tokenize_all(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
         tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
         return TextEncoding(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import nn
 
 from ..config import DecoderConfig, PriorConfig
-from ..models.lora import AppliedLora, Lora, joined, linear_layers, with_branches
+from ..models.lora import AppliedLora, Lora, joined, layer_shapes, with_branches
 from ..types import LoraRecord
 
 if TYPE_CHECKING:
@@ -93,15 +93,15 @@ def apply_lora(
 
 
 def _check_fits(stage: str, config: PriorConfig | DecoderConfig, lora: Lora) -> None:
-    layers = linear_layers(stage, config)
+    layers = layer_shapes(stage, config)
     name = config.prior_id if stage == "prior" else config.decoder_id
     for layer, branch in lora.branches.items():
         if layer not in layers:
             raise ValueError(f"{WHO}: the LoRA {lora.name} is of another network: {name} has no layer {layer}")
-        rows, width = layers[layer]
-        found = (*branch.down.shape, *branch.up.shape)
-        if len(found) != 4 or (found[1], found[2]) != (width, rows) or found[0] != found[3]:
+        rows, *inputs = layers[layer]
+        down, up = tuple(branch.down.shape), tuple(branch.up.shape)
+        if down[1:] != tuple(inputs) or up != (rows, *down[:1]):
             raise ValueError(
-                f"{WHO}: the LoRA {lora.name} is of another network: {layer} of {name} goes from {width} to {rows} "
-                f"channels, its branch is {tuple(branch.down.shape)} and {tuple(branch.up.shape)}"
+                f"{WHO}: the LoRA {lora.name} is of another network: {layer} of {name} is {layers[layer]}, its branch "
+                f"{up} by {down}"
             )

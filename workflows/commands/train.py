@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ._options import cache_option
+from ._subject import subject
 
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
 
@@ -16,12 +17,22 @@ Examples:
   unclip train decoder --clip runs/clip/clip.safetensors --run runs/decoder
   unclip train decoder --init runs/decoder/decoder.safetensors --run runs/decoder-2 --steps 3000
   unclip train upsampler-256 --data 'shards/*.tar'
+  unclip train subject --help
 \b
 Stop it at any time: the same command goes on where the last checkpoint was.
 """
 
 
-@click.command(epilog=EPILOG)
+class _Train(click.Command):
+    """`subject` is no stage: it has options of its own."""
+
+    def make_context(self, info_name, args, parent=None, **extra) -> click.Context:
+        if args[:1] == ["subject"]:
+            return subject.make_context(f"{info_name} subject", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=_Train, epilog=EPILOG)
 @click.argument("stage", type=click.Choice(STAGES))
 @click.option("--preset", default="storybook", show_default=True, help="Which stack's networks and recipe.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder.  [default: runs/STAGE]")

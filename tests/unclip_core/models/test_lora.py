@@ -5,15 +5,17 @@ import copy
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.config import DecoderConfig, PriorConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.kernels import freeze
 from comfyui_unclip.unclip_core.models.lora import (
     AppliedLora,
     Branch,
     Lora,
+    all_layers,
     attention_layers,
     joined,
-    linear_layers,
+    layer_shapes,
     new_branches,
     with_branches,
 )
@@ -29,7 +31,7 @@ def lively(layers, rank=3, seed=0):
     """Branches as after a training: up is not zero."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: Branch(branch.down, torch.randn(branch.up.shape, generator=generator) * 0.3)
+        name: Branch(branch.down, torch.randn(branch.up.shape, generator=generator) * 0.1)
         for name, branch in new_branches(layers, rank, seed).items()
     }
 
@@ -37,7 +39,8 @@ def lively(layers, rank=3, seed=0):
 def merged(network, branches):
     twin = copy.deepcopy(network)
     for name, branch in branches.items():
-        twin.get_submodule(name).weight += branch.up @ branch.down
+        weight = twin.get_submodule(name).weight
+        weight += (branch.up @ branch.down.flatten(1)).view_as(weight)
     return twin
 
 
@@ -45,9 +48,7 @@ def merged(network, branches):
 def test_branches_compute_what_merged_weights_do_and_leave_no_trace(case, run, randomise, packed):
     kind, config = case
     network = randomise(kind(config))
-    layers = attention_layers(network)
-    if not layers:
-        pytest.skip("an upsampler has no attention")
+    layers = all_layers(network)
     branches = lively(layers)
     plain, expected = run(network), run(merged(network, branches))
     if packed:
@@ -102,7 +103,7 @@ def scaled(branches, factor):
 
 def test_branches_follow_the_networks_dtype(decoder_config, run, randomise):
     network = randomise(DecoderNetwork(decoder_config))
-    branches = lively(attention_layers(network))
+    branches = scaled(lively(all_layers(network)), 5.0)
     exact, low = run(with_branches(network, branches)), network.to(torch.bfloat16)
     rounded = run(with_branches(low, branches))
     assert (rounded - exact).abs().max() < 0.1 * (exact - run(low)).abs().max()
@@ -114,8 +115,20 @@ def test_attention_is_what_is_branched_and_other_names_are_refused(decoder_confi
     names = attention_layers(network)
     assert {"unet.mid.attentions.0.qkv", "unet.mid.attentions.0.context_kv", "unet.mid.attentions.0.proj"} <= set(names)
     assert all(name.rpartition(".")[2] in ("qkv", "context_kv", "proj") for name in names)
-    assert linear_layers("decoder", decoder_config).keys() > names.keys()
-    with pytest.raises(ValueError, match=r"DecoderNetwork has no linear layer 'unet\.mid\.nothing'; the LoRA is of"):
+    assert layer_shapes("decoder", decoder_config).keys() > names.keys()
+    with pytest.raises(ValueError, match=r"DecoderNetwork has no layer 'unet\.mid\.nothing'; the LoRA is of"):
         with_branches(network, {"unet.mid.nothing": Branch(torch.zeros(1, 2), torch.zeros(2, 1))})
-    with pytest.raises(ValueError, match=r"no linear layer 'unet\.conv_in'"):
-        with_branches(network, {"unet.conv_in": Branch(torch.zeros(1, 2), torch.zeros(2, 1))})
+    with pytest.raises(ValueError, match=r"no layer 'unet\.norm_out'"):
+        with_branches(network, {"unet.norm_out": Branch(torch.zeros(1, 2), torch.zeros(2, 1))})
+
+
+def test_the_table_of_layers_is_that_of_the_network_that_runs(case):
+    """Also of Stable unCLIP's, which has another network, and of packed ones, whose layers have no weights any more."""
+    kind, config = case
+    if not isinstance(config, PriorConfig | DecoderConfig):
+        pytest.skip("upsamplers have no LoRA")
+    with torch.device("meta"):
+        network = kind(config)
+    stage = "prior" if isinstance(config, PriorConfig) else "decoder"
+    expected = {name: tuple(layer.weight.shape) for name, layer in all_layers(network).items()}
+    assert layer_shapes(stage, config) == expected and expected.keys() >= attention_layers(network).keys()

@@ -381,6 +381,17 @@ def test_what_runs_out_of_memory_is_made_again_in_smaller_parts(tiny, monkeypatc
         decoder.sample(tiny.embed())
 
 
+def test_a_run_can_be_cancelled_between_two_pictures(tiny, limit_rows):
+    decoder, states, decoded = tiny.latent_decoder(), [], []
+    network = decoder.autoencoder.read()
+    decode = network.decode
+    network.decode = lambda x, strip: (decoded.append(len(states)), decode(x, strip))[1]
+    limit_rows(1)
+    pictures = finish(decoder.sample_steps(tiny.embed(3), steps=2), states.append)
+    assert decoded == [6, 6, 7] and len(pictures) == 3  # seen between the first two, and before the third
+    assert [state.index for state in states] == [0, 1, 2, 3, 4, 5, 5, 5]
+
+
 def test_an_autoencoders_nan_is_told(tiny):
     decoder = tiny.latent_decoder()
     with torch.no_grad():

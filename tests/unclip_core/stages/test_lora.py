@@ -130,5 +130,5 @@ def test_branches_of_another_network_are_refused_by_name(tiny):
         prior.with_lora(lora_for(decoder))
     wide = copy.deepcopy(lora_for(prior))
     wide.branches["blocks.0.qkv"] = Branch(torch.zeros(2, 99), torch.zeros(48, 2))
-    with pytest.raises(ValueError, match=r"blocks\.0\.qkv of .* goes from 16 to 48 channels, its branch is \(2, 99\)"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.qkv of .* is \(48, 16\), its branch \(48, 2\) by \(2, 99\)"):
         prior.with_lora(wide)
