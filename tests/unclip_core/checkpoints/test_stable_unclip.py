@@ -289,6 +289,13 @@ def test_a_converted_one_is_the_same(h, tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_converted_small_one_keeps_karlos_prior(models, tmp_path):
+    list(convert(models / "small", tmp_path / "native"))
+    native = list_stacks([tmp_path])["native"]
+    assert list(native.stages) == ["clip", "prior", "decoder"] and verify_stack(native) == []
+    assert native.stages["clip"].config.towers == ("text", "image")
+
+
 def test_full_sized_configs_are_the_published_ones(h, tmp_path):
     """The JSON of the published folders, as far as it is known: all else in it is the library's default."""
     unet = {
