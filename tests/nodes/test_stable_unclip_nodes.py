@@ -1,13 +1,19 @@
 """Stable unCLIP through the nodes: captions by its own text encoder, noise on embeddings, what does not go together."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.unclip_core.checkpoints.catalog import find
+from comfyui_unclip.unclip_core.checkpoints.catalog import StackEntry, find
+from comfyui_unclip.unclip_core.checkpoints.embedding_file import load_embedding, save_embedding
+from comfyui_unclip.unclip_core.checkpoints.header import StageFile
+from comfyui_unclip.unclip_core.clip.pca import fit_pca, project
+from comfyui_unclip.unclip_core.embeddings import text_diff
+from comfyui_unclip.unclip_core.presets import STABLE_UNCLIP_L
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.workflows.document.schema import node_schema
 
@@ -71,7 +77,7 @@ def test_every_input_of_the_noise_changes_it(h, small, embed):
         assert (noise(**change).vector - found.vector).abs().max() > 1e-4, change
     # The decoder brings the units of the noise.
     spread = SimpleNamespace(mean=torch.zeros(128), std=torch.full((128,), 9.0))
-    placed = SimpleNamespace(on_device=lambda: spread)
+    placed = SimpleNamespace(read=lambda: spread)
     wider = SimpleNamespace(decoder=replace(h.decoder, normalizer=placed))
     assert noise(wider).vector.std() > 2 * found.vector.std()
     # Hardly any at level 0, nothing but noise at 999.
@@ -156,23 +162,34 @@ def test_a_caption_that_no_clip_encoded_is_refused_elsewhere(host, h, small, emb
         paint(SimpleNamespace(decoder=guided), embed, text)
 
 
-def test_a_model_without_a_prior_says_how_to_get_one(h, stable_unclip, tmp_path, small, embed):
-    with pytest.raises(ValueError, match=r"model 'h' has no prior stage .*CLIP Image Encode gives the embedding"):
+def test_a_model_without_a_prior_says_how_to_get_one(h):
+    """Karlo's speaks the CLIP of the small one; for the other there is none."""
+    with pytest.raises(ValueError, match=r"'h' has no prior stage .*none was published; .*CLIP Image Encode gives"):
         _ = h.prior.sample
-    assert small.prior.config.clip_id == small.decoder.config.clip_id
+    decoder = StageFile(Path("small"), "decoder", STABLE_UNCLIP_L.decoder, {}, "stable-unclip")
+    alone = load_stack(StackEntry("small", Path("small"), {"decoder": decoder}), "fp32", "cpu")
+    with pytest.raises(ValueError, match=r"Karlo's speaks its CLIP, get it with `unclip pull karlo-v1-alpha`"):
+        _ = alone.prior.sample
 
 
-def test_levels_go_through_what_moves_embeddings(h, embed, said):
-    """Slerp takes the higher one, Text Diff, PCA and files keep it."""
+def test_levels_go_through_what_moves_embeddings(h, small, embed, said, tmp_path):
+    """Slerp takes the higher one; Text Diff, PCA and files keep it."""
     noisy = replace(embed, noise_level=200)
     slerp = NODE_CLASS_MAPPINGS["UnCLIPSlerp"]()
     same = {"start": 0.0, "end": 1.0, "frames": 3}
-    (mixed,) = slerp.mix(embed_a=noisy, embed_b=embed, **same)
+    (mixed,) = slerp.mix(embed_a=embed, embed_b=noisy, **same)
     assert mixed.noise_level == 200
     (told,) = said()
-    assert "noise of the levels 200, 0; the decoder is told 200" in told
+    assert "noise of the levels 0, 200; the decoder is told 200" in told
     (mixed,) = slerp.mix(embed_a=noisy, embed_b=noisy, **same)
     assert mixed.noise_level == 200 and len(said()) == 1
+    save_embedding(tmp_path / "e.safetensors", noisy)
+    assert load_embedding(tmp_path / "e.safetensors").noise_level == 200
+    basis = fit_pca(torch.randn(200, 128), noisy.clip_id)
+    assert project(noisy, basis, [20]).noise_level == 200
+    noisy = small.decoder.noise_embedding(small.clip.encode_image(torch.rand(1, 32, 32, 3)), 200)
+    turned = text_diff(noisy, read(small, "a boat"), read(small, "a star"), frames=2)
+    assert turned.noise_level == 200
 
 
 def test_a_picture_is_inverted_and_painted_again(h, embed):

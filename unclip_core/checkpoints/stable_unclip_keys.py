@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ..config import DecoderConfig, UNetConfig
 from . import diffusers_keys
 from .adm_keys import RES_BLOCK, TOP, place_of
-from .autoencoder_keys import autoencoder_rule, original_names
+from .autoencoder_keys import autoencoder_rule, original_names, todays_name
 from .diffusers_keys import unet_names
 from .header import StageFile
 from .keys import Rule
@@ -47,9 +47,6 @@ _TEXT_BLOCK = {
 _OPEN_CLIP = {"position_embedding": "positional_embedding", "norm": "ln_final"}
 _OPEN_CLIP_BLOCK = {"norm_1": "ln_1.", "qkv": "attn.in_proj_", "proj": "attn.out_proj."}
 _OPEN_CLIP_BLOCK |= {"norm_2": "ln_2.", "mlp_in": "mlp.c_fc.", "mlp_out": "mlp.c_proj."}
-# The autoencoder's names by latent diffusion, where they are others than diffusers'.
-# diffusers called an autoencoder's attention otherwise when these models were published.
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def rules_of(found: StageFile) -> Callable[[str], Rule]:
@@ -71,10 +68,7 @@ def taken(found: StageFile, part: str, name: str) -> str | None:
         return None if name.startswith("visual.") or name == "logit_scale" else name
     if part == "text_encoder" and found.stage == "decoder":  # transformers 5 leaves the prefix out
         return name if name.startswith("text_model.") else f"text_model.{name}"
-    if part == "vae" and ".attentions." in name:
-        place, module, leaf = name.rsplit(".", 2)
-        return f"{place}.{_OLD_ATTENTION.get(module, module)}.{leaf}"
-    return name
+    return todays_name(name) if part == PARTS["autoencoder"] else name
 
 
 def _is_in_stage(found: StageFile, name: str) -> bool:
@@ -82,7 +76,9 @@ def _is_in_stage(found: StageFile, name: str) -> bool:
         own_text = "text" in found.config.towers and len(found.parts) == 1
         return name.startswith(f"{VISION}visual.") or (own_text and _is_in_text(name, None))
     depth = found.config.text_tower.depth
-    return name.startswith((UNET, AUTOENCODER)) or _is_in_text(name, depth)
+    # Beside the autoencoder some files keep what it was trained with.
+    halves = tuple(f"{AUTOENCODER}{half}." for half in ("encoder", "decoder", "quant_conv", "post_quant_conv"))
+    return name.startswith((UNET, *halves)) or _is_in_text(name, depth)
 
 
 def _is_in_text(name: str, depth: int | None) -> bool:

@@ -34,10 +34,13 @@ PUBLISHED = {
     "karlo-v1-alpha/prior": 1_022_030_080,
     "karlo-v1-alpha/decoder": 893_318_086,
     "kandinsky-2-1/prior": 1_022_030_080,
+    "kandinsky-2-1/decoder": 1_228_661_768,
     "kandinsky-2-2/prior": 1_026_225_920,
     "kandinsky-2-2/decoder": 1_253_057_288,
     "kandinsky-2-2-inpaint/decoder": 1_253_074_568,
     "kandinsky-2-2-controlnet-depth/decoder": 1_253_429_212,
+    "stable-diffusion-2-1-unclip/decoder": 870_173_124,
+    "stable-diffusion-2-1-unclip-small/decoder": 869_517_764,
     "eclipse-karlo/prior": 33_143_040 - 2 * 768,  # without the mean and std that are not applied
     "eclipse-kandinsky-2-2/prior": 34_193_152 - 2 * 1280,
 }
@@ -186,19 +189,19 @@ class _Check:
 
         yield from self._weights(_Network("prior", "prior", prior.network, run, prior.config.prior_id))
         if prior.config.scaling == "mean_std":
-            yield from self._statistics()
+            yield from self._statistics("prior", prior.network)
         yield from self._imagines("prior", self._imagined)
 
-    def _statistics(self) -> Iterator[Finding]:
+    def _statistics(self, stage: str, placed: Placed[nn.Module]) -> Iterator[Finding]:
         """The mean and std that embeddings are scaled by, against this CLIP's own embeddings."""
         advice = (
             "the statistics are another CLIP's: take clip_mean and clip_std (or the *_stats.th file) that belong to "
-            "this prior"
+            "this network"
         )
         if self._seen is None:
-            yield _skipped("prior", "statistics of embeddings", "the CLIP has no image tower to compare with")
+            yield _skipped(stage, "statistics of embeddings", "the CLIP has no image tower to compare with")
             return
-        network = self.stack.prior.network.read()
+        network = placed.read()
         found = behaviour.standardise(self._seen.vector, network.mean, network.std)
         yield _in_range(
             "prior", "statistics: mean square of drawings", found.energy, (0.2, 5.0), "(1: as told)", advice
@@ -306,17 +309,19 @@ class _Check:
 
     def _decoder(self) -> Iterator[Finding]:
         decoder = self.stack.decoder
-        if decoder.config.text == "xlm_r":
-            yield _skipped("decoder", "denoising", "its captions go through a multilingual encoder; see the picture")
+        if decoder.own_text is not None:
+            yield from self._weights(_Network("decoder", "text encoder", decoder.own_text.network, self._run_own_text))
+        if decoder.normalizer is not None and bool((decoder.normalizer.read().std != 1.0).any()):
+            yield from self._statistics("decoder", decoder.normalizer)
+        if decoder.config.text == "clip" and "text" not in self._towers:
+            yield _skipped("decoder", "denoising", "its captions need a text tower, which this CLIP lacks")
             return
 
         def trial(rows: int) -> behaviour.DecoderTrial:
             rows = min(rows, 6)
-            shown = self._shown()
+            shown, text = self._shown(), self._told(rows)
             embed = Embedding(shown.vector[:rows], shown.clip_id, shown.modality)
-            return behaviour.DecoderTrial(
-                decoder.config, self._grid(rows), embed, _first(self._text, rows), decoder.network.device
-            )
+            return behaviour.DecoderTrial(decoder.config, self._grid(rows), embed, text, decoder.network.device)
 
         network = _Network(
             "decoder", "decoder", decoder.network, lambda rows: trial(rows).run, decoder.config.decoder_id
@@ -324,6 +329,19 @@ class _Check:
         yield from self._weights(network)
         measured = trial(6).measure(decoder.network.on_device())
         yield from _denoising("decoder", measured, (0.4, 1.0), 1.01, "image embedding")
+
+    def _run_own_text(self, rows: int) -> Run:
+        """The decoder's own text encoder on captions."""
+        own = self.stack.decoder.own_text
+        ids, mask = (each.to(own.network.device) for each in own.spell(self.drawings.captions[:rows]))
+        return lambda network: [each for each in own.run(network, ids, mask) if each.numel()]
+
+    def _told(self, rows: int) -> TextEncoding | None:
+        """The captions as the decoder reads them, None if it reads none."""
+        decoder = self.stack.decoder
+        if decoder.own_text is not None:
+            return decoder.own_text.encode(tuple(self.drawings.captions[:rows]))
+        return None if decoder.config.text == "none" or "text" not in self._towers else _first(self._text, rows)
 
     def _grid(self, rows: int) -> Tensor:
         """Drawings on the decoder's grid, x_0."""
@@ -372,10 +390,9 @@ class _Check:
         if self.stack.decoder.config.extra_input != "none":
             yield _skipped("picture", "a picture of a caption", "this decoder paints with a mask or a hint only")
             return
-        embed = self._imagined if self._imagined is not None else self._seen
+        embed = self._imagined if self._imagined is not None else self._shown()
         embed = Embedding(embed.vector[:1], embed.clip_id)
-        text = _first(self._text, 1) if "text" in self._towers else None
-        image = self._paint(embed, None if self.stack.decoder.config.text == "none" else text)
+        image = self._paint(embed, self._told(1))
         for stage in _upsamplers(self.stack.entry.stages)[:1]:
             image = getattr(self.stack, stage).sample(image, seed=0)
         self.on_picture(image)

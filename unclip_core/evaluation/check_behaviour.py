@@ -159,12 +159,13 @@ class Denoising:
 class DecoderTrial:
     """A decoder on a few drawings x_0, told what is on them.
 
-    x_0: (B, C, h, w) on its grid. embed, text: of the drawings; without an image tower, of their captions.
+    x_0: (B, C, h, w) on its grid. embed, text: of the drawings; without an image tower, of their captions. text is
+    None for a decoder that reads none.
     """
 
     SIGNALS = (0.5, 0.05)
 
-    def __init__(self, config: DecoderConfig, x_0: Tensor, embed: Embedding, text: TextEncoding, device) -> None:
+    def __init__(self, config: DecoderConfig, x_0: Tensor, embed: Embedding, text: TextEncoding | None, device) -> None:
         self.config, self.device = config, torch.device(device)
         self.x_0, self.vector = x_0.to(device), embed.vector.to(device)
         self.text = text
@@ -178,10 +179,11 @@ class DecoderTrial:
 
     def _condition(self, network: DecoderNetwork, order: Tensor | None):
         rows = torch.arange(len(self.x_0)) if order is None else order
-        text = {"tokens": self.text.tokens, "mask": self.text.mask, "text_embed": self.text.embed, "ids": self.text.ids}
-        given = (
-            {} if self.config.text == "none" else {name: value[rows].to(self.device) for name, value in text.items()}
-        )
+        given = {}
+        if self.text is not None:
+            text = self.text.take(rows.tolist())
+            parts = {"tokens": text.tokens, "mask": text.mask, "text_embed": text.embed, "ids": text.ids}
+            given = {name: part.to(self.device) for name, part in parts.items()}
         return network.condition(self.vector[rows.to(self.device)], **given, extra=self._extra(network))
 
     def _extra(self, network: DecoderNetwork) -> Tensor | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..clip.model import Clip
 from ..stages import Prior
 from ..storybook.captions import caption, matches
+from ..storybook.facts import facts
 from ..storybook.scenes import COLOURS, OBJECTS, SWAPS, WORDS, Scene, misspelt, sample_scene, swapped
 from ..storybook.shards import draw_many, make_scenes
 from ..training.data import to_model
@@ -47,12 +48,7 @@ TARGETS = {
 
 def pair_classes(scene: Scene) -> list[int]:
     """The right answers of a probe about a scene of two things, in the order of HEADS."""
-    first, second = scene.things
-    if scene.relation in ("below", "right of"):
-        first, second = second, first
-    named = [OBJECTS.index(first.kind), COLOURS.index(first.colour)]
-    named += [OBJECTS.index(second.kind), COLOURS.index(second.colour)]
-    return [*named, int(scene.relation in ("left of", "right of"))]
+    return facts(scene)[: len(HEADS)]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def autoencoder_row_bytes(config: AutoencoderConfig, height: int, width: int, it
     # lie its norm, a copy, and MoVQ's scale and shift of every pixel.
     widest = height * width * config.channels[min(1, len(config.channels) - 1)]
     tokens = height * width // config.factor**2
-    return (5 if config.kind == "movq" else 3) * widest * itemsize + 2 * tokens**2 * itemsize
+    return (5 if config.kind == "movq" else 4) * widest * itemsize + 2 * tokens**2 * itemsize
 
 
 def autoencoder_gradient_bytes(config: AutoencoderConfig, height: int, width: int, itemsize: int) -> int:
@@ -91,7 +91,7 @@ def autoencoder_gradient_bytes(config: AutoencoderConfig, height: int, width: in
         2 * channels * (height * width >> (2 * level)) * (config.depth + 1)
         for level, channels in enumerate(config.channels)
     )
-    return (7 if config.kind == "movq" else 4) * maps * itemsize
+    return (7 if config.kind == "movq" else 5) * maps * itemsize
 
 
 def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:

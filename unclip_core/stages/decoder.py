@@ -28,7 +28,6 @@ from ..types import (
     Noise,
     TextEncoding,
     broadcast_batch,
-    check_same_clip,
     expand_rows,
     model_to_image,
     repeat_rows,
@@ -347,12 +346,7 @@ class Decoder(TextStage):
         """The conditions. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
-                if not isinstance(embed, Embedding):
-                    raise ValueError(
-                        f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image "
-                        "Encode or, for a caption, Text As Embedding"
-                    )
-                check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
+                self.check_embed(name, embed, who)
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)

@@ -30,7 +30,9 @@ from ..runtime.placement import Placed
 from ..types import PictureStart
 
 MAX_SIDE = 8192  # pixels; a decoder's attention grows with the fourth power of it
-STRIP = 2**16  # pixels of a strip, where a picture is decoded in strips; half a MiB a channel and less
+# Pixels of a strip, where a picture is decoded in strips. Smaller ones hardly save memory, which the whole maps take,
+# and their convolutions read more rows beside them.
+STRIP = 2**14
 SMALLEST_STRIP = 2**12
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..storybook.captions import caption, matches
 from ..storybook.draw import render
+from ..storybook.facts import facts, said_facts
 from ..storybook.scenes import Scene
 from ..storybook.shards import SIZE, prepare
 from ..types import model_to_image
@@ -52,11 +53,23 @@ class Data(Protocol):
     def swaps(self, row: int) -> list[int]:
         """Rows that differ from this one by an exchange alone: of two things' colours, say, or of one written word."""
 
-    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
-        """A caption for each row, and (N, N) bool: where caption j is known to be true of picture i as well."""
+    def told(self, rows: list[int], rng: random.Random) -> Told:
+        """A caption for each row, and what is known of them."""
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Captions of N rows. fits: (N, N) bool, where caption j is known to be true of picture i as well. seen, said:
+    (N, facts) int64, the class of each of `storybook.facts.FACTS` in the picture, and in its caption; None where nobody
+    knows them."""
+
+    captions: list[str]
+    fits: Tensor
+    seen: Tensor | None = None
+    said: Tensor | None = None
 
 
 class Unrelated:
@@ -74,11 +87,11 @@ class Unrelated:
         """See Data."""
         return []
 
-    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+    def told(self, rows: list[int], rng: random.Random) -> Told:
         """See Data: the same row, or the same words."""
         captions = self.captions(rows, rng)
         pairs = list(zip(rows, captions, strict=True))
-        return captions, torch.tensor([[a == b or said == other for b, other in pairs] for a, said in pairs])
+        return Told(captions, torch.tensor([[a == b or said == other for b, other in pairs] for a, said in pairs]))
 
 
 def to_model(pixels: np.ndarray) -> Tensor:
@@ -156,11 +169,14 @@ class StorybookData:
         """See Data."""
         return [other for other in self._groups[self._group_of[row]] if other != row]
 
-    def told(self, rows: list[int], rng: random.Random) -> tuple[list[str], Tensor]:
+    def told(self, rows: list[int], rng: random.Random) -> Told:
         """See Data."""
         scenes = [self.scenes[row] for row in rows]
         captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
-        return list(captions), torch.tensor([[matches(said, scene) for said in stated] for scene in scenes])
+        fits = [[matches(said, scene) for said in stated] for scene in scenes]
+        said = [said_facts(scene, known) for scene, known in zip(scenes, stated, strict=True)]
+        seen = torch.tensor([facts(scene) for scene in scenes])
+        return Told(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
         """See Data."""

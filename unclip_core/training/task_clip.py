@@ -18,6 +18,7 @@ from ..checkpoints.native import save_stage
 from ..clip.model import build_network
 from ..clip.words import WordTokenizer
 from ..config import ClipConfig
+from ..storybook.facts import FACTS, UNSAID
 from .data import Data, move
 from .depthwise import faster_on_cpu
 from .recipes import Recipe
@@ -26,6 +27,7 @@ from .validation import cosine_sheet, some_rows
 
 TRUNK = "visual.trunk."
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale")
+SIDES = {"image": "seen", "text": "said"}  # what facts are read off, and what is known of them
 MAX_LOGIT_SCALE = math.log(100.0)
 SHEET_ROWS = 64
 RETRIEVED = 256  # held-out pairs, each picture's caption to be found among all
@@ -51,6 +53,18 @@ def embed_captions(network: nn.Module, ids: Tensor) -> Tensor:
     return x[torch.arange(len(ids), device=ids.device), ends] @ network.text_projection
 
 
+def facts_loss(answers: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (B, classes of all FACTS) the mean cross-entropy over the facts that are known, (B, facts) with UNSAID
+    for others, and the share of rows with all those right."""
+    losses, right = [], torch.ones(len(known), dtype=torch.bool, device=known.device)
+    parts = answers.split([len(classes) for classes in FACTS.values()], dim=1)
+    for part, classes in zip(parts, known.unbind(1), strict=True):
+        asked = classes != UNSAID
+        losses.append(F.cross_entropy(part, classes, ignore_index=UNSAID, reduction="sum") / asked.sum().clamp(min=1))
+        right &= (part.argmax(1) == classes) | ~asked
+    return torch.stack(losses).mean(), right.float().mean()
+
+
 class ClipTask:
     """Contrastive pre-training on `data` with the towers and vocabulary of `config`."""
 
@@ -66,6 +80,9 @@ class ClipTask:
         torch.manual_seed(0)
         network = build_network(self.config)
         faster_on_cpu(network)
+        if self.recipe.readout:
+            classes = sum(map(len, FACTS.values()))
+            network.readout = nn.ModuleDict({side: nn.Linear(self.config.embed_dim, classes) for side in SIDES})
         for name, value in network.named_parameters():
             value.requires_grad_(not name.startswith(self.frozen))
         return network
@@ -82,12 +99,15 @@ class ClipTask:
             )
         return (*kept, f"{TRUNK}stem.", *(f"{TRUNK}stages.{stage}." for stage in range(self.recipe.trunk_stages)))
 
-    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and (B, B) bool: whether caption j fits picture i."""
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
+        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and what is known of the captions, see `Told`."""
         rows = self.with_siblings(rows, rng)
-        captions, fits = self.data.told(rows, rng)
-        ids = torch.tensor([self.tokenizer.encode(caption) for caption in captions])
-        return self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng)), ids, fits
+        told = self.data.told(rows, rng)
+        ids = torch.tensor([self.tokenizer.encode(caption) for caption in told.captions])
+        pictures = self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng))
+        if self.recipe.readout and told.seen is None:
+            raise ValueError("Recipe.readout: these pictures come without facts to read; only the storybook has them")
+        return {"pictures": pictures, "ids": ids, "fits": told.fits, "seen": told.seen, "said": told.said}
 
     def with_siblings(self, rows: list[int], rng: random.Random) -> list[int]:
         """As many rows, in groups of `recipe.siblings` that are alike: negatives that only details tell apart.
@@ -109,33 +129,42 @@ class ClipTask:
         mean, std = (pictures.new_tensor(v)[:, None, None] for v in (self.config.image_mean, self.config.image_std))
         return ((pictures + 1) / 2 - mean) / std
 
-    def part(self, batch: tuple[Tensor, Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor]:
+    def part(self, batch: dict[str, Any], rows: slice) -> tuple[Tensor, Tensor]:
         """What some rows' features are made of."""
-        return batch[0][rows], batch[1][rows]
+        return batch["pictures"][rows], batch["ids"][rows]
 
-    def features(self, network: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Image and text embeddings (b, D) of unit norm, and the factor of their cosines, once for each row (b,)."""
+    def features(self, network: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Image and text embeddings (b, D) of unit norm, and the factor of their cosines, once for each row (b,); with
+        `recipe.readout` also what is read off the two, (b, classes of all facts) each."""
         pictures, ids = part
         image = F.normalize(network.encode_image(pictures).float(), dim=-1)
         text = F.normalize(embed_captions(network, ids).float(), dim=-1)
-        return image, text, network.logit_scale.exp().float().expand(len(ids))
+        factor = network.logit_scale.exp().float().expand(len(ids))
+        if not self.recipe.readout:
+            return image, text, factor
+        scale = image.shape[1] ** 0.5  # to unit variance
+        read = (network.readout[side](z * scale).float() for side, z in zip(SIDES, (image, text), strict=True))
+        return image, text, factor, *read
 
-    def loss_of(
-        self, features: Sequence[Tensor], batch: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(self, features: Sequence[Tensor], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Symmetric cross-entropy over all pairs of a step; logs the share of pictures matched to their own caption.
 
-        A caption that is true of another picture as well is no negative of that one.
+        A caption that is true of another picture as well is no negative of that one. With `recipe.readout` a linear
+        layer names the facts of a scene from its picture's embedding, and another, as far as they are said, from its
+        caption's: telling captions apart needs them, but not where others find them.
         """
-        image, text, scale = features
-        fits = batch[2]
+        image, text, scale, *read = features
         own = torch.arange(len(text), device=text.device)
-        others = fits & (own[:, None] != own)
+        others = batch["fits"] & (own[:, None] != own)
         logits = (scale.mean() * image @ text.T).masked_fill(others, float("-inf"))
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        return loss, {"top1": (logits.argmax(1) == own).float().mean()}
+        numbers = {"top1": (logits.argmax(1) == own).float().mean()}
+        for (side, known), answers in zip(SIDES.items(), read, strict=False):  # none without a readout
+            missed, numbers[side] = facts_loss(answers, batch[known])
+            loss = loss + self.recipe.readout * missed / 2
+        return loss, numbers
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss_of` the features of a whole step."""
         return self.loss_of(self.features(network, self.part(batch, slice(None))), batch)
 
@@ -157,6 +186,7 @@ class ClipTask:
         save_png(grid(cosine_sheet(*(part[:SHEET_ROWS] for part in features[:2]))), path)
         return {"loss": loss, f"top1_of_{len(chosen)}": numbers["top1"]}
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """clip.safetensors with open_clip's own names, stored as bf16: the rounded weights are every stage's CLIP."""
-        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        state = {name: value for name, value in network.state_dict().items() if not name.startswith("readout.")}
+        save_stage(path, state, "clip", self.config, made_of, dtype=torch.bfloat16)

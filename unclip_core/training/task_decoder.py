@@ -131,6 +131,6 @@ class DecoderTask:
             x_0 = state.x0
         return x_0
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """decoder.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "decoder", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "decoder", self.config, made_of, dtype=torch.bfloat16)

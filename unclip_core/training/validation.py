@@ -26,9 +26,9 @@ def some_rows(rows: Sequence[int], count: int) -> list[int]:
 
 
 def fixed_batch(task: Any, rows: list[int], device: torch.device) -> Any:
-    """The same batch whenever it is asked for, on `device`, no condition dropped."""
+    """The same batch whenever it is asked for, on `device`, no condition dropped, one noise for each row."""
     whole = copy.copy(task)
-    whole.recipe = dataclasses.replace(task.recipe, embed_drop=0.0, text_drop=0.0, prior_drop=0.0)
+    whole.recipe = dataclasses.replace(task.recipe, embed_drop=0.0, text_drop=0.0, prior_drop=0.0, draws=1)
     batch = move(whole.batch(rows, random.Random(0), torch.Generator().manual_seed(0)), device)
     return whole.prepare(batch) if hasattr(whole, "prepare") else batch
 

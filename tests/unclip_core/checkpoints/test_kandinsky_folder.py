@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import VQModel
 from open_clip.transformer import ResidualAttentionBlock
+from safetensors.torch import load_file, save_file
 
 from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
@@ -96,6 +98,22 @@ def test_shards_and_variants(family, models, options):
     )
     ours = load_network(found).state_dict()["autoencoder.codebook"]
     assert torch.equal(ours, networks["movq"].quantize.embedding.weight)
+
+
+def test_an_autoencoders_attention_by_its_names_of_early_2023(written, models, entry):
+    """diffusers renames them as it reads a folder."""
+    copied(written, models, PRIOR, DECODER)
+    (path,) = (models / DECODER / "movq").glob("*.safetensors")
+    state = load_file(path)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        state = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in state.items()}
+    save_file(state, path, {"format": "pt"})
+    theirs = VQModel.from_pretrained(models / DECODER / "movq").state_dict()
+    assert theirs.keys().isdisjoint(name for name in state if ".query." in name)
+    before, after = (
+        load_network(found.stages["decoder"]).state_dict() for found in (entry, catalog.find("kandinsky-2-2"))
+    )
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_one_prior_makes_a_stack_with_each_decoder(written, models):

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, list_stacks, read_stack
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, find, read_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import read_basis, read_noise_powers, save_basis, save_noise_powers
 from comfyui_unclip.unclip_core.evaluation import check_behaviour
 from comfyui_unclip.unclip_core.evaluation.check import PUBLISHED, check_stack
 from comfyui_unclip.unclip_core.evaluation.check_weights import (
+    count_numbers,
     find_turned,
     find_untrained_norms,
     measure_groups,
     measure_orientation,
 )
-from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
-from comfyui_unclip.unclip_core.models.prior import PriorNetwork
+from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.presets import (
     ECLIPSE_KANDINSKY_2_2,
     ECLIPSE_KARLO,
@@ -28,6 +28,8 @@ from comfyui_unclip.unclip_core.presets import (
     KANDINSKY_2_2,
     KARLO,
 )
+from comfyui_unclip.unclip_core.presets import STABLE_UNCLIP_H as STABLE_H
+from comfyui_unclip.unclip_core.presets import STABLE_UNCLIP_L as STABLE_L
 from comfyui_unclip.unclip_core.stack import load_stack
 
 STORYBOOK = EMBEDDED / "storybook"
@@ -212,35 +214,40 @@ def test_a_prior_of_another_clip_is_noticed(damaged):
 # -- every kind of stack can be checked --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path
+NOISE, STATISTICS = "drawings seen through noise", "statistics: mean square of drawings"
+OWN_TEXT = "text encoder: norms"
+AGAIN, LATENTS, PICTURE = "drawings painted again find themselves", "size of latents", "smoothness"
 
 
-def test_kandinsky_eclipse_and_karlo_are_checked_to_the_end(models, karlo, family, monkeypatch):
-    """Their random weights fail where training tells, and nowhere for want of something to check."""
+@pytest.mark.parametrize(
+    ("name", "looked_at"),
+    [
+        ("karlo-v1-alpha", {"prior: norms", PICTURE}),
+        ("karlo-v1-alpha-image-variations", {AGAIN, PICTURE}),
+        ("kandinsky-2-2", {"prior: norms", STATISTICS, LATENTS, AGAIN, PICTURE}),
+        ("kandinsky-2-2-controlnet-depth", {"prior: norms", STATISTICS, LATENTS}),
+        ("kandinsky-2-1", {"prior: norms", STATISTICS, "text encoder: norms", LATENTS, AGAIN, PICTURE}),
+        (
+            "stable-diffusion-2-1-unclip-small",
+            {"prior: norms", "text encoder: norms", STATISTICS, LATENTS, AGAIN, PICTURE},
+        ),
+        ("eclipse-karlo", {"prior: norms", PICTURE}),
+    ],
+)
+def test_every_member_of_the_family_is_checked_to_the_end(members, monkeypatch, name, looked_at):
+    """Random weights fail where training tells, and nowhere for want of something to check."""
     monkeypatch.setattr(check_behaviour, "LATENT_SIDE", 64)
-    family.kandinsky_2_2(models, decoders=("", "inpaint", "controlnet-depth"))
-    karlo.write_karlo_folder(models / "karlo-v1-alpha")
-    family.eclipse_prior(models / "ECLIPSE_KandinskyV22_Prior")
-    stacks = list_stacks()
-    names = ("kandinsky-2-2", "kandinsky-2-2-inpaint", "kandinsky-2-2-controlnet-depth", "eclipse-kandinsky-2-2")
-    for name in (*names, "karlo-v1-alpha"):
-        pictures = []
-        findings = list(check_stack(load_stack(stacks[name], "fp32", "cpu"), True, pictures.append))
-        assert not [finding.found for finding in findings if finding.check == "runs"], name
-        status = {finding.check: finding.status for finding in findings}
-        assert status["embeddings find their captions"] == "failed"
-        assert status["prior: norms"] == status["decoder: norms"] == status["prior: size"] == "ok"
-        assert {"drawings seen through noise", "error by another's image embedding"} <= status.keys()
-        latent = name != "karlo-v1-alpha"
-        assert ("autoencoder there and back, dB" in status) == latent == ("size of latents" in status)
-        assert ("statistics: mean square of drawings" in status) == (latent and "eclipse" not in name)
-        paints = name in ("kandinsky-2-2", "eclipse-kandinsky-2-2", "karlo-v1-alpha")
-        assert bool(pictures) == paints and ("smoothness" in status) == paints
-        assert (status["drawings painted again find themselves"] == "skipped") == (not (latent and paints))
+    monkeypatch.setenv("UNCLIP_MODELS", str(members))
+    pictures = []
+    findings = list(check_stack(load_stack(find(name), "fp32", "cpu"), True, pictures.append))
+    assert not [finding.found for finding in findings if finding.check == "runs"]
+    status = {finding.check: finding.status for finding in findings if finding.status != "skipped"}
+    every = {"prior: norms", OWN_TEXT, STATISTICS, LATENTS, AGAIN, PICTURE}
+    assert {check for check in status if check in every} == looked_at
+    assert ("autoencoder: norms" in status) == (LATENTS in looked_at)
+    assert status["decoder: norms"] == status["decoder: size"] == "ok" and status[NOISE] == "failed"
+    assert status.get("embeddings find their captions", "failed") == "failed"
+    assert bool(pictures) == (PICTURE in looked_at)
 
 
 # -- the measures ------------------------------------------------------------------------------------------------------
@@ -290,18 +297,21 @@ def test_groups_and_norms_by_hand():
 
 
 def test_published_sizes_are_those_of_our_configs():
-    """Numbers of family.md and of Karlo's files, against the networks on the meta device."""
-    stacks = (KARLO, KANDINSKY_2_1, KANDINSKY_2_2, ECLIPSE_KARLO, ECLIPSE_KANDINSKY_2_2)
+    """As the authors' networks were counted, against ours on the meta device."""
+    kandinsky = KANDINSKY_2_2.decoder
+    inpaint = replace(kandinsky, extra_input="inpaint", unet=replace(kandinsky.unet, in_channels=9))
+    hinted = replace(kandinsky, extra_input="hint", unet=replace(kandinsky.unet, in_channels=8))
+    configs = {
+        "kandinsky-2-2-inpaint/decoder": inpaint,
+        "kandinsky-2-2-controlnet-depth/decoder": hinted,
+    }
+    for stack in (KARLO, KANDINSKY_2_1, KANDINSKY_2_2, ECLIPSE_KARLO, ECLIPSE_KANDINSKY_2_2, STABLE_H, STABLE_L):
+        if stack.prior is not None:
+            configs[stack.prior.prior_id] = stack.prior
+        configs[stack.decoder.decoder_id] = stack.decoder
     counted = {}
     with torch.device("meta"):
-        for stack in stacks:
-            networks = {stack.prior.prior_id: PriorNetwork(stack.prior)}
-            if stack is not KANDINSKY_2_1:
-                networks[stack.decoder.decoder_id] = DecoderNetwork(stack.decoder)
-            for name, network in networks.items():
-                counted[name] = sum(tensor.numel() for tensor in network.state_dict().values())
-    assert counted.items() <= PUBLISHED.items()
-    assert len(counted) == 7 and set(PUBLISHED) - set(counted) == {
-        "kandinsky-2-2-inpaint/decoder",
-        "kandinsky-2-2-controlnet-depth/decoder",
-    }
+        for name, config in configs.items():
+            network = build_network(name.rpartition("/")[2], config)
+            counted[name] = count_numbers(getattr(network, "network", network))
+    assert counted == PUBLISHED

@@ -375,7 +375,7 @@ def test_what_runs_out_of_memory_is_made_again_in_smaller_parts(tiny, monkeypatc
     monkeypatch.setattr(network, "decode", full)
     monkeypatch.setattr(grid, "rows_that_fit", lambda *_: 3)
     assert torch.allclose(decoder.sample(tiny.embed(3), seed=1), whole, atol=1e-4)
-    assert tried == [(3, None), (1, None), (1, 2**16), (1, 2**14), *[(1, 2**12)] * 3]
+    assert tried == [(3, None), (1, None), (1, 2**14), *[(1, 2**12)] * 3]
     monkeypatch.setattr(network, "decode", lambda x, strip: full(x, None))
     with pytest.raises(MemoryError, match="Decoder Sample: one item at a time does not fit into memory"):
         decoder.sample(tiny.embed())

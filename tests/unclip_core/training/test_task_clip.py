@@ -1,6 +1,7 @@
 """Training CLIP: which pictures share a batch, how they are moved, which tower learns."""
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
-from comfyui_unclip.unclip_core.training.data import StorybookData
+from comfyui_unclip.unclip_core.storybook.facts import FACTS, UNSAID
+from comfyui_unclip.unclip_core.training.data import StorybookData, Unrelated
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
 from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
 from comfyui_unclip.unclip_core.training.recipes import Recipe
-from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, shifted
+from comfyui_unclip.unclip_core.training.task_clip import ClipTask, embed_captions, facts_loss, shifted
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
 
@@ -24,8 +27,9 @@ def test_siblings_put_pictures_that_only_details_tell_apart_into_a_batch(story_c
     assert len(rows) == 8 and [rows[0], rows[3], rows[6]] == [5, 9, 40]
     for leader in (0, 3, 6):
         assert len({story.scenes[row].triples()[0] for row in rows[leader : leader + 3]}) == 1
-    pictures, ids, fits = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
-    assert pictures.shape == (4, 3, 64, 64) and ids.shape == (4, 32)
+    batch = task.batch([5, 9, 40, 2], random.Random(0), torch.Generator())
+    fits = batch["fits"]
+    assert batch["pictures"].shape == (4, 3, 64, 64) and batch["ids"].shape == (4, 32)
     assert fits.shape == (4, 4) and fits.diagonal().all()
     plain = ClipTask(story_clip_config, story, RECIPE)
     assert plain.with_siblings([5, 9], random.Random(0)) == [5, 9]
@@ -84,13 +88,16 @@ def test_exchanges_come_whole_into_a_batch(story_clip_config, tmp_path):
 def test_a_caption_that_fits_another_picture_is_no_negative_of_it(story_clip_config, story):
     task = ClipTask(story_clip_config, story, RECIPE)
     network = task.build()
-    pictures, ids, _ = task.batch([1, 2, 3], random.Random(0), torch.Generator())
+    batch = task.batch([1, 2, 3], random.Random(0), torch.Generator())
+    pictures, ids = batch["pictures"], batch["ids"]
     twice, same = torch.cat([pictures, pictures[:1]]), torch.cat([ids, ids[:1]])  # the first pair, there twice
     alone = torch.eye(4, dtype=torch.bool)
     known = alone.clone()
     known[0, 3] = known[3, 0] = True
     with torch.no_grad():
-        plain, told = (float(task.loss(network, (twice, same, fits))[0]) for fits in (alone, known))
+        plain, told = (
+            float(task.loss(network, {"pictures": twice, "ids": same, "fits": fits})[0]) for fits in (alone, known)
+        )
         # Without the other copy, rows 0 and 3 have the three captions' loss; rows 1 and 2 have it with row 0 twice.
         image, text = (F.normalize(x, dim=-1) for x in (network.encode_image(twice), network.encode_text(same)))
         logits = network.logit_scale.exp() * image @ text.T
@@ -129,7 +136,7 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     task = ClipTask(config, story, recipe)
     network = task.build()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())[1]
+    ids = task.batch(list(range(8)), random.Random(0), torch.Generator())["ids"]
     with torch.no_grad():
         torch.testing.assert_close(embed_captions(network, ids), network.encode_text(ids))
     list(train(task, recipe, tmp_path, len(story), options=LoopOptions(dtype="fp32")))
@@ -140,3 +147,73 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     assert {"visual.trunk.head.fc.weight", "visual.trunk.stages.3.blocks.0.conv_dw.weight", "text_projection"} <= moved
     with pytest.raises(ValueError, match="has no trunk of stages"):
         ClipTask(story_clip_config, story, recipe).build()
+
+
+def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_clip_config, tmp_path):
+    data = StorybookData(tmp_path / "data", 96, seed=1, swaps=True)
+    recipe = Recipe(steps=60, batch=48, lr=3e-3, warmup=5, ema=0.9, readout=1.0, siblings=4, cousins=0.5)
+    task, options = ClipTask(story_clip_config, data, recipe), LoopOptions(dtype="fp32", log_every=1)
+    seen = [progress.numbers for progress in train(task, recipe, tmp_path, 96, options=options)]
+    assert seen[-1]["text"] > seen[0]["text"] and 0 <= seen[-1]["image"] <= 1
+    _, config, state = load_stage(tmp_path / "clip.safetensors")
+    assert config == story_clip_config and not [name for name in state if "readout" in name]
+
+    class Files(Unrelated):
+        def captions(self, rows, rng):
+            return ["a red star"] * len(rows)
+
+        def pictures(self, rows):
+            return torch.zeros(len(rows), 3, 64, 64)
+
+    with pytest.raises(ValueError, match="without facts to read"):
+        ClipTask(story_clip_config, Files(), recipe).batch([0, 1], random.Random(0), torch.Generator())
+
+
+def test_a_reader_that_knows_all_is_right_and_asks_nothing_of_what_is_unsaid():
+    sizes = [len(classes) for classes in FACTS.values()]
+    known = torch.tensor([[1, 2, 3, 4, 1, 0, 5], [0, 0, UNSAID, UNSAID, UNSAID, 2, UNSAID]])
+    starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
+    answers = torch.zeros(2, sum(sizes)).scatter(1, starts + known.clamp(min=0), 30.0)
+    loss, right = facts_loss(answers, known)
+    assert right == 1.0 and loss < 0.01
+    wrong = known.clone()
+    wrong[0, 0] = 7
+    assert facts_loss(answers, wrong)[1] == 0.5
+
+
+def test_cut_into_micro_batches_it_learns_from_all_pairs_of_a_step(story_clip_config, story, tmp_path):
+    """The negatives are the whole step's, however little is computed at once."""
+    made = {}
+    for micro in (0, 16, 4):
+        recipe = Recipe(steps=3, batch=16, lr=1e-2, warmup=1, micro_batch=micro, adam_eps=1e-3)
+        options = LoopOptions(dtype="fp32", log_every=1)
+        task = ClipTask(story_clip_config, story, recipe)
+        seen = list(train(task, recipe, tmp_path / str(micro), 64, options=options))
+        network = torch.load(tmp_path / str(micro) / "checkpoint.pt", weights_only=True)["network"]
+        made[micro] = ([progress.loss for progress in seen], network)
+    for micro in (16, 4):
+        torch.testing.assert_close(made[micro][0], made[0][0], rtol=1e-5, atol=1e-5)
+        for name, value in made[0][1].items():
+            torch.testing.assert_close(made[micro][1][name], value, rtol=0, atol=1e-5)
+
+
+def test_the_factor_of_the_cosines_can_leave_its_cap(story_clip_config, story):
+    """Bounded in the loss, its gradient would be 0 there for good."""
+    task = ClipTask(story_clip_config, story, RECIPE)
+    network = task.build()
+    with torch.no_grad():
+        network.logit_scale.fill_(math.log(300.0))
+    task.after_step(network)
+    assert network.logit_scale.item() == pytest.approx(math.log(100.0))
+    task.loss(network, task.batch(list(range(8)), random.Random(0), torch.Generator()))[0].backward()
+    assert network.logit_scale.grad.abs() > 0
+
+
+def test_byte_pairs_are_a_vocabulary_too(story_clip_config, story, tmp_path):
+    text = dataclasses.replace(story_clip_config.text, vocabulary_size=49408)
+    config = dataclasses.replace(story_clip_config, vocabulary=(), context_length=77, text=text)
+    list(train(ClipTask(config, story, RECIPE), RECIPE, tmp_path, 64, options=LoopOptions(dtype="fp32")))
+    _, found, state = load_stage(tmp_path / "clip.safetensors")
+    clip = Clip.from_config(found, state)
+    one, two = clip.encode_text(["an astronaut", "an axolotl"]).embed
+    assert clip.unknown_words("an axolotl") == [] and not torch.equal(one, two)

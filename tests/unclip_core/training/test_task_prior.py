@@ -23,8 +23,8 @@ def test_draws_of_one_caption_are_as_many_rows(tiny_configs, tiny_clip, story, r
     losses = []
     for draw in range(3):
         parts = {"noise": batch["noise"][draw::3], "t": batch["t"][draw::3]}
-        losses.append(float(single.loss(network, {**batch, **parts})[0]))
-    assert abs(float(loss) - sum(losses) / 3) < 1e-5
+        losses.append(single.loss(network, {**batch, **parts})[0].item())
+    assert abs(loss.item() - sum(losses) / 3) < 1e-5
 
     # What a draw costs is what the whole network says of it, padding and all.
     null = network.null_text(6)
@@ -34,4 +34,4 @@ def test_draws_of_one_caption_are_as_many_rows(tiny_configs, tiny_clip, story, r
     )
     x_0, noise, t = network.scale(batch["z"]), batch["noise"][::3], batch["t"][::3]
     output = network(task.schedule.add_noise(x_0, t, noise), t, tokens, embed, mask)
-    assert abs(float((output - x_0).square().mean()) - losses[0]) < 1e-5
+    assert abs((output - x_0).square().mean().item() - losses[0]) < 1e-5

@@ -17,7 +17,7 @@ def unclip(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def call(*arguments):
-        code = run(["check", *map(str, arguments)])
+        code = run(["check", "--threads", "1", *map(str, arguments)])
         return code, *capsys.readouterr()
 
     return call

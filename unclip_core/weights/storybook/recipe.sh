@@ -17,7 +17,7 @@ train() { # NAME STAGE ARGUMENTS: a training run in $RUNS/NAME, unless it is don
     shift 2
     [ -e "$RUNS/$name/${stage//-/_}.safetensors" ] && return
     timed "$name" "train $stage" --preset storybook-3 --run "$RUNS/$name" --cache "$RUNS/data" --pictures 100000 \
-        --threads "${THREADS:-1}" "$@"
+        --threads "${THREADS:-1}" --dtype bf16 --set validation=0 "$@"
 }
 
 timed() { # NAME "COMMAND" ARGUMENTS
@@ -41,25 +41,30 @@ clip_b() { # other objects in the same colours and places beside the exchanges
         --set trunk_stages=4 --set siblings=8 --set cousins=0.9 $CLIP
 }
 
-clip_c() { # the trunk's later half learns as well
-    train clip-c clip --init "$RUNS/clip-b/clip.safetensors" --steps 900 --lr 1e-3 --set trunk_stages=2 \
-        --set siblings=8 --set cousins=0.9 $CLIP
+clip_c() { # the trunk learns too but for its first stage; and facts are to be read off both embeddings
+    train clip-c clip --init "$RUNS/clip-b/clip.safetensors" --steps 700 --lr 1e-3 --set trunk_stages=1 \
+        --set siblings=8 --set cousins=0.9 --set readout=1.0 $CLIP
+}
+
+clip_d() { # and the first stage, for letters
+    train clip-d clip --init "$RUNS/clip-c/clip.safetensors" --steps 700 --lr 1e-3 \
+        --set siblings=8 --set cousins=0.9 --set readout=1.0 $CLIP
 }
 
 prior() {
-    train prior prior --clip "$RUNS/clip-c/clip.safetensors" --steps 2000 --batch 128 --lr 8e-4 --set draws=4 --set swaps=True
+    train prior prior --clip "$RUNS/clip-d/clip.safetensors" --steps 2000 --batch 128 --lr 8e-4 --set draws=4 --set swaps=True
 }
 
 decoder_a() { # half of the rows without an embedding, so that it learns to read captions
-    train decoder-a decoder --init "$FROM/decoder.safetensors" --clip "$RUNS/clip-c/clip.safetensors" \
+    train decoder-a decoder --init "$FROM/decoder.safetensors" --clip "$RUNS/clip-d/clip.safetensors" \
         --steps 4000 --batch 32 --lr 6e-4 --set swaps=True --set embed_drop=0.5 --set text_drop=0.3
 }
 
 decoder_b() { # the paper's shares
-    train decoder-b decoder --init "$RUNS/decoder-a/decoder.safetensors" --clip "$RUNS/clip-c/clip.safetensors" \
+    train decoder-b decoder --init "$RUNS/decoder-a/decoder.safetensors" --clip "$RUNS/clip-d/clip.safetensors" \
         --steps 4000 --batch 32 --lr 6e-4 --set swaps=True
 }
 
-for step in "${@:-clip_a clip_b clip_c prior decoder_a decoder_b}"; do
+for step in "${@:-clip_a clip_b clip_c clip_d prior decoder_a decoder_b}"; do
     for each in $step; do $each; done
 done
