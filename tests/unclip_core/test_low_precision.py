@@ -114,8 +114,8 @@ def test_estimates_are_above_what_a_step_takes_and_not_far(stacks, text, dtype, 
         networks["upsampler_256"](torch.randn(rows, 3, 256, 256), t, torch.randn(rows, 3, 256, 256).to(weights))
 
     for run, estimate, at_most in (
-        (step_of_decoder, unet_row_bytes(decoder.config.unet, 64, weights.itemsize), 3),
-        (step_of_upsampler, unet_row_bytes(upsampler.config.unet, 256, weights.itemsize), 3),
+        (step_of_decoder, unet_row_bytes(decoder.config.unet, 64, 64, weights.itemsize), 3),
+        (step_of_upsampler, unet_row_bytes(upsampler.config.unet, 256, 256, weights.itemsize), 3),
         (step_of_prior, prior_row_bytes(prior.config, weights.itemsize), 10),
     ):
         peak = peak_bytes(run, tmp_path / "trace.json")

@@ -26,7 +26,7 @@ SPEAKERS = ("prior", "decoder", "ar_prior")  # the stages that speak one CLIP's 
 DEFAULT_WORDS = 4096
 RESERVED_WORDS = 64  # of a vocabulary that is made here, for words that subjects are given later
 BYTE_PAIRS = "bpe"
-_NEW_WORDS = {"over", "beneath", "侧"}  # that the embedded CLIP was trained without
+_NEW_WORDS = {"over", "beneath", "侧", "something", "东", "西"}  # that the embedded CLIP was trained without
 
 
 @dataclass(frozen=True)

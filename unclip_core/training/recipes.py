@@ -26,6 +26,7 @@ class Recipe:
     embed_drop: float = 0.1  # §2.1: image embedding dropped 10 %
     text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
     prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
+    draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
     timesteps: str = (
         "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle

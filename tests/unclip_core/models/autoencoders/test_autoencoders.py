@@ -8,6 +8,7 @@ from comfyui_unclip.unclip_core.checkpoints.autoencoder_keys import PART, autoen
 from comfyui_unclip.unclip_core.config import AutoencoderConfig
 from comfyui_unclip.unclip_core.models.autoencoders.kl import KLAutoencoder
 from comfyui_unclip.unclip_core.models.autoencoders.movq import MoVQ
+from comfyui_unclip.unclip_core.models.kernels import freeze
 
 WIDTHS = (32, 64, 64, 96)
 DOWN, UP = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
@@ -87,6 +88,31 @@ def test_a_batch_is_its_items(pair):
     latent = torch.randn(3, 4, 4, 4)
     together = ours.decode(latent)
     assert all(torch.allclose(together[i : i + 1], ours.decode(latent[i : i + 1]), atol=1e-5) for i in range(3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("strip", [1, 500, 2000])
+def test_strips_make_the_whole(pair, strip, frozen):
+    """Their norms' statistics and their attention are the whole picture's; frozen: with weights packed on the way."""
+    _, ours = pair
+    latent, x = torch.randn(2, 4, 8, 12), torch.rand(2, 3, 64, 96) * 2 - 1
+    x[:, :, :32] *= 0.1  # else the strips would be alike
+    whole = ours.decode(latent), ours.encode(x)
+    if frozen:
+        freeze(ours.to(memory_format=torch.channels_last))
+    for found, expected in zip((ours.decode(latent, strip), ours.encode(x, strip)), whole, strict=True):
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_strips_in_low_precision_stay_as_close_as_the_whole(pair):
+    _, ours = pair
+    latent = torch.randn(1, 4, 8, 12)
+    exact = ours.decode(latent)
+    ours.to(torch.bfloat16)
+    errors = [(ours.decode(latent, strip) - exact).abs().mean() for strip in (None, 500)]
+    assert errors[1] <= 1.5 * errors[0]
 
 
 def test_movq_has_the_published_size():
