@@ -7,7 +7,7 @@ from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
 from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
 from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
-from .embedding import UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
+from .embedding import UnCLIPNoiseEmbedding, UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
 from .grid import UnCLIPImageGrid
@@ -34,6 +34,7 @@ _CLASSES = (
     UnCLIPSlerp,
     UnCLIPSlerpNoise,
     UnCLIPTextDiff,
+    UnCLIPNoiseEmbedding,
     UnCLIPPCAProject,
     UnCLIPStartFromPicture,
     UnCLIPCLIPGuidance,

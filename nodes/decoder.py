@@ -180,7 +180,10 @@ class UnCLIPDepthHint:
             "required": {
                 "decoder": (
                     "UNCLIP_DECODER",
-                    {"tooltip": "DECODER of Load unCLIP, of a model such as kandinsky-2-2-controlnet-depth."},
+                    {
+                        "tooltip": "DECODER of Load unCLIP, of a model such as kandinsky-2-2-controlnet-depth.",
+                        "needs": ["hint"],
+                    },
                 ),
                 "hint": ("IMAGE", {"tooltip": "The depth picture, of any size; from a depth estimator, or drawn."}),
                 "crop": crop_input("a hint of another shape"),

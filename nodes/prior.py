@@ -27,7 +27,7 @@ class UnCLIPDiffusionPrior:
         return {
             "required": {
                 "prior": ("UNCLIP_PRIOR", {"tooltip": "PRIOR of Load unCLIP."}),
-                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."}),
+                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode.", "needs": ["text"]}),
                 "steps": steps_input(),
                 "guidance_scale": guidance_input("How strictly the embedding follows the caption."),
                 "candidates": (

@@ -30,7 +30,7 @@ class UnCLIPTextEncode:
                     "UNCLIP_CLIP",
                     {
                         "tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model.",
-                        "needs": ["text"],
+                        "needs": ["captions"],
                     },
                 ),
                 # No dynamicPrompts: the editor would pick {a|b} at random and cut off //; a headless run would differ.

@@ -31,7 +31,15 @@ def tiny_models(tmp_path_factory):
     carry: they then find their model in a checkout without weights, and on a machine without Karlo."""
     folder = tmp_path_factory.mktemp("models")
     _module("tiny_stack").build(folder / "tiny")
-    for name in ("storybook", "karlo-v1-alpha", "karlo-v1-alpha-image-variations"):
+    for name in (
+        "storybook",
+        "karlo-v1-alpha",
+        "karlo-v1-alpha-image-variations",
+        "kandinsky-2-2",
+        "kandinsky-2-2-inpaint",
+        "kandinsky-2-2-controlnet-depth",
+        "stable-diffusion-2-1-unclip-small",
+    ):
         shutil.copytree(folder / "tiny", folder / name)
     return folder
 
@@ -76,6 +84,21 @@ def stable_unclip():
 def write_single_stable_unclip():
     """write(path, networks, whole_text=...) of unclip_core/checkpoints/stable_unclip_files.py."""
     return _module("stable_unclip_files", "unclip_core/checkpoints").write_single
+
+
+@pytest.fixture(scope="session")
+def members(karlo, family, stable_unclip, tmp_path_factory):
+    """A model folder with every member of the family that is published in a layout of diffusers', small and random."""
+    folder = tmp_path_factory.mktemp("members")
+    karlo.write_karlo_folder(folder / "karlo-v1-alpha")
+    karlo.write_karlo_folder(folder / "karlo-v1-alpha-image-variations", with_prior=False, with_image_encoder=True)
+    family.kandinsky_2_2(folder, decoders=("", "inpaint", "controlnet-depth"))
+    family.kandinsky_2_1(folder)
+    stable_unclip.stable_unclip_h(folder / "stable-diffusion-2-1-unclip")
+    stable_unclip.stable_unclip_l(folder / "stable-diffusion-2-1-unclip-small")
+    family.eclipse_prior(folder / "ECLIPSE_Karlo_Prior", dim=karlo.KarloSizes().clip_dim)
+    family.eclipse_prior(folder / "ECLIPSE_KandinskyV22_Prior")
+    return folder
 
 
 @pytest.fixture

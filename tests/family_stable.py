@@ -116,6 +116,10 @@ def build_networks(sizes: Sizes, seed: int) -> Networks:
                 parameter.data.mul_(0.5).add_(torch.randn_like(parameter) * 0.5 * scale)
             network.eval().requires_grad_(False)
         networks["image_normalizer"].std.abs_().add_(0.4)
+        # Random attention all but averages a caption's tokens, and what differs between captions with them.
+        for name, parameter in networks["unet"].named_parameters():
+            if ".attn2.to_q." in name or ".attn2.to_v." in name:
+                parameter.mul_(4.0)
     return networks
 
 

@@ -481,10 +481,10 @@ def from_json(cls: type, text: str):
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{cls.__name__}: not JSON ({error})") from None
-    return _from_plain(cls, data, cls.__name__)
+    return from_plain(cls, data, cls.__name__)
 
 
-def _from_plain(kind, data, where: str):
+def from_plain(kind, data, where: str):
     """Rebuild dataclasses and tuples from JSON's dicts and lists, checking each value against its annotation."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         if data is None:
@@ -496,7 +496,7 @@ def _from_plain(kind, data, where: str):
         hints = typing.get_type_hints(kind)
         if unknown := sorted(set(data) - set(hints)):
             raise ValueError(f"{where}: unknown fields {unknown}; this checkpoint needs a newer comfyui-unclip")
-        return kind(**{name: _from_plain(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+        return kind(**{name: from_plain(hints[name], value, f"{where}.{name}") for name, value in data.items()})
     if typing.get_origin(kind) is tuple:
         if not isinstance(data, list | tuple):
             raise ValueError(f"{where}: expected a list, got {data!r}")
@@ -504,7 +504,7 @@ def _from_plain(kind, data, where: str):
         kinds = kinds[:1] * len(data) if kinds[-1] is Ellipsis else kinds
         if len(kinds) != len(data):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {data!r}")
-        return tuple(map(_from_plain, kinds, data, [where] * len(data)))
+        return tuple(map(from_plain, kinds, data, [where] * len(data)))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):

@@ -382,6 +382,9 @@ ECLIPSE_KANDINSKY_2_2 = replace(
 
 PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK, STORYBOOK_3)}
 
+# The public CLIP of an unCLIP whose embeddings have so many dimensions.
+CLIP_OF_DIM = {stack.clip.embed_dim: stack.clip.clip_id for stack in (KARLO, KANDINSKY_2_2, STABLE_UNCLIP_H)}
+
 # Ids that are no public CLIP's name: the stack keeps its own while its CLIP is trained anew.
 _OWNERS = {STORYBOOK.clip.clip_id: STORYBOOK.name}
 

@@ -84,7 +84,9 @@ class MissingStage:
         fix = "load a model that has one"
         if stage == "prior" and _has_own_text(entry):
             karlos = entry.stages["decoder"].config.clip_id == KARLO.clip.clip_id
-            fix = "get Karlo's, which speaks its CLIP, with `unclip pull karlo-v1-alpha`" if karlos else "there is none"
+            fix = (
+                "Karlo's speaks its CLIP, get it with `unclip pull karlo-v1-alpha`" if karlos else "none was published"
+            )
             fix += "; variations of a picture need no prior, CLIP Image Encode gives the embedding"
         elif entry.layout == "native":
             fix += f", or put a {stage}.safetensors into its folder"

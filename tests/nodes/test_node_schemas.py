@@ -39,6 +39,7 @@ GOLDEN = {
     "UnCLIPStartFromPicture": ("image strength* crop* mask? noise?", "UNCLIP_NOISE"),
     "UnCLIPSlerp": ("embed_a embed_b start* end* frames*", "UNCLIP_EMBED"),
     "UnCLIPTextDiff": ("embed text_from text_to start_theta* end_theta* frames*", "UNCLIP_EMBED"),
+    "UnCLIPNoiseEmbedding": ("decoder embed noise_level* seed*", "UNCLIP_EMBED"),
     "UnCLIPPCAProject": ("clip embed component_counts*", "UNCLIP_EMBED"),
     "UnCLIPCLIPGuidance": ("decoder clip scale*", "UNCLIP_DECODER"),
     "UnCLIPDepthHint": ("decoder hint crop*", "UNCLIP_DECODER"),

@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS
-from comfyui_unclip.unclip_core.training.start import preset_stack
+from comfyui_unclip.unclip_core.training.plan import preset_stack
 
 TRAINED = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 

@@ -9,7 +9,8 @@ _TOP = {"codebook": "quantize.embedding.weight"}
 _BLOCK = {"norm_1": "norm1", "conv_1": "conv1", "norm_2": "norm2", "conv_2": "conv2", "skip": "conv_shortcut"}
 _SPATIAL_NORM = {"norm": "norm_layer", "scale": "conv_y", "shift": "conv_b"}
 _MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attention": "attentions.0"}
-
+# What diffusers called an attention's layers before mid-2023, when most of these models were published.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 _ORIGINAL_BLOCK = _BLOCK | {"skip": "nin_shortcut"}
 _ORIGINAL_MIDDLE = {"block_1": "block_1", "block_2": "block_2", "attention": "attn_1"}
@@ -21,6 +22,14 @@ def autoencoder_rule(name: str) -> Rule:
     if half not in ("encoder", "decoder"):
         return Rule(PART, (_TOP.get(name, name),))
     return Rule(PART, tuple(f"{half}.{inner}" for inner in _half(half, rest)))
+
+
+def todays_name(name: str) -> str:
+    """A tensor of an autoencoder of diffusers', by the name that it has there since."""
+    if ".attentions." not in name:
+        return name
+    place, module, leaf = name.rsplit(".", 2)
+    return f"{place}.{_OLD_ATTENTION.get(module, module)}.{leaf}"
 
 
 def _half(half: str, name: str) -> tuple[str, ...]:

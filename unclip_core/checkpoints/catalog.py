@@ -150,8 +150,8 @@ def find(name: str, folders: Folders = ()) -> StackEntry:
         looked = ", ".join(str(folder) for folder in search_path(folders))
         pull = f"get it with `{PUBLISHED[name].command}`, or " if name in PUBLISHED else ""
         raise ValueError(
-            f"Load unCLIP: no model {name!r}; installed: {known}. Looked in {looked}; {pull}put a folder {name!r} with "
-            f"one .safetensors per stage, or a diffusers folder, there, or set ${ENVIRONMENT}"
+            f"Load unCLIP: no model {name!r}; {pull}put a folder {name!r} with one .safetensors per stage, or a "
+            f"diffusers folder, into a model folder, or set ${ENVIRONMENT}; installed: {known}. Looked in {looked}"
         )
     if problems := stacks[name].problems:
         message = f"Load unCLIP: model {name!r} is broken: {'; '.join(problems)}"

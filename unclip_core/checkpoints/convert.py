@@ -18,7 +18,7 @@ from ..config import ClipConfig, PriorConfig, StackConfig
 from ..models.build import build_network
 from ..presets import KANDINSKY_2_1, KARLO
 from ..runtime.device import DTYPES
-from .catalog import read_stack
+from .catalog import StackEntry, read_stack
 from .diffusers_configs import DIFFUSERS_MASK
 from .header import TOKENIZER, CheckpointError
 from .kandinsky_original import KandinskyFiles
@@ -51,14 +51,14 @@ class _Stage:
 
 
 def convert(
-    source: Path,
+    source: Path | StackEntry,
     target: Path,
     dtype: str = KEEP,
     follow: str = "files",
     original: StackConfig | None = None,
 ) -> Iterator[Converted]:
-    """Write `source` (a diffusers folder, Karlo's or Kandinsky's own files, or a native stack) as the native stack
-    `target`.
+    """Write `source` (a diffusers folder, Karlo's or Kandinsky's own files, a native stack, or one that was found) as
+    the native stack `target`.
 
     Yields after each stage; a generator that is not run to its end leaves nothing. dtype: "keep", or what matrices and
     kernels are stored as. follow: whose prior, where Karlo's source and diffusers differ: "files" is what the folder
@@ -95,11 +95,11 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _open(source: Path, original: StackConfig | None) -> dict[str, _Stage]:
+def _open(source: Path | StackEntry, original: StackConfig | None) -> dict[str, _Stage]:
     """The source's stages, checked as far as it goes without reading weights."""
-    if not source.is_dir():
+    if isinstance(source, Path) and not source.is_dir():
         raise CheckpointError(f"{source}: not a folder; give the folder that holds the model's files")
-    if entry := read_stack(source):
+    if entry := source if isinstance(source, StackEntry) else read_stack(source):
         if entry.problems:
             raise CheckpointError("; ".join(entry.problems))
         return {

@@ -88,7 +88,7 @@ def join(prior: LonePrior, hosts: Iterable[Host]) -> Joined:
     if not fitting:
         return Joined(prior.name, prior.folder, {"prior": prior.stage}, (_missing_host(prior, published),))
     named = published[1].name if published else ""
-    host = max(fitting, key=lambda host: (host.name == named, host.folder.parent == prior.folder.parent))
+    host = max(fitting, key=lambda host: _preference(host, named, prior.folder.parent))
     clip, decoder = host.stages["clip"], host.stages["decoder"]
     sizes = f"one-pass-{config.width}x{config.depth}"
     prior_id = published[0].prior.prior_id if published else f"{clip.config.clip_id}/{sizes}"
@@ -115,6 +115,12 @@ def _fits(host: Host, config: object, decoder_id: str | None) -> bool:
     return spoken == (config.clip_dim, config.text_width, config.context_length) and (
         decoder_id in (None, decoder.config.decoder_id)
     )
+
+
+def _preference(host: Host, named: str, folder: Path) -> tuple[bool, ...]:
+    """The published host before others, decoders that need no mask or hint before those, neighbours before others."""
+    plain = host.stages["decoder"].config.extra_input == "none"
+    return host.name == named, plain, host.folder.parent == folder
 
 
 def _missing_host(prior: LonePrior, published: tuple | None) -> str:

@@ -111,22 +111,29 @@ def pull_parts(
         with _naming(model, entry.part):
             found[entry.part.name] = pull(entry.plan, where, None if joint else dtype, on_progress, tell)
     if joint:
-        _convert_together(found, where, root / model.name, dtype, tell)
+        _convert_together(model, found, where, root / model.name, dtype, tell)
         found = dict.fromkeys(found, root / model.name)
     return found
 
 
-def _convert_together(parts: Mapping[str, Path], work: Path, target: Path, dtype: str, on_stage: OnStage) -> None:
+def _convert_together(
+    model: Published,
+    parts: Mapping[str, Path],
+    work: Path,
+    target: Path,
+    dtype: str,
+    on_stage: OnStage | None,
+) -> None:
     """The parts' folders, side by side in `work` or linked into it, as one folder of our own files."""
     from .convert import convert
 
-    for folder in parts.values():
-        link = work / folder.name
+    for part in model.parts:
+        link = work / part.folder
         if not link.exists():
-            link.symlink_to(folder.absolute(), target_is_directory=True)
+            link.symlink_to(parts[part.name].absolute(), target_is_directory=True)
     made = work / STAGING / target.name
     shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-    for stage in convert(work, made, dtype):
+    for stage in convert(catalog.stacks_in(work)[model.name], made, dtype):
         if on_stage is not None:
             on_stage(stage)
     for name, folder in parts.items():

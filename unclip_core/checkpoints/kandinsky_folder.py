@@ -33,6 +33,8 @@ LAYOUT = "kandinsky"
 _FIRST, _SECOND, _HINTED = ("text_image_proj", "text_image"), ("image_proj", "image"), ("image_proj", "image_hint")
 _KINDS = {_FIRST: KANDINSKY_2_1.decoder, _SECOND: KANDINSKY_2_2.decoder, _HINTED: KANDINSKY_2_2.decoder}
 _PIPELINE = re.compile(r"Kandinsky(V22)?((?P<prior>Prior)(Emb2Emb)?|Inpaint|(Controlnet)?(Img2Img)?)Pipeline")
+# The kinds of decoders that were published, with what they read besides x_t.
+MADE = ((_FIRST, "none"), (_FIRST, "inpaint"), (_SECOND, "none"), (_SECOND, "inpaint"), (_HINTED, "hint"))
 # What transformers leaves out of a config.json.
 _XLM_R = {
     "vocab_size": 30522,
@@ -194,7 +196,7 @@ def _read_decoder(source: DiffusersFolder) -> tuple[StageFile, str]:
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    name = _stack_name(kind, extra)
+    name = stack_name(kind, extra)
     same = replace(published, extra_input=extra, unet=replace(published.unet, in_channels=unet.in_channels))
     alike = replace(found, schedule=same.schedule, sampling=same.sampling) == same
     kinds = {"none": "", "inpaint": "-inpaint", "hint": "-hint"}
@@ -241,7 +243,7 @@ def _tokenizer(source: DiffusersFolder) -> Path:
     return path
 
 
-def _stack_name(kind: tuple[str, str], extra: str) -> str:
+def stack_name(kind: tuple[str, str], extra: str) -> str:
     """What `unclip pull` calls the stack."""
     name = KANDINSKY_2_1.name if kind == _FIRST else KANDINSKY_2_2.name
     return name + {"none": "", "inpaint": "-inpaint", "hint": "-controlnet-depth"}[extra]

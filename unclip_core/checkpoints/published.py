@@ -93,6 +93,11 @@ PUBLISHED: dict[str, Published] = {
             (_PRIOR_21, _kandinsky("kandinsky-2-1")),
         ),
         Published(
+            "kandinsky-2-1-inpaint",
+            "repaints a part of a picture, text in many languages",
+            (_PRIOR_21, _kandinsky("kandinsky-2-1-inpaint")),
+        ),
+        Published(
             "stable-diffusion-2-1-unclip",
             "variations of a picture at 768 px (ViT-H); it has no prior",
             (_stable_unclip("stable-diffusion-2-1-unclip"),),

@@ -197,7 +197,7 @@ def borrow(stages: dict[str, StageFile], lenders: Iterable[dict[str, StageFile]]
         if prior is None or spoken is None or not _is_karlos(prior, spoken):
             continue
         if _same_space(clip.config, spoken.config):
-            return {**stages, "clip": _joined(clip, spoken), "prior": prior, "decoder": _speaking(decoder, spoken)}
+            return {"clip": _joined(clip, spoken), "prior": prior, "decoder": _speaking(decoder, spoken)}
     return stages
 
 

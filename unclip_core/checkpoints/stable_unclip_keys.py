@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ..config import DecoderConfig, UNetConfig
 from . import diffusers_keys
 from .adm_keys import RES_BLOCK, TOP, place_of
-from .autoencoder_keys import autoencoder_rule
+from .autoencoder_keys import autoencoder_rule, original_names, todays_name
 from .diffusers_keys import unet_names
 from .header import StageFile
 from .keys import Rule
@@ -47,12 +47,6 @@ _TEXT_BLOCK = {
 _OPEN_CLIP = {"position_embedding": "positional_embedding", "norm": "ln_final"}
 _OPEN_CLIP_BLOCK = {"norm_1": "ln_1.", "qkv": "attn.in_proj_", "proj": "attn.out_proj."}
 _OPEN_CLIP_BLOCK |= {"norm_2": "ln_2.", "mlp_in": "mlp.c_fc.", "mlp_out": "mlp.c_proj."}
-# The autoencoder's names by latent diffusion, where they are others than diffusers'.
-_LDM_BLOCK = {"norm_1": "norm1", "conv_1": "conv1", "norm_2": "norm2", "conv_2": "conv2", "skip": "nin_shortcut"}
-_LDM_ATTENTION = {"norm": ("norm",), "qkv": ("q", "k", "v"), "proj": ("proj_out",)}
-_LDM_MIDDLE = {"block_1": "block_1", "attention": "attn_1", "block_2": "block_2"}
-# diffusers called an autoencoder's attention otherwise when these models were published.
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def rules_of(found: StageFile) -> Callable[[str], Rule]:
@@ -74,10 +68,7 @@ def taken(found: StageFile, part: str, name: str) -> str | None:
         return None if name.startswith("visual.") or name == "logit_scale" else name
     if part == "text_encoder" and found.stage == "decoder":  # transformers 5 leaves the prefix out
         return name if name.startswith("text_model.") else f"text_model.{name}"
-    if part == "vae" and ".attentions." in name:
-        place, module, leaf = name.rsplit(".", 2)
-        return f"{place}.{_OLD_ATTENTION.get(module, module)}.{leaf}"
-    return name
+    return todays_name(name) if part == PARTS["autoencoder"] else name
 
 
 def _is_in_stage(found: StageFile, name: str) -> bool:
@@ -85,7 +76,9 @@ def _is_in_stage(found: StageFile, name: str) -> bool:
         own_text = "text" in found.config.towers and len(found.parts) == 1
         return name.startswith(f"{VISION}visual.") or (own_text and _is_in_text(name, None))
     depth = found.config.text_tower.depth
-    return name.startswith((UNET, AUTOENCODER)) or _is_in_text(name, depth)
+    # Beside the autoencoder some files keep what it was trained with.
+    halves = tuple(f"{AUTOENCODER}{half}." for half in ("encoder", "decoder", "quant_conv", "post_quant_conv"))
+    return name.startswith((UNET, *halves)) or _is_in_text(name, depth)
 
 
 def _is_in_text(name: str, depth: int | None) -> bool:
@@ -156,7 +149,7 @@ def single_file_rule(name: str, config: DecoderConfig) -> Rule:
         return Rule(FILE, tuple(UNET + inner for inner in _ldm_network(rest, config.unet)))
     if part == "autoencoder":
         levels = len(config.autoencoder.channels)
-        return Rule(FILE, tuple(AUTOENCODER + inner for inner in _ldm_autoencoder(rest, levels)))
+        return Rule(FILE, tuple(AUTOENCODER + inner for inner in original_names(rest, levels)))
     return Rule(FILE, (TEXT + _open_clip(rest),))
 
 
@@ -173,36 +166,6 @@ def _ldm_network(name: str, config: UNetConfig) -> tuple[str, ...]:
     if kind == "attentions":
         return tuple(f"{place}.{part}.{leaf}" for part in _TRANSFORMER[inner])
     return (f"{place}.{RES_BLOCK[inner]}.{leaf}",)
-
-
-def _ldm_autoencoder(name: str, levels: int) -> tuple[str, ...]:
-    half, _, rest = name.partition(".")
-    first, _, inner = rest.partition(".")
-    if half not in ("encoder", "decoder") or first in ("conv_in", "norm_out", "conv_out"):
-        return (name,)
-    if first == "middle":
-        module, _, leaf = inner.partition(".")
-        place = f"{half}.mid.{_LDM_MIDDLE[module]}"
-        return _ldm_attention(place, leaf) if module == "attention" else (_ldm_block(place, leaf),)
-    level, kind, inner = inner.split(".", 2)
-    # Latent diffusion numbers the decoder's levels from the picture, we in running order.
-    place = f"{half}.down.{level}" if half == "encoder" else f"{half}.up.{levels - 1 - int(level)}"
-    if kind == "resample":
-        return (f"{place}.{'downsample' if half == 'encoder' else 'upsample'}.conv.{inner}",)
-    index, _, leaf = inner.partition(".")
-    if kind == "attentions":
-        return _ldm_attention(f"{place}.attn.{index}", leaf)
-    return (_ldm_block(f"{place}.block.{index}", leaf),)
-
-
-def _ldm_block(place: str, name: str) -> str:
-    module, _, leaf = name.partition(".")
-    return f"{place}.{_LDM_BLOCK[module]}.{leaf}"
-
-
-def _ldm_attention(place: str, name: str) -> tuple[str, ...]:
-    module, _, leaf = name.partition(".")
-    return tuple(f"{place}.{part}.{leaf}" for part in _LDM_ATTENTION[module])
 
 
 def _open_clip(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import (
+    autoencoder_keys,
     diffusers_folder,
     diffusers_keys,
     eclipse_folder,
@@ -58,6 +59,8 @@ def read_state(
 
 def tensors_of(found: StageFile, part: str, sources: Mapping[str, Source]) -> Mapping[str, Source]:
     """Those of a part's tensors that the stage is made of, by the names that its rules use."""
+    if found.layout == kandinsky_folder.LAYOUT and part == autoencoder_keys.PART:
+        return {autoencoder_keys.todays_name(name): source for name, source in sources.items()}
     if found.layout != stable_unclip_folder.LAYOUT:
         return sources
     named = {stable_unclip_keys.taken(found, part, name): source for name, source in sources.items()}

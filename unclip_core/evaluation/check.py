@@ -7,6 +7,8 @@ outside of it.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -247,7 +249,7 @@ class _Check:
         network, device = prior.network.on_device(), prior.network.device
         x_0 = network.scale(self._seen.vector.to(device))
         words = (self._text.tokens.to(device), self._text.embed.to(device), self._text.mask.to(device))
-        noise, gaps = behaviour.noise_of(x_0.shape).to(device), []
+        noise, ratios = behaviour.noise_of(x_0.shape).to(device), []
         with torch.no_grad():
             for signal in (0.9, 0.7, 0.5, 0.3):
                 t = behaviour.level_at(schedule, signal)
@@ -255,14 +257,15 @@ class _Check:
                 x_t = schedule.add_noise(x_0, steps, noise)
                 guess, _ = schedule.to_x0_eps(network(x_t, steps, *words), x_t, steps, schedule.config.x0_clamp)
                 level = float(schedule.alphas_cumprod[t])
-                measured = 1.0 - level / (1.0 - level) * float((x_0 - guess).square().mean())
-                gaps.append(abs(measured - float(table[t])))
+                measured = level / (1.0 - level) * float((x_0 - guess).square().mean())
+                told = 1.0 - float(table[t])
+                ratios.append(math.exp(abs(math.log(max(told, 1e-6) / max(measured, 1e-6)))))
         return _in_range(
             "prior",
-            "analytic table: largest difference from drawings",
-            max(gaps),
-            (0.0, 0.15),
-            "",
+            "analytic table: error by that on drawings, at worst",
+            max(ratios),
+            (1.0, 8.0),
+            "times",
             "the table of noise powers is another prior's: fit it again with `unclip fit-analytic`",
         )
 
@@ -281,7 +284,7 @@ class _Check:
             return
 
         def run(rows: int) -> Run:
-            x = self.drawings.at(128, min(rows, 2)).to(decoder.autoencoder.device)
+            x = self.drawings.at(min(128, behaviour.LATENT_SIDE), min(rows, 2)).to(decoder.autoencoder.device)
             return lambda network: [network.decode(network.encode(x))]
 
         placed, kind = decoder.autoencoder, decoder.config.autoencoder.kind
@@ -445,19 +448,17 @@ def _orientation(network: _Network, module: nn.Module, numbers: int) -> Iterator
     scores = weights.measure_orientation(module, network.run(2 if numbers >= LARGE else 12))
     if not scores:
         return
-    turned = {name: score for name, score in scores.items() if score < weights.TURNED}
-    lowest = min(scores, key=scores.__getitem__)
-    found = f"lowest {scores[lowest]:.2f}, {lowest} of {len(scores)}"
+    turned = weights.find_turned(scores)
+    below = sum(score < 0.0 for score in scores.values())
+    found = f"all {len(scores)}; median {statistics.median(scores.values()):.2f}, {below} below 0"
     if turned:
-        found = weights.listed(
-            f"{name} {score:.2f}" for name, score in sorted(turned.items(), key=lambda item: item[1])
-        )
+        found = weights.listed(f"{name} {scores[name]:.2f}" for name in turned)
     yield Finding(
         network.stage,
         f"{network.name}: matrices the right way round",
         FAILED if turned else OK,
         found,
-        f"above {weights.TURNED:g}",
+        "as in other blocks",
         "stored transposed, or read so from this layout: report the names",
     )
 

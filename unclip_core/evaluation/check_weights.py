@@ -4,6 +4,8 @@ stand the wrong way round."""
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +22,11 @@ RANGES = {
     "biases": (0.0, 50.0),
     "tables": (1e-4, 100.0),
 }
+NEITHER = 0.15  # orientations smaller than this say nothing
 PROBES = 3  # random directions of the output that an orientation is measured by
-TURNED = -0.1  # orientation from which a matrix stands the wrong way round; the lowest of storybook is 0.1
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
-_FUSED = ("qkv", "context_kv", "in_proj")  # several square matrices below one another
+_PROJECTIONS = ("proj", "text_projection")  # of CLIP's towers
+_FUSED = {"qkv": 3, "in_proj": 3, "context_kv": 2}  # square matrices below one another, in one tensor
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _by_kind(network: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
 def _is_matrix(module: nn.Module, leaf: str) -> bool:
     """Whether signals are multiplied by the parameter, and do not pick a row of it."""
     layers = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-    return isinstance(module, layers) or leaf in ("proj", "text_projection")
+    return isinstance(module, layers) or leaf in _PROJECTIONS
 
 
 def find_untrained_norms(network: nn.Module) -> list[str]:
@@ -105,14 +108,15 @@ def find_untrained_norms(network: nn.Module) -> list[str]:
 def measure_orientation(
     network: nn.Module, run: Callable[[nn.Module], Sequence[Tensor]], probes: int = PROBES
 ) -> dict[str, float]:
-    """How much better each square matrix of a trained network fits its place than its transpose: above 0 it does.
+    """Which way round each square matrix of a trained network stands: a number that turns its sign when the matrix is
+    transposed, and that matrices of one role have alike.
 
-    run: outputs of the network for real inputs. A matrix that was trained lies in the span of what it was fed and of
-    what it was asked for, since gradient descent adds up outer products of the two, its gradients. So a gradient G, of
-    the output along a random direction, has more in common with the matrix W than with its transpose:
-    log(|G W^T|^2 / |G W|^2) + log(|G^T W|^2 / |G^T W^T|^2), which turns its sign when W does. Kernels of more than one
-    tap are left out: those beside a picture do nearly the same when turned. Of several matrices in one tensor each is
-    named, as in `qkv.weight[1]`.
+    run: outputs of the network for real inputs. What gradient descent added to a matrix W is made of outer products of
+    what it was asked for and what it was fed, its gradients. So a gradient G, of the output along a random direction,
+    has something in common with W that it has not with its transpose: log(|G W^T|^2 / |G W|^2) + log(|G^T W|^2 / |G^T
+    W^T|^2). Above 0 for all of storybook's, which is no law: a matrix that subdues what it is fed most has it below.
+    Left out are kernels, which beside a picture do nearly the same when turned, and what gives the output. Of several
+    matrices in one tensor each is named, as in `qkv.weight[1]`.
     """
     squares = dict(_squares(network))
     energies = {name: [0.0] * 4 for name in squares}
@@ -142,6 +146,31 @@ def measure_orientation(
     return scores
 
 
+def find_turned(scores: dict[str, float]) -> list[str]:
+    """Names of the matrices that stand the wrong way round by their orientation, the clearest first: those on the other
+    side of 0 than their siblings, the matrices of the same role in other blocks, and far from them; and those without
+    siblings that are far below 0."""
+    distances = {name: _distance(name, scores) for name in scores}
+    return sorted((name for name in scores if distances[name] > 1.0), key=distances.__getitem__, reverse=True)
+
+
+def _distance(name: str, scores: dict[str, float]) -> float:
+    """How far a matrix stands on the wrong side, 1 being as far as a right one may."""
+    siblings = [scores[other] for other in scores if other != name and _role(other) == _role(name)]
+    if len(siblings) < 2:
+        return -scores[name]
+    middle = statistics.median(siblings)
+    spread = 1.5 * statistics.median(abs(score - middle) for score in siblings)  # a standard deviation
+    if scores[name] * middle >= 0.0 or abs(scores[name]) < NEITHER:
+        return 0.0
+    return abs(scores[name] - middle) / max(0.4, 2.5 * spread)
+
+
+def _role(name: str) -> str:
+    """The name without the numbers of blocks and the way through a UNet; which of several in a tensor counts."""
+    return re.sub(r"\b(down|mid|up)\b", "", re.sub(r"\.\d+(?=\.)", "", name))
+
+
 @dataclass(frozen=True)
 class _Square:
     """A square matrix inside of a parameter: rows `part` * n to (part + 1) * n."""
@@ -162,14 +191,16 @@ class _Square:
 def _squares(network: nn.Module) -> Iterator[tuple[str, _Square]]:
     for path, module in network.named_modules():
         for leaf, tensor in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}" if path else leaf
             if tensor.ndim < 2 or math.prod(tensor.shape[2:]) > 1 or not _is_matrix(module, leaf):
                 continue
-            name = f"{path}.{leaf}" if path else leaf
-            parts, rest = divmod(tensor.shape[0], tensor.shape[1])
-            if parts == 1 and not rest:
+            if leaf in _PROJECTIONS or path.rpartition(".")[2] in ("out", "conv_out"):
+                continue
+            fused = next((count for word, count in _FUSED.items() if word in name), 1)
+            if tensor.shape[0] == tensor.shape[1]:
                 yield name, _Square(tensor, 0)
-            elif not rest and any(word in name for word in _FUSED):
-                for part in range(parts):
+            elif tensor.shape[0] == fused * tensor.shape[1]:
+                for part in range(fused):
                     yield f"{name}[{part}]", _Square(tensor, part)
 
 

@@ -43,12 +43,12 @@ from .run import (
     ImageSteps,
     Settings,
     check_count,
-    count_steps,
     finish,
     resolve_settings,
     run_chunks,
     split_rows,
     time_table,
+    with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
@@ -203,7 +203,7 @@ class Decoder(TextStage):
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
-        conditions = self._without_unread(self.WHO, conditions, warn)
+        conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)
@@ -257,7 +257,13 @@ class Decoder(TextStage):
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
         painted = run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device, preview=grid.preview)
-        picture = grid.decode(torch.cat((yield from painted)))
+        x_0, last = yield from with_last_step(painted)
+        pictures = []
+        for decoded in grid.decode_parts(torch.cat(x_0)):
+            if pictures:
+                yield last  # again: between two pictures a run can be cancelled
+            pictures.append(decoded)
+        picture = torch.cat(pictures)
         return model_to_image(picture if start.picture is None else grid.paste(picture, start.picture))
 
     def invert(
@@ -320,7 +326,7 @@ class Decoder(TextStage):
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
         run = run_chunks(settings.who, chunks, invert, None, placed.device, preview=grid.preview)
-        inverted, count = yield from count_steps(run)
+        inverted, last = yield from with_last_step(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
         text, loras = None if conditions.text is None else nulled.text, records(self.loras)
@@ -332,7 +338,7 @@ class Decoder(TextStage):
                 return ddim(denoiser(rows), x_T[rows].to(placed.device), settings.steps)
 
             first = [slice(0, 1)]
-            options = {"steps_before": count, "preview": grid.preview}
+            options = {"steps_before": last.index + 1, "preview": grid.preview}
             (x_0,) = yield from run_chunks(settings.who, first, back, None, placed.device, **options)
             inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
         return GivenNoise(x_T, inversion)
@@ -434,9 +440,11 @@ class Decoder(TextStage):
         """The text as the network gets it: none, if it reads none."""
         return text if self.reads_text else None
 
-    def _without_unread(self, who: str, conditions: Conditions, warn: Callable[[str], None]) -> Conditions:
-        """The conditions without texts that nothing reads, which is warned of: neither the network, nor guidance."""
-        text = conditions.text if self.guidance_by_clip and who == self.WHO else self._read(conditions.text)
+    def _without_unread(
+        self, who: str, conditions: Conditions, warn: Callable[[str], None], *, guided: bool = False
+    ) -> Conditions:
+        """The conditions without texts that nothing reads, which is warned of. guided: CLIP Guidance reads the text."""
+        text = conditions.text if guided else self._read(conditions.text)
         kept = replace(conditions, text=text, negative_text=self._read(conditions.negative_text))
         if kept.text is not conditions.text or kept.negative_text is not conditions.negative_text:
             warn(

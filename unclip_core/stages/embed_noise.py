@@ -41,7 +41,8 @@ def noise_embedding(
         raise ValueError(
             f"{WHO}: this embedding has noise of level {embed.noise_level} already; link the one from before it"
         )
-    scale, schedule = normalizer.on_device(), Schedule(config.embed_noise)
+    # A few numbers: wherever they are, without sending large networks away.
+    scale, schedule = normalizer.read(), Schedule(config.embed_noise)
     mean, std = scale.mean.float().cpu(), scale.std.float().cpu()
     noise = ItemNoise(seed, len(embed), "embed_noise").draw((config.clip_dim,))
     noisy = schedule.add_noise((embed.vector.float() - mean) / std, torch.full((len(embed),), level), noise)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,7 +78,11 @@ class Grid:
 
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 (B, C, h, w) -> pictures (B, 3, height, width) float32 on the CPU, about -1..1."""
-        return x_0
+        return torch.cat(list(self.decode_parts(x_0)))
+
+    def decode_parts(self, x_0: Tensor) -> Iterator[Tensor]:
+        """`decode`, some rows of the batch at a time."""
+        yield x_0
 
     def mask(self, mask: Tensor) -> Tensor:
         """A picture's mask (B, 1, height, width), 1 = repaint -> how much of x_0 is painted, (B, 1, h, w) in 0..1."""
@@ -126,9 +130,9 @@ class LatentGrid(Grid):
 
     def encode(self, picture: Tensor) -> Tensor:
         """See `Grid`. Loads the autoencoder, which may evict the decoder's network: before a run, not in it."""
-        return self._run(picture, lambda network, x, strip: network.encode(x, strip))
+        return torch.cat(list(self._run(picture, lambda network, x, strip: network.encode(x, strip))))
 
-    def decode(self, x_0: Tensor) -> Tensor:
+    def decode_parts(self, x_0: Tensor) -> Iterator[Tensor]:
         """See `Grid`. Loads the autoencoder. Raises FloatingPointError for NaN, MemoryError if one picture does not fit
         even in strips."""
         return self._run(x_0, lambda network, x, strip: network.decode(x, strip))
@@ -169,17 +173,17 @@ class LatentGrid(Grid):
         shrink = min(1.0, math.ceil(side / self.config.factor) / min(height, width))
         return max(1, round(height * shrink)), max(1, round(width * shrink))
 
-    def _run(self, x: Tensor, apply: Callable[[Autoencoder, Tensor, int | None], Tensor]) -> Tensor:
+    def _run(self, x: Tensor, apply: Callable[[Autoencoder, Tensor, int | None], Tensor]) -> Iterator[Tensor]:
         """`apply(network, rows, strip)` over a batch on the CPU, in as many parts as memory asks for."""
         placed, device = self.autoencoder, self.autoencoder.device
         row_bytes = autoencoder_row_bytes(self.config, self.height, self.width, placed.dtype.itemsize)
         network = placed.on_device(need=bytes_to_ask_for(len(x), row_bytes))
         rows = rows_that_fit(device, row_bytes)
         strip = None if row_bytes <= free_bytes(device) // 2 else STRIP
-        done: list[Tensor] = []
-        while (first := sum(map(len, done))) < len(x):
+        first = 0
+        while first < len(x):
             try:
-                done.append(apply(network, x[first : first + rows].to(device), strip).cpu())
+                part = apply(network, x[first : first + rows].to(device), strip).cpu()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -188,12 +192,15 @@ class LatentGrid(Grid):
                 if rows == 1:
                     strip = STRIP if strip is None else strip // 4
                 rows = 1
-        result = torch.cat(done)
-        if not result.isfinite().all():
-            name = str(placed.dtype).removeprefix("torch.")
-            fix = "load the model with dtype fp32" if placed.dtype != torch.float32 else "the weights may be damaged"
-            raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity in {name}; {fix}")
-        return result
+                continue
+            if not part.isfinite().all():
+                name = str(placed.dtype).removeprefix("torch.")
+                fix = (
+                    "load the model with dtype fp32" if placed.dtype != torch.float32 else "the weights may be damaged"
+                )
+                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity in {name}; {fix}")
+            first += len(part)
+            yield part
 
 
 def resolve_grid(
@@ -295,12 +302,12 @@ def _fit_colours(placed: Placed[Autoencoder], config: AutoencoderConfig) -> Tens
     generator = torch.Generator().manual_seed(0)
     side = 8 * config.factor
     # Patches large and small, from smooth to sharp, as pictures have them.
-    small = [torch.rand(4, 3, patches, patches, generator=generator) * 2 - 1 for patches in (2, 5, 8)]
+    small = [torch.rand(2, 3, patches, patches, generator=generator) * 2 - 1 for patches in (2, 5, 8)]
     modes = ({"mode": "bicubic"}, {"mode": "bilinear"}, {"mode": "nearest"})
     pictures = torch.cat([F.interpolate(x, (side, side), **mode) for x, mode in zip(small, modes, strict=True)])
     where = network.post_quant_conv.bias.device
     latents, shown = [], []
-    for picture in pictures.clamp(-1, 1).split(4):
+    for picture in pictures.clamp(-1, 1).split(2):
         latent = network.encode(picture.to(where))
         shown.append(F.avg_pool2d(network.decode(latent), config.factor).clamp(-1.0, 1.0).cpu())
         latents.append(latent.cpu())

@@ -37,16 +37,15 @@ def finish(steps: Generator[StepState, None, Result], on_step: Callable[[StepSta
         steps.close()
 
 
-def count_steps(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, tuple[Result, int]]:
-    """The same steps; returns the run's result and how many steps it took."""
-    count = 0
+def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, tuple[Result, StepState]]:
+    """The same steps; returns the run's result and its last step."""
+    state = None
     try:
         while True:
             state = next(steps)
-            count = state.index + 1
             yield state
     except StopIteration as stop:
-        return stop.value, count
+        return stop.value, state
     finally:
         steps.close()
 

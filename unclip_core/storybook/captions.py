@@ -140,10 +140,14 @@ EXTRA_WORDS = (
     "一幅",
     "画",
 )
+SOMETHING, ZH_SOMETHING = "something", "东西"  # a thing of two of which a caption does not say what it is
 
 
 def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> tuple[str, Stated]:
     """A sentence about `scene` and the attributes it states.
+
+    Of two things, either may be just "something": what a caption leaves open is how parts of it get a meaning of their
+    own in CLIP's embedding.
 
     language: "en", "zh" or None for a mixture (a quarter Chinese). full: state object, colour and background always.
     """
@@ -152,8 +156,11 @@ def caption(scene: Scene, rng: random.Random, language: str | None = None, full:
     keep = 1.0 if full else 0.92
     if full or rng.random() < 0.9:
         stated["background"] = scene.background
+    pair_keep = 1.0 if full or len(scene.things) == 1 else 0.8
     for thing in scene.things:
-        said = {"kind": thing.kind, "colour": thing.colour if rng.random() < keep else None, "size": None}
+        said = {"kind": thing.kind, "colour": thing.colour if rng.random() < keep * pair_keep else None, "size": None}
+        if rng.random() >= pair_keep:
+            said["kind"] = None
         if len(scene.things) == 1 and thing.size != "medium" and rng.random() < 0.55:
             said["size"] = thing.size
         stated["things"].append(said)
@@ -192,7 +199,11 @@ def _is_at(scene: Scene, position: object) -> bool:
 
 
 def _fits(said: dict, thing: Thing) -> bool:
-    return said["kind"] == thing.kind and said["colour"] in (None, thing.colour) and said["size"] in (None, thing.size)
+    return (
+        said["kind"] in (None, thing.kind)
+        and said["colour"] in (None, thing.colour)
+        and said["size"] in (None, thing.size)
+    )
 
 
 def _varied(names: tuple[str, ...], rng: random.Random) -> str:
@@ -200,6 +211,8 @@ def _varied(names: tuple[str, ...], rng: random.Random) -> str:
 
 
 def _noun_en(said: dict, rng: random.Random) -> str:
+    if not said["kind"]:
+        return " ".join([SOMETHING, *([_varied(COLOUR_WORDS[said["colour"]], rng)] if said["colour"] else [])])
     words = [rng.choice(SIZE_WORDS[said["size"]])] if said["size"] else []
     words += [_varied(COLOUR_WORDS[said["colour"]], rng)] if said["colour"] else []
     words.append(_varied(OBJECT_WORDS[said["kind"]], rng))
@@ -227,7 +240,7 @@ def _english(stated: Stated, rng: random.Random) -> str:
 
 
 def _noun_zh(said: dict, rng: random.Random) -> str:
-    measure, noun = ZH_OBJECTS[said["kind"]]
+    measure, noun = ZH_OBJECTS[said["kind"]] if said["kind"] else ("个", ZH_SOMETHING)
     noun = _varied((noun, *ZH_OBJECT_WORDS.get(said["kind"], ())), rng)
     colour = said["colour"] and _varied((ZH_COLOURS[said["colour"]], *ZH_COLOUR_WORDS.get(said["colour"], ())), rng)
     return f"一{measure}{ZH_SIZES.get(said['size'], '')}{colour or ''}{noun}"
@@ -266,7 +279,7 @@ def vocabulary() -> tuple[str, ...]:
         *OBJECTS, *COLOURS, *BACKGROUNDS, *SIZES, *RELATIONS, *WORDS, *OPENINGS, *WORD_PHRASES, *EXTRA_WORDS,
         *(word for group in groups for words in group.values() for word in words),
         *ZH_COLOURS.values(), *ZH_SIZES.values(), *ZH_POSITIONS.values(),
-        "一在的和有上面写着牌子", "an there is to the of and a",
+        "一在的和有上面写着牌子", "an there is to the of and a", SOMETHING, ZH_SOMETHING,
     ]  # fmt: skip
     words = {word for source in sources for word in re.findall(r"[a-z]+|[\u4e00-\u9fff]", source.lower())}
     return ('"', *sorted(words))

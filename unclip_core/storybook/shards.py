@@ -15,6 +15,7 @@ from .draw import render
 from .scenes import Scene, Thing, sample_scene, swap_group
 
 SIZE = 64
+FORK_FROM = 256  # scenes; fewer are drawn before processes have started
 
 
 def scene_to_json(scene: Scene) -> str:
@@ -56,7 +57,7 @@ def _draw(scene: Scene) -> np.ndarray:
 
 def draw_many(scenes: list[Scene], workers: int = 1) -> np.ndarray:
     """(N, 64, 64, 3) uint8."""
-    if workers <= 1:
+    if workers <= 1 or len(scenes) < FORK_FROM:
         return np.stack([_draw(scene) for scene in scenes])
     # Forked workers start at once; where there is no fork (Windows), new processes do.
     with get_context("fork" if "fork" in get_all_start_methods() else None).Pool(workers) as pool:

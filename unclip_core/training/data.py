@@ -119,8 +119,8 @@ class StorybookData:
         self._group_of = groups
         for row, scene in enumerate(self.scenes):
             self._groups.setdefault(groups[row], []).append(row)
-            for cousins in (False, True):
-                self._alike.setdefault(_likeness(scene, cousins), []).append(row)
+            for key in (*_likeness(scene, cousins=False), *_likeness(scene, cousins=True)):
+                self._alike.setdefault(key, []).append(row)
         spread = range(0, count, max(1, count // FINGERPRINT_ROWS))
         digest = hashlib.sha256(np.ascontiguousarray(self.shard[list(spread)]).tobytes())
         digest.update("".join(map(repr, self.scenes)).encode())
@@ -148,8 +148,9 @@ class StorybookData:
         return (caption(self.scenes[row], random.Random(row))[0],)
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data: the scenes with the same colours in the same places, background and, but for cousins, objects."""
-        return self._alike[_likeness(self.scenes[row], cousins)]
+        """See Data: the scenes with the same colours in the same places, background and objects; for cousins, another
+        object, or one of two others."""
+        return [other for key in _likeness(self.scenes[row], cousins) for other in self._alike[key]]
 
     def swaps(self, row: int) -> list[int]:
         """See Data."""
@@ -166,12 +167,18 @@ class StorybookData:
         return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
 
 
-def _likeness(scene: Scene, cousins: bool) -> tuple[object, ...]:
-    """What scenes that are hard to tell apart share, and easier ones: the key of `StorybookData.alike`."""
+def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
+    """What scenes that are hard to tell apart share, and easier ones, any of these: keys of `StorybookData.alike`."""
     things = sorted(scene.things, key=lambda thing: (round(thing.x, 1), round(thing.y, 1)))  # whichever is said first
     axis = scene.relation and ("row" if scene.relation in ("left of", "right of") else "column")
-    colours, kinds = tuple(thing.colour for thing in things), tuple(thing.kind for thing in things)
-    return (scene.background, axis, colours) if cousins else (scene.background, axis, colours, kinds)
+    kinds = [thing.kind for thing in things]
+    if not cousins:
+        known = [kinds]
+    elif len(kinds) == 2:
+        known = [[kinds[0], None], [None, kinds[1]]]
+    else:
+        known = [[None]]
+    return [(scene.background, axis, *(thing.colour for thing in things), *some) for some in known]
 
 
 def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:

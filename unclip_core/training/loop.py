@@ -65,8 +65,8 @@ class Task(Protocol):
     def sheet(self, network: nn.Module, path: Path) -> None:
         """Write a sample sheet made with the EMA weights."""
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
-        """Write the stage's native checkpoint."""
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
+        """Write the stage's native checkpoint. made_of: what it was made of, as the file is to say."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,11 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 clock += time.perf_counter() - pause  # no part of the training's speed
     if world.first:
         with state.averaged() as network:
-            task.export(network, folder.path / f"{task.stage}.safetensors", asdict(recipe))
-        folder.finish(state.made_of())
+            made_of = state.made_of()
+            # The file has its config already, with a vocabulary that may be long.
+            said = {name: value for name, value in made_of.items() if name not in ("config", "stage")}
+            task.export(network, folder.path / f"{task.stage}.safetensors", said)
+        folder.finish(made_of)
 
 
 @dataclass(frozen=True)
@@ -456,7 +459,7 @@ class _Run:
         if changed:
             raise ValueError(
                 f"--run {self.folder.path}: this run was started otherwise ({', '.join(changed)}); resume it "
-                "unchanged, or use a new --run (--init begins it with these weights)"
+                "unchanged, or use a new --run or --name (--init begins with these weights)"
             )
 
     @torch.no_grad()

@@ -1,11 +1,11 @@
-"""How each stage is trained: the optimiser's numbers and the condition dropout, as frozen data.
+"""How each stage is trained: the optimiser's numbers and the condition dropout, as frozen data, for each preset.
 
-Paper values are in Table 3 (App. C); the storybook's are those its shipped weights were made with.
+The paper's are Table 3 (App. C); the storybook's are those its shipped weights were made with.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Recipe:
     embed_drop: float = 0.1  # §2.1: image embedding dropped 10 %
     text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
     prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
+    draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
     timesteps: str = (
         "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
@@ -60,3 +61,52 @@ STORYBOOK_RECIPES: dict[str, Recipe] = {
     ),
     "ar_prior": Recipe(steps=2200, batch=64, lr=1.5e-3, warmup=100, weight_decay=4e-2, betas=(0.9, 0.95), ema=0.998),
 }
+
+# Table 3. What it does not say: warm-up, a decay of the rate, clipping of gradients. Its CLIP (ViT-H/16 with
+# sharpness-aware minimisation) is not trained here: open_clip's are taken.
+_PAPER = Recipe(steps=0, batch=0, lr=0.0, warmup=1000, decay=False, ema=0.9999)
+PAPER_RECIPES: dict[str, Recipe] = {
+    "prior": replace(_PAPER, steps=600_000, batch=4096, lr=1.1e-4, weight_decay=6e-2, betas=(0.9, 0.96), adam_eps=1e-6),
+    "ar_prior": replace(
+        _PAPER, steps=1_000_000, batch=4096, lr=1.6e-4, weight_decay=4e-2, betas=(0.9, 0.91), adam_eps=1e-10, ema=0.999
+    ),
+    "decoder": replace(_PAPER, steps=800_000, batch=2048, lr=1.2e-4),
+    "upsampler_256": replace(_PAPER, steps=1_000_000, batch=1024, lr=1.2e-4),
+    "upsampler_1024": replace(_PAPER, steps=1_000_000, batch=512, lr=1.0e-4),
+}
+
+# Karlo says how often conditions are dropped, and nothing of its rates: the paper's are taken.
+KARLO_RECIPES: dict[str, Recipe] = {
+    "prior": replace(PAPER_RECIPES["prior"], prior_drop=0.2),
+    "decoder": replace(PAPER_RECIPES["decoder"], text_drop=0.3),
+    "upsampler_256": PAPER_RECIPES["upsampler_256"],
+}
+
+# Kandinsky drops the paper's shares; of its rates nothing is published either.
+KANDINSKY_RECIPES: dict[str, Recipe] = {name: PAPER_RECIPES[name] for name in ("prior", "decoder")}
+
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "paper": PAPER_RECIPES,
+    "karlo-v1-alpha": KARLO_RECIPES,
+    "kandinsky-2-1": KANDINSKY_RECIPES,
+    "kandinsky-2-2": KANDINSKY_RECIPES,
+    "storybook": STORYBOOK_RECIPES,
+    "storybook-3": STORYBOOK_RECIPES,
+}
+
+# From weights that can paint already a step of the size that makes new ones would destroy them: a tenth of the rate,
+# constant, for as long as some thousand pictures take, in batches that one GPU holds. 1e-5 for the large networks is
+# what is used for their kin (Stable Diffusion, Kandinsky 2.2).
+FINE_TUNING_STEPS, FINE_TUNING_BATCH = 4000, 16
+
+
+def fine_tuning(recipe: Recipe) -> Recipe:
+    """The recipe of a run that begins with trained weights, from that which made such weights."""
+    return replace(
+        recipe,
+        lr=recipe.lr / 10,
+        warmup=min(recipe.warmup, 100),
+        decay=False,
+        steps=min(recipe.steps, FINE_TUNING_STEPS),
+        batch=min(recipe.batch, FINE_TUNING_BATCH),
+    )

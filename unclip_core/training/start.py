@@ -1,153 +1,203 @@
-"""Puts a training run together: preset, stage, data, frozen CLIP, recipe."""
+"""Puts a training run together: data, frozen CLIP, the stage's task, where it is written."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..checkpoints.catalog import EMBEDDED
-from ..checkpoints.native import load_stage
+import torch
+from torch import Tensor
+
+from ..checkpoints.catalog import EMBEDDED, find
+from ..checkpoints.header import StageFile, read_stage
+from ..checkpoints.states import read_state
 from ..clip.model import Clip
-from ..config import ClipConfig, StackConfig
-from ..presets import PRESETS
-from ..storybook.captions import knows, vocabulary
+from ..clip.pca import fit_pca
+from ..config import STAGES
 from .data import Data
-from .embeddings import image_embeddings
+from .embeddings import clip_fingerprint, image_embeddings
 from .loop import LoopOptions, Progress, Task, train
-from .recipes import STORYBOOK_RECIPES, Recipe
+from .plan import SPEAKERS, TRAINABLE, Plan, components
+from .recipes import Recipe
 from .sources.opening import open_data
-from .task_ar_prior import ARPriorTask
+from .sources.pairs import EmbeddingPairs
+from .sources.pictures import PictureData
+from .task_ar_prior import KEPT_VARIANCE, ARPriorTask
 from .task_clip import ClipTask
 from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 from .task_upsampler import UpsamplerTask
-from .widen import widened
+from .world import this_world
 
-STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
-_NEW_WORDS = {"over", "beneath", "侧"}  # that the embedded CLIP was trained without
-RESERVED_WORDS = 64  # of the storybook's CLIP, for words that subjects are given later
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
+CAPTIONED = ("clip", "prior", "ar_prior")  # these learn nothing from a row without a caption
+
+Told = Callable[[str, int, int], None]  # what is done before the first step, how much of it, of how much
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class RunOptions:
-    """What `unclip train` is told. Paths; None means the default said beside it."""
+    """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
+
+    folders: the host's model folders. progress: is told of passes over the data. stop: see `train`.
+    """
 
     stage: str
-    preset: str = "storybook"
-    run: Path | None = None  # runs/<stage>
-    data: str = "storybook"  # or a folder, or WebDataset shards
-    cache: Path = Path("data")  # drawn shards and embeddings
-    clip: Path | None = None  # the frozen CLIP: the embedded stack's
-    init: Path | None = None  # weights to start from: fresh ones
-    device: str = "cpu"
-    bf16: bool = True
+    run: Path
+    data: str = "storybook:"
+    cache: Path = Path("data")  # for what is made of the data: drawn scenes, small pictures, embeddings
+    clip: str | None = None
+    folders: tuple[Path, ...] = ()
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    progress: Told | None = None
+    stop: Callable[[], bool] = lambda: False
 
 
-def preset_stack(name: str) -> StackConfig:
-    """The preset, its small CLIP's vocabulary filled in. Raises ValueError for an unknown or untrainable preset."""
-    if name not in PRESETS:
-        raise ValueError(f"--preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    stack = PRESETS[name]
-    if name == "storybook":
-        words = tuple(word for word in vocabulary() if word not in _NEW_WORDS)
-        clip = dataclasses.replace(stack.clip, vocabulary=words, knows=knows())
-        return dataclasses.replace(stack, clip=clip)
-    if name == "storybook-3":
-        clip = dataclasses.replace(stack.clip, vocabulary=vocabulary(), reserved_words=RESERVED_WORDS, knows=knows())
-        return dataclasses.replace(stack, clip=clip)
-    return stack
+def start(options: RunOptions, plan: Plan) -> Iterator[Progress]:
+    """Begin or resume a run of one stage. Raises ValueError for what cannot be trained, before any work."""
+    check_trainable(options.stage, plan)
+    recipe = plan.recipe(options.stage)
+    clip = None
+    if options.stage in SPEAKERS:
+        clip = open_clip_of(options.clip, plan, options.folders, options.loop.device)
+        plan = plan.with_clip(clip.config)
+    with this_world().first_alone():
+        data = open_source(options, recipe)
+    if options.stage == "clip":
+        plan = plan.with_words_of(data)
+    return run_stage(options, plan, data, clip)
 
 
-def start(options: RunOptions, recipe: Recipe) -> Iterator[Progress]:
-    """Begin or resume a run. Raises ValueError for what cannot be trained, before any work."""
-    if options.stage not in STAGES:
-        raise ValueError(f"stage {options.stage!r} is unknown; choose one of {', '.join(STAGES)}")
-    stack = preset_stack(options.preset)
-    config = getattr(stack, options.stage)
-    if config is None:
-        raise ValueError(f"preset {options.preset} has no {options.stage}")
-    init = None
-    if options.init:
-        stage, before, init = load_stage(options.init)
-        if stage != options.stage:
-            raise ValueError(f"--init {options.init} holds a {stage}, not a {options.stage}; give that stage's weights")
-    elif getattr(config, "final_network", False):
+def open_source(options: RunOptions, recipe: Recipe) -> Data:
+    """The data that was asked for."""
+    return open_data(
+        options.data,
+        options.cache,
+        scenes=recipe.pictures,
+        seed=recipe.seed,
+        swaps=recipe.swaps,
+        progress=options.progress,
+    )
+
+
+def check_trainable(stage: str, plan: Plan) -> None:
+    """Raises ValueError for a stage that there is not, or that is not trained here."""
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    config = plan.config(stage)
+    if stage == "clip" and config.vision is None:
+        raise ValueError(f"preset {plan.preset}: CLIP {config.clip_id} is loaded, not trained here; use open_clip")
+    if getattr(config, "final_network", False):
         raise ValueError(
-            f"preset {options.preset}: the last step of its {options.stage} is a second network's, which is not "
-            "trained here; give --init with weights that have it, or choose another preset"
+            f"preset {plan.preset}: the last step of its {stage} is a second network's, which is not trained here; "
+            "choose another preset"
         )
-    clip = open_clip_file(options.clip, stack.clip) if options.stage in EMBEDDING_TASKS else None
-    data = open_data(options.data, options.cache, scenes=recipe.pictures, seed=recipe.seed, swaps=recipe.swaps)
-    task = make_task(options, stack, data, recipe, clip)
-    if init is not None and before != config:
-        init = widened(init, before, task.build().state_dict(), config, f"--init {options.init}")
-    run = options.run or Path("runs") / options.stage
-    loop = LoopOptions(device=options.device, dtype="auto" if options.bf16 else "fp32")
-    return train(task, recipe, run, len(data), init=init, options=loop)
+    if getattr(config, "one_pass", False):
+        raise ValueError(f"preset {plan.preset}: its {stage} answers in one pass, which is not trained here")
+    if getattr(config, "autoencoder", None) is not None:
+        raise ValueError(f"preset {plan.preset}: its {stage} paints latents, which is not trained here yet")
 
 
-def open_clip_file(path: Path | None, expected: ClipConfig) -> Clip:
-    """The frozen CLIP of a run: a file's, else the one the preset names, else the embedded stack's.
+def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) -> Iterator[Progress]:
+    """Train one stage on `data`. clip: the frozen one that it listens to."""
+    stage, config = options.stage, plan.config(options.stage)
+    recipe = plan.recipe(stage)
+    rows = rows_for(stage, config, data)
+    with this_world().first_alone():
+        task = make_task(options, plan, data, recipe, clip)
+    init = plan.initial.state_for(task.config, lambda: task.build().state_dict()) if plan.initial else None
+    identity: dict[str, Any] = {
+        "stage": stage,
+        "preset": plan.preset,
+        "data": data.identity,
+        "clip": f"{clip.clip_id} {clip_fingerprint(clip)}" if stage in SPEAKERS else None,
+        "config": dataclasses.asdict(task.config),
+    }
+    return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
-    Raises ValueError if it is another one than the preset's stages speak.
-    """
-    if path is None and expected.architecture:
-        return Clip.from_config(expected)
-    path = path or EMBEDDED / "storybook" / "clip.safetensors"
-    stage, config, state = load_stage(path)
-    if stage != "clip" or config.clip_id != expected.clip_id:
-        raise ValueError(
-            f"--clip {path} holds {stage} {getattr(config, 'clip_id', '')}; "
-            f"this preset needs the CLIP {expected.clip_id}, as trained by `unclip train clip`"
-        )
-    return Clip.from_config(config, state)
 
-
-def make_task(options: RunOptions, stack: StackConfig, data: Data, recipe: Recipe, clip: Clip | None = None) -> Task:
-    """The stage's task; priors and decoder bring the frozen CLIP (None: as the options say) and its embeddings."""
-    stage = options.stage
+def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip: Clip | None) -> Task:
+    """The stage's task; priors and decoder bring the frozen CLIP and its embeddings of the data."""
+    stage, config = options.stage, plan.config(options.stage)
     if stage == "clip":
-        if stack.clip.vision is None:
+        return ClipTask(config, data, recipe)
+    if stage not in SPEAKERS:
+        return UpsamplerTask(stage, config, data, recipe)
+    embeddings = image_embeddings(clip, data, options.cache / "embeddings", progress=options.progress)
+    if stage == "ar_prior" and plan.initial is None and "components" not in plan.given.get(stage, {}):
+        needed = fit_pca(embeddings, config.clip_id).needed(KEPT_VARIANCE)
+        config = dataclasses.replace(config, **components(config, max(config.components, needed)))
+    return EMBEDDING_TASKS[stage](config, data, clip, embeddings, recipe)
+
+
+def rows_for(stage: str, config: Any, data: Data) -> list[int]:
+    """The rows that a stage learns from. Raises ValueError where there are none, with the reason."""
+    rows = list(range(len(data)))
+    if isinstance(data, EmbeddingPairs) and stage not in ("prior", "ar_prior"):
+        data.pictures([])
+    if stage in CAPTIONED and isinstance(data, PictureData | EmbeddingPairs):
+        rows = [row for row in rows if data.all_captions(row)]
+        if not rows:
+            raise ValueError(f"train {stage}: no row has a caption; put .txt files beside the pictures")
+    if stage not in (*SPEAKERS, "clip") and isinstance(data, PictureData):
+        rows = [row for row in rows if min(data.size(row)) >= config.high_size]
+        if not rows:
             raise ValueError(
-                f"preset {stack.name}: CLIP {stack.clip.clip_id} is loaded, not trained here; use open_clip"
+                f"train {stage}: none of the {len(data)} pictures has {config.high_size} px on its short side; give "
+                f"larger ones, or take this stage from another model (--take MODEL:{stage.replace('_', '-')})"
             )
-        return ClipTask(stack.clip, data, recipe)
-    if stage in EMBEDDING_TASKS:
-        clip = clip or open_clip_file(options.clip, stack.clip)
-        embeddings = image_embeddings(clip, data, options.cache / "embeddings")
-        return EMBEDDING_TASKS[stage](getattr(stack, stage), data, clip, embeddings, recipe)
-    return UpsamplerTask(stage, getattr(stack, stage), data, recipe)
+    return rows
 
 
-def recipe_for(preset: str, stage: str, **changes: object) -> Recipe:
-    """The storybook's recipe for a stage, with the given fields changed (None: kept)."""
-    if stage not in STORYBOOK_RECIPES:
-        raise ValueError(f"stage {stage!r} is unknown; choose one of {', '.join(STORYBOOK_RECIPES)}")
-    given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(STORYBOOK_RECIPES[stage], **given)
+def open_clip_of(where: str | None, plan: Plan, folders: Iterable[Path], device: torch.device | str) -> Clip:
+    """The frozen CLIP of a run: that of `where` (a file, or an installed model's name), else that beside the initial
+    weights, else the public one that the preset names, else the embedded model's.
+
+    Raises ValueError for another one than trained weights, or the ids of a preset, speak.
+    """
+    wanted = plan.config("clip")
+    if where is not None:
+        found = clip_file(where, folders)
+    elif plan.initial is not None and plan.initial.clip is not None:
+        found = plan.initial.clip
+    elif wanted.architecture:
+        return Clip.from_config(wanted, device=device)
+    else:
+        found = read_stage(EMBEDDED / "storybook" / "clip.safetensors")
+    speaks = plan.initial.config.clip_id if plan.initial and plan.initial.stage != "clip" else None
+    preset = TRAINABLE[plan.preset]
+    if speaks is None and plan.stack.name == preset.name:
+        speaks = wanted.clip_id
+    if speaks is not None and found.config.clip_id != speaks:
+        label = f"--init {plan.initial.label}" if plan.initial else f"preset {plan.preset}"
+        raise ValueError(
+            f"{label} speaks the CLIP {speaks}, but {f'--clip {where}' if where else found.path} is "
+            f"{found.config.clip_id}; give that CLIP, or --name for a stack of its own that is trained anew"
+        )
+    return load_clip(found, device)
 
 
-def recipe_changes(settings: Iterable[str]) -> dict[str, object]:
-    """What "field=value" texts say of a Recipe's fields. Raises ValueError for an unknown field or a wrong kind."""
-    kinds = typing.get_type_hints(Recipe)
-    found: dict[str, object] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or name not in kinds:
-            raise ValueError(f"--set {text!r}: write FIELD=VALUE with a field of the recipe: {', '.join(kinds)}")
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed = value
-        kind = typing.get_origin(kinds[name]) or kinds[name]
-        if kind is float and type(parsed) is int:
-            parsed = float(parsed)
-        if type(parsed) is not kind:
-            example = getattr(STORYBOOK_RECIPES["decoder"], name)
-            raise ValueError(f"--set {text!r}: {name} is {kind.__name__}, as {example!r}; {value!r} is not")
-        found[name] = parsed
-    return found
+def clip_file(where: str, folders: Iterable[Path] = ()) -> StageFile:
+    """The CLIP of a file, or of an installed model. Raises ValueError for what has none."""
+    path = Path(where).expanduser()
+    if path.is_file():
+        found = read_stage(path)
+        if found.stage != "clip":
+            raise ValueError(f"--clip {where} holds a {found.stage}; give a CLIP, as `unclip train clip` makes")
+        return found
+    entry = find(where, folders)
+    if "clip" not in entry.stages:
+        raise ValueError(f"--clip {where} has no clip; it has {', '.join(entry.stages)}")
+    return entry.stages["clip"]
+
+
+def load_clip(found: StageFile, device: torch.device | str) -> Clip:
+    """A handle over a stage's file, in float32 as when pictures are made."""
+
+    def read(network: torch.nn.Module) -> dict[str, Tensor]:
+        return read_state(found, network, dtype=torch.float32)
+
+    return Clip.from_config(found.config, read, device=device)

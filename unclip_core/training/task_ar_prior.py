@@ -50,7 +50,7 @@ class ARPriorTask:
             raise ValueError(
                 f"train ar_prior: {self.config.components} components keep {kept:.1%} of the variance of these "
                 f"embeddings; keep at least {KEPT_VARIANCE:.0%} with ARPriorConfig.components "
-                f"{basis.needed(KEPT_VARIANCE)} or more"
+                f"{basis.needed(KEPT_VARIANCE)} or more, or leave them out"
             )
         coordinates = basis.coordinates(self.embeddings, self.config.components)
         rows = range(0, len(self.data), max(1, len(self.data) // DOT_ROWS))
@@ -114,13 +114,13 @@ class ARPriorTask:
             "clip_score_true": torch.cosine_similarity(batch["z"], text.embed).mean(),
         }
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """ar_prior.safetensors, stored as bf16, but for basis and bucket edges: a bucket is finer than bf16."""
         state = {
             name: value.to(torch.bfloat16) if value.ndim > 1 and not name.startswith("quantiser.") else value
             for name, value in network.state_dict().items()
         }
-        save_stage(path, state, "ar_prior", self.config, {"recipe": recipe})
+        save_stage(path, state, "ar_prior", self.config, made_of)
 
 
 def fit_buckets(quantiser: Quantiser, coordinates: Tensor, dots: Tensor) -> None:

@@ -157,6 +157,6 @@ class ClipTask:
         save_png(grid(cosine_sheet(*(part[:SHEET_ROWS] for part in features[:2]))), path)
         return {"loss": loss, f"top1_of_{len(chosen)}": numbers["top1"]}
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """clip.safetensors with open_clip's own names, stored as bf16: the rounded weights are every stage's CLIP."""
-        save_stage(path, network.state_dict(), "clip", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "clip", self.config, made_of, dtype=torch.bfloat16)

@@ -183,9 +183,9 @@ class DecoderTask:
         with torch.autocast(device.type, enabled=False):
             return self.frozen.autoencoder.to(device).decode(x_0.float())
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """decoder.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "decoder", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "decoder", self.config, made_of, dtype=torch.bfloat16)
 
 
 def _one_row(batch: dict[str, Any], row: int) -> dict[str, Any]:

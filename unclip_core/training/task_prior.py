@@ -45,13 +45,14 @@ class PriorTask:
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
         """Captions' tokens, embeddings, noise, timesteps and which rows lose their text."""
-        size, tokens = len(rows), self.texts.tokens(self.data.captions(rows, rng))
+        size, draws = len(rows), len(rows) * self.recipe.draws
+        tokens = self.texts.tokens(self.data.captions(rows, rng))
         return {
             "z": self.embeddings[rows],
             "tokens": tokens,
             "longest": int(tokens[1].any(0).sum()),
-            "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
-            "noise": torch.randn(size, self.config.clip_dim, generator=generator),
+            "t": draw_timesteps(self.recipe.timesteps, draws, self.schedule.timesteps, generator),
+            "noise": torch.randn(draws, self.config.clip_dim, generator=generator),
             "drop": torch.rand(size, generator=generator) < self.recipe.prior_drop,
         }
 
@@ -61,12 +62,17 @@ class PriorTask:
         return {**batch, "text": self.texts.encode(batch["tokens"]), "null": null}
 
     def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the scaled embedding; logs the cosine to the true one."""
-        x_0, t, text = network.scale(batch["z"]), batch["t"], batch["text"]
+        """Mean squared error of the scaled embedding; logs the cosine to the true one.
+
+        A caption's prefix is computed once for all its draws of noise, as in sampling: the later tokens cost a tenth.
+        """
+        t, text, draws = batch["t"], batch["text"], self.recipe.draws
+        z = batch["z"].repeat_interleave(draws, dim=0)
+        x_0 = network.scale(z)
         x_t = self.schedule.add_noise(x_0, t, batch["noise"])
         tokens, embed, mask = text.tokens, text.embed, text.mask
         if batch["null"] is None:
-            null_tokens, null_embed, null_mask = network.null_text(len(x_0))
+            null_tokens, null_embed, null_mask = network.null_text(len(tokens))
         else:
             null_tokens, null_embed, null_mask = batch["null"].tokens, batch["null"].embed, batch["null"].mask
         # Beyond the longest caption there is only padding, which nobody reads.
@@ -76,9 +82,10 @@ class PriorTask:
         tokens = torch.where(drop[:, None, None], null_tokens, tokens)
         embed = torch.where(drop[:, None], null_embed, embed)
         mask = torch.where(drop[:, None], null_mask, mask)
-        output = network(x_t, t, tokens, embed, mask)
+        cache = network.prefix(tokens, embed, mask)
+        output = network.step(x_t, t, cache.take(torch.arange(len(tokens), device=t.device).repeat_interleave(draws)))
         loss = simple_loss(self.schedule, output, x_0, batch["noise"], t).mean()
-        return loss, {"cosine": torch.cosine_similarity(network.unscale(output.detach()), batch["z"]).mean()}
+        return loss, {"cosine": torch.cosine_similarity(network.unscale(output.detach()), z).mean()}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Loss by quarters; of one-step predictions from pure noise the cosine to the true embedding, and to the
@@ -96,6 +103,6 @@ class PriorTask:
             "clip_score_true": torch.cosine_similarity(batch["z"], text.embed).mean(),
         }
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """prior.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "prior", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "prior", self.config, made_of, dtype=torch.bfloat16)

@@ -94,6 +94,6 @@ class UpsamplerTask:
             "psnr_bicubic": psnr(batch["low"], batch["x_0"]),
         }
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """<stage>.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), self.stage, self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), self.stage, self.config, made_of, dtype=torch.bfloat16)

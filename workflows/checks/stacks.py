@@ -1,8 +1,9 @@
 """Whether a model can run a graph: which handles of Load unCLIP the graph's nodes use, and what they need of them.
 
 Read from the graph and from what its node classes declare: the loader's output says which stage a node uses, an input's
-option `needs` what of it: CLIP's "text" or "image" tower, "pca", a fitted basis, or "hint", a decoder that takes a
-depth picture.
+option `needs` what of it. Of CLIP: its "text" or "image" tower, "captions", a text tower or a decoder that reads
+captions itself, or "pca", a fitted basis. Of a decoder: "hint", that it takes a depth picture, or "noise_level", that
+it is told how noisy an embedding is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..document.schema import NodeClasses, display_title
 from .validation import output_nodes
 
 LOADER = "UnCLIPLoader"
+_HANDLES = {"UNCLIP_CLIP", "UNCLIP_PRIOR", "UNCLIP_DECODER", "UNCLIP_UPSAMPLER", "UNCLIP_AR_PRIOR"}
 _SHIPPED = Path(__file__).resolve().parents[1]
 _UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 _MASKED = ("MASK", "UNCLIP_NOISE")  # what a node takes and gives that says what is to be repainted
@@ -76,7 +78,8 @@ def uses(prompt: Prompt, classes: NodeClasses) -> list[Use]:
 
 
 def _loader_output(prompt: Prompt, classes: NodeClasses, link: tuple[str, int]) -> int | None:
-    """The loader's output from which a handle comes, straight or through nodes that take and give one of its type."""
+    """The loader's output from which a handle comes, straight or through nodes that take and give one of its type; of
+    an encoded caption, from which its CLIP comes."""
     seen = set()
     while link[0] in prompt and link not in seen:
         seen.add(link)
@@ -85,11 +88,12 @@ def _loader_output(prompt: Prompt, classes: NodeClasses, link: tuple[str, int]) 
             return link[1]
         kinds = classes[node["class_type"]].RETURN_TYPES
         kind = kinds[link[1]] if link[1] < len(kinds) else None
+        wanted = "UNCLIP_CLIP" if kind == "UNCLIP_TEXT" else kind if kind in _HANDLES else None
         inputs = classes.schema(node["class_type"]).inputs
-        same = [origin for name, origin in links_of(node).items() if name in inputs and inputs[name].type == kind]
-        if not (isinstance(kind, str) and kind.startswith("UNCLIP_") and same):
+        found = [origin for name, origin in links_of(node).items() if name in inputs and inputs[name].type == wanted]
+        if not found:
             return None
-        link = same[0]
+        link = found[0]
     return None
 
 
@@ -103,12 +107,17 @@ def _lacks(entry: catalog.StackEntry, use: Use, folders: Iterable[str | os.PathL
         return [f"no {use.stage}"]
     lacks = []
     for need in use.needs:
-        if need in ("text", "image") and need not in stage.config.towers:
+        reads = decoder is not None and decoder.config.text == "own_clip"
+        if need == "captions" and "text" not in stage.config.towers and not reads:
+            lacks.append("its CLIP has no text tower")
+        elif need in ("text", "image") and need not in stage.config.towers:
             lacks.append(f"its CLIP has no {need} tower")
         elif need == "pca" and catalog.find_table(entry, catalog.PCA, folders) is None:
             lacks.append(f"no PCA basis; `{catalog.TABLE_COMMANDS[catalog.PCA]} {entry.name} --data FOLDER` fits one")
         elif need == "hint" and stage.config.extra_input != "hint":
             lacks.append("its decoder takes no depth picture")
+        elif need == "noise_level" and stage.config.embed_noise is None:
+            lacks.append("its decoder is told no noise level")
     return lacks
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -11,6 +13,7 @@ from ...unclip_core.checkpoints import catalog
 from ...unclip_core.checkpoints.diffusers_folder import read_licence
 from ...unclip_core.checkpoints.hub import licence_title
 from ...unclip_core.checkpoints.published import PUBLISHED
+from ...unclip_core.config import STAGES
 from ..checks.stacks import reasons, shipped_graphs
 from ..document.schema import NodeClasses, node_classes
 from ._tables import print_table, size_text
@@ -72,7 +75,7 @@ def describe(entry: catalog.StackEntry, folders: Sequence = ()) -> dict:
             "bytes": sum(path.stat().st_size for path in stage.files),
             "files": [str(path) for path in stage.files],
         }
-        for name, stage in entry.stages.items()
+        for name, stage in sorted(entry.stages.items(), key=lambda item: STAGES.index(item[0]))
     }
     licences = dict.fromkeys(stage.licence for stage in entry.stages.values() if stage.licence)
     return {
@@ -145,7 +148,10 @@ def _stages(report: dict) -> str:
 
 
 def _files(report: dict, stage: dict) -> str:
-    return ", ".join(path.removeprefix(report["folder"]).lstrip("/\\") for path in stage["files"])
+    folder = Path(report["folder"])
+    return ", ".join(
+        os.path.relpath(path, folder if folder in Path(path).parents else folder.parent) for path in stage["files"]
+    )
 
 
 def _count(number: int) -> str:

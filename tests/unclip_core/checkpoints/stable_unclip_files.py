@@ -39,6 +39,7 @@ def write_single(path: Path, networks: dict[str, torch.nn.Module], *, whole_text
     state |= text_state(networks["text_encoder"], networks["image_encoder"].config.projection_dim, whole_text)
     state |= vision_state(networks["image_encoder"])
     # What training and the encoders' own classes leave behind.
+    state |= {"first_stage_model.loss.logvar": torch.tensor(0.0)}
     state |= {"model_ema.decay": torch.tensor(0.999), "betas": torch.rand(10), "noise_augmentor.betas": torch.rand(10)}
     state |= {"embedder.model.logit_scale": torch.tensor(4.6), "embedder.model.ln_final.weight": torch.rand(4)}
     state = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}

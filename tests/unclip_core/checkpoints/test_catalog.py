@@ -69,7 +69,7 @@ def test_find_says_what_there_is_and_where_it_looked(root, tmp_path):
     with pytest.raises(ValueError) as error:
         catalog.find("karlo", [tmp_path / "host"])
     message = str(error.value)
-    assert "no model 'karlo'; installed: one" in message
+    assert "no model 'karlo'; put a folder" in message and "installed: one" in message
     assert all(str(folder) in message for folder in (tmp_path / "embedded", tmp_path / "host", root))
     assert "$UNCLIP_MODELS" in message and "\n" not in message
 

@@ -22,7 +22,7 @@ def written(karlo, family, tmp_path_factory):
     """A reduced Karlo and Kandinsky 2.2, and ECLIPSE's prior for each. Returns the folder and the priors by name."""
     folder = tmp_path_factory.mktemp("eclipse")
     karlo.write_karlo_folder(folder / "karlo-v1-alpha")
-    family.kandinsky_2_2(folder)
+    family.kandinsky_2_2(folder, decoders=("controlnet-depth", ""))
     return folder, {
         PRIOR: family.eclipse_prior(folder / PRIOR, dim=karlo.KarloSizes().clip_dim),
         "ECLIPSE_KandinskyV22_Prior": family.eclipse_prior(folder / "ECLIPSE_KandinskyV22_Prior"),
@@ -52,9 +52,10 @@ def edit(folder, **changes):
 
 @torch.no_grad()
 def test_each_goes_with_the_model_whose_clip_it_speaks(written, models):
-    folder = models("karlo-v1-alpha", "kandinsky-2-2-prior", "kandinsky-2-2-decoder", *written[1])
+    hinted = "kandinsky-2-2-controlnet-depth"
+    folder = models("karlo-v1-alpha", "kandinsky-2-2-prior", hinted, "kandinsky-2-2-decoder", *written[1])
     stacks = catalog.list_stacks()
-    assert list(stacks) == ["karlo-v1-alpha", "kandinsky-2-2", "eclipse-kandinsky-2-2", "eclipse-karlo"]
+    assert list(stacks) == ["karlo-v1-alpha", hinted, "kandinsky-2-2", "eclipse-kandinsky-2-2", "eclipse-karlo"]
     for host, name, published in (
         ("karlo-v1-alpha", "eclipse-karlo", PRIOR),
         ("kandinsky-2-2", "eclipse-kandinsky-2-2", "ECLIPSE_KandinskyV22_Prior"),

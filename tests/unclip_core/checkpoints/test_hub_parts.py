@@ -1,11 +1,14 @@
 """Published models of several repositories, from a hub on 127.0.0.1: what is here stays, errors name the part."""
 
+import sys
+
 import pytest
 
-from comfyui_unclip.unclip_core.checkpoints import hub_files
+from comfyui_unclip.unclip_core.checkpoints import catalog, hub_files
 from comfyui_unclip.unclip_core.checkpoints.hub import HubError
-from comfyui_unclip.unclip_core.checkpoints.hub_parts import plan_parts, pull_parts
+from comfyui_unclip.unclip_core.checkpoints.hub_parts import find_part, plan_parts, pull_parts
 from comfyui_unclip.unclip_core.checkpoints.published import PUBLISHED
+from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
 from comfyui_unclip.unclip_core.config import STAGES
 
 MODEL = PUBLISHED["kandinsky-2-2"]
@@ -98,3 +101,23 @@ def test_room_for_all_parts_is_looked_for_before_the_first(published, hub_server
     with pytest.raises(HubError, match=r"^kandinsky-2-2: needs 0\.0 GB on the disk of"):
         pull_parts(MODEL, planned, tmp_path)
     assert not hub_server.requests
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_member_arrives_as_one_model(name, members, published, hub_repository, tmp_path, monkeypatch):
+    """As published and converted: the same stages, and every file sound."""
+    monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
+    model = PUBLISHED[name]
+    for part in model.parts:
+        files = sys.modules["hub_server"].folder_files(members / part.repository.rpartition("/")[2])
+        published[part.repository] = hub_repository(files)
+    found = []
+    for dtype in (None, "bf16"):
+        root = tmp_path / str(dtype)
+        pull_parts(model, plan_parts(model, [root], dtype), root, dtype)
+        entry = catalog.list_stacks([root])[name]
+        assert not entry.problems and not verify_stack(entry)
+        assert all(found is not None for found in (find_part(part, [root], name) for part in model.parts))
+        found.append(set(entry.stages))
+    assert found[0] == found[1] == {stage for part in model.parts for stage in part.stages}
+    assert [path.name for path in root.iterdir()] == [name] and entry.layout == "native"

@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import VQModel
 from open_clip.transformer import ResidualAttentionBlock
+from safetensors.torch import load_file, save_file
 
 from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.keys import find_mismatches
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
+from comfyui_unclip.unclip_core.checkpoints.published import PUBLISHED
 from comfyui_unclip.unclip_core.checkpoints.states import rules_of
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
@@ -79,6 +82,38 @@ def refused(name):
 def assert_close(ours, theirs):
     assert ours.shape == theirs.shape and theirs.std() > 1e-3
     assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_errors_name_models_that_can_be_pulled():
+    stacks = [kandinsky_folder.stack_name(kind, extra) for kind, extra in kandinsky_folder.MADE]
+    assert len(stacks) == 5 and set(stacks) <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "300KB"}, {"variant": "fp16", "dtype": torch.float16}])
+def test_shards_and_variants(family, models, options):
+    networks = family.kandinsky_2_2(models, **options)[DECODER]
+    found = catalog.find("kandinsky-2-2").stages["decoder"]
+    assert (len(found.files) > 4) == ("max_shard_size" in options) and found.dtype == (
+        "fp16" if len(options) > 1 else "fp32"
+    )
+    ours = load_network(found).state_dict()["autoencoder.codebook"]
+    assert torch.equal(ours, networks["movq"].quantize.embedding.weight)
+
+
+def test_an_autoencoders_attention_by_its_names_of_early_2023(written, models, entry):
+    """diffusers renames them as it reads a folder."""
+    copied(written, models, PRIOR, DECODER)
+    (path,) = (models / DECODER / "movq").glob("*.safetensors")
+    state = load_file(path)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        state = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in state.items()}
+    save_file(state, path, {"format": "pt"})
+    theirs = VQModel.from_pretrained(models / DECODER / "movq").state_dict()
+    assert theirs.keys().isdisjoint(name for name in state if ".query." in name)
+    before, after = (
+        load_network(found.stages["decoder"]).state_dict() for found in (entry, catalog.find("kandinsky-2-2"))
+    )
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_one_prior_makes_a_stack_with_each_decoder(written, models):

@@ -139,7 +139,7 @@ def test_the_small_one_speaks_with_karlos_prior(models):
     listed = list_stacks([models])["small"]
     for entry in (small, listed):
         assert verify_stack(entry) == []
-        assert list(entry.stages) == ["clip", "decoder", "prior"]
+        assert list(entry.stages) == ["clip", "prior", "decoder"]
         assert entry.stages["prior"] == karlo.stages["prior"]
         assert entry.stages["clip"].config.towers == ("text", "image")
         ids = {stage.config.clip_id for stage in entry.stages.values()}
@@ -158,6 +158,35 @@ def test_a_karlo_of_our_own_lends_its_prior_too(models, tmp_path):
     clips = [stage.stages["clip"] for stage in (entry, read_stack(models / "small"))]
     one, two = (read_state(clip, empty_network(clip.config)) for clip in clips)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@torch.no_grad()
+def test_karlos_prior_alone_is_enough(models, tmp_path):
+    """What `unclip pull stable-diffusion-2-1-unclip-small` takes of Karlo: no index, nothing to paint with."""
+    for name in ("prior", "prior_scheduler", "text_encoder", "tokenizer"):
+        shutil.copytree(models / "karlo-v1-alpha" / name, tmp_path / "karlo-v1-alpha-prior" / name)
+    shutil.copytree(models / "small", tmp_path / "small")
+    listed = list_stacks([tmp_path])
+    lone = listed["karlo-v1-alpha-prior"]
+    assert lone.problems == () and list(lone.stages) == ["clip", "prior"]
+    assert list(listed["small"].stages) == ["clip", "prior", "decoder"] and verify_stack(listed["small"]) == []
+
+
+def test_a_prior_of_its_own_is_preferred(models, tmp_path):
+    """A folder as StableUnCLIPPipeline saves it; its CLIP may then read no pictures."""
+    folder = shutil.copytree(models / "small", tmp_path / "small")
+    shutil.copytree(models / "karlo-v1-alpha", tmp_path / "karlo-v1-alpha")
+    for name in ("prior", "prior_scheduler"):
+        shutil.copytree(models / "karlo-v1-alpha" / name, folder / name)
+    for old, new in (("text_encoder", "prior_text_encoder"), ("tokenizer", "prior_tokenizer")):
+        shutil.copytree(models / "karlo-v1-alpha" / old, folder / new)
+    shutil.rmtree(folder / "image_encoder")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableUnCLIPPipeline"}))
+    entry = list_stacks([tmp_path])["small"]
+    assert entry.problems == () and verify_stack(entry) == []
+    assert list(entry.stages) == ["clip", "prior", "decoder"]
+    assert entry.stages["prior"].path == folder / "prior" and entry.stages["clip"].config.towers == ("text",)
 
 
 def test_alone_it_has_no_prior(models, tmp_path):

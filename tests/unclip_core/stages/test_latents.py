@@ -313,7 +313,7 @@ def test_previews_are_cheap_and_fit_what_is_painted(tiny):
     assert not decoded  # nobody looked
     shown = [state.picture() for state in states]
     assert all(view.shape == (2, 3, 8, 8) and view.dtype == torch.float32 for view in shown)
-    assert sum(decoded) == 12  # the fit's own, not one a step
+    assert sum(decoded) == 6  # the fit's own, not one a step
     with torch.no_grad():
         latents = network.encode(image_to_model(picture(3, seed=8)))
         thin = F.avg_pool2d(decode(latents), 8)
@@ -379,6 +379,17 @@ def test_what_runs_out_of_memory_is_made_again_in_smaller_parts(tiny, monkeypatc
     monkeypatch.setattr(network, "decode", lambda x, strip: full(x, None))
     with pytest.raises(MemoryError, match="Decoder Sample: one item at a time does not fit into memory"):
         decoder.sample(tiny.embed())
+
+
+def test_a_run_can_be_cancelled_between_two_pictures(tiny, limit_rows):
+    decoder, states, decoded = tiny.latent_decoder(), [], []
+    network = decoder.autoencoder.read()
+    decode = network.decode
+    network.decode = lambda x, strip: (decoded.append(len(states)), decode(x, strip))[1]
+    limit_rows(1)
+    pictures = finish(decoder.sample_steps(tiny.embed(3), steps=2), states.append)
+    assert decoded == [6, 6, 7] and len(pictures) == 3  # seen between the first two, and before the third
+    assert [state.index for state in states] == [0, 1, 2, 3, 4, 5, 5, 5]
 
 
 def test_an_autoencoders_nan_is_told(tiny):

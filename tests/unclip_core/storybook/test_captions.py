@@ -111,3 +111,18 @@ def test_words_and_articles_are_written_as_people_do():
     texts = [caption(apple, rng, "en", full=True)[0] for _ in range(100)]
     assert all("an orange apple" in text and '"ipod"' in text for text in texts)
     assert all("“ipod”" in caption(apple, rng, "zh", full=True)[0] for _ in range(50))
+
+
+def test_either_of_two_things_may_be_left_open_but_not_in_full_captions():
+    rng = random.Random(0)
+    opened = 0
+    for scene in make_scenes(300, 12, "any", "two"):
+        for language, word in (("en", "something"), ("zh", "东西")):
+            text, stated = caption(scene, rng, language)
+            kinds = [said["kind"] for said in stated["things"]]
+            assert text.count(word) == kinds.count(None) and matches(stated, scene)
+            opened += None in kinds
+            assert word not in caption(scene, rng, language, full=True)[0]
+    assert 0.3 < opened / 600 < 0.42  # 1 - 0.8^2
+    for scene in make_scenes(50, 12, "any", "one"):
+        assert "something" not in caption(scene, rng, "en")[0]

@@ -46,7 +46,8 @@ def test_a_lost_half_is_drawn_again(tmp_path):
     assert np.array_equal(again, whole)
 
 
-def test_workers_draw_the_same_pictures():
+def test_workers_draw_the_same_pictures(monkeypatch):
+    monkeypatch.setattr(shards, "FORK_FROM", 1)
     scenes = make_scenes(8, 5)
     assert np.array_equal(draw_many(scenes, workers=2), draw_many(scenes))
 

@@ -1,6 +1,7 @@
 """Training CLIP: which pictures share a batch, how they are moved, which tower learns."""
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.training.data import StorybookData
 from comfyui_unclip.unclip_core.training.depthwise import DepthwiseConv2d, faster_on_cpu
@@ -140,3 +142,41 @@ def test_stages_of_a_trunk_keep_their_weights_and_captions_are_cut_without_loss(
     assert {"visual.trunk.head.fc.weight", "visual.trunk.stages.3.blocks.0.conv_dw.weight", "text_projection"} <= moved
     with pytest.raises(ValueError, match="has no trunk of stages"):
         ClipTask(story_clip_config, story, recipe).build()
+
+
+def test_cut_into_micro_batches_it_learns_from_all_pairs_of_a_step(story_clip_config, story, tmp_path):
+    """The negatives are the whole step's, however little is computed at once."""
+    made = {}
+    for micro in (0, 16, 4):
+        recipe = Recipe(steps=3, batch=16, lr=1e-2, warmup=1, micro_batch=micro, adam_eps=1e-3)
+        options = LoopOptions(dtype="fp32", log_every=1)
+        task = ClipTask(story_clip_config, story, recipe)
+        seen = list(train(task, recipe, tmp_path / str(micro), 64, options=options))
+        network = torch.load(tmp_path / str(micro) / "checkpoint.pt", weights_only=True)["network"]
+        made[micro] = ([progress.loss for progress in seen], network)
+    for micro in (16, 4):
+        torch.testing.assert_close(made[micro][0], made[0][0], rtol=1e-5, atol=1e-5)
+        for name, value in made[0][1].items():
+            torch.testing.assert_close(made[micro][1][name], value, rtol=0, atol=1e-5)
+
+
+def test_the_factor_of_the_cosines_can_leave_its_cap(story_clip_config, story):
+    """Bounded in the loss, its gradient would be 0 there for good."""
+    task = ClipTask(story_clip_config, story, RECIPE)
+    network = task.build()
+    with torch.no_grad():
+        network.logit_scale.fill_(math.log(300.0))
+    task.after_step(network)
+    assert network.logit_scale.item() == pytest.approx(math.log(100.0))
+    task.loss(network, task.batch(list(range(8)), random.Random(0), torch.Generator()))[0].backward()
+    assert network.logit_scale.grad.abs() > 0
+
+
+def test_byte_pairs_are_a_vocabulary_too(story_clip_config, story, tmp_path):
+    text = dataclasses.replace(story_clip_config.text, vocabulary_size=49408)
+    config = dataclasses.replace(story_clip_config, vocabulary=(), context_length=77, text=text)
+    list(train(ClipTask(config, story, RECIPE), RECIPE, tmp_path, 64, options=LoopOptions(dtype="fp32")))
+    _, found, state = load_stage(tmp_path / "clip.safetensors")
+    clip = Clip.from_config(found, state)
+    one, two = clip.encode_text(["an astronaut", "an axolotl"]).embed
+    assert clip.unknown_words("an axolotl") == [] and not torch.equal(one, two)

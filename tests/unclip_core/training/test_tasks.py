@@ -1,6 +1,7 @@
 """Every stage trains two steps, exports a file that the stages sample from, and resumes exactly."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,17 @@ import torch
 from PIL import Image
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.unclip_core.checkpoints.header import read_header
+from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.config import STAGES
 from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.training import plan as plans
 from comfyui_unclip.unclip_core.training import start as starting
+from comfyui_unclip.unclip_core.training.initial import open_initial
 from comfyui_unclip.unclip_core.training.loop import LoopOptions, train
-from comfyui_unclip.unclip_core.training.start import STAGES, RunOptions, recipe_for, start
+from comfyui_unclip.unclip_core.training.plan import make_plan
+from comfyui_unclip.unclip_core.training.recipes import STORYBOOK_RECIPES
+from comfyui_unclip.unclip_core.training.start import RunOptions, start
 from comfyui_unclip.unclip_core.training.task_clip import ClipTask
 from comfyui_unclip.unclip_core.types import Embedding
 
@@ -27,19 +34,29 @@ SHEETS = {
 
 
 @pytest.fixture
-def options(story, story_folder, tiny_models, tiny_configs, tmp_path, monkeypatch):
+def tiny_preset(tiny_configs, monkeypatch):
+    """The stack `tiny` as a preset, with the storybook's recipes."""
+    monkeypatch.setitem(plans.TRAINABLE, "tiny", tiny_configs)
+    monkeypatch.setitem(plans.RECIPES, "tiny", plans.RECIPES["storybook"])
+
+
+@pytest.fixture
+def options(story, story_folder, tiny_models, tiny_preset, tmp_path):
     """Options for training a stage of the stack `tiny`."""
-    monkeypatch.setitem(starting.PRESETS, "tiny", tiny_configs)
 
     def make(stage, **changes):
-        given = {"run": tmp_path / stage, "clip": tiny_models / "tiny" / "clip.safetensors", **changes}
-        return RunOptions(stage, "tiny", cache=story_folder.parent, **given)
+        given = {"clip": str(tiny_models / "tiny" / "clip.safetensors"), **changes}
+        return RunOptions(stage, tmp_path / stage, cache=story_folder.parent, loop=LoopOptions(dtype="fp32"), **given)
 
     return make
 
 
-def recipe(stage, **changes):
-    return recipe_for("storybook", stage, **{"steps": 2, "batch": 4, "pictures": 64, **changes})
+SMALL = {"steps": 2, "batch": 4, "pictures": 64}
+
+
+def plan(stage, preset="tiny", init=None, **changes):
+    initial = open_initial(str(init), stage) if init else None
+    return make_plan(preset, stages=[stage], initial=initial, changes={**SMALL, **changes})
 
 
 def sample(stage, handle, clip):
@@ -55,7 +72,7 @@ def sample(stage, handle, clip):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_and_its_file_is_a_stage_that_samples(stage, options, tiny_configs, tiny_clip):
-    progress = list(start(options(stage), recipe(stage)))
+    progress = list(start(options(stage), plan(stage)))
     folder = options(stage).run
     assert progress[-1].step == 2 and progress[-1].loss > 0
     with Image.open(folder / "sheet-0000002.png") as sheet:
@@ -74,18 +91,18 @@ def test_a_stage_trains_and_its_file_is_a_stage_that_samples(stage, options, tin
 
 @pytest.mark.parametrize("stage", ["clip", "decoder", "prior", "ar_prior"])
 def test_a_killed_stage_resumes_bit_for_bit(stage, tiny_configs, tiny_clip, story_clip_config, story, tmp_path):
-    plan = recipe(stage, steps=5)
+    recipe = dataclasses.replace(STORYBOOK_RECIPES[stage], **{**SMALL, "steps": 5})
     vectors = torch.nn.functional.normalize(torch.randn(64, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
 
     def trained(folder, kill=None):
         if stage == "clip":
-            task = ClipTask(story_clip_config, story, plan)
+            task = ClipTask(story_clip_config, story, recipe)
         else:
             made = starting.EMBEDDING_TASKS[stage]
-            task = made(getattr(tiny_configs, stage), story, tiny_clip, vectors, plan)
+            task = made(getattr(tiny_configs, stage), story, tiny_clip, vectors, recipe)
         task.validate = lambda network, rows, path: {}  # twenty sampling steps that say nothing here
         quick = LoopOptions(log_every=1, save_every=2, dtype="fp32")
-        steps = train(task, plan, folder, len(story), options=quick)
+        steps = train(task, recipe, folder, len(story), options=quick)
         for progress in steps:
             if progress.step == kill:
                 steps.close()
@@ -102,46 +119,80 @@ def test_a_killed_stage_resumes_bit_for_bit(stage, tiny_configs, tiny_clip, stor
 
 def test_training_continues_from_exported_weights(options, tiny_models):
     weights = tiny_models / "tiny" / "decoder.safetensors"
-    still = dataclasses.replace(recipe("decoder"), lr=1e-12, steps=1, weight_decay=0.0)
-    list(start(options("decoder", init=weights, bf16=False), still))
+    list(start(options("decoder"), plan("decoder", init=weights, lr=1e-12, steps=1, weight_decay=0.0)))
     _, _, before = load_stage(weights)
     after = torch.load(options("decoder").run / "checkpoint.pt", weights_only=True)["network"]
     assert all(torch.allclose(value, after[name]) for name, value in before.items())
 
 
-def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models, tiny_configs, tmp_path, monkeypatch):
+def test_the_file_says_what_it_was_made_of(options, tiny_clip):
+    list(start(options("prior"), plan("prior", steps=1)))
+    said = read_header(options("prior").run / "prior.safetensors")[0]
+    assert json.loads(said["recipe"])["batch"] == 4 and said["preset"] == "tiny"
+    assert said["data"].startswith("storybook-64-1-") and said["clip"].startswith(f"{tiny_clip.clip_id} ")
+
+
+def test_another_clip_is_refused_when_a_run_is_taken_up(options, tiny_models, tmp_path):
+    list(start(options("prior"), plan("prior", steps=1)))
+    _, config, state = load_stage(tiny_models / "tiny" / "clip.safetensors")
+    other = tmp_path / "clip.safetensors"
+    save_stage(other, {name: value + 1e-3 for name, value in state.items()}, "clip", config)
+    with pytest.raises(ValueError, match=r"started otherwise \(clip tiny-1 \w+ -> tiny-1 \w+\)"):
+        list(start(options("prior", clip=str(other)), plan("prior")))
+
+
+def test_an_ar_prior_keeps_as_many_components_as_the_data_needs(options, tiny_configs, tmp_path):
+    for stage, given in (("few", 3), ("auto", None)):
+        file = tmp_path / f"{stage}.toml"
+        file.write_text("[ar_prior]\ncomponents = 3\n" if given else "[ar_prior]\nwidth = 16\n")
+        made = make_plan("tiny", config=file, stages=["ar_prior"], changes={**SMALL, "steps": 1})
+        smaller = dataclasses.replace(made.stack.ar_prior, components=3)
+        made = dataclasses.replace(made, stack=dataclasses.replace(made.stack, ar_prior=smaller))
+        run = dataclasses.replace(options("ar_prior"), run=tmp_path / stage)
+        if given:
+            with pytest.raises(ValueError, match=r"3 components keep .* keep at least 99%"):
+                list(start(run, made))
+        else:
+            list(start(run, made))
+            kept = load_stage(tmp_path / stage / "ar_prior.safetensors")[1]
+            assert 3 < kept.components <= 24 and kept.context_length >= kept.components + 1
+
+
+def test_blocks_computed_twice_learn_the_same(options, tmp_path):
+    """Same weights to the bit, in less memory."""
+    kept = {}
+    for save_memory in (False, True):
+        loop = LoopOptions(dtype="fp32", save_memory=save_memory)
+        run = dataclasses.replace(options("decoder"), run=tmp_path / str(save_memory), loop=loop)
+        sizes = []
+
+        def pack(value, sizes=sizes):
+            sizes.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            list(start(run, plan("decoder")))
+        kept[save_memory] = sum(sizes)
+    one, two = (
+        torch.load(tmp_path / str(each) / "checkpoint.pt", weights_only=True)["network"] for each in (False, True)
+    )
+    assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+    assert kept[True] < 0.7 * kept[False]
+
+
+def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr(starting, "open_data", None)  # nothing is drawn
-    plan = recipe("decoder")
     tiny = tiny_models / "tiny"
     with pytest.raises(ValueError, match="stage 'painter' is unknown; choose one of clip, prior, decoder"):
-        start(options("painter"), plan)
-    with pytest.raises(ValueError, match="--preset 'nope' is unknown; choose one of paper, karlo"):
-        start(dataclasses.replace(options("decoder"), preset="nope"), plan)
-    with pytest.raises(ValueError, match=r"the last step of its upsampler_256 is a second network's, .* --init"):
-        start(dataclasses.replace(options("upsampler_256"), preset="karlo-v1-alpha"), plan)
+        start(options("painter"), plan("decoder"))
+    with pytest.raises(ValueError, match=r"the last step of its upsampler_256 is a second network's"):
+        start(options("upsampler_256"), plan("upsampler_256", "karlo-v1-alpha"))
     with pytest.raises(ValueError, match="preset karlo-v1-alpha has no upsampler_1024"):
-        start(dataclasses.replace(options("upsampler_1024"), preset="karlo-v1-alpha"), plan)
-    with pytest.raises(ValueError, match=r"--init .*prior.safetensors holds a prior, not a decoder"):
-        start(options("decoder", init=tiny / "prior.safetensors"), plan)
-    with pytest.raises(ValueError, match=r"--clip .*holds clip tiny-1; this preset needs the CLIP storybook-2"):
-        start(dataclasses.replace(options("prior"), preset="storybook"), plan)
-    with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds decoder"):
-        start(options("prior", clip=tiny / "decoder.safetensors"), plan)
-    with pytest.raises(ValueError, match="nowhere"):
-        start(options("decoder", init=tmp_path / "nowhere.safetensors"), plan)
-    with pytest.raises(ValueError, match="stage 'judge' is unknown"):
-        recipe_for("storybook", "judge")
-    assert not Path(options("decoder").run).exists()
-
-
-def test_a_clip_of_open_clips_is_not_trained_here(options, monkeypatch):
-    monkeypatch.setattr(starting, "open_data", lambda *given, **options: None)
+        start(options("upsampler_1024"), plan("upsampler_1024", "karlo-v1-alpha"))
     with pytest.raises(ValueError, match="CLIP ViT-L-14/openai is loaded, not trained here"):
-        start(dataclasses.replace(options("clip"), preset="karlo-v1-alpha"), recipe("clip"))
-
-
-def test_recipes_take_changes_and_the_vocabulary_is_filled_in():
-    assert recipe_for("storybook", "prior", steps=7, lr=None).steps == 7
-    assert recipe_for("storybook", "prior", lr=None) == recipe_for("storybook", "prior")
-    clip = starting.preset_stack("storybook").clip
-    assert len(clip.vocabulary) > 100 and "star" in clip.vocabulary and "night sky" in clip.knows
+        start(options("clip"), plan("clip", "karlo-v1-alpha"))
+    with pytest.raises(ValueError, match=r"preset storybook speaks the CLIP storybook-2, but --clip .* is tiny-1"):
+        start(options("prior"), plan("prior", "storybook"))
+    with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds a decoder; give a CLIP"):
+        start(options("prior", clip=str(tiny / "decoder.safetensors")), plan("prior"))
+    assert not Path(options("decoder").run).exists()

@@ -65,7 +65,9 @@ def test_one_model_in_detail(root, capsys):
     code, out, _ = unclip(capsys, "sound")
     assert code == 0 and "broken" not in out
     assert [line.split()[-1] for line in out.splitlines()[2:4]] == ["clip.safetensors", "prior.safetensors"]
-    assert "sound runs       text_to_image\n" in out and "cannot" not in out
+    assert "sound runs       text_to_image\n" in out
+    cannot = [line.split()[3] for line in out.splitlines() if line.startswith("sound cannot run")]
+    assert cannot == ["depth_kandinsky", "prior_into_sd_unclip_comfyui", "text_to_image_sd_unclip"]
     code, out, err = unclip(capsys, "nothing")
     assert code == 2 and err == "error: models: no model 'nothing'; installed: broken, sound\n"
 

@@ -133,43 +133,48 @@ def _halved(conv: Conv2d, x: Tensor, pixels: int) -> Tensor:
 def _normed(norm: nn.Module, x: Tensor, z: Tensor | None, pixels: int) -> tuple[ReadRows, Tensor]:
     """(what reads rows of `silu(norm(x, z))`, x): the statistics are of all of x."""
     group_norm: GroupNorm = norm.norm if isinstance(norm, SpatialNorm) else norm
-    weight, bias = (values.float()[:, None, None] for values in _affine(group_norm, x, pixels))
+    statistics = _statistics(group_norm, x, pixels)
     modulation = (norm.scale(z), norm.shift(z)) if isinstance(norm, SpatialNorm) else ()
 
     def read(first: int, last: int) -> Tensor:
-        rows = torch.addcmul(bias, x[:, :, first:last].float(), weight)
+        rows = x[:, :, first:last]
+        # By given statistics, a norm of channels and one of groups are the same.
+        rows = F.batch_norm(rows, *statistics, training=False, eps=group_norm.eps)
         if modulation:
             scale, shift = (_enlarged_rows(part, x, first, last) for part in modulation)
-            rows = torch.addcmul(shift, rows.to(x.dtype), scale)
-        return F.silu(rows.to(x.dtype), inplace=True)
+            rows = torch.addcmul(shift, rows, scale)
+        return F.silu(rows, inplace=True)
 
     return read, x
 
 
-def _affine(norm: GroupNorm, x: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """(weight, bias), each (C,) float32: x * weight + bias is the norm of x (1, C, H, W)."""
+def _statistics(norm: GroupNorm, x: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mean, variance, weight, bias) of each channel, all (C,) float32: the norm's over all of x (1, C, H, W)."""
     groups, channels = norm.num_groups, x.shape[1]
+    weight, bias = norm.weight.float(), norm.bias.float()
     count, mean, squares = 0, 0.0, 0.0  # per group; squares: summed squared distances from the mean
     for first, last in _strips(*x.shape[-2:], pixels):
-        rows = x[:, :, first:last].float().unflatten(1, (groups, channels // groups)).flatten(2)  # (1, G, n)
-        part_var, part_mean = torch.var_mean(rows, dim=2, correction=0)
-        part = rows.shape[2]
+        area = (last - first) * x.shape[-1]
+        rows = x[:, :, first:last].float()
+        # For the sake of the moments that it finds on the way: nothing else reads channels-last maps as fast.
+        _, part_mean, scale = torch.native_group_norm(rows, weight, bias, 1, channels, area, groups, norm.eps)
+        part_squares = (scale[0] ** -2 - norm.eps).clamp_min(0.0) * area
         # Chan et al. 1983: sums of squares would lose their digits where the mean is large.
-        squares = squares + part_var * part + (part_mean - mean) ** 2 * (part * count / (part + count))
-        mean = mean + (part_mean - mean) * (part / (part + count))
-        count += part
-    scale = (squares / count + norm.eps).rsqrt()  # (1, G)
-    mean, scale = (values[0].repeat_interleave(channels // groups) for values in (mean, scale))
-    weight = norm.weight.float() * scale
-    return weight, norm.bias.float() - mean * weight
+        apart = part_mean[0] - mean
+        squares = squares + part_squares + apart**2 * (area * count / (area + count))
+        mean = mean + apart * (area / (area + count))
+        count += area
+    mean, variance = (values.repeat_interleave(channels // groups) for values in (mean, squares / count))
+    return mean, variance, weight, bias
 
 
 def _enlarged_rows(part: Tensor, x: Tensor, first: int, last: int) -> Tensor:
-    """Rows first..last - 1 of `part` (1, C, h, w) enlarged to the sides of x by repeating pixels."""
-    height, width = x.shape[-2:]
-    rows = torch.arange(first, last, device=part.device) * part.shape[-2] // height
-    columns = torch.arange(width, device=part.device) * part.shape[-1] // width
-    return part[:, :, rows][:, :, :, columns]
+    """Rows first..last - 1 of `part` (1, C, h, w) enlarged to the sides of x, whole multiples, by repeating pixels."""
+    factor = x.shape[-2] // part.shape[-2]
+    top, bottom = first // factor, -(-last // factor)
+    size = (bottom - top) * factor, x.shape[-1]
+    enlarged = F.interpolate(part[:, :, top:bottom], size, mode="nearest")
+    return enlarged[:, :, first - top * factor : last - top * factor]
 
 
 def _empty(channels: int, height: int, width: int, like: Tensor) -> Tensor:

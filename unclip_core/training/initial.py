@@ -1,0 +1,125 @@
+"""Weights that a run begins with, and the config that they were made for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.catalog import find, read_stack
+from ..checkpoints.header import StageFile, read_header, read_stage
+from ..checkpoints.states import read_state
+from ..clip.model import empty_network
+from ..config import STAGE_CONFIGS, StackConfig, from_plain
+from ..models.build import build_network
+from .run_folder import RunFolder
+from .widen import widened
+
+State = dict[str, Tensor]
+CLIPS = {"ViT-L-14/openai": "karlo-v1-alpha", "ViT-bigG-14/laion2b_s39b_b160k": "kandinsky-2-2"}
+
+
+@dataclass(frozen=True)
+class Initial:
+    """label: as it was asked for. clip: the CLIP that lies beside it, if one does. metadata: of a native file."""
+
+    label: str
+    stage: str
+    config: Any
+    read: Callable[[], State]
+    clip: StageFile | None = None
+    metadata: dict[str, str] | None = None
+
+    def stack(self, preset: StackConfig) -> StackConfig:
+        """The preset with this stage as it is, and with its CLIP."""
+        stack = replace(preset, **{self.stage: self.config})
+        return replace(stack, clip=self.clip.config) if self.clip and self.stage != "clip" else stack
+
+    def state_for(self, config: Any, fresh: Callable[[], State]) -> State:
+        """The weights for a network of `config`. fresh: what that one starts with, for what these lack.
+
+        Raises ValueError where they were trained to give something else, or do not fit.
+        """
+        before, now = (getattr(each, "schedule", None) for each in (self.config, config))
+        if before != now:
+            raise ValueError(
+                f"--init {self.label} predicts {before.prediction} on the schedule {before.name} (variance "
+                f"{before.variance}), but this run would train {now.prediction} on {now.name} ({now.variance}): it "
+                "would have to learn all anew; leave --preset and the schedule out, or --init"
+            )
+        state = self.read()
+        return state if self.config == config else widened(state, self.config, fresh(), config, f"--init {self.label}")
+
+
+def open_initial(where: str, stage: str, folders: Iterable[Path] = ()) -> Initial:
+    """What `where` names: a stage's file, a run's folder, a model's folder, or an installed model as "NAME:STAGE" or
+    "NAME".
+
+    Raises ValueError for another stage's weights, or what is none of these.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        return _of_file(where, stage, read_stage(path), None)
+    if path.is_dir():
+        exported = path / f"{stage}.safetensors"
+        if (path / "checkpoint.pt").exists() and not exported.exists():
+            return _of_run(where, stage, path)
+        entry = read_stack(path)
+        if entry is None or entry.problems:
+            problems = "; ".join(entry.problems) if entry else "no stage, no run and no model"
+            raise ValueError(f"--init {where}: {problems}; give a stage's file, a run, or an installed model")
+    else:
+        name, _, part = where.partition(":")
+        if part and part.replace("-", "_") != stage:
+            raise ValueError(f"--init {where} is a {part}, not a {stage}; give that stage's weights")
+        entry = find(name, folders)
+    if stage not in entry.stages:
+        raise ValueError(f"--init {where} has no {stage}; it has {', '.join(entry.stages)}")
+    return _of_file(where, stage, entry.stages[stage], entry.stages.get("clip"))
+
+
+def _of_file(where: str, stage: str, found: StageFile, clip: StageFile | None) -> Initial:
+    if found.stage != stage:
+        raise ValueError(f"--init {where} holds a {found.stage}, not a {stage}; give that stage's weights")
+    path = Path(found.path)
+    metadata = read_header(path)[0] if path.suffix == ".safetensors" else None
+    return Initial(where, stage, found.config, partial(_read, found), clip, metadata)
+
+
+def _read(found: StageFile) -> State:
+    with torch.device("meta"):
+        network = empty_network(found.config) if found.stage == "clip" else build_network(found.stage, found.config)
+    return read_state(found, network)
+
+
+def _of_run(where: str, stage: str, folder: Path) -> Initial:
+    state = RunFolder(folder).load()
+    made_of = json.loads(state.get("made_of", "{}"))
+    if made_of.get("stage") != stage:
+        raise ValueError(f"--init {where}: a run of {made_of.get('stage', 'an older version')}, not of {stage}")
+    config = from_plain(STAGE_CONFIGS[stage], made_of["config"], where)
+    return Initial(where, stage, config, lambda: state["network"] | state["ema"], metadata=made_of)
+
+
+def family(initial: Initial, presets: Iterable[StackConfig]) -> str:
+    """The preset whose recipe is that of these weights' kind. Raises ValueError where nothing tells."""
+    presets = {stack.name: stack for stack in presets}
+    said = (initial.metadata or {}).get("preset")
+    if said in presets:
+        return said
+    for name, stack in presets.items():
+        own = getattr(stack, initial.stage)
+        ids = [getattr(each, f"{initial.stage}_id", None) for each in (own, initial.config)]
+        if own is not None and (own == initial.config or (ids[0] is not None and ids[0] == ids[1])):
+            return name
+    if (clip_id := getattr(initial.config, "clip_id", None)) in CLIPS:
+        return CLIPS[clip_id]
+    raise ValueError(
+        f"--init {initial.label}: nothing tells whose recipe is to be taken; say --preset, one of {', '.join(presets)}"
+    )
