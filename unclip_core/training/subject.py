@@ -27,7 +27,7 @@ from .data import Data, move
 from .lora import LoraSettings, branches_of, learning_branches
 from .recipes import Recipe
 from .sheets import grid, save_png
-from .task_decoder import DecoderTask
+from .task_decoder import DecoderTask, Frozen
 from .task_prior import PriorTask
 from .texts import Texts
 from .validation import some_rows
@@ -80,9 +80,10 @@ class SubjectTask:
     """Prior, decoder and word in one run: the sum of the two stages' own losses, over the subject's rows and as many of
     its class.
 
-    networks: read a stage's network, of its config in `configs`, with the weights that stay. start: the word's first
-    embedding (W,). data: the subject's rows, then those of its class from `subjects` on; there may be none. embeddings:
-    CLIP's of all of them (N, D). settings: None for no branches, the word alone.
+    networks: read a stage's network, of its config in `configs`, with the weights that stay. clips: the one that reads
+    captions, and the one that sees pictures. start: the word's first embedding (W,). data: the subject's rows, then
+    those of its class from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D). settings: None
+    for no branches, the word alone. frozen: see DecoderTask.
     """
 
     stage = "subject"
@@ -91,7 +92,7 @@ class SubjectTask:
         self,
         networks: Mapping[str, Callable[[], nn.Module]],
         configs: tuple[PriorConfig, DecoderConfig],
-        clip: Clip,
+        clips: tuple[Clip, Clip],
         word: str,
         start: Tensor,
         data: Data,
@@ -99,12 +100,14 @@ class SubjectTask:
         subjects: int,
         recipe: Recipe,
         settings: LoraSettings | None,
+        frozen: Frozen | None = None,
     ) -> None:
         self.networks, self.word, self.start, self.settings = networks, word, start, settings
         self.data, self.subjects, self.recipe = data, subjects, recipe
+        clip, self.seer = clips
         self.clip = clip.with_words({word: start})
         self.prior = PriorTask(configs[0], data, self.clip, embeddings, recipe)
-        self.decoder = DecoderTask(configs[1], data, self.clip, embeddings, recipe)
+        self.decoder = DecoderTask(configs[1], data, self.clip, embeddings, recipe, frozen)
         self.prior.texts = self.decoder.texts = self.texts = WordTexts(self.clip)
 
     def build(self) -> nn.Module:
@@ -123,6 +126,10 @@ class SubjectTask:
             "decoder": self.decoder.batch(rows, rng, generator),
         }
 
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its pictures on the decoder's grid."""
+        return {**batch, "decoder": self.decoder.on_grid(batch["decoder"])}
+
     def loss(self, network: Subject, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of both stages' losses."""
         row = network.row()
@@ -131,8 +138,10 @@ class SubjectTask:
         return prior + decoder, {"prior": prior.detach(), "decoder": decoder.detach(), **numbers}
 
     def _encoded(self, batch: dict[str, Any], row: Tensor) -> dict[str, Any]:
+        """A stage's batch with its captions, if it reads any, encoded; gradients reach the word's embedding."""
+        text = None if batch["tokens"] is None else self.texts.encode_with(batch["tokens"], row)
         null = None if self.prior.config.null_text == "learned" else self.texts.null(row.device)
-        return {**batch, "text": self.texts.encode_with(batch["tokens"], row), "null": null}
+        return {**batch, "text": text, "null": null}
 
     def validate(self, network: Subject, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Of captions that say the word: the cosine of the embedding that the prior guesses in one step to the
@@ -140,13 +149,14 @@ class SubjectTask:
         what is painted (even lines), from the same noise every time."""
         row, chosen = network.row(), some_rows(rows, SHEET_ROWS)
         prior, decoder = (self._encoded(_quiet(task, chosen, row.device), row) for task in (self.prior, self.decoder))
+        decoder = self.decoder.on_grid(decoder)
         text = prior["text"]
         t = torch.full((SHEET_ROWS,), self.prior.schedule.timesteps - 1, device=row.device)
         guess = network.prior.unscale(network.prior(prior["noise"], t, text.tokens, text.embed, text.mask)).float()
         painted = model_to_image(self.decoder.paint(network.decoder, {**decoder, "z": guess}))
-        save_png(grid(torch.cat([model_to_image(decoder["x_0"]), painted])), path)
+        save_png(grid(torch.cat([model_to_image(decoder["pictures"]), painted])), path)
         with torch.autocast(row.device.type, enabled=False):
-            seen = self.clip.encode_image(painted.float().clamp(0, 1).cpu()).vector.to(row.device)
+            seen = self.seer.encode_image(painted.float().clamp(0, 1).cpu()).vector.to(row.device)
         return {
             "cosine": torch.cosine_similarity(guess, prior["z"]).mean(),
             "clip_score": torch.cosine_similarity(seen, prior["z"]).mean(),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoints.catalog import StackEntry, find
+from ..checkpoints.catalog import StackEntry, find, list_stacks
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
@@ -29,6 +29,7 @@ from .recipes import Recipe
 from .sources.opening import open_data
 from .sources.pictures import PictureData
 from .subject import SubjectTask
+from .task_decoder import Frozen
 
 NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
@@ -58,6 +59,7 @@ Told = Callable[[str, int, int], None]
 class SubjectOptions:
     """pictures: a folder. word: new to CLIP. kind: the word for the subject's class, which CLIP knows. model: an
     installed stack's name. settings: None trains the word alone. class_pictures: None is CLASS_SHARE each; 0 for none.
+    clip: an installed stack whose CLIP sees the pictures; None: see `clip_that_sees`.
 
     folders: the host's model folders. progress: is told of work before the first step. stop: see `train`.
     """
@@ -69,6 +71,7 @@ class SubjectOptions:
     model: str = "storybook"
     settings: LoraSettings | None = field(default_factory=LoraSettings)
     class_pictures: int | None = None
+    clip: str | None = None
     cache: Path = Path("data")
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
@@ -85,17 +88,17 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     stack = load_stack(entry, "fp32", options.loop.device, folders=options.folders)
     clip = stack.clip
     start = first_embedding(clip, options.word, options.kind)
+    seer = clip_that_sees(clip, options)
     subject = SubjectData(_open(options), options.word, options.kind)
-    data, embeddings = with_class(options, stack, subject)
+    data, embeddings = with_class(options, stack, seer, subject)
     configs = (entry.stages["prior"].config, entry.stages["decoder"].config)
-    task = SubjectTask(
-        networks(entry), configs, clip, options.word, start, data, embeddings, len(subject), recipe, options.settings
-    )
-    settings = options.settings
+    settings, beside = options.settings, frozen_of(entry, seer)
+    rest = (data, embeddings, len(subject), recipe, settings, beside)
+    task = SubjectTask(networks(entry), configs, (clip, seer), options.word, start, *rest)
     identity = {
         "stage": "subject",
         "model": [config.prior_id if index == 0 else config.decoder_id for index, config in enumerate(configs)],
-        "clip": f"{clip.clip_id} {clip_fingerprint(clip)}",
+        "clip": f"{clip.clip_id} {clip_fingerprint(seer)}",
         "data": data.identity,
         "word": options.word,
         "class": options.kind,
@@ -150,6 +153,36 @@ def networks(entry: StackEntry) -> dict[str, Callable[[], torch.nn.Module]]:
         "prior": lambda: load_network(entry.stages["prior"], torch.float32),
         "decoder": lambda: load_network(decoder, torch.float32, part=part),
     }
+
+
+def frozen_of(entry: StackEntry, clip: Clip) -> Frozen:
+    """What stands beside a stack's decoder while it learns."""
+    found = entry.stages["decoder"]
+    autoencoder = None
+    if found.config.autoencoder is not None:
+        autoencoder = load_network(found, torch.float32, part="autoencoder").eval().requires_grad_(False)
+    null = clip.encode_null_image().vector if found.config.null_embed == "zero_picture" else None
+    return Frozen(autoencoder, null)
+
+
+def clip_that_sees(clip: Clip, options: SubjectOptions) -> Clip:
+    """The stack's CLIP if it has an image tower; else that of `options.clip`, or of any installed model with the same
+    CLIP (Karlo's text-to-image folder has none). Raises ValueError where there is none."""
+    if "image" in clip.config.towers and options.clip is None:
+        return clip
+    stacks = list_stacks(options.folders)
+    names = [options.clip] if options.clip is not None else list(stacks)
+    for name in names:
+        entry = find(name, options.folders) if options.clip is not None else stacks[name]
+        found = None if entry.problems else entry.stages.get("clip")
+        if found is not None and found.config.clip_id == clip.clip_id and "image" in found.config.towers:
+            return load_stack(entry, "fp32", options.loop.device, folders=options.folders).clip
+    if options.clip is not None:
+        raise ValueError(f"--clip {options.clip}: no CLIP {clip.clip_id} with an image tower; give a model that has it")
+    raise ValueError(
+        f"--model {options.model}: its CLIP {clip.clip_id} has no image tower, which a subject is seen with; install a "
+        "model that has one, such as karlo-v1-alpha-image-variations (`unclip pull`)"
+    )
 
 
 def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
@@ -286,17 +319,17 @@ def _open(options: SubjectOptions) -> PictureData:
     return open_data(str(options.pictures), options.cache, progress=options.progress)
 
 
-def with_class(options: SubjectOptions, stack: Stack, subject: SubjectData) -> tuple[Data, Tensor]:
-    """The subject's rows and those of its class, and CLIP's embeddings of all (N, D)."""
+def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData) -> tuple[Data, Tensor]:
+    """The subject's rows and those of its class, and the embeddings of all (N, D) by `clip`."""
     folder = options.cache / "embeddings"
-    embeddings = image_embeddings(stack.clip, subject, folder, progress=options.progress)
+    embeddings = image_embeddings(clip, subject, folder, progress=options.progress)
     wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
     if wanted == 0:
         return subject, embeddings
     said = subject.class_captions()
     paint_class(stack, [said[index % len(said)] for index in range(wanted)], options.run / "class", options.progress)
     classes = open_data(str(options.run / "class"), options.cache, progress=options.progress)
-    others = image_embeddings(stack.clip, classes, folder, progress=options.progress)
+    others = image_embeddings(clip, classes, folder, progress=options.progress)
     return Chained(subject, classes), torch.cat([embeddings, others])
 
 

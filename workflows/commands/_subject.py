@@ -24,6 +24,9 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--word", required=True, help="New to CLIP, as sks_cup: what captions will call the subject.")
 @click.option("--class", "kind", required=True, help="Word that CLIP knows for what the subject is, as cup.")
 @click.option("--model", default="storybook", show_default=True, help="Installed model that learns it.")
+@click.option(
+    "--clip", help="Installed model whose CLIP sees the pictures.  [default: MODEL's, or one that has the same]"
+)
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(0), help="Of the LoRA; 0: the word alone.")
 @click.option("--layers", type=click.Choice(("attention", "all")), help="[default: all in small networks]")
 @click.option("--class-pictures", type=click.IntRange(0), help="Painted to keep the class.  [default: 2 each]")
@@ -40,7 +43,7 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--save-memory", is_flag=True, help="Compute blocks again in the backward pass instead of keeping them.")
 def subject(
-    pictures, word, kind, model, rank, layers, class_pictures, run_folder, loras, cache, device, dtype, threads,
+    pictures, word, kind, model, clip, rank, layers, class_pictures, run_folder, loras, cache, device, dtype, threads,
     save_memory, **changes,
 ) -> None:  # fmt: skip
     """Teach a model a subject from a few pictures: its word, what its caption means, how it looks."""
@@ -79,7 +82,7 @@ def subject(
     run = run_folder or Path("runs") / word
     with progress_bar() as progress:
         options = SubjectOptions(
-            pictures, word, kind, run, model, settings, class_pictures, cache, folders, loop, progress
+            pictures, word, kind, run, model, settings, class_pictures, clip, cache, folders, loop, progress
         )
         with tqdm(total=recipe.steps, unit="step", dynamic_ncols=True, desc=f"train {word}", delay=1) as bar:
             for step in start_subject(options, recipe):

@@ -1,6 +1,9 @@
 """A subject's run on the stack `tiny`: what it learns from, what its file does, and that it goes on after a kill."""
 
+import dataclasses
+import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import find
 from comfyui_unclip.unclip_core.checkpoints.lora_file import load_lora
+from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.training import subject_run
 from comfyui_unclip.unclip_core.training.loop import LoopOptions
@@ -127,7 +131,7 @@ def test_rows_are_the_subjects_and_as_many_of_its_class(options, monkeypatch):
     list(start_subject(options(), recipe()))
     ((task, (_, _, rows), named),) = tasks
     assert rows == 4 and len(task.data) == 7 and named["identity"]["word"] == WORD
-    batch = task.batch([0, 1, 2, 3], random.Random(0), torch.Generator().manual_seed(0))
+    batch = task.prepare(task.batch([0, 1, 2, 3], random.Random(0), torch.Generator().manual_seed(0)))
     for stage in ("prior", "decoder"):
         assert len(batch[stage]["z"]) == 8
         places = batch[stage]["tokens"][2]
@@ -144,9 +148,8 @@ def test_rows_are_the_subjects_and_as_many_of_its_class(options, monkeypatch):
     assert any(name.startswith("decoder") for name in learned)
     torch.testing.assert_close(loss, numbers["prior"] + numbers["decoder"])
     # Without the word in its captions nothing would reach its embedding.
-    (grad,) = torch.autograd.grad(
-        task.loss(network, task.batch([4, 5], random.Random(0), torch.Generator()))[0], network.step
-    )
+    others = task.prepare(task.batch([4, 5], random.Random(0), torch.Generator()))
+    (grad,) = torch.autograd.grad(task.loss(network, others)[0], network.step)
     assert not grad.any()
 
 
@@ -163,3 +166,57 @@ def test_what_cannot_be_learned_is_said_before_any_work(options, pictures, tmp_p
     (pictures / "0.txt").write_text("a boat\n")
     refused("0.png: its caption 'a boat' says neither 'sks_cup' nor 'star'; write the word where the subject is")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(params=["karlo-v1-alpha", "kandinsky-2-2"])
+def published(request, karlo, family, tmp_path, monkeypatch):
+    """A small model with random weights in the layout of a published one, which the catalog finds."""
+    models = tmp_path / "models"
+    if request.param == "karlo-v1-alpha":
+        karlo.write_karlo_folder(models / request.param, with_image_encoder=True)
+    else:
+        family.kandinsky_2_2(models)
+    monkeypatch.setenv("UNCLIP_MODELS", str(models))
+    return request.param
+
+
+def test_published_models_learn_too_their_decoders_in_latents(published, pictures, tmp_path):
+    """By the words that their CLIP spells in sub-words; Kandinsky's decoder reads no caption at all."""
+    loop = LoopOptions(log_every=1, save_every=1, dtype="fp32", save_memory=True)
+    made = SubjectOptions(
+        *(pictures, WORD, "coffee cup", tmp_path / "run", published, LoraSettings(2), 2),
+        cache=tmp_path / "cache",
+        loop=loop,
+    )
+    for path in pictures.glob("*.txt"):
+        path.unlink()
+    state = train(made, recipe(micro_batch=1))
+    assert {name.split(".")[0] for name in state["ema"]} == {"prior", "decoder", "step"}
+    plain = load_stack(find(published), "fp32", "cpu")
+    knows = plain.with_lora(made.run / f"{WORD}.safetensors")
+    embeds = [stack.prior.sample(stack.clip.encode_text([f"a red {WORD}"]), seed=1) for stack in (plain, knows)]
+    assert (embeds[0].vector - embeds[1].vector).abs().max() > 1e-3
+    lora = load_lora(made.run / f"{WORD}.safetensors").stage_lora("decoder", plain.decoder.config)
+    # A LoRA begins at nothing; what has moved has learned.
+    assert any(branch.up.any() for branch in lora.branches.values())
+
+
+def test_a_clip_without_an_image_tower_is_helped_by_another_model(options, tiny_models, tmp_path, monkeypatch):
+    """As the published Karlo's: the text-to-image folder has none, that for variations has one."""
+    blind = tmp_path / "models" / "blind"
+    shutil.copytree(tiny_models / "tiny", blind)
+    _, config, state = load_stage(blind / "clip.safetensors")
+    text = {name: value for name, value in state.items() if not name.startswith("visual.")}
+    save_stage(blind / "clip.safetensors", text, "clip", dataclasses.replace(config, towers=("text",)))
+    monkeypatch.setenv("UNCLIP_MODELS", str(blind.parent))
+    alone = dataclasses.replace(options(), model="blind", class_pictures=0)
+    with pytest.raises(ValueError, match="--model blind: its CLIP tiny-1 has no image tower, which a subject"):
+        list(start_subject(alone, recipe()))
+    monkeypatch.setenv("UNCLIP_MODELS", f"{blind.parent}{os.pathsep}{tiny_models}")
+    tasks = []
+    monkeypatch.setattr(subject_run, "train", lambda task, *rest, **named: tasks.append(task) or [])
+    list(start_subject(alone, recipe()))
+    ((_, seer),) = [(task.clip, task.seer) for task in tasks]
+    assert "image" in seer.config.towers and "image" not in tasks[0].clip.config.towers
+    with pytest.raises(ValueError, match="--clip blind: no CLIP tiny-1 with an image tower; give a model that has it"):
+        list(start_subject(dataclasses.replace(alone, clip="blind"), recipe()))
