@@ -6,13 +6,14 @@ With release 1.0.0 ids freeze and inputs are only ever added at the end.
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
 from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
-from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample
-from .embedding import UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
+from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
+from .embedding import UnCLIPNoiseEmbedding, UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
 from .grid import UnCLIPImageGrid
 from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader
+from .lora import UnCLIPApplyLoRA
 from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise, UnCLIPStartFromPicture
 from .pca import UnCLIPPCAProject
 from .prior import UnCLIPDiffusionPrior
@@ -22,6 +23,7 @@ from .zero_shot import UnCLIPZeroShot
 
 _CLASSES = (
     UnCLIPLoader,
+    UnCLIPApplyLoRA,
     UnCLIPTextEncode,
     UnCLIPImageEncode,
     UnCLIPTextAsEmbedding,
@@ -32,9 +34,11 @@ _CLASSES = (
     UnCLIPSlerp,
     UnCLIPSlerpNoise,
     UnCLIPTextDiff,
+    UnCLIPNoiseEmbedding,
     UnCLIPPCAProject,
     UnCLIPStartFromPicture,
     UnCLIPCLIPGuidance,
+    UnCLIPDepthHint,
     UnCLIPDecoderSample,
     UnCLIPUpsample256,
     UnCLIPUpsample1024,

@@ -24,7 +24,7 @@ class UnCLIPAutoregressivePrior:
         return {
             "required": {
                 "ar_prior": ("UNCLIP_AR_PRIOR", {"tooltip": "AR PRIOR of Load unCLIP."}),
-                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."}),
+                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode.", "needs": ["text"]}),
                 "guidance_scale": guidance_input("How strictly the embedding follows the caption."),
                 "temperature": (
                     "FLOAT",

@@ -23,8 +23,8 @@ class UnCLIPToClipVision:
     TITLE = "To CLIP Vision Output"
     SEARCH_ALIASES = (*FAMILY, "sd21", "unclipconditioning", "clip vision", "bridge", "convert")
     DESCRIPTION = (
-        "Hands one image embedding to the editor's own unCLIPConditioning, so that our prior drives an SD 2.1 unCLIP "
-        "checkpoint: Karlo's prior speaks the language of sd21-unclip-l (ViT-L/14, 768-d)."
+        "Hands one image embedding to the editor's own unCLIPConditioning, so that our prior drives the editor's "
+        "model: Karlo's (768-d) fits sd21-unclip-l, Kandinsky 2.2's (1280-d) SDXL; sd21-unclip-h reads ViT-H's 1024-d."
     )
     CATEGORY = "unCLIP/embedding"
     FUNCTION = "convert"
@@ -62,6 +62,12 @@ class UnCLIPToClipVision:
                 "To CLIP Vision Output: this is a text embedding, which no image decoder was trained on; send it "
                 "through the Diffusion Prior first"
             )
+        if embed.noise_level:
+            raise ValueError(
+                f"To CLIP Vision Output: this embedding has noise of level {embed.noise_level}, of which the editor's "
+                "nodes would not know; link the one from before Noise Embedding, and use unCLIPConditioning's own "
+                "noise_augmentation"
+            )
         vector = embed.vector[row : row + 1].float().cpu()
         return (ClipVisionOutput(vector),)
 
@@ -72,8 +78,8 @@ class UnCLIPFromClipVision:
     TITLE = "From CLIP Vision Output"
     SEARCH_ALIASES = (*FAMILY, "clip vision", "bridge", "convert", "variation")
     DESCRIPTION = (
-        "Takes what the editor's CLIP Vision Encode saw into our decoder. The CLIP Vision model must be the one of "
-        "the unCLIP model: ViT-L/14 of OpenAI for Karlo."
+        "Takes what the editor's CLIP Vision Encode saw into our decoder. The CLIP Vision model must be the unCLIP "
+        "model's: OpenAI's ViT-L/14 for Karlo, ViT-bigG/14 for Kandinsky 2.2, ViT-H/14 for stable-diffusion-2-1-unclip."
     )
     CATEGORY = "unCLIP/embedding"
     FUNCTION = "convert"
@@ -93,7 +99,7 @@ class UnCLIPFromClipVision:
     def convert(self, *, clip, clip_vision_output):
         import torch.nn.functional as F
 
-        from ..unclip_core.presets import explain_clip
+        from ..unclip_core.presets import CLIP_OF_DIM, explain_clip
         from ..unclip_core.types import Embedding
 
         vector = getattr(clip_vision_output, "image_embeds", None)
@@ -109,10 +115,11 @@ class UnCLIPFromClipVision:
             fix = "encode the picture with CLIP Image Encode instead"
             if config.architecture:  # a public CLIP, which the editor can open as well
                 fix = f"give Load CLIP Vision the file of {config.clip_id}, or {fix}"
-            own = explain_clip(config.clip_id, config.embed_dim)
+            own, dim = explain_clip(config.clip_id, config.embed_dim), vector.shape[1]
+            other = f"{dim}-d, as {CLIP_OF_DIM[dim]}'s is" if dim in CLIP_OF_DIM else f"{dim}-d"
             raise ValueError(
-                f"From CLIP Vision Output: the CLIP of this Load unCLIP is {own}, but clip_vision_output is "
-                f"{vector.shape[1]}-d, so of another CLIP Vision model; {fix}"
+                f"From CLIP Vision Output: the CLIP of this Load unCLIP is {own}, but clip_vision_output is {other}; "
+                f"{fix}"
             )
         vector = vector.float().cpu()
         return (Embedding(F.normalize(vector, dim=-1) if config.normalised else vector, clip.clip_id, "image"),)

@@ -1,25 +1,36 @@
 """Decoder Sample and what changes how it works: from an image embedding to a picture."""
 
 from .host import current_host
-from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
+from .inputs import (
+    FAMILY,
+    as_tuned,
+    count_input,
+    crop_input,
+    guidance_input,
+    sampler_input,
+    seed_input,
+    size_inputs,
+    steps_input,
+)
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc")
 
 
 class UnCLIPDecoderSample:
-    """64 px pictures of image embeddings, with or without the caption's help."""
+    """Pictures of image embeddings, with or without the caption's help."""
 
     TITLE = "Decoder Sample"
     SEARCH_ALIASES = (*FAMILY, "sampler", "text to image", "variation", "ddim", "img2img", "inpaint")
     DESCRIPTION = (
-        "Paints the 64 px picture that an image embedding describes. Link the caption too to let it help with what the "
-        "embedding leaves open. It starts from noise that the seed decides, or from what is linked to `noise`."
+        "Paints the picture that an image embedding describes: at 64 px, for the upsamplers, or at full size where the "
+        "model can. Link the caption too to let it help with what the embedding leaves open. It starts from noise that "
+        "the seed decides, or from what is linked to `noise`."
     )
     CATEGORY = "unCLIP/decoder"
     FUNCTION = "sample"
     RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("IMAGE 64",)
-    OUTPUT_TOOLTIPS = ("64 px pictures; send them to Upsample 256.",)
+    RETURN_NAMES = ("IMAGE",)
+    OUTPUT_TOOLTIPS = ("The pictures; Upsample 256 enlarges those of 64 px, and passes full-size ones through.",)
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -69,6 +80,7 @@ class UnCLIPDecoderSample:
                     "UNCLIP_TEXT",
                     {"tooltip": "The caption that guidance leads away from. Not linked: no caption."},
                 ),
+                **size_inputs("the model's own size, or that of a linked noise"),
             },
         }
 
@@ -88,6 +100,8 @@ class UnCLIPDecoderSample:
         noise=None,
         negative_embed=None,
         negative_text=None,
+        width=None,
+        height=None,
     ):
         warnings = []
         steps_of_sampler = decoder.sample_steps(
@@ -96,7 +110,7 @@ class UnCLIPDecoderSample:
             negative_embed=negative_embed,
             negative_text=negative_text,
             noise=noise,
-            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
+            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler, width=width, height=height),
             eta=eta,
             seed=seed,
             noise_per_item=noise_per_item,
@@ -127,7 +141,7 @@ class UnCLIPCLIPGuidance:
         return {
             "required": {
                 "decoder": ("UNCLIP_DECODER", {"tooltip": "DECODER of Load unCLIP."}),
-                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of the same Load unCLIP."}),
+                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of the same Load unCLIP.", "needs": ["image"]}),
                 "scale": (
                     "FLOAT",
                     {
@@ -143,3 +157,38 @@ class UnCLIPCLIPGuidance:
 
     def guide(self, *, decoder, clip, scale):
         return (decoder.with_clip_guidance(clip, scale),)
+
+
+class UnCLIPDepthHint:
+    """A decoder that follows a depth picture: what is near and what is far, wherever it lies."""
+
+    TITLE = "Depth Hint"
+    SEARCH_ALIASES = (*FAMILY, "controlnet", "control", "depth", "structure")
+    DESCRIPTION = (
+        "Gives a controlnet decoder the depth picture that it follows: near things bright, far ones dark. The "
+        "embedding says what is painted, the hint where it lies."
+    )
+    CATEGORY = "unCLIP/decoder"
+    FUNCTION = "follow"
+    RETURN_TYPES = ("UNCLIP_DECODER",)
+    RETURN_NAMES = ("DECODER",)
+    OUTPUT_TOOLTIPS = ("The decoder with its hint; link it to Decoder Sample.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "decoder": (
+                    "UNCLIP_DECODER",
+                    {
+                        "tooltip": "DECODER of Load unCLIP, of a model such as kandinsky-2-2-controlnet-depth.",
+                        "needs": ["hint"],
+                    },
+                ),
+                "hint": ("IMAGE", {"tooltip": "The depth picture, of any size; from a depth estimator, or drawn."}),
+                "crop": crop_input("a hint of another shape"),
+            }
+        }
+
+    def follow(self, *, decoder, hint, crop):
+        return (decoder.with_depth_hint(hint, crop),)

@@ -1,7 +1,7 @@
-"""Text As Embedding, Slerp and Text Diff: moving in the space that the decoder paints from."""
+"""Text As Embedding, Slerp, Text Diff and Noise Embedding: moving in the space that the decoder paints from."""
 
 from .host import current_host
-from .inputs import FAMILY, path_inputs
+from .inputs import FAMILY, path_inputs, seed_input
 
 
 class _Embedding:
@@ -24,7 +24,8 @@ class UnCLIPTextAsEmbedding(_Embedding):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."})}}
+        tooltip = "The caption, from CLIP Text Encode."
+        return {"required": {"text": ("UNCLIP_TEXT", {"tooltip": tooltip, "needs": ["text"]})}}
 
     def convert(self, *, text):
         from ..unclip_core.embeddings import text_as_embedding
@@ -80,8 +81,8 @@ class UnCLIPTextDiff(_Embedding):
         return {
             "required": {
                 "embed": ("UNCLIP_EMBED", {"tooltip": "The picture, from CLIP Image Encode."}),
-                "text_from": ("UNCLIP_TEXT", {"tooltip": "What the picture shows now."}),
-                "text_to": ("UNCLIP_TEXT", {"tooltip": "What it should show."}),
+                "text_from": ("UNCLIP_TEXT", {"tooltip": "What the picture shows now.", "needs": ["text"]}),
+                "text_to": ("UNCLIP_TEXT", {"tooltip": "What it should show.", "needs": ["text"]}),
                 **path_inputs("start_theta", "end_theta", 0.5, "of the angle to the difference; 0.25 to 0.5 is usual"),
             }
         }
@@ -93,3 +94,44 @@ class UnCLIPTextDiff(_Embedding):
         turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
         current_host().warn(*warnings)
         return (turned,)
+
+
+class UnCLIPNoiseEmbedding(_Embedding):
+    """Embeddings with noise of a level that a Stable unCLIP decoder is told."""
+
+    TITLE = "Noise Embedding"
+    SEARCH_ALIASES = (*FAMILY, "stable unclip", "sd21", "noise augmentation", "noise level", "variation")
+    DESCRIPTION = (
+        "Stable unCLIP only: adds noise to an embedding and tells the decoder how much. More noise leaves less of the "
+        "embedding, so that pictures vary more and the caption decides more."
+    )
+    FUNCTION = "noise"
+    OUTPUT_TOOLTIPS = ("The embeddings with their noise; link them to Decoder Sample.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "decoder": (
+                    "UNCLIP_DECODER",
+                    {
+                        "tooltip": "DECODER of Load unCLIP, a Stable unCLIP; it knows how embeddings are spread.",
+                        "needs": ["noise_level"],
+                    },
+                ),
+                "embed": ("UNCLIP_EMBED", {"tooltip": "From CLIP Image Encode or a prior of the same model."}),
+                "noise_level": (
+                    "INT",
+                    {
+                        "default": 100,
+                        "min": 0,
+                        "max": 999,
+                        "tooltip": "0: hardly any. 999: nothing of the embedding is left.",
+                    },
+                ),
+                "seed": seed_input("noise"),
+            }
+        }
+
+    def noise(self, *, decoder, embed, noise_level, seed):
+        return (decoder.noise_embedding(embed, noise_level, seed),)

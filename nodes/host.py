@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 OnReport = Callable[[str, dict[str, Any]], None]  # kind, data; see use_host
 MODEL_FOLDER = "unclip"
+LORA_FOLDER = "loras"
 CHECKOUT = Path(__file__).absolute().parents[1]
 _PREVIEW_INTERVAL = 0.25  # seconds: each preview waits for the device, so not every step has one
 _PREVIEW_SIDE = 512
@@ -106,6 +107,10 @@ class Host(abc.ABC):
         """Folders that hold stacks, besides those the catalog knows itself."""
         return []
 
+    def lora_folders(self) -> list[Path]:
+        """Folders that hold LoRA files, those of other models among them, besides the ones in `model_folders`."""
+        return []
+
     @abc.abstractmethod
     def folder(self, kind: str) -> Path:
         """The "input", "output" or "temp" folder."""
@@ -154,10 +159,10 @@ class LocalHost(Host):
             tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def model_folders(self) -> list[Path]:
-        # In a checkout that lies in an editor's custom_nodes, both find the same models.
-        around = CHECKOUT.parent
-        inside = around.name == "custom_nodes" and (around.parent / "folder_paths.py").is_file()
-        return [around.parent / "models" / MODEL_FOLDER] if inside else []
+        return _editor_folders(MODEL_FOLDER)
+
+    def lora_folders(self) -> list[Path]:
+        return _editor_folders(LORA_FOLDER)
 
     def folder(self, kind: str) -> Path:
         if kind == "temp":
@@ -174,6 +179,13 @@ class LocalHost(Host):
         if self._temp is not None:
             self._temp.cleanup()
             self._temp = None
+
+
+def _editor_folders(name: str) -> list[Path]:
+    """A folder of the editor in whose custom_nodes this checkout lies: there, both find the same models."""
+    around = CHECKOUT.parent
+    inside = around.name == "custom_nodes" and (around.parent / "folder_paths.py").is_file()
+    return [around.parent / "models" / name] if inside else []
 
 
 class ComfyHost(Host):
@@ -234,6 +246,11 @@ class ComfyHost(Host):
             folder_paths.add_model_folder_path(MODEL_FOLDER, own)
             registered[MODEL_FOLDER][1].update({".safetensors"})
         return [Path(path) for path in folder_paths.get_folder_paths(MODEL_FOLDER)]
+
+    def lora_folders(self) -> list[Path]:
+        import folder_paths
+
+        return [Path(path) for path in folder_paths.get_folder_paths(LORA_FOLDER)]
 
     def folder(self, kind: str) -> Path:
         import folder_paths
@@ -311,18 +328,19 @@ class _EditorBar(Progress):
         now = time.monotonic()
         due = now - self._last_preview >= _PREVIEW_INTERVAL or state.index + 1 == state.total
         # Read at every step: recent editors let the user change the setting while the server runs.
-        if not due or args.preview_method == LatentPreviewMethod.NoPreviews or state.x0.ndim != 4:
+        if not due or args.preview_method == LatentPreviewMethod.NoPreviews or not state.is_visible:
             return None
         self._last_preview = now
-        return ("JPEG", preview_picture(state.x0), getattr(args, "preview_size", _PREVIEW_SIDE))
+        return ("JPEG", preview_picture(state), getattr(args, "preview_size", _PREVIEW_SIDE))
 
 
-def preview_picture(x0: Any) -> Image:
-    """The first item of a predicted x_0 (B, 3, H, W) in -1..1 as a PIL picture of at most 512 px a side."""
+def preview_picture(state: StepState) -> Image:
+    """The first item of a step's predicted x_0 as a PIL picture of at most 512 px a side."""
     from PIL import Image
 
-    stride = max(1, -(-max(x0.shape[-2:]) // _PREVIEW_SIDE))
-    small = x0[0, :, ::stride, ::stride].float()  # thinned on the device: a 1024 px picture need not travel
+    picture = state.picture()  # (B, 3, H, W) in -1..1
+    stride = max(1, -(-max(picture.shape[-2:]) // _PREVIEW_SIDE))
+    small = picture[0, :, ::stride, ::stride].float()  # thinned on the device: a 1024 px picture need not travel
     pixels = ((small + 1.0) * 127.5).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
     return Image.fromarray(pixels)
 

@@ -22,7 +22,10 @@ class UnCLIPImageEncode:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP; the decoder must be of the same model."}),
+                "clip": (
+                    "UNCLIP_CLIP",
+                    {"tooltip": "CLIP of Load unCLIP; the decoder must be of the same model.", "needs": ["image"]},
+                ),
                 "image": ("IMAGE", {"tooltip": "Pictures of any size, with or without alpha."}),
                 "crop": crop_input("a picture that is not square"),
             }

@@ -5,7 +5,15 @@ from typing import Any
 FAMILY = ("unclip", "dalle", "dall-e", "karlo", "kandinsky")  # words by which a search finds every node of the pack
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 # What a widget shows for "as the model was tuned"; the core says None.
-AS_TUNED = {"steps": 0, "guidance_scale": -1.0, "sampler": "auto", "temperature": -1.0, "dot_percentile": -1.0}
+AS_TUNED = {
+    "steps": 0,
+    "guidance_scale": -1.0,
+    "sampler": "auto",
+    "temperature": -1.0,
+    "dot_percentile": -1.0,
+    "width": 0,
+    "height": 0,
+}
 
 
 def as_tuned(**settings: Any) -> dict[str, Any]:
@@ -66,9 +74,19 @@ def count_input(tooltip: str) -> tuple:
 
 
 def crop_input(what: str) -> tuple:
-    """How a picture that is not square becomes one."""
-    tooltip = f"How {what} becomes square. center: its middle is cut out. squash: it is scaled on both sides."
+    """How a picture of another shape is brought to the one that is needed, a square mostly."""
+    tooltip = f"How {what} is made to fit. center: its middle is cut out. squash: it is scaled on both sides."
     return (["center", "squash"], {"default": "center", "tooltip": tooltip})
+
+
+def size_inputs(own: str) -> dict:
+    """Width and height of a latent decoder's pictures; 0 leaves them to the model. own: what 0 stands for, in words."""
+
+    def side(across: str) -> tuple:
+        tooltip = f"Pixels {across}, for models that paint at full size; rounded up to what the model can. 0: {own}."
+        return ("INT", {"default": 0, "min": 0, "max": 4096, "step": 64, "tooltip": tooltip})
+
+    return {"width": side("across"), "height": side("from top to bottom")}
 
 
 def path_inputs(start: str, end: str, default_end: float, where: str) -> dict:

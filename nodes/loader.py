@@ -29,7 +29,7 @@ class UnCLIPLoader:
     OUTPUT_TOOLTIPS = (
         "Reads captions and pictures.",
         "Turns a caption into an image embedding, by diffusion.",
-        "Paints a 64 px picture from an image embedding.",
+        "Paints a picture from an image embedding, at 64 px or at full size.",
         "Sharpens 64 px to 256 px.",
         "Sharpens 256 px to 1024 px.",
         "Turns a caption into an image embedding, one code after another.",
@@ -82,6 +82,11 @@ class UnCLIPLoader:
         host = current_host()
         folders = host.model_folders()
         entry = catalog.find(model_name, folders)
+        if entry.experimental:
+            host.warn(
+                f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
+                f"`unclip check {model_name}` says whether it works"
+            )
         manager = host.memory_manager()
         stack = load_stack(
             entry,

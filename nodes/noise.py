@@ -1,7 +1,7 @@
 """Random Noise, DDIM Invert, Slerp Noise and Start From Picture: where a decoder starts."""
 
 from .host import current_host
-from .inputs import FAMILY, as_tuned, count_input, crop_input, path_inputs, seed_input, steps_input
+from .inputs import FAMILY, as_tuned, count_input, crop_input, path_inputs, seed_input, size_inputs, steps_input
 
 
 class _Noise:
@@ -81,7 +81,7 @@ class UnCLIPDDIMInvert(_Noise):
                         "reconstruct more exactly.",
                     },
                 ),
-                "crop": crop_input("a picture that is not square"),
+                "crop": crop_input("a picture of another shape"),
             },
             "optional": {
                 "embed": (
@@ -89,19 +89,25 @@ class UnCLIPDDIMInvert(_Noise):
                     {"tooltip": "The picture's own embedding, from CLIP Image Encode. Not linked: the null embedding."},
                 ),
                 "text": ("UNCLIP_TEXT", {"tooltip": "A caption to invert under. Not linked: no caption."}),
+                **size_inputs("the model's own size"),
             },
         }
 
-    def invert(self, *, decoder, image, steps, guidance_scale, refine, crop, embed=None, text=None):
+    def invert(
+        self, *, decoder, image, steps, guidance_scale, refine, crop, embed=None, text=None, width=None, height=None
+    ):
+        warnings = []
         steps_of_inversion = decoder.invert_steps(
             image,
             embed,
             text,
-            **as_tuned(steps=steps),
+            **as_tuned(steps=steps, width=width, height=height),
             guidance_scale=guidance_scale,
             refine=refine,
             crop=crop,
+            warn=warnings.append,
         )
+        current_host().warn(*warnings)
         return (current_host().drive(steps_of_inversion, "DDIM Invert"),)
 
 
@@ -164,7 +170,7 @@ class UnCLIPStartFromPicture(_Noise):
                         "repainting with a mask. Lower: the result stays closer to the picture.",
                     },
                 ),
-                "crop": crop_input("a picture that is not square, and its mask with it,"),
+                "crop": crop_input("a picture of another shape, and its mask with it,"),
             },
             "optional": {
                 "mask": ("MASK", {"tooltip": "1 (white): repaint here. 0 (black): keep the picture."}),

@@ -42,7 +42,10 @@ class UnCLIPPCAProject:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP; it brings the principal components."}),
+                "clip": (
+                    "UNCLIP_CLIP",
+                    {"tooltip": "CLIP of Load unCLIP; it brings the principal components.", "needs": ["pca"]},
+                ),
                 "embed": ("UNCLIP_EMBED", {"tooltip": "From CLIP Image Encode or a prior of the same model."}),
                 "component_counts": (
                     "STRING",

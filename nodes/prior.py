@@ -1,5 +1,6 @@
 """Diffusion Prior: from a caption to an image embedding."""
 
+from ..unclip_core.config import START_STRENGTH
 from .host import current_host
 from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
 
@@ -26,7 +27,7 @@ class UnCLIPDiffusionPrior:
         return {
             "required": {
                 "prior": ("UNCLIP_PRIOR", {"tooltip": "PRIOR of Load unCLIP."}),
-                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode."}),
+                "text": ("UNCLIP_TEXT", {"tooltip": "The caption, from CLIP Text Encode.", "needs": ["text"]}),
                 "steps": steps_input(),
                 "guidance_scale": guidance_input("How strictly the embedding follows the caption."),
                 "candidates": (
@@ -47,10 +48,38 @@ class UnCLIPDiffusionPrior:
                     "UNCLIP_TEXT",
                     {"tooltip": "What guidance (above 1) steers away from. Not linked: no caption."},
                 ),
+                "start_embed": (
+                    "UNCLIP_EMBED",
+                    {"tooltip": "An embedding to start from, which the caption then changes. Not linked: noise."},
+                ),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": START_STRENGTH,
+                        "min": 0.01,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "How much of start_embed is replaced. 1: all of it, the start has no effect.",
+                    },
+                ),
             },
         }
 
-    def sample(self, *, prior, text, steps, guidance_scale, candidates, count, sampler, seed, negative_text=None):
+    def sample(
+        self,
+        *,
+        prior,
+        text,
+        steps,
+        guidance_scale,
+        candidates,
+        count,
+        sampler,
+        seed,
+        negative_text=None,
+        start_embed=None,
+        strength=None,
+    ):
         warnings = []
         steps_of_sampler = prior.sample_steps(
             text,
@@ -59,6 +88,8 @@ class UnCLIPDiffusionPrior:
             count=count,
             seed=seed,
             negative_text=negative_text,
+            start_embed=start_embed,
+            strength=strength,
             warn=warnings.append,
         )
         current_host().warn(*warnings)

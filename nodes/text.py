@@ -28,7 +28,10 @@ class UnCLIPTextEncode:
             "required": {
                 "clip": (
                     "UNCLIP_CLIP",
-                    {"tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model."},
+                    {
+                        "tooltip": "CLIP of Load unCLIP; prior and decoder must be of the same model.",
+                        "needs": ["captions"],
+                    },
                 ),
                 # No dynamicPrompts: the editor would pick {a|b} at random and cut off //; a headless run would differ.
                 "text": (
@@ -53,7 +56,7 @@ class UnCLIPTextEncode:
     def encode(self, *, clip, text, one_per_line):
         captions = _lines(text) if one_per_line else [text]
         current_host().warn(*_warnings(clip, captions))
-        return (clip.encode_text(captions),)
+        return (clip.read_captions(captions),)
 
 
 def _lines(text: str) -> list[str]:

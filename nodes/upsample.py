@@ -25,12 +25,10 @@ class _Upsample:
         }
 
     def sample(self, *, upsampler, image, steps, seed, crop):
-        name, side = f"Upsample {self.SIDE}", upsampler.config.high_size
-        if side != self.SIDE:
-            raise ValueError(
-                f"{name}: the linked upsampler makes {side} px pictures; link UPSAMPLER {self.SIDE} of Load unCLIP"
-            )
-        made = upsampler.sample_steps(image, **as_tuned(steps=steps), seed=seed, crop=crop)
+        name, warnings = f"Upsample {self.SIDE}", []
+        upsampler.check_size(name, self.SIDE)
+        made = upsampler.sample_steps(image, **as_tuned(steps=steps), seed=seed, crop=crop, warn=warnings.append)
+        current_host().warn(*warnings)
         return (current_host().drive(made, name),)
 
 

@@ -26,7 +26,7 @@ class UnCLIPZeroShot:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP."}),
+                "clip": ("UNCLIP_CLIP", {"tooltip": "CLIP of Load unCLIP.", "needs": ["text", "image"]}),
                 "image": ("IMAGE", {"tooltip": "The pictures to judge."}),
                 "labels": (
                     "STRING",

@@ -15,6 +15,14 @@ TESTS = Path(__file__).parent
 def pytest_configure():
     """Ctrl-C is tested with real signals, which a shell that starts the tests in the background makes them ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core: threads of their own would only be in the way
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is kept in the user's cache folder, by processes that tests start neither."""
+    os.environ["UNCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +31,25 @@ def tiny_models(tmp_path_factory):
     carry: they then find their model in a checkout without weights, and on a machine without Karlo."""
     folder = tmp_path_factory.mktemp("models")
     _module("tiny_stack").build(folder / "tiny")
-    for name in ("storybook", "karlo-v1-alpha", "karlo-v1-alpha-image-variations"):
+    for name in (
+        "storybook",
+        "karlo-v1-alpha",
+        "karlo-v1-alpha-image-variations",
+        "kandinsky-2-2",
+        "kandinsky-2-2-inpaint",
+        "kandinsky-2-2-controlnet-depth",
+        "stable-diffusion-2-1-unclip-small",
+    ):
         shutil.copytree(folder / "tiny", folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_latent_models(tmp_path_factory):
+    """A model folder that holds the stack `tiny-latent` (tests/tiny_stack.py)."""
+    folder = tmp_path_factory.mktemp("latent_models")
+    tiny = _module("tiny_stack")
+    tiny.build(folder / "tiny-latent", tiny.latent_config())
     return folder
 
 
@@ -43,11 +68,51 @@ def karlo():
     return _module("karlo_folder", "unclip_core/checkpoints")
 
 
+@pytest.fixture(scope="session")
+def family():
+    """The writer of Kandinsky's folders and those of the other members of the family (tests/family.py)."""
+    return _module("family")
+
+
+@pytest.fixture(scope="session")
+def stable_unclip():
+    """The writer of Stable unCLIP folders (family_stable.py)."""
+    return _module("family_stable")
+
+
+@pytest.fixture(scope="session")
+def write_single_stable_unclip():
+    """write(path, networks, whole_text=...) of unclip_core/checkpoints/stable_unclip_files.py."""
+    return _module("stable_unclip_files", "unclip_core/checkpoints").write_single
+
+
+@pytest.fixture(scope="session")
+def members(karlo, family, stable_unclip, tmp_path_factory):
+    """A model folder with every member of the family that is published in a layout of diffusers', small and random."""
+    folder = tmp_path_factory.mktemp("members")
+    karlo.write_karlo_folder(folder / "karlo-v1-alpha")
+    karlo.write_karlo_folder(folder / "karlo-v1-alpha-image-variations", with_prior=False, with_image_encoder=True)
+    family.kandinsky_2_2(folder, decoders=("", "inpaint", "controlnet-depth"))
+    family.kandinsky_2_1(folder)
+    stable_unclip.stable_unclip_h(folder / "stable-diffusion-2-1-unclip")
+    stable_unclip.stable_unclip_l(folder / "stable-diffusion-2-1-unclip-small")
+    family.eclipse_prior(folder / "ECLIPSE_Karlo_Prior", dim=karlo.KarloSizes().clip_dim)
+    family.eclipse_prior(folder / "ECLIPSE_KandinskyV22_Prior")
+    return folder
+
+
 @pytest.fixture
 def tiny_stack(tiny_models, monkeypatch):
     """The name of a stack that the catalog finds."""
     monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
     return "tiny"
+
+
+@pytest.fixture
+def tiny_latent_stack(tiny_latent_models, monkeypatch):
+    """The name of a stack with a latent decoder that the catalog finds."""
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_latent_models))
+    return "tiny-latent"
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ class Repository:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        parts = (path.encode() + hashlib.sha1(data).digest() for path, data in sorted(self.files.items()))
+        return hashlib.sha1(b"".join(parts)).hexdigest()
 
     def info(self, name: str) -> dict:
         siblings = []

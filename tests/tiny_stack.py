@@ -7,14 +7,11 @@ from pathlib import Path
 
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import save_basis, save_noise_powers
-from comfyui_unclip.unclip_core.clip.model import build_network
+from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
 from comfyui_unclip.unclip_core.clip.pca import fit_pca
-from comfyui_unclip.unclip_core.config import ClipTextConfig, ClipVisionConfig, StackConfig
-from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
-from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
-from comfyui_unclip.unclip_core.models.prior import PriorNetwork
-from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
-from comfyui_unclip.unclip_core.presets import STORYBOOK
+from comfyui_unclip.unclip_core.config import STAGES, ClipTextConfig, ClipVisionConfig, StackConfig
+from comfyui_unclip.unclip_core.models.build import build_network
+from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2, STORYBOOK
 
 VOCABULARY = ("a", "red", "blue", "star", "boat", "on", "in", "the", "night", "sky", "sea", "above")
 CONTEXT = 12
@@ -84,23 +81,46 @@ def config() -> StackConfig:
     )
 
 
-def build(folder: Path) -> Path:
+def latent_config() -> StackConfig:
+    """The same CLIP and prior before a decoder like Kandinsky 2.2's: on the 16 x 16 latents of 128 px pictures, without
+    text, its null being a picture's embedding. There is nothing to enlarge."""
+    stack, kandinsky = config(), KANDINSKY_2_2.decoder
+    decoder = replace(
+        kandinsky,
+        clip_id=CLIP_ID,
+        decoder_id="tiny-latent/decoder",
+        clip_dim=24,
+        text_width=16,
+        extra_tokens=4,
+        embed_scale=4.9,
+        unet=replace(
+            kandinsky.unet,
+            image_size=16,
+            channels=16,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(8,),
+            head_channels=8,
+            context_width=16,
+            norm_groups=8,
+        ),
+        sampling=replace(kandinsky.sampling, steps=3),
+        autoencoder=replace(kandinsky.autoencoder, channels=(8, 8, 16, 16), depth=1, codes=8, norm_groups=8),
+    )
+    return replace(stack, name="tiny-latent", decoder=decoder, upsampler_256=None, upsampler_1024=None, ar_prior=None)
+
+
+def build(folder: Path, stack: StackConfig | None = None) -> Path:
     """Write the stack's files into `folder` and return it."""
     import torch
 
-    stack = config()
-    networks = {
-        "clip": (build_network, stack.clip),
-        "prior": (PriorNetwork, stack.prior),
-        "decoder": (DecoderNetwork, stack.decoder),
-        "upsampler_256": (UpsamplerNetwork, stack.upsampler_256),
-        "upsampler_1024": (UpsamplerNetwork, stack.upsampler_1024),
-        "ar_prior": (ARPriorNetwork, stack.ar_prior),
-    }
+    stack = config() if stack is None else stack
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for stage, (make, stage_config) in networks.items():
-            save_stage(folder / f"{stage}.safetensors", _lively(make(stage_config)).state_dict(), stage, stage_config)
+        for stage in STAGES:
+            if stage_config := getattr(stack, stage):
+                network = build_clip(stage_config) if stage == "clip" else build_network(stage, stage_config)
+                save_stage(folder / f"{stage}.safetensors", _lively(network).state_dict(), stage, stage_config)
         vectors = torch.nn.functional.normalize(torch.randn(100, 24), dim=-1)
         save_basis(folder / "tiny.pca.safetensors", fit_pca(vectors, CLIP_ID))
         powers = torch.linspace(0.0, 1.0, stack.prior.schedule.timesteps, dtype=torch.float64)

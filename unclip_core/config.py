@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
 # values in [-1, 1]. 17.2 / sqrt(1024) in App. C.
 EMBED_STD = 0.5375
+# Noise level from which a prior starts that is given an embedding: Kandinsky 2.2's own.
+START_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class ScheduleConfig:
     variance: str = "fixed_small"  # "learned_range" (twice the output channels), "fixed_small" or "fixed_large"
     x0_clamp: float | None = 1.0  # samplers clamp the predicted x_0 to +-this; None: never
     x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
+    # Which timesteps n steps visit: "linspace", from T-1 to 0; "leading", multiples of T // n from 0 up, plus
+    # `first_timestep`; "trailing", multiples of T / n from T down, less 1 (Lin et al. 2024, Table 2).
+    spacing: str = "linspace"
+    first_timestep: int = 0
 
     def __post_init__(self) -> None:
+        _one_of("ScheduleConfig.spacing", self.spacing, ("linspace", "leading", "trailing"))
         _one_of("ScheduleConfig.name", self.name, ("cosine", "linear", "scaled_linear"))
         _one_of("ScheduleConfig.prediction", self.prediction, ("eps", "x0", "v"))
         _one_of("ScheduleConfig.variance", self.variance, ("learned_range", "fixed_small", "fixed_large"))
@@ -59,6 +66,7 @@ class ClipVisionConfig:
     head_width: int = 64
     patch_size: int = 8
     image_size: int = 64
+    mlp_width: int = 0  # 0: four times the width
     trunk: str | None = None  # as "convnext_atto"
     # What a trunk's last feature map becomes before its classifier, the projection: its "mean", or a "map" of 2 x 2
     # cells side by side. Means lose which thing is red and which stands above.
@@ -78,6 +86,7 @@ class ClipTextConfig:
     layers: int = 4
     heads: int = 2
     vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer; a word list brings its own
+    mlp_width: int = 0  # 0: four times the width
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,36 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class MultilingualConfig:
+    """A multilingual text encoder of a decoder's own: XLM-R large, as Kandinsky 2.1 has it."""
+
+    vocabulary_size: int = 250002
+    context_length: int = 77
+    positions: int = 514  # rows of the position table
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_width: int = 4096
+    padding: int = 1  # captions are filled up with this id
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """The text half of a CLIP that a decoder has for itself: its last states, normed, are the conditioning tokens.
+
+    The defaults are Stable unCLIP's: OpenCLIP's ViT-H without its last block.
+    """
+
+    vocabulary_size: int = 49408  # token ids of open_clip's own tokenizer
+    context_length: int = 77
+    width: int = 1024
+    depth: int = 23
+    heads: int = 16
+    padding: int = 0  # captions are filled up with this id, and every token is seen
+
+
+@dataclass(frozen=True)
 class PriorConfig:
     """The diffusion prior: a causal transformer over [text tokens, text embed, time, noisy embed, query] (§2.2)."""
 
@@ -141,6 +180,7 @@ class PriorConfig:
         None  # additive value of masked tokens: None is -inf (Karlo), -10000.0 as diffusers runs it
     )
     null_text: str = "empty_caption"  # the unconditional: the encoded "" (Karlo) or a "learned" token set
+    one_pass: bool = False  # ECLIPSE: no time token; one forward from pure noise gives the embedding, without guidance
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(prediction="x0", variance="fixed_small", x0_clamp=10.0)
     )
@@ -149,6 +189,11 @@ class PriorConfig:
     def __post_init__(self) -> None:
         _one_of("PriorConfig.scaling", self.scaling, ("constant", "mean_std"))
         _one_of("PriorConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        if self.one_pass and self.schedule.prediction != "x0":
+            raise ValueError(
+                f"PriorConfig.one_pass gives the embedding itself, which is prediction 'x0', got "
+                f"{self.schedule.prediction!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,7 +240,7 @@ class ARPriorConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """An ADM-style UNet (Dhariwal & Nichol 2021), attention over [conditioning tokens; pixels]."""
+    """A UNet of residual blocks and attention, of ADM's kind (Dhariwal & Nichol 2021) or latent diffusion's."""
 
     image_size: int = 64  # pixels of the side it was trained at
     in_channels: int = 3  # x_t, plus the low-resolution picture for upsamplers
@@ -206,6 +251,9 @@ class UNetConfig:
     attention_resolutions: tuple[int, ...] = (32, 16, 8)  # side lengths of feature maps that attend; () for none
     head_channels: int = 64
     context_width: int = 1536  # width of the conditioning tokens; 0: attention sees pixels alone
+    # "joint": over [conditioning tokens; pixels] (ADM, GLIDE); "cross": a transformer block in which pixels attend to
+    # each other, then to the tokens (latent diffusion)
+    attention: str = "joint"
     time_conditioning: str = "scale_shift"  # or "add"
     resblock_updown: bool = True  # resample inside residual blocks (ADM); False: one strided convolution
     patch_size: int = 1  # pixel-unshuffle before the first, pixel-shuffle after the last convolution
@@ -218,12 +266,19 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         _one_of("UNetConfig.time_conditioning", self.time_conditioning, ("scale_shift", "add"))
-        grid = self.patch_size * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % grid:
+        _one_of("UNetConfig.attention", self.attention, ("joint", "cross"))
+        if self.attention == "cross" and not self.context_width:
+            raise ValueError("UNetConfig.attention 'cross' attends to tokens, but context_width is 0")
+        if self.image_size % self.side_multiple:
             raise ValueError(
-                f"UNetConfig.image_size {self.image_size} must be a multiple of {grid} "
+                f"UNetConfig.image_size {self.image_size} must be a multiple of {self.side_multiple} "
                 f"(patch_size {self.patch_size}, {len(self.channel_mult)} levels)"
             )
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of x_t are multiples of: every level but the last halves them."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
@@ -275,17 +330,24 @@ class DecoderConfig:
     extra_tokens: int = 4  # image-embedding tokens put before the text tokens
     embed_scale: float = 1.0  # multiplies the embedding before its projections; sqrt(D) for unit-norm embeddings
     text_embed_in_time: bool = True  # Karlo adds the projected text embedding to the time embedding as well
-    # How it reads captions: "clip", by CLIP's states or `text_encoder`; "xlm_r", by those of a multilingual encoder
-    # (Kandinsky 2.1); "none", not at all (Kandinsky 2.2).
+    # How it reads captions: "clip", by CLIP's states or `text_encoder`; "own_clip", by those of `text_tower` (Stable
+    # unCLIP); "xlm_r", by those of a multilingual encoder (Kandinsky 2.1); "none", not at all (Kandinsky 2.2).
     text: str = "clip"
     token_order: str = "feature_major"  # of the extra tokens' projection (Karlo), or "token_major" (Kandinsky)
     norms: tuple[str, ...] = ("text_tokens",)  # layer norms behind projections, any of DECODER_NORMS
     mask_text: bool = True  # padding is hidden from the attention; Kandinsky 2.1 lets it be seen
     text_encoder: TextEncoderConfig | None = None  # None: CLIP's states through Linear + LayerNorm (Karlo)
+    multilingual: MultilingualConfig | None = None  # of text "xlm_r"
+    text_tower: TextTowerConfig | None = None  # of text "own_clip"
+    # Noise that embeddings may carry, by their own schedule; the network is told its level (Stable unCLIP).
+    embed_noise: ScheduleConfig | None = None
     # The unconditional image embedding: "learned" (Karlo), "zero", or CLIP's of an all-zero normalised picture
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
+    # What stands behind x_t's channels, besides x_t: "none"; "inpaint", the known picture and where it is known;
+    # "hint", features of a depth picture (Kandinsky 2.2's controlnet).
+    extra_input: str = "none"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig("ddpm", 25, 8.0))
@@ -293,17 +355,61 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _one_of("DecoderConfig.null_embed", self.null_embed, ("learned", "zero", "zero_picture"))
-        _one_of("DecoderConfig.text", self.text, ("clip", "xlm_r", "none"))
+        _one_of("DecoderConfig.text", self.text, ("clip", "own_clip", "xlm_r", "none"))
         _one_of("DecoderConfig.token_order", self.token_order, ("feature_major", "token_major"))
         for norm in self.norms:
             _one_of("DecoderConfig.norms", norm, DECODER_NORMS)
         _one_of("DecoderConfig.null_text", self.null_text, ("empty_caption", "learned"))
+        _one_of("DecoderConfig.extra_input", self.extra_input, ("none", "inpaint", "hint"))
         _check_channels("DecoderConfig", self.unet, self.schedule, self.channels)
+        expected = self.channels + self.extra_channels
+        if self.unet.in_channels != expected:
+            raise ValueError(
+                f"DecoderConfig: extra_input {self.extra_input!r} needs unet.in_channels {expected}, got "
+                f"{self.unet.in_channels}"
+            )
+        self._check_stable()
+        if (self.text == "xlm_r") != (self.multilingual is not None):
+            raise ValueError(f"DecoderConfig: text {self.text!r} and multilingual do not go together")
+        if self.multilingual is not None and self.multilingual.width != self.text_width:
+            raise ValueError(
+                f"DecoderConfig.text_width {self.text_width} must be multilingual.width {self.multilingual.width}"
+            )
+        if self.extra_input == "hint" and (self.autoencoder is None or self.autoencoder.factor != 8):
+            raise ValueError(
+                "DecoderConfig: extra_input 'hint' needs an autoencoder of 4 levels: a hint is shrunk by 8"
+            )
+
+    def _check_stable(self) -> None:
+        """What Stable unCLIP's network has comes together, and without what the others have."""
+        stable = self.text == "own_clip"
+        whole = self.unet.attention == "cross" and None not in (self.text_tower, self.embed_noise, self.autoencoder)
+        others = self.extra_tokens, self.norms, self.text_embed_in_time, self.mask_text, self.null_embed
+        if stable and (not whole or others != (0, (), False, False, "zero") or self.extra_input != "none"):
+            raise ValueError(
+                "DecoderConfig.text 'own_clip' needs unet.attention 'cross', text_tower, embed_noise, autoencoder, "
+                "extra_tokens 0, norms (), text_embed_in_time and mask_text false, null_embed 'zero'"
+            )
+        if not stable and (self.unet.attention == "cross" or self.text_tower or self.embed_noise):
+            raise ValueError(
+                "DecoderConfig: unet.attention 'cross', text_tower and embed_noise go with text 'own_clip' alone, got "
+                f"{self.text!r}"
+            )
+        if stable and self.text_tower.width != self.unet.context_width:
+            raise ValueError(
+                f"DecoderConfig: unet.context_width {self.unet.context_width} must be the text tower's width "
+                f"{self.text_tower.width}"
+            )
 
     @property
     def channels(self) -> int:
         """Channels of x_t: 3 for pixels, or the autoencoder's latent."""
         return 3 if self.autoencoder is None else self.autoencoder.latent_channels
+
+    @property
+    def extra_channels(self) -> int:
+        """Channels behind x_t's in the network's input."""
+        return {"none": 0, "inpaint": self.channels + 1, "hint": self.channels}[self.extra_input]
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from .types import (
     Embedding,
     GivenNoise,
     Inversion,
+    LoraRecord,
     RandomNoise,
     SlerpedNoise,
     TextEncoding,
     broadcast_batch,
     check_same_clip,
+    common_noise_level,
     expand_rows,
 )
 
@@ -68,15 +70,16 @@ def slerp_embeddings(
 ) -> Embedding:
     """`frames` embeddings from share `start` to share `end` of the way from a to b, ends included (one frame: start).
 
-    Batches of 1 broadcast. Raises ValueError for two CLIPs, a share outside 0..1, frames outside 1..1000 or unequal
-    batches; warns at antipodes.
+    Batches of 1 broadcast; all frames carry the higher noise level. Raises ValueError for two CLIPs, a share outside
+    0..1, frames outside 1..1000 or unequal batches; warns at antipodes, and of unequal noise levels.
     """
     who = "Slerp"
     shares = path(who, "start", start, "end", end, frames)
     _check_spaces(who, a, b)
     broadcast_batch(who, embed_a=len(a), embed_b=len(b))
     modality = a.modality if a.modality == b.modality else "image"
-    return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, modality)
+    level = common_noise_level(who, warn, a, b)
+    return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, modality, level)
 
 
 StartNoise = RandomNoise | GivenNoise | SlerpedNoise
@@ -158,11 +161,16 @@ def text_diff(
             )
     vector = expand_rows(embed.vector.float(), batch)
     target = F.normalize(expand_rows(target, batch), dim=1) * vector.norm(dim=1, keepdim=True)
-    return Embedding(_frames(who, vector, target, thetas, warn), embed.clip_id, embed.modality)
+    return replace(embed, vector=_frames(who, vector, target, thetas, warn))
 
 
 def text_as_embedding(text: TextEncoding) -> Embedding:
-    """A caption's own embedding where an image's is expected (paper §5.1): no prior stands between."""
+    """A caption's own embedding where an image's is expected (paper §5.1): no prior stands between.
+
+    Raises ValueError for a text without one.
+    """
+    dim = text.embed.shape[1]
+    check_same_clip("Text As Embedding", text.clip_id, dim, text.clip_id, dim)
     return Embedding(text.embed, text.clip_id, "text")
 
 
@@ -223,13 +231,21 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
         ("decoder_id", "invert both with one decoder"),
         ("timesteps", "invert both in the same number of steps"),
         ("guidance_scale", "invert both with the same guidance_scale"),
+        ("loras", "invert both with the same decoder"),
     ):
         one, two = getattr(a, name), getattr(b, name)
         if one != two:
-            one, two = (f"{len(x)} steps" if name == "timesteps" else f"{name} {x}" for x in (one, two))
+            if name == "timesteps":
+                one, two = (f"{len(x)} steps" for x in (one, two))
+            else:
+                one, two = (LoraRecord.describe(x) if name == "loras" else f"{name} {x}" for x in (one, two))
             raise ValueError(f"{who}: noise_a was inverted with {one}, noise_b with {two}; {fix}")
     hashes = {
         name: getattr(a, name) if getattr(a, name) == getattr(b, name) else f"{getattr(a, name)}+{getattr(b, name)}"
         for name in ("embed_hash", "text_hash")
     }
-    return replace(a, residual=max(a.residual, b.residual), **hashes)
+    worse = {
+        name: max((x for x in (getattr(a, name), getattr(b, name)) if x is not None), default=None)
+        for name in ("residual", "latent_error", "pixel_error")
+    }
+    return replace(a, **worse, **hashes)

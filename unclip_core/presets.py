@@ -1,4 +1,5 @@
-"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's and the embedded storybook.
+"""The stacks we have configurations for: the paper's, Karlo's, Kandinsky's, Stable unCLIP's, ECLIPSE's and the
+embedded storybook.
 
 Imports neither torch nor numpy, as config.py. Section numbers are those of Ramesh et al. 2022.
 """
@@ -14,11 +15,13 @@ from .config import (
     ClipTextConfig,
     ClipVisionConfig,
     DecoderConfig,
+    MultilingualConfig,
     PriorConfig,
     SamplingConfig,
     ScheduleConfig,
     StackConfig,
     TextEncoderConfig,
+    TextTowerConfig,
     UNetConfig,
     UpsamplerConfig,
 )
@@ -239,6 +242,7 @@ KANDINSKY_2_1 = StackConfig(
         text_width=1024,  # XLM-R large
         extra_tokens=10,
         text="xlm_r",
+        multilingual=MultilingualConfig(),
         token_order="token_major",
         norms=("text_time",),
         mask_text=False,
@@ -284,7 +288,102 @@ KANDINSKY_2_2 = StackConfig(
     ),
 )
 
+_STABLE_DECODER = DecoderConfig(
+    text_width=1024,
+    extra_tokens=0,
+    text_embed_in_time=False,
+    text="own_clip",
+    norms=(),
+    mask_text=False,
+    text_tower=TextTowerConfig(),
+    embed_noise=ScheduleConfig(),
+    null_embed="zero",
+    unet=UNetConfig(
+        image_size=96,  # of the latents at 768 px; it paints other sizes too
+        in_channels=4,
+        out_channels=4,
+        channel_mult=(1, 2, 4, 4),
+        depth=2,
+        attention_resolutions=(96, 48, 24),
+        context_width=1024,
+        attention="cross",
+        time_conditioning="add",
+        resblock_updown=False,
+    ),
+    schedule=ScheduleConfig(name="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction="v", x0_clamp=None),
+    sampling=SamplingConfig("ddim", 20, 10.0),
+    autoencoder=AutoencoderConfig(
+        "kl", channels=(128, 256, 512, 512), attention_levels=(), codes=0, latent_scale=0.18215
+    ),
+)
+
+# ViT-H image embeddings; no prior for them was ever published.
+STABLE_UNCLIP_H = StackConfig(
+    name="stable-diffusion-2-1-unclip",
+    clip=ClipConfig(
+        clip_id="ViT-H-14/laion2b_s32b_b79k",
+        embed_dim=1024,
+        text_width=1024,
+        architecture="ViT-H-14",
+        pretrained="laion2b_s32b_b79k",
+    ),
+    decoder=replace(
+        _STABLE_DECODER,
+        clip_id="ViT-H-14/laion2b_s32b_b79k",
+        decoder_id="stable-diffusion-2-1-unclip/decoder",
+        clip_dim=1024,
+    ),
+)
+
+# ViT-L/14 image embeddings, as Karlo's prior makes them.
+STABLE_UNCLIP_L = StackConfig(
+    name="stable-diffusion-2-1-unclip-small",
+    clip=ClipConfig(),
+    prior=PriorConfig(),
+    decoder=replace(_STABLE_DECODER, decoder_id="stable-diffusion-2-1-unclip-small/decoder", clip_dim=768),
+)
+
+
+# Priors alone, over the CLIP, decoder and upsamplers of their hosts.
+_ECLIPSE_PRIOR = PriorConfig(
+    width=512,
+    depth=10,
+    heads=16,
+    scaling="constant",
+    mask_value=-10000.0,
+    one_pass=True,
+    schedule=ScheduleConfig(prediction="x0", x0_clamp=None),
+    sampling=SamplingConfig("ddpm", 1, 1.0),
+)
+ECLIPSE_GUIDANCE = 7.5  # of the hosts' decoders, as its authors ran them
+
+ECLIPSE_KARLO = replace(
+    KARLO,
+    name="eclipse-karlo",
+    prior=replace(_ECLIPSE_PRIOR, prior_id="eclipse-karlo/prior"),
+    decoder=replace(KARLO.decoder, sampling=replace(KARLO.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE)),
+)
+
+ECLIPSE_KANDINSKY_2_2 = replace(
+    KANDINSKY_2_2,
+    name="eclipse-kandinsky-2-2",
+    prior=replace(
+        _ECLIPSE_PRIOR,
+        clip_id=KANDINSKY_2_2.clip.clip_id,
+        prior_id="eclipse-kandinsky-2-2/prior",
+        clip_dim=1280,
+        text_width=1280,
+    ),
+    decoder=replace(
+        KANDINSKY_2_2.decoder,
+        sampling=replace(KANDINSKY_2_2.decoder.sampling, guidance_scale=ECLIPSE_GUIDANCE),
+    ),
+)
+
 PRESETS: dict[str, StackConfig] = {stack.name: stack for stack in (PAPER, KARLO, STORYBOOK, STORYBOOK_3)}
+
+# The public CLIP of an unCLIP whose embeddings have so many dimensions.
+CLIP_OF_DIM = {stack.clip.embed_dim: stack.clip.clip_id for stack in (KARLO, KANDINSKY_2_2, STABLE_UNCLIP_H)}
 
 # Ids that are no public CLIP's name: the stack keeps its own while its CLIP is trained anew.
 _OWNERS = {STORYBOOK.clip.clip_id: STORYBOOK.name}

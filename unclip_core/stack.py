@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,24 @@ from torch import Tensor, nn
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
+from .checkpoints.lora_file import load_lora
+from .checkpoints.null_image import remembered_null_image
 from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
+from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
+from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
-from .stages import ARPrior, Decoder, Prior, Upsampler
-from .types import TextEncoding
+from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
+from .stages.lora import apply_lora
+from .stages.own_text import own_clip_text, own_multilingual_text
+from .types import Embedding, TextEncoding
+
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+# Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
+LARGE_CLIP = 600_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +44,8 @@ class Stack:
     clip: Clip | MissingStage
     prior: Prior | MissingStage
     decoder: Decoder | MissingStage
-    upsampler_256: Upsampler | MissingStage
-    upsampler_1024: Upsampler | MissingStage
+    upsampler_256: Upsampler | PassThrough | MissingStage
+    upsampler_1024: Upsampler | PassThrough | MissingStage
     ar_prior: ARPrior | MissingStage
 
     def __repr__(self) -> str:
@@ -47,12 +58,23 @@ class Stack:
 
         Raises ValueError where the stack has no CLIP, prior or decoder.
         """
-        text = self.clip.encode_text([caption] if isinstance(caption, str) else caption)
-        picture = self.decoder.sample(self.prior.sample(text, seed=seed), text, seed=seed)
-        for stage in ("upsampler_256", "upsampler_1024"):
+        text = self.clip.encode_text(caption)
+        embed = self.prior.sample(text, seed=seed)
+        picture = self.decoder.sample(embed, text if self.decoder.reads_text else None, seed=seed)
+        for stage in UPSAMPLERS:
             if stage in self.entry.stages:
                 picture = getattr(self, stage).sample(picture, seed=seed)
         return picture
+
+    def with_lora(self, path: str | Path, strength: float = 1.0) -> Stack:
+        """This stack with a LoRA file's branches on prior and decoder, and its new words in CLIP.
+
+        strength: 1 is as it was trained. Raises ValueError for a file that is none, or of another model.
+        """
+        clip, prior, decoder = apply_lora(
+            load_lora(path), strength, clip=self.clip, prior=self.prior, decoder=self.decoder
+        )
+        return replace(self, clip=clip, prior=prior, decoder=decoder)
 
 
 class MissingStage:
@@ -60,7 +82,13 @@ class MissingStage:
 
     def __init__(self, stage: str, entry: StackEntry) -> None:
         fix = "load a model that has one"
-        if entry.layout == "native":
+        if stage == "prior" and _has_own_text(entry):
+            karlos = entry.stages["decoder"].config.clip_id == KARLO.clip.clip_id
+            fix = (
+                "Karlo's speaks its CLIP, get it with `unclip pull karlo-v1-alpha`" if karlos else "none was published"
+            )
+            fix += "; variations of a picture need no prior, CLIP Image Encode gives the embedding"
+        elif entry.layout == "native":
             fix += f", or put a {stage}.safetensors into its folder"
         elif stage == "prior":
             fix += " (karlo-v1-alpha does); variations of a picture need none, CLIP Image Encode gives the embedding"
@@ -75,6 +103,12 @@ class MissingStage:
         raise ValueError(self._message)
 
 
+def _has_own_text(entry: StackEntry) -> bool:
+    """Whether the decoder encodes captions by itself (Stable unCLIP)."""
+    decoder = entry.stages.get("decoder")
+    return decoder is not None and decoder.config.text == "own_clip"
+
+
 def load_stack(
     entry: StackEntry,
     dtype: str | torch.dtype = "auto",
@@ -85,18 +119,25 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`. device: None picks the best. manager: what places the networks; None is `Placed`'s own
-    rule. CLIP stays in float32. folders: the host's model folders, where fitted tables may lie. check: called before
-    each tensor that is read; an exception from it stops the reading, and the next use starts it again.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
+    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
+    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
+    use starts it again.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        # In float32 one by one, not first all and then all again.
-        read_clip = partial(read_state, clip, dtype=torch.float32, check=check)
+        # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
+        # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
+        large = clip.parameters >= LARGE_CLIP
+        kind = weights if large else torch.float32
+        # As that dtype one by one, not first all and then all again.
+        read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, device=device, manager=manager, pca=pca)
+        options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
+        options["captions_alone"] = _has_own_text(entry)
+        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]
@@ -105,22 +146,44 @@ def load_stack(
     def null_text() -> TextEncoding:
         return text_encoder.encode_text([""])
 
-    def placed(found: StageFile, part: str = "") -> Placed:
+    @cache
+    def null_image() -> Embedding:
+        encode = text_encoder.encode_null_image  # which a missing CLIP has not, and says so
+        return remembered_null_image(clip, encode, str(text_encoder.placed.dtype))
+
+    def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, weights, manager)
+        return Placed(build, device, kind, manager)
 
+    passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
         noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
         handles["prior"] = Prior(found.config, placed(found), null_text, noise_powers)
     if found := entry.stages.get("decoder"):
-        handles["decoder"] = Decoder(found.config, placed(found), null_text)
-    for stage in ("upsampler_256", "upsampler_1024"):
+        if found.config.autoencoder is None:
+            handles["decoder"] = Decoder(found.config, placed(found), null_text, encode_null_image=null_image)
+        else:
+            # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
+            # nothing normalises the sums of its residual blocks; MoVQ is the same network.
+            kind = torch.float32 if weights == torch.float16 else weights
+            network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
+            own = {}
+            if _has_own_text(entry):
+                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower"))
+                own["normalizer"] = placed(found, "normalizer", torch.float32)
+            if (words := found.config.multilingual) is not None:
+                tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
+                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower"))
+            handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image, **own)
+    for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)
             handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
+        elif (decoder := entry.stages.get("decoder")) and decoder.config.autoencoder is not None:
+            handles[stage] = passing
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
     return Stack(entry, **handles)

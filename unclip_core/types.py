@@ -5,6 +5,7 @@ Pictures are the editor's IMAGE: (B, H, W, C) float32 in 0..1 on the CPU. Masks 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,11 +51,15 @@ class TextEncoding:
 
 @dataclass(frozen=True)
 class Embedding:
-    """CLIP embeddings: vector (B, D) float32 on the stack's native scale; modality "image" or "text"."""
+    """CLIP embeddings: vector (B, D) float32 on the stack's native scale; modality "image" or "text".
+
+    noise_level: the timestep of the noise that was added to them, which Stable unCLIP's decoder is told; 0: clean.
+    """
 
     vector: Tensor
     clip_id: str
     modality: str = "image"
+    noise_level: int = 0
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 2:
@@ -102,11 +107,28 @@ class PCABasis:
 
 
 @dataclass(frozen=True)
+class LoraRecord:
+    """A LoRA that a run had. fingerprint: of its numbers; name: for messages."""
+
+    name: str
+    strength: float
+    fingerprint: str
+
+    @staticmethod
+    def describe(records: tuple[LoraRecord, ...]) -> str:
+        """For messages: "the LoRA cup at strength 1", or "no LoRA"."""
+        listed = " and ".join(f"{record.name} at strength {record.strength:g}" for record in records)
+        return f"the LoRA {listed}" if listed else "no LoRA"
+
+
+@dataclass(frozen=True)
 class Inversion:
     """How an inverted x_T was made. Decoding it with other timesteps or another decoder is an error.
 
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
-    undone exactly (RMS, pixels being -1..1).
+    undone exactly (RMS of x_t). latent_error, pixel_error: of a latent decoder, how far the first picture is from
+    itself after the way there and back (RMS of its latents, and of its pixels in -1..1). loras: those of the
+    decoder.
     """
 
     timesteps: tuple[int, ...]
@@ -115,6 +137,9 @@ class Inversion:
     embed_hash: str
     text_hash: str
     residual: float = 0.0
+    latent_error: float | None = None
+    pixel_error: float | None = None
+    loras: tuple[LoraRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,8 +229,28 @@ class PictureStart:
 Noise = RandomNoise | GivenNoise | SlerpedNoise | PictureStart
 
 
+def common_noise_level(who: str, warn: Callable[[str], None], *embeds: Embedding) -> int:
+    """The noise level of what is made of several embeddings: the highest, with a warning where they differ.
+
+    A decoder that is told too high a level trusts the embedding less than it could; told too low a one, it would paint
+    the noise.
+    """
+    levels = [embed.noise_level for embed in embeds]
+    if len(set(levels)) > 1:
+        warn(
+            f"{who}: the embeddings have noise of the levels {', '.join(map(str, levels))}; the decoder is told "
+            f"{max(levels)} for all of them. Give them one noise_level, or add the noise after this node"
+        )
+    return max(levels)
+
+
 def check_same_clip(who: str, expected_id: str, expected_dim: int, got_id: str, got_dim: int) -> None:
     """Refuse an embedding or text of another CLIP. Raises ValueError naming both and the fix."""
+    if not got_dim:  # see `Clip.read_captions`
+        raise ValueError(
+            f"{who}: this text has no CLIP embedding, as the CLIP of its Load unCLIP reads pictures alone "
+            f"({explain_clip(got_id)}) and its decoder captions by themselves; take the text from another model"
+        )
     if (expected_id, expected_dim) != (got_id, got_dim):
         raise ValueError(
             f"{who}: this model was trained on {explain_clip(expected_id, expected_dim)} embeddings, but got "

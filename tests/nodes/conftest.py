@@ -32,14 +32,25 @@ class CountingHost(LocalHost):
         return progress
 
 
+def load(models, name):
+    """Outputs of Load unCLIP by socket name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_MODELS", str(models))
+        loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
+        handles = loader().load(model_name=name, dtype="fp32")
+    return dict(zip(loader.RETURN_NAMES, handles, strict=True))
+
+
 @pytest.fixture(scope="module")
 def stack(tiny_models):
     """Outputs of Load unCLIP by socket name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCLIP_MODELS", str(tiny_models))
-        loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
-        handles = loader().load(model_name="tiny", dtype="fp32")
-    return dict(zip(loader.RETURN_NAMES, handles, strict=True))
+    return load(tiny_models, "tiny")
+
+
+@pytest.fixture(scope="module")
+def latent_stack(tiny_latent_models):
+    """The same of a stack whose decoder paints latents."""
+    return load(tiny_latent_models, "tiny-latent")
 
 
 @pytest.fixture
@@ -51,6 +62,17 @@ def host():
 @pytest.fixture
 def node(stack, host):
     """node(class, **inputs) -> its first output, widgets at their defaults; `stack` handles by socket."""
+    return caller(stack)
+
+
+@pytest.fixture
+def latent_node(latent_stack, host):
+    """As `node`, on a stack whose decoder paints latents."""
+    return caller(latent_stack)
+
+
+def caller(stack):
+    """What calls a node with a stack's handles."""
     sources = {"clip": "CLIP", "prior": "PRIOR", "decoder": "DECODER"}
 
     def call(name, **inputs):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.unclip_core.config import ClipConfig
-from comfyui_unclip.unclip_core.presets import STORYBOOK
+from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2, KARLO, STABLE_UNCLIP_H, STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.server.app import editor_host
@@ -149,11 +149,31 @@ def test_the_editors_output_takes_on_our_clip(normalised):
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, 1024)))
     assert str(error.value) == (
         "From CLIP Vision Output: the CLIP of this Load unCLIP is ViT-L-14/openai (768-d), but clip_vision_output is "
-        "1024-d, so of another CLIP Vision model; give Load CLIP Vision the file of ViT-L-14/openai, or encode the "
+        "1024-d, as ViT-H-14/laion2b_s32b_b79k's is; give Load CLIP Vision the file of ViT-L-14/openai, or encode the "
         "picture with CLIP Image Encode instead"
     )
     with pytest.raises(ValueError, match="no projected embedding"):
         FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=None))
+
+
+@pytest.mark.parametrize("stack", [KARLO, KANDINSKY_2_2, STABLE_UNCLIP_H], ids=lambda stack: stack.name)
+def test_the_bridges_carry_every_public_clip(stack):
+    """There and back, of 768, 1280 and 1024 dimensions; another one's is refused by both names."""
+    config = stack.clip
+    clip = SimpleNamespace(config=config, clip_id=config.clip_id)
+    embed = Embedding(torch.randn(1, config.embed_dim), config.clip_id)
+    (output,) = TO().convert(embed=embed, row=0)
+    (back,) = FROM().convert(clip=clip, clip_vision_output=output)
+    assert torch.equal(back.vector, embed.vector) and back.clip_id == embed.clip_id
+    for dim, other in {768: "ViT-L-14/openai", 1024: "ViT-H-14", 1280: "ViT-bigG-14", 512: "512-d; give"}.items():
+        if dim != config.embed_dim:
+            with pytest.raises(ValueError, match=rf"{config.clip_id} \({config.embed_dim}-d\), but .*{other}"):
+                FROM().convert(clip=clip, clip_vision_output=SimpleNamespace(image_embeds=torch.randn(1, dim)))
+
+
+def test_a_noisy_embedding_stays_here():
+    with pytest.raises(ValueError, match=r"noise of level 7.*before Noise Embedding.*noise_augmentation"):
+        TO().convert(embed=Embedding(torch.randn(1, 768), "ViT-L-14/openai", noise_level=7), row=0)
 
 
 def test_a_bridge_to_storybook_names_it_as_the_loader_does_and_says_what_can_be_done():

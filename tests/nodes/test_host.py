@@ -102,9 +102,18 @@ def test_the_set_host_wins_and_is_reset():
 def test_a_preview_is_small_and_truncated_to_bytes():
     x0 = torch.full((2, 3, 1024, 1024), -1.0)
     x0[0, 0] = 5.0
-    picture = preview_picture(x0)
+    picture = preview_picture(StepState(0, 1, 0, x0, x0))
     assert picture.size == (512, 512) and picture.getpixel((7, 7)) == (255, 0, 0)
-    assert preview_picture(torch.zeros(1, 3, 64, 64)).size == (64, 64)
+    small = torch.zeros(1, 3, 64, 64)
+    assert preview_picture(StepState(0, 1, 0, small, small)).size == (64, 64)
+
+
+def test_latents_are_shown_by_what_makes_pictures_of_them():
+    latents = torch.full((1, 4, 8, 8), 9.0)
+    state = StepState(
+        0, 1, 0, latents, latents, preview=lambda x: (x[:, 1:] - 8.0) * torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+    )
+    assert preview_picture(state).getpixel((3, 3)) == (255, 0, 255)
 
 
 @dataclass

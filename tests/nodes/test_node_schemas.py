@@ -18,28 +18,34 @@ GOLDEN = {
         "model_name* dtype*",
         "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER UNCLIP_UPSAMPLER UNCLIP_UPSAMPLER UNCLIP_AR_PRIOR",
     ),
+    "UnCLIPApplyLoRA": ("lora_name* strength* clip? prior? decoder?", "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER"),
     "UnCLIPTextEncode": ("clip text* one_per_line*", "UNCLIP_TEXT"),
     "UnCLIPImageEncode": ("clip image crop*", "UNCLIP_EMBED"),
     "UnCLIPTextAsEmbedding": ("text", "UNCLIP_EMBED"),
     "UnCLIPDiffusionPrior": (
-        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text?",
+        "prior text steps* guidance_scale* candidates* count* sampler* seed* negative_text? start_embed? strength*?",
         "UNCLIP_EMBED",
     ),
     "UnCLIPAutoregressivePrior": (
         "ar_prior text guidance_scale* temperature* dot_percentile* candidates* count* seed* negative_text?",
         "UNCLIP_EMBED",
     ),
-    "UnCLIPDDIMInvert": ("decoder image steps* guidance_scale* refine* crop* embed? text?", "UNCLIP_NOISE"),
+    "UnCLIPDDIMInvert": (
+        "decoder image steps* guidance_scale* refine* crop* embed? text? width*? height*?",
+        "UNCLIP_NOISE",
+    ),
     "UnCLIPRandomNoise": ("seed* count* shared*", "UNCLIP_NOISE"),
     "UnCLIPSlerpNoise": ("noise_a noise_b start* end* frames*", "UNCLIP_NOISE"),
     "UnCLIPStartFromPicture": ("image strength* crop* mask? noise?", "UNCLIP_NOISE"),
     "UnCLIPSlerp": ("embed_a embed_b start* end* frames*", "UNCLIP_EMBED"),
     "UnCLIPTextDiff": ("embed text_from text_to start_theta* end_theta* frames*", "UNCLIP_EMBED"),
+    "UnCLIPNoiseEmbedding": ("decoder embed noise_level* seed*", "UNCLIP_EMBED"),
     "UnCLIPPCAProject": ("clip embed component_counts*", "UNCLIP_EMBED"),
     "UnCLIPCLIPGuidance": ("decoder clip scale*", "UNCLIP_DECODER"),
+    "UnCLIPDepthHint": ("decoder hint crop*", "UNCLIP_DECODER"),
     "UnCLIPDecoderSample": (
         "decoder steps* guidance_scale* eta* sampler* seed* noise_per_item* count* "
-        "embed? text? noise? negative_embed? negative_text?",
+        "embed? text? noise? negative_embed? negative_text? width*? height*?",
         "IMAGE",
     ),
     "UnCLIPUpsample256": ("upsampler image steps* seed* crop*", "IMAGE"),
@@ -59,6 +65,7 @@ GOLDEN = {
 }
 # Titles that the editor has already, or may give to a node of its own one day.
 SHARED_TITLES = {
+    "UnCLIPApplyLoRA",
     "UnCLIPTextEncode",
     "UnCLIPImageEncode",
     "UnCLIPDiffusionPrior",

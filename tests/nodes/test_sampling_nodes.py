@@ -73,6 +73,19 @@ def test_negative_text_matters_under_guidance(node, host, text):
     assert "negative_text has no effect" in host.warnings[-1][0]
 
 
+def test_the_start_embed_and_its_strength_matter(node, host, text, embed):
+    def sampled(**inputs):
+        return node("UnCLIPDiffusionPrior", text=text, seed=9, **inputs).vector
+
+    by_default = sampled(start_embed=embed)
+    assert by_default.shape == (2, 24) and host.warnings[-1] == ()
+    assert by_default.equal(sampled(start_embed=embed, strength=0.3))
+    assert (by_default - sampled()).abs().max() > 1e-3
+    assert (by_default - sampled(start_embed=embed, strength=0.9)).abs().max() > 1e-3
+    sampled(strength=0.5)
+    assert "without start_embed strength 0.5 has no effect" in host.warnings[-1][0]
+
+
 def test_count_makes_a_batch_whose_items_equal_single_runs(node, text, embed):
     assert len(embed) == 2
     second = node("UnCLIPDiffusionPrior", text=text, seed=1).vector

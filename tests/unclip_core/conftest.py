@@ -1,5 +1,7 @@
 """Fixtures of all core tests."""
 
+import json
+
 import pytest
 import torch
 
@@ -19,6 +21,24 @@ def randomise():
         return module.eval()
 
     return apply
+
+
+@pytest.fixture
+def peak_bytes(tmp_path):
+    """peak_bytes(run) -> the most that tensors took at any time of `run()`, by the profiler's record of every
+    allocation."""
+
+    def measure(run):
+        run()  # packing weights is no part of a step
+        with torch.profiler.profile(profile_memory=True) as profile:
+            run()
+        path = tmp_path / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+        taken = torch.tensor([event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])])
+        return taken.cumsum(0).max().item()
+
+    return measure
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
 from comfyui_unclip.unclip_core.config import (
     ClipConfig,
@@ -160,6 +162,78 @@ def test_a_missing_stage_says_so_when_used(folder):
         with pytest.raises(ValueError, match=expected):
             getattr(stack, stage).sample(torch.zeros(1, 32, 32, 3))
         copy.copy(getattr(stack, stage))  # the editor may copy and compare what its cache holds
+
+
+@pytest.fixture
+def latent(tiny_latent_models, tmp_path):
+    """A folder of its own with the stack `tiny-latent`."""
+    shutil.copytree(tiny_latent_models / "tiny-latent", tmp_path / "tiny-latent")
+    return tmp_path / "tiny-latent"
+
+
+def test_a_latent_stack_runs_at_full_size(latent, recwarn):
+    stack = load_stack(catalog.read_stack(latent), "fp32", "cpu")
+    picture = stack.text_to_image("a red star", seed=1)
+    assert picture.shape == (1, 128, 128, 3) and picture.std() > 0.01 and not recwarn.list
+    again = load_stack(catalog.read_stack(latent), "fp32", "cpu").text_to_image("a red star", seed=1)
+    assert torch.equal(picture, again)
+
+
+def test_upsamplers_of_a_latent_stack_pass_pictures_and_say_so_once(latent):
+    stack, said, image = load_stack(catalog.read_stack(latent), "fp32", "cpu"), [], torch.rand(2, 40, 50, 3)
+    for upsampler, side in ((stack.upsampler_256, 256), (stack.upsampler_1024, 1024)):
+        upsampler.check_size("Upsample", side)
+        assert torch.equal(upsampler.sample(image, steps=3, seed=1, crop="squash", warn=said.append), image)
+    assert said == [
+        "Upsample: model 'tiny-latent' paints at full size, so its upsamplers pass pictures through unchanged; set "
+        "width and height of Decoder Sample for larger ones"
+    ]
+    with pytest.raises(ValueError, match=r"Upsample: image must be \(B, H, W, C\)"):
+        stack.upsampler_256.sample(image[0])
+    other = load_stack(catalog.read_stack(latent), "fp32", "cpu")
+    other.upsampler_256.sample(image, warn=said.append)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(("dtype", "own", "exact"), [("bf16", "bfloat16", "bfloat16"), ("fp16", "float16", "float32")])
+def test_an_autoencoder_never_runs_in_float16(latent, dtype, own, exact):
+    decoder = load_stack(catalog.read_stack(latent), dtype, "cpu").decoder
+    kinds = [{str(p.dtype) for p in placed.read().parameters()} for placed in (decoder.network, decoder.autoencoder)]
+    assert kinds == [{f"torch.{own}"}, {f"torch.{exact}"}]
+
+
+def test_the_image_tower_is_asked_for_the_null_embedding_once_and_then_never(latent, monkeypatch):
+    asked = []
+    encode = Clip.encode_null_image
+    monkeypatch.setattr(Clip, "encode_null_image", lambda self: (asked.append(1), encode(self))[1])
+    decoder = load_stack(catalog.read_stack(latent), "fp32", "cpu").decoder
+    null = decoder.null_embed()
+    assert decoder.null_embed() is null and null.vector.norm().item() == pytest.approx(1.0, abs=1e-5)
+    stack = load_stack(catalog.read_stack(latent), "fp32", "cpu")
+    assert torch.equal(stack.decoder.null_embed().vector, null.vector) and len(asked) == 1
+    assert not stack.clip.placed.loaded
+
+
+def test_the_null_embedding_is_that_of_a_picture_which_is_zero_after_normalisation(latent):
+    clip = load_stack(catalog.read_stack(latent), "fp32", "cpu").clip
+    mean = torch.tensor(clip.config.image_mean).expand(1, clip.image_size, clip.image_size, 3)
+    assert torch.allclose(clip.encode_null_image().vector, clip.encode_image(mean).vector, atol=1e-5)
+
+
+def test_a_null_embedding_that_no_tower_can_give_is_refused(latent):
+    path = latent / "clip.safetensors"
+    config = replace(load_stage(path)[1], towers=("text",))
+    state = {name: value for name, value in load_stage(path)[2].items() if not name.startswith("visual.")}
+    save_stage(path, state, "clip", config)
+    stack = load_stack(catalog.read_stack(latent), "fp32", "cpu")
+    embed = stack.prior.sample(stack.clip.encode_text(["a red star"]))
+    with pytest.raises(ValueError, match=r"Decoder Sample: this model's null embedding .* no image tower .* add that"):
+        stack.decoder.sample(embed)
+    assert stack.decoder.sample(embed, negative_embed=embed).shape == (1, 128, 128, 3)
+    path.unlink()
+    stack = load_stack(catalog.read_stack(latent), "fp32", "cpu")
+    with pytest.raises(ValueError, match="model 'tiny-latent' has no clip stage"):
+        stack.decoder.null_embed()
 
 
 def test_the_null_text_needs_the_stacks_clip(folder):

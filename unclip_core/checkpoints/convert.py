@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
 from ..models.build import build_network
-from ..presets import KARLO
+from ..presets import KANDINSKY_2_1, KARLO
 from ..runtime.device import DTYPES
-from .catalog import read_stack
+from .catalog import StackEntry, read_stack
 from .diffusers_configs import DIFFUSERS_MASK
-from .header import CheckpointError
+from .header import TOKENIZER, CheckpointError
+from .kandinsky_original import KandinskyFiles
 from .karlo_original import KarloFiles
 from .native import save_stage
 from .states import read_state
@@ -46,22 +47,25 @@ class _Stage:
     config: object
     read: Callable[..., dict[str, Tensor]]
     metadata: dict[str, str]
+    tokenizer: Path | None = None
 
 
 def convert(
-    source: Path,
+    source: Path | StackEntry,
     target: Path,
     dtype: str = KEEP,
     follow: str = "files",
-    original: StackConfig = KARLO,
+    original: StackConfig | None = None,
 ) -> Iterator[Converted]:
-    """Write `source` (a diffusers folder, Karlo's own files, or a native stack) as the native stack `target`.
+    """Write `source` (a diffusers folder, Karlo's or Kandinsky's own files, a native stack, or one that was found) as
+    the native stack `target`.
 
     Yields after each stage; a generator that is not run to its end leaves nothing. dtype: "keep", or what matrices and
     kernels are stored as. follow: whose prior, where Karlo's source and diffusers differ: "files" is what the folder
     says (Karlo's own files: "karlo"), "karlo" clamps x_0 at 10, hides tokens fully and pads captions with 0,
-    "diffusers" clamps at 5 and hides by -10000. original: the sizes of Karlo's own files. Raises ValueError for an
-    unknown choice or a target that exists, CheckpointError for a source that cannot be read.
+    "diffusers" clamps at 5 and hides by -10000. original: the sizes of original files, by default the published ones.
+    Raises ValueError for an unknown choice, one that is not for this model, or a target that exists, CheckpointError
+    for a source that cannot be read.
     """
     if dtype != KEEP and dtype not in DTYPES:
         raise ValueError(f"convert: dtype {dtype!r} is unknown; choose one of {KEEP}, {', '.join(DTYPES)}")
@@ -70,6 +74,8 @@ def convert(
     if target.exists():
         raise ValueError(f"convert: {target} exists; choose another name, or remove it first")
     stages = _open(source, original)
+    if follow != "files" and getattr(stages.get("decoder"), "config", KARLO.decoder).autoencoder is not None:
+        raise ValueError(f"convert: follow {follow!r} is about Karlo's prior, and this is another model; leave it out")
     wanted = DTYPES.get(dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
@@ -79,6 +85,8 @@ def convert(
             config = _followed(stage.config, follow)
             state = stage.read(_empty(name, config), dtype=wanted)
             save_stage(path, state, name, config, stage.metadata, dtype=wanted)
+            if stage.tokenizer is not None:
+                shutil.copyfile(stage.tokenizer, path.with_suffix(TOKENIZER))
             del state  # before the next stage's is read
             yield Converted(name, number, len(stages), path.stat().st_size)
         os.chmod(part, 0o755)  # mkdtemp's 0700 would hide the folder from other users
@@ -87,11 +95,11 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _open(source: Path, original: StackConfig) -> dict[str, _Stage]:
+def _open(source: Path | StackEntry, original: StackConfig | None) -> dict[str, _Stage]:
     """The source's stages, checked as far as it goes without reading weights."""
-    if not source.is_dir():
+    if isinstance(source, Path) and not source.is_dir():
         raise CheckpointError(f"{source}: not a folder; give the folder that holds the model's files")
-    if entry := read_stack(source):
+    if entry := source if isinstance(source, StackEntry) else read_stack(source):
         if entry.problems:
             raise CheckpointError("; ".join(entry.problems))
         return {
@@ -99,19 +107,23 @@ def _open(source: Path, original: StackConfig) -> dict[str, _Stage]:
                 found.config,
                 partial(read_state, found),
                 {key: value for key, value in found.metadata.items() if key in ("modelspec.license", "recipe")},
+                found.tokenizer,
             )
             for name, found in entry.stages.items()
         }
-    files = KarloFiles(source, original)
-    if not files.stages:
-        raise CheckpointError(
-            f"{source}: neither a diffusers folder (model_index.json), nor Karlo's own files, nor a native stack"
-        )
-    licence = {"modelspec.license": "creativeml-openrail-m"}
-    return {
-        name: _Stage(config, partial(files.read_state, name), {} if name == "clip" else licence)
-        for name, config in files.stages.items()
-    }
+    for layout, sizes in ((KandinskyFiles, KANDINSKY_2_1), (KarloFiles, KARLO)):
+        files = layout(source, original or sizes)
+        if files.stages:
+            return {name: _original_stage(files, name, config) for name, config in files.stages.items()}
+    raise CheckpointError(
+        f"{source}: neither a diffusers folder (model_index.json), nor Karlo's or Kandinsky's own files, nor a native "
+        "stack"
+    )
+
+
+def _original_stage(files: KandinskyFiles | KarloFiles, name: str, config: object) -> _Stage:
+    licence = {} if name == "clip" else {"modelspec.license": files.licence}
+    return _Stage(config, partial(files.read_state, name), licence, files.tokenizer if name == "decoder" else None)
 
 
 def _empty(stage: str, config: object) -> nn.Module:

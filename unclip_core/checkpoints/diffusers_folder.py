@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import ClipConfig, ScheduleConfig, UpsamplerConfig
 from ..presets import KARLO
 from .diffusers_clip import clip_config
-from .diffusers_configs import decoder_config, prior_config, schedule_config, upsampler_unet, whole
+from .diffusers_configs import SCHEDULERS, decoder_config, prior_config, schedule_config, upsampler_unet, whole
 from .header import CheckpointError, StageFile, guarded, read_json, remembered, shown
 from .weight_sets import find_weights
 
@@ -24,26 +24,28 @@ _OWN_CLASS = "UnCLIPTextProjModel"
 
 
 class DiffusersFolder:
-    """A diffusers folder's networks by name, with their configs."""
+    """A diffusers folder's networks by name, with their configs. layout: what its stages are said to be laid out as."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], layout: str = LAYOUT) -> None:
         self.folder = folder
         self.names = names
+        self.layout = layout
 
     def has(self, name: str) -> bool:
         """Whether the pipeline has this network at all."""
         return name in self.names
 
-    def config(self, name: str, kind: str, file: str = "config.json") -> tuple[Path, dict]:
-        """Path and content of a network's config. Raises CheckpointError if it is missing or of another class."""
+    def config(self, name: str, *kinds: str, file: str = "config.json") -> tuple[Path, dict]:
+        """Path and content of a network's config. Raises CheckpointError if it is missing or of no class of `kinds`."""
         path = self.folder / name / file
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; download the folder {name!r} of this model again")
         config = read_json(path)
         names = config.get("architectures")
         found = config.get("_class_name") or (names[0] if isinstance(names, list) and names else None)
-        if found != kind:
-            raise CheckpointError(f"{path}: class {shown(found)} instead of {kind!r}; this is another kind of model")
+        if found not in kinds:
+            expected = " or ".join(map(repr, kinds))
+            raise CheckpointError(f"{path}: class {shown(found)} instead of {expected}; this is another kind of model")
         return path, config
 
     def towers(self) -> tuple[str, ...]:
@@ -52,13 +54,14 @@ class DiffusersFolder:
 
     def schedule(self, name: str) -> ScheduleConfig:
         """A scheduler's config."""
-        return schedule_config(*self.config(name, "UnCLIPScheduler", "scheduler_config.json"))
+        return schedule_config(*self.config(name, *SCHEDULERS, file="scheduler_config.json"))
 
-    def stage(self, stage: str, config: object, *parts: str) -> StageFile:
-        """The stage spread over the networks `parts`."""
+    def stage(self, stage: str, config: object, *folders: str, **named: str) -> StageFile:
+        """The stage spread over networks, that go by their folders' names, or (named) by others."""
         metadata = {"modelspec.license": licence} if (licence := read_licence(self.folder)) else {}
-        weights = {part: find_weights(self.folder / part) for part in parts}
-        return StageFile(self.folder / parts[0], stage, config, metadata, LAYOUT, weights)
+        parts = {name: name for name in folders} | named
+        weights = {part: find_weights(self.folder / folder) for part, folder in parts.items()}
+        return StageFile(self.folder / next(iter(parts.values())), stage, config, metadata, self.layout, weights)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | None:
@@ -92,13 +95,20 @@ def _networks(folder: Path) -> tuple[str, ...] | None:
         listed = read_json(index)
         if listed.get("_class_name") not in PIPELINES:
             kind = shown(listed.get("_class_name")).strip("'")
-            raise CheckpointError(f"{index}: a {kind}, but comfyui-unclip reads {' and '.join(PIPELINES)}")
+            known = ", ".join(PIPELINES)
+            raise CheckpointError(f"{index}: a {kind}, but comfyui-unclip reads {known} and Kandinsky 2's")
         entries = listed.items()
         return tuple(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
     configs = sorted(folder.glob("*/config.json"))
-    if any(_is_own(path) for path in configs):
+    if any(_is_own(path) for path in configs) or _is_prior(folder):
         return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir())
     return None
+
+
+def _is_prior(folder: Path) -> bool:
+    """Whether it is the half of a Karlo that makes embeddings of captions, which another decoder may read."""
+    networks = {path.parent.name for path in folder.glob("*/config.json")}
+    return networks == {"prior", "text_encoder"} and (folder / "prior_scheduler").is_dir()
 
 
 @remembered
@@ -115,40 +125,46 @@ def _is_own(config: Path) -> bool:
 
 def _clip(source: DiffusersFolder) -> StageFile | None:
     parts = source.towers()
-    return source.stage("clip", _clip_config(source), *parts) if parts else None
+    return source.stage("clip", read_clip(source), *parts) if parts else None
 
 
-def _clip_config(source: DiffusersFolder) -> ClipConfig:
-    """The folder's CLIP, which prior and decoder speak as well."""
+def read_clip(source: DiffusersFolder, pictures: str = "feature_extractor") -> ClipConfig:
+    """The folder's CLIP, which prior and decoder speak as well. pictures: the folder that says how it reads them."""
     parts = source.towers()
     if not parts:
         raise CheckpointError(f"{source.folder}: has neither a text_encoder nor an image_encoder")
     kinds = {"text_encoder": "CLIPTextModelWithProjection", "image_encoder": "CLIPVisionModelWithProjection"}
     configs = {name: source.config(name, kinds[name]) for name in parts}
-    tokens = source.folder / "tokenizer" / "special_tokens_map.json"
-    pictures = source.folder / "feature_extractor" / "preprocessor_config.json"
     return clip_config(
         configs.get("text_encoder"),
         configs.get("image_encoder"),
-        (tokens, read_json(tokens) if tokens.is_file() else {}),
-        (pictures, read_json(pictures) if pictures.is_file() else {}),
+        read_settings(source.folder / "tokenizer", "special_tokens_map.json", "tokenizer_config.json"),
+        read_settings(source.folder / pictures, "preprocessor_config.json"),
     )
+
+
+def read_settings(folder: Path, *names: str) -> tuple[Path, dict]:
+    """The first of these files that there is, with its content; they may be left out."""
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    return path, read_json(path) if path.is_file() else {}
 
 
 def _prior(source: DiffusersFolder) -> StageFile | None:
     if not source.has("prior"):
         return None
     network, schedule = source.config("prior", "PriorTransformer"), source.schedule("prior_scheduler")
-    config = prior_config(*network, schedule, _clip_config(source).clip_id)
+    config = prior_config(*network, schedule, read_clip(source).clip_id)
     return source.stage("prior", config, "prior")
 
 
-def _decoder(source: DiffusersFolder) -> StageFile:
+def _decoder(source: DiffusersFolder) -> StageFile | None:
+    if not source.has("text_proj") and _is_prior(source.folder):
+        return None
     config = decoder_config(
         *source.config("decoder", "UNet2DConditionModel"),
         *source.config("text_proj", _OWN_CLASS),
         source.schedule("decoder_scheduler"),
-        _clip_config(source).clip_id,
+        read_clip(source).clip_id,
     )
     return source.stage("decoder", config, "decoder", "text_proj")
 

@@ -1,4 +1,4 @@
-"""Embeddings as files: one safetensors with the vector, the id of its CLIP and its modality."""
+"""Embeddings as files: one safetensors with the vector, the id of its CLIP, its modality and its noise level."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def save_embedding(path: str | Path, embed: Embedding) -> None:
     """Write `embed` as float32, whole or not at all."""
     path = Path(path)
     metadata = {"kind": KIND, "format_version": VERSION, "clip_id": embed.clip_id, "modality": embed.modality}
+    metadata["noise_level"] = str(embed.noise_level)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.write_bytes(save({"vector": embed.vector.detach().float().cpu().contiguous()}, metadata))
@@ -45,4 +46,7 @@ def load_embedding(path: str | Path) -> Embedding:
         raise ValueError(f"{path} cannot be read as safetensors ({error}); save the embedding again") from None
     if vector.ndim != 2 or not vector.is_floating_point() or not torch.isfinite(vector).all():
         raise ValueError(f"{path}: vector must be finite floats (B, D), got {vector.dtype} {tuple(vector.shape)}")
-    return Embedding(vector.float(), metadata.get("clip_id", "unknown"), metadata.get("modality", "image"))
+    level = metadata.get("noise_level", "0")
+    if not level.isdecimal():
+        raise ValueError(f"{path}: noise_level is {level!r}, expected a timestep; save the embedding again")
+    return Embedding(vector.float(), metadata.get("clip_id", "unknown"), metadata.get("modality", "image"), int(level))

@@ -16,8 +16,12 @@ from ..config import FORMAT_VERSION, STAGE_CONFIGS, STAGES, from_json
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
+TOKENIZER = ".tokenizer.json"  # ending of a stage's words, beside its file
 SHORT_NAMES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
+NATIVE = "native"  # the layout of our own files
+# A tensor that only a single file of Stable unCLIP has: it reads the image embedding in a class's place.
+SINGLE_FILE_MARK = "model.diffusion_model.label_emb.0.0.weight"
 _LONGEST = 300  # characters of what a message quotes from a stranger's file
 Found = TypeVar("Found")
 
@@ -110,14 +114,16 @@ class StageFile:
     path: the native file, or the folder of a foreign stage's main network. config: the stage's dataclass. metadata: all
     string pairs of a native file. layout: "native" or the foreign layout's name. parts: the networks that a foreign
     layout spreads the stage over, by its own names, each with the sets of weights to choose from, the default first.
+    tokenizer: the file of words of a decoder that reads captions by a text encoder of its own.
     """
 
     path: Path
     stage: str
     config: object
     metadata: dict[str, str]
-    layout: str = "native"
+    layout: str = NATIVE
     parts: dict[str, tuple[WeightSet, ...]] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
     def weights(self, dtype: str | None = None) -> dict[str, WeightSet]:
         """One set per part: the one stored as `dtype` where there is such a one, else the default."""
@@ -130,8 +136,9 @@ class StageFile:
 
     @property
     def all_files(self) -> tuple[Path, ...]:
-        """The files of all sets, each once."""
-        return tuple(dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files))
+        """The files of all sets, and the tokenizer's, each once."""
+        weights = dict.fromkeys(path for sets in self.parts.values() for one in sets for path in one.files)
+        return (*weights, *((self.tokenizer,) if self.tokenizer is not None else ()))
 
     @property
     def parameters(self) -> int:
@@ -303,18 +310,41 @@ def _counts(entries: dict[str, TensorEntry]) -> dict[str, int]:
     return counts
 
 
-@remembered
-def read_stage(path: Path) -> StageFile:
+def read_stage(path: str | os.PathLike) -> StageFile:
     """What a native stage file holds. Raises CheckpointError with the reason if it is not one."""
+    found = _read_stage(path)
+    if isinstance(found, StageFile):
+        return found
+    raise CheckpointError(found.reason)
+
+
+def is_single_file(path: str | os.PathLike) -> bool:
+    """Whether a safetensors file holds all of a Stable unCLIP, by SINGLE_FILE_MARK. Raises CheckpointError for what is
+    not a complete safetensors file."""
+    found = _read_stage(path)
+    return isinstance(found, _NotNative) and found.single_file
+
+
+@dataclass(frozen=True)
+class _NotNative:
+    """A safetensors file of others. single_file: whether it has SINGLE_FILE_MARK."""
+
+    reason: str
+    single_file: bool
+
+
+@remembered
+def _read_stage(path: Path) -> StageFile | _NotNative:
     size, raw = _read_bytes(path)
     other = f"{path}: not an unCLIP stage (its metadata lacks format_version, stage or config); use `unclip convert`"
+    not_native = _NotNative(other, f'"{SINGLE_FILE_MARK}"'.encode() in raw)
     # Most files on the search path are other people's, with megabytes of names that need not be understood.
     if path.stem not in STAGES and b'"format_version"' not in raw:
-        raise CheckpointError(other)
+        return not_native
     metadata, entries = _parse(path, size, raw)
     version, stage = metadata.get("format_version"), metadata.get("stage")
     if version is None or stage is None or "config" not in metadata:
-        raise CheckpointError(other)
+        return not_native
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "
@@ -326,4 +356,6 @@ def read_stage(path: Path) -> StageFile:
         config = from_json(STAGE_CONFIGS[stage], metadata["config"])
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path}: {_short(str(error))}") from None
-    return StageFile(path, stage, config, metadata, parts={stage: (weight_set((path,), _counts(entries)),)})
+    parts = {stage: (weight_set((path,), _counts(entries)),)}
+    tokenizer = path.with_suffix(TOKENIZER) if getattr(config, "multilingual", None) is not None else None
+    return StageFile(path, stage, config, metadata, parts=parts, tokenizer=tokenizer)

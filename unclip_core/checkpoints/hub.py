@@ -11,19 +11,44 @@ import errno
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import STAGES
 
 # diffusers pipelines we read, with the sub-folders whose weights each must have.
 _DECODING = ("decoder", "text_proj", "text_encoder", "super_res_first", "super_res_last")
+_KANDINSKY_PRIOR = ("prior", "text_encoder", "image_encoder")
+_MULTILINGUAL = ("KandinskyPipeline", "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline")
+_STABLE_UNCLIP = ("unet", "vae", "text_encoder", "image_normalizer")
 PIPELINES = {
     "UnCLIPPipeline": ("prior", *_DECODING),
     "UnCLIPImageVariationPipeline": (*_DECODING, "image_encoder"),
+    **dict.fromkeys(
+        ("KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline", "KandinskyPriorPipeline"), _KANDINSKY_PRIOR
+    ),
+    **dict.fromkeys(
+        (
+            "KandinskyV22Pipeline",
+            "KandinskyV22Img2ImgPipeline",
+            "KandinskyV22InpaintPipeline",
+            "KandinskyV22ControlnetPipeline",
+            "KandinskyV22ControlnetImg2ImgPipeline",
+        ),
+        ("unet", "movq"),
+    ),
+    **dict.fromkeys(_MULTILINGUAL, ("unet", "movq", "text_encoder")),
+    "StableUnCLIPImg2ImgPipeline": (*_STABLE_UNCLIP, "image_encoder"),
+    "StableUnCLIPPipeline": (*_STABLE_UNCLIP, "prior", "prior_text_encoder"),
 }
-_SETTINGS = ("prior_scheduler", "decoder_scheduler", "super_res_scheduler", "feature_extractor", "tokenizer")
-_SETTING = r"(?:(?:scheduler_|preprocessor_)?config|special_tokens_map)\.json"
+PRIOR = "PriorTransformer"  # a repository that is one network: ECLIPSE's prior
+_SETTINGS = (
+    *(f"{name}scheduler" for name in ("", "prior_", "decoder_", "super_res_", "ddpm_", "ddim_", "image_noising_")),
+    *("feature_extractor", "image_processor", "tokenizer", "prior_tokenizer"),
+)
+# XLM-R's words are in tokenizer.json or in sentencepiece's model; CLIP's come with open_clip.
+_SETTING = r"(?:(?:scheduler_|preprocessor_|tokenizer_)?config|special_tokens_map)\.json"
+_WORDS = r"tokenizer/(?:tokenizer\.json|sentencepiece\.bpe\.model)"
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<variant>[a-z]\w*))?(?:-\d{5}-of-(?P<shards>\d{5}))?(?:\.(?P<late>[a-z]\w*))?\.(?P<kind>safetensors|bin)"
@@ -31,7 +56,7 @@ _WEIGHTS = re.compile(
 _INDEX = re.compile(r"\w+\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
 CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # the licence travels with the weights
 _TABLE = re.compile(r"[\w-]+\.(pca|analytic)\.safetensors")
-_MAX_INDEX = 1_000_000  # bytes of a model_index.json
+_MAX_INDEX = 1_000_000  # bytes of a model_index.json or a config.json
 _PREFIX = re.compile(r"^(?:https?://)?(?:huggingface\.co|hf\.co)/")
 
 LICENCES = {
@@ -58,7 +83,8 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class PullPlan:
-    """What to download. revision: as asked for. commit: what it stands for now. kind: the pipeline, or "native"."""
+    """What to download. revision: as asked for. commit: what it stands for now. kind: the pipeline, PRIOR or "native".
+    name: the folder's name once it is installed."""
 
     repo: str
     revision: str
@@ -66,11 +92,7 @@ class PullPlan:
     kind: str
     files: tuple[RemoteFile, ...]
     licence: str | None
-
-    @property
-    def name(self) -> str:
-        """The stack's name once it is installed."""
-        return self.repo.rsplit("/", 1)[-1]
+    name: str
 
     @property
     def size(self) -> int:
@@ -78,12 +100,21 @@ class PullPlan:
         return sum(file.size for file in self.files)
 
 
-def plan_pull(repo: str, revision: str | None = None, dtype: str | None = None) -> PullPlan:
+def plan_pull(
+    repo: str,
+    revision: str | None = None,
+    dtype: str | None = None,
+    *,
+    networks: Sequence[str] = (),
+    name: str | None = None,
+    licence: str | None = None,
+) -> PullPlan:
     """Choose the files of `repo` ("owner/name", or its address) that a stack needs.
 
     Safetensors are preferred over pickles and full precision over variants, but for dtype "fp16", which takes an fp16
-    variant where there is one. Raises ValueError for an unknown repository or revision and for another kind of model,
-    HubError if the hub cannot be asked.
+    variant where there is one. networks: only these folders, with their settings. name: the folder to be, if not the
+    repository's last part. licence: the hub's short name, for a card that says none. Raises ValueError for an unknown
+    repository or revision and for another kind of model, HubError if the hub cannot be asked.
     """
     from huggingface_hub import HfApi
 
@@ -97,11 +128,11 @@ def plan_pull(repo: str, revision: str | None = None, dtype: str | None = None) 
     for entry in info.siblings or ():
         digest = entry.lfs["sha256"] if entry.lfs else entry.blob_id
         files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size or 0, digest or "")
-    kind, chosen = choose_files(repo, files, _model_index(repo, info.sha, files), dtype)
-    licence = info.card_data.get("license") if info.card_data else None
-    if not isinstance(licence, str):
-        licence = "creativeml-openrail-m" if _KARLO.match(repo) else None
-    return PullPlan(repo, revision, info.sha, kind, chosen, licence_title(licence))
+    kind, chosen = choose_files(repo, files, _description(repo, info.sha, files), dtype, networks)
+    named = info.card_data.get("license") if info.card_data else None
+    if not isinstance(named, str):
+        named = licence or ("creativeml-openrail-m" if _KARLO.match(repo) else None)
+    return PullPlan(repo, revision, info.sha, kind, chosen, licence_title(named), name or repo.rsplit("/", 1)[-1])
 
 
 def licence_title(licence: str | None) -> str | None:
@@ -110,14 +141,22 @@ def licence_title(licence: str | None) -> str | None:
 
 
 def choose_files(
-    repo: str, files: Mapping[str, RemoteFile], model_index: Mapping[str, object] | None, dtype: str | None = None
+    repo: str,
+    files: Mapping[str, RemoteFile],
+    description: Mapping[str, object] | None,
+    dtype: str | None = None,
+    networks: Sequence[str] = (),
 ) -> tuple[str, tuple[RemoteFile, ...]]:
-    """(kind, files to download). model_index: the repository's model_index.json, if it has one.
+    """(kind, files to download). description: the repository's model_index.json, else its config.json, if it has one.
+    networks: only these folders, with their settings.
 
     Raises ValueError for what is no unCLIP, or lacks weights that one needs.
     """
     cards = [files[name] for name in CARDS if name in files]
-    if model_index is None:
+    kind = (description or {}).get("_class_name")
+    if kind == PRIOR and "model_index.json" not in files:
+        return PRIOR, (*cards, files["config.json"], *_weights(repo, "", files, dtype))
+    if "model_index.json" not in files:
         stages = [file for stage in STAGES if (file := files.get(f"{stage}.safetensors"))]
         if not any(file.path.split(".")[0] in ("prior", "decoder") for file in stages):
             raise ValueError(
@@ -125,31 +164,40 @@ def choose_files(
                 f"decoder.safetensors; nothing was downloaded"
             )
         return "native", (*cards, *stages, *(files[name] for name in files if _TABLE.fullmatch(name)))
-    kind = model_index.get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(
             f"{repo}: its model_index.json says {kind}, but an unCLIP is one of {', '.join(PIPELINES)}; "
             "nothing was downloaded"
         )
-    parts = PIPELINES[kind]
+    parts = tuple(networks) or PIPELINES[kind]
     if missing := [name for name in parts if not any(path.startswith(f"{name}/") for path in files)]:
         raise ValueError(f"{repo}: incomplete, it has no folder {', '.join(missing)}; pull another revision or copy")
-    chosen = [files["model_index.json"], *cards]
-    for folder in (*parts, *_SETTINGS):
+    # An index would promise the networks that are left out.
+    chosen = [*([] if networks else [files["model_index.json"]]), *cards]
+    settings = [folder for folder in _SETTINGS if not networks or _serves(folder, networks)]
+    for folder in (*parts, *settings):
         chosen += [files[path] for path in sorted(files) if re.fullmatch(rf"{folder}/{_SETTING}", path)]
+    if "text_encoder" in parts and kind in _MULTILINGUAL:
+        chosen += [files[path] for path in sorted(files) if re.fullmatch(_WORDS, path)]
     for folder in parts:
         chosen += _weights(repo, folder, files, dtype)
     return kind, tuple(chosen)
 
 
+def _serves(folder: str, networks: Sequence[str]) -> bool:
+    """Whether one of `networks` reads the settings in `folder`."""
+    network = {"tokenizer": "text_encoder", "feature_extractor": "image_encoder"}.get(folder)
+    return (network or folder.removesuffix("_scheduler")) in networks
+
+
 def _weights(repo: str, folder: str, files: Mapping[str, RemoteFile], dtype: str | None) -> list[RemoteFile]:
-    """The best complete set of one network's weights, with its index if it comes in shards."""
+    """The best complete set of the weights in a folder ("": the repository itself), with its index if in shards."""
     sets: dict[tuple[str, str, int], list[RemoteFile]] = {}
     indexes: dict[tuple[str, str], RemoteFile] = {}
     for path, file in sorted(files.items()):
-        if not path.startswith(f"{folder}/"):
+        inside, _, name = path.rpartition("/")
+        if inside != folder:
             continue
-        name = path.removeprefix(f"{folder}/")
         if match := _WEIGHTS.fullmatch(name):
             variant = match["variant"] or match["late"] or ""
             sets.setdefault((match["kind"], variant, int(match["shards"] or 0)), []).append(file)
@@ -167,21 +215,21 @@ def _weights(repo: str, folder: str, files: Mapping[str, RemoteFile], dtype: str
 
     complete = sorted(filter(usable, sets), key=rank)
     if not complete:
-        raise ValueError(
-            f"{repo}: no complete weights (.safetensors or .bin) in {folder}/; pull another revision or copy"
-        )
+        where = f" in {folder}/" if folder else ""
+        raise ValueError(f"{repo}: no complete weights (.safetensors or .bin){where}; pull another revision or copy")
     kind, variant, shards = best = complete[0]
     return [*([indexes[kind, variant]] if shards else []), *sets[best]]
 
 
-def _model_index(repo: str, commit: str, files: Mapping[str, RemoteFile]) -> dict | None:
+def _description(repo: str, commit: str, files: Mapping[str, RemoteFile]) -> dict | None:
+    """What the repository says that it is: its model_index.json, or the config.json of its only network."""
     from huggingface_hub.file_download import http_get
 
-    file = files.get("model_index.json")
+    file = files.get("model_index.json") or files.get("config.json")
     if file is None:
         return None
     if file.size > _MAX_INDEX:
-        raise ValueError(f"{repo}: its model_index.json has {file.size} bytes, which none of a pipeline has")
+        raise ValueError(f"{repo}: its {file.path} has {file.size} bytes, which none of a pipeline has")
     text = io.BytesIO()
     with explained(repo, commit), quiet_bars():
         http_get(file_url(repo, commit, file), text, headers=headers(), expected_size=file.size)
@@ -190,7 +238,7 @@ def _model_index(repo: str, commit: str, files: Mapping[str, RemoteFile]) -> dic
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{repo}: its model_index.json is not a JSON object; nothing was downloaded")
+        raise ValueError(f"{repo}: its {file.path} is not a JSON object; nothing was downloaded")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAGING = ".unclip-pull"  # in a model folder: downloads that are not complete yet
 _CHUNK = 1 << 22
 _MARGIN = 64 << 20  # bytes to leave free
-_SHRINK = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5}  # published weights are float32 unless they are a variant
+SHRINK = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5}  # published weights are float32 unless they are a variant
 
 # on_progress(what, done bytes, all bytes)
 Progress = Callable[[str, int, int], None]
@@ -31,7 +31,8 @@ def pull(
     on_progress: Progress | None = None,
     on_stage: OnStage | None = None,
 ) -> Path:
-    """Download and install; the stack's folder. It appears when it is complete, and not before.
+    """Download and install; the stack's folder. It appears when it is complete, and not before; of one that is there,
+    what is missing or cut is fetched.
 
     root: a model folder, or None for the Hugging Face cache. dtype: store our own files, converted, instead of the
     repository's ("fp32", "bf16", "fp16"; needs a root). on_stage: called after each converted stage. Interrupted, the
@@ -44,20 +45,26 @@ def pull(
             raise ValueError("pull: converted files have no place in the Hugging Face cache; name a folder with --to")
         return _into_cache(plan, report)
     target = root / plan.name
-    if target.exists():
-        if dtype is None and all(_complete(target / file.path, file) for file in plan.files):
+    there = target.exists()
+    if there:
+        complete = [_complete(target / file.path, file) for file in plan.files]
+        if dtype is None and all(complete):
             return target
-        raise ValueError(
-            f"{target}: there is something of that name already; remove it, or name another folder with --to"
-        )
-    work = root / STAGING / f"{plan.name}-{plan.commit[:12]}"
+        own = [found for found, file in zip(complete, plan.files, strict=True) if file.path not in CARDS]
+        if dtype is not None or not any(own):
+            raise ValueError(
+                f"{target}: there is something of that name already; remove it, or name another folder with --to"
+            )
+    work = _work(plan, root)
     with explained(plan.repo, plan.revision):
         work.mkdir(parents=True, exist_ok=True)
-    places = {file: (work / f"{file.path}.part", work / file.path) for file in plan.files}
-    check_space(plan, work, places, dtype)
+    places = _places(plan, root)
+    check_space(plan.repo, _needed(plan, places, dtype), work)
     _download(plan, places, report)
     with explained(plan.repo, plan.revision):
-        if dtype is None:
+        if there:
+            shutil.rmtree(work)
+        elif dtype is None:
             os.replace(work, target)
         else:
             _install_converted(plan, work, target, dtype, on_stage or (lambda stage: None))
@@ -70,14 +77,38 @@ def pull(
 Places = dict[RemoteFile, tuple[Path, Path]]
 
 
-def check_space(plan: PullPlan, work: Path, places: Places, dtype: str | None = None) -> None:
-    """Raise HubError unless the disk under `work` takes what is still to come, conversion included."""
+def _work(plan: PullPlan, root: Path) -> Path:
+    """Where a model waits until it is complete."""
+    return root / STAGING / f"{plan.name}-{plan.commit[:12]}"
+
+
+def _places(plan: PullPlan, root: Path | None) -> Places:
+    if root is None:
+        blobs = _blobs(plan)
+        return {file: (blobs / f"{file.digest}.incomplete", blobs / file.digest) for file in plan.files}
+    work = _work(plan, root)
+    final = root / plan.name if (root / plan.name).exists() else work
+    return {file: (work / f"{file.path}.part", final / file.path) for file in plan.files}
+
+
+def _needed(plan: PullPlan, places: Places, dtype: str | None) -> int:
+    """Bytes that are still to come, conversion included."""
     have = sum(path.stat().st_size for both in places.values() for path in both if path.is_file())
-    needed = max(0, plan.size - have) + int(plan.size * _SHRINK[dtype] if dtype else 0) + _MARGIN
-    free = shutil.disk_usage(work).free
+    return max(0, plan.size - have) + int(plan.size * SHRINK[dtype] if dtype else 0)
+
+
+def needed_space(plans: Iterable[PullPlan], root: Path | None, dtype: str | None = None) -> int:
+    """Bytes that all `plans` still need under `root` (None: the Hugging Face cache), conversion included."""
+    return sum(_needed(plan, _places(plan, root), dtype) for plan in plans)
+
+
+def check_space(what: str, needed: int, folder: Path) -> None:
+    """Raise HubError unless the disk of `folder`, which need not exist yet, takes `needed` bytes and some more."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free, needed = shutil.disk_usage(existing).free, needed + _MARGIN
     if free < needed:
         raise HubError(
-            f"{plan.repo}: needs {needed / 1e9:.1f} GB on the disk of {work}, which has {free / 1e9:.1f} GB free; "
+            f"{what}: needs {needed / 1e9:.1f} GB on the disk of {folder}, which has {free / 1e9:.1f} GB free; "
             "free some space, or name a folder on another disk with --to"
         )
 
@@ -100,20 +131,26 @@ def _install_converted(plan: PullPlan, work: Path, target: Path, dtype: str, on_
 
 def _into_cache(plan: PullPlan, report: Progress) -> Path:
     """Into the cache's blobs under the hub's own hashes; huggingface_hub then makes the snapshot of what lies there."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{plan.repo.replace('/', '--')}" / "blobs"
+    blobs = _blobs(plan)
     with explained(plan.repo, plan.revision):
         blobs.mkdir(parents=True, exist_ok=True)
     snapshot = blobs.parent / "snapshots" / plan.commit
     if not all(_complete(snapshot / file.path, file) for file in plan.files):
-        places = {file: (blobs / f"{file.digest}.incomplete", blobs / file.digest) for file in plan.files}
-        check_space(plan, blobs, places)
+        places = _places(plan, None)
+        check_space(plan.repo, _needed(plan, places, None), blobs)
         _download(plan, places, report)
     with explained(plan.repo, plan.revision), quiet_bars():
         for file in plan.files:
             path = hf_hub_download(plan.repo, file.path, revision=plan.revision)
     return Path(path.removesuffix(file.path))
+
+
+def _blobs(plan: PullPlan) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{plan.repo.replace('/', '--')}" / "blobs"
 
 
 def _complete(path: Path, file: RemoteFile) -> bool:

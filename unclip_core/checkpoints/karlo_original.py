@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import StackConfig, UNetConfig
 from ..presets import KARLO
+from .adm_keys import RES_BLOCK, TOP, place_of
 from .header import CheckpointError
 from .keys import Rule, assemble
 from .pickles import is_torchscript
@@ -29,7 +30,7 @@ _MARKS = {
     "visual.conv1.weight": "clip",
 }
 _PREFIXES = {"prior": ("model.",), "decoder": ("model.",), "upsampler_256": ("model_first_steps.", "model_last_step.")}
-_IGNORED = ("causal_mask", "attn_mask", "input_resolution", "context_length", "vocab_size")
+IGNORED = ("causal_mask", "attn_mask", "input_resolution", "context_length", "vocab_size")
 _PRIOR = {
     "text_in": "text_enc_proj",
     "embed_in": "text_emb_proj",
@@ -48,59 +49,21 @@ _DECODER = {
     "text_proj": "text_seq_proj.0",
     "text_norm": "text_seq_proj.1",
 }
-_UNET = {
-    "conv_in": "input_blocks.0.0",
-    "time_embed.linear_1": "time_embed.0",
-    "time_embed.linear_2": "time_embed.2",
-    "norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_RES_BLOCK = {
-    "norm_1": "in_layers.0",
-    "conv_1": "in_layers.2",
-    "time": "emb_layers.1",
-    "norm_2": "out_layers.0",
-    "conv_2": "out_layers.3",
-    "skip": "skip_connection",
-}
 _ATTENTION = {"norm": "norm", "qkv": "qkv", "context_kv": "encoder_kv", "proj": "proj_out"}
 
 
 class KarloFiles:
     """The stages found in a folder of Karlo's own files. Tensors are mapped, or read one by one."""
 
+    tokenizer: Path | None = None  # its words are open_clip's
+    licence = "creativeml-openrail-m"
+
     def __init__(self, folder: Path, stack: StackConfig = KARLO) -> None:
         """Raises CheckpointError for a damaged file, a pickle with code, a stage found twice or a prior without its
         statistics; a folder without any such file has no stages."""
         self.folder = folder
         self.stack = stack
-        self._parts: dict[str, dict[str, Source]] = {}
-        stats: dict[str, Source] = {}
-        for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file()):
-            if is_torchscript(path):
-                self._add(path, open_torchscript(path))
-                continue
-            content = read_pickle(path)
-            if isinstance(content, tuple | list) and len(content) == 2 and all(_is_vector(item) for item in content):
-                stats = pickled(path, dict(zip(("mean", "std"), content, strict=True)))
-            elif isinstance(content, Mapping):
-                self._add(path, pickled(path, content))
-        if "prior" in self._parts:
-            if not stats:
-                raise CheckpointError(
-                    f"{folder}: no file with the mean and standard deviation of CLIP's embeddings "
-                    "(ViT-L-14_stats.th), which the prior needs"
-                )
-            self._parts["prior"] |= stats
-
-    def _add(self, path: Path, sources: dict[str, Source]) -> None:
-        stage = next((stage for mark, stage in _MARKS.items() if mark in sources), None)
-        if stage is None:
-            return
-        if stage in self._parts:
-            raise CheckpointError(f"{path}: a second {stage} in {self.folder}; leave one")
-        prefixes = _PREFIXES.get(stage, ("",))  # outside them lies what training kept
-        self._parts[stage] = {name: source for name, source in sources.items() if name.startswith(prefixes)}
+        self._parts = read_originals(folder, (folder,), _MARKS, _PREFIXES)
 
     @property
     def stages(self) -> dict[str, object]:
@@ -112,19 +75,55 @@ class KarloFiles:
         config = getattr(self.stack, stage)
         rules: dict[str, Callable[[str], Rule]] = {
             "clip": lambda name: Rule("clip", (name,)),
-            "prior": lambda name: _prior(name, config.heads),
+            "prior": lambda name: prior_rule(name, config.heads),
             "decoder": lambda name: _decoder(name, config.unet),
             "upsampler_256": lambda name: _upsampler(name, config.unet),
         }
         parts = {stage: self._parts[stage]}
-        return assemble(network, rules[stage], parts, str(self.folder), ignored=_IGNORED, **options)
+        return assemble(network, rules[stage], parts, str(self.folder), ignored=IGNORED, **options)
+
+
+def read_originals(
+    folder: Path, folders: tuple[Path, ...], marks: Mapping[str, str], prefixes: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, Source]]:
+    """The tensors of original files, by part. folders: where they lie; folder: what to call it in an error. marks: one
+    name that only a part's file has. prefixes: of the part's names; outside them lies what training kept.
+
+    Raises CheckpointError for a damaged file, a pickle with code, a part found twice or a prior without its statistics.
+    """
+    parts: dict[str, dict[str, Source]] = {}
+    stats: dict[str, Source] = {}
+    paths = [path for each in folders for path in sorted(each.iterdir())]
+    for path in (path for path in paths if path.suffix in SUFFIXES and path.is_file()):
+        content = None if is_torchscript(path) else read_pickle(path)
+        if isinstance(content, tuple | list) and len(content) == 2 and all(map(_is_vector, content)):
+            stats = pickled(path, dict(zip(("mean", "std"), content, strict=True)))
+        if content is not None and not isinstance(content, Mapping):
+            continue
+        sources = open_torchscript(path) if content is None else pickled(path, content)
+        part = next((part for mark, part in marks.items() if mark in sources), None)
+        if part is None:
+            continue
+        if part in parts:
+            raise CheckpointError(f"{path}: a second {part} in {folder}; leave one")
+        within = prefixes.get(part, ("",))
+        parts[part] = {name: source for name, source in sources.items() if name.startswith(within)}
+    if "prior" in parts:
+        if not stats:
+            raise CheckpointError(
+                f"{folder}: no file with the mean and standard deviation of CLIP's embeddings "
+                "(ViT-L-14_stats.th), which the prior needs"
+            )
+        parts["prior"] |= stats
+    return parts
 
 
 def _is_vector(item: object) -> bool:
     return isinstance(item, Tensor) and item.ndim == 1
 
 
-def _prior(name: str, heads: int) -> Rule:
+def prior_rule(name: str, heads: int) -> Rule:
+    """Where one of our prior's tensors comes from, of `heads` heads."""
     if name in ("mean", "std"):
         return Rule("prior", (name,))
     if name == "query":
@@ -141,7 +140,7 @@ def _prior(name: str, heads: int) -> Rule:
 
 def _decoder(name: str, config: UNetConfig) -> Rule:
     if name.startswith("unet."):
-        return _unet("decoder", "model.", name.removeprefix("unet."), config)
+        return unet_rule("decoder", "model.", name.removeprefix("unet."), config)
     if name == "null_embed":
         return Rule("decoder", ("model.cf_param",))
     module, _, leaf = name.rpartition(".")
@@ -151,37 +150,17 @@ def _decoder(name: str, config: UNetConfig) -> Rule:
 def _upsampler(name: str, config: UNetConfig) -> Rule:
     network, _, rest = name.partition(".unet.")
     prefix = {"first": "model_first_steps.", "final": "model_last_step."}[network]
-    return _unet("upsampler_256", prefix, rest, config)
+    return unet_rule("upsampler_256", prefix, rest, config)
 
 
-def _unet(part: str, prefix: str, name: str, config: UNetConfig) -> Rule:
-    """ADM numbers its blocks through: a level has `depth` blocks and its resampling; up, one more block instead."""
+def unet_rule(part: str, prefix: str, name: str, config: UNetConfig) -> Rule:
+    """Where one of our UNet's tensors comes from: names of `part` that begin with `prefix`."""
     module, _, leaf = name.rpartition(".")
-    if module in _UNET:
-        return Rule(part, (f"{prefix}{_UNET[module]}.{leaf}",))
-    first, _, rest = module.partition(".")
-    stride, levels = config.depth + 1, len(config.channel_mult)
-    if first == "mid_out":
-        place = f"middle_block.{2 if config.attention_resolutions else 1}"
-        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[rest]}.{leaf}",))
-    if first == "mid":
-        kind, _, inner = rest.split(".")
-        level, place = levels - 1, f"middle_block.{int(kind == 'attentions')}"
-    else:
-        number, kind, inner = rest.split(".", 2)
-        level = int(number) if first == "down" else levels - 1 - int(number)
-        start = 1 + int(number) * stride if first == "down" else int(number) * stride
-        blocks = "input_blocks" if first == "down" else "output_blocks"
-        if kind == "resample":
-            attends = config.image_size >> level in config.attention_resolutions
-            # On the way up the resampling shares the last block's number and comes after its attention.
-            slot = 0 if first == "down" else 1 + attends
-            place = f"{blocks}.{start + config.depth}.{slot}"
-        else:
-            index, _, inner = inner.partition(".")
-            place = f"{blocks}.{start + int(index)}.{int(kind == 'attentions')}"
+    if module in TOP:
+        return Rule(part, (f"{prefix}{TOP[module]}.{leaf}",))
+    place, kind, inner, level = place_of(module, config)
     if kind != "attentions":
-        return Rule(part, (f"{prefix}{place}.{_RES_BLOCK[inner]}.{leaf}",))
+        return Rule(part, (f"{prefix}{place}.{RES_BLOCK[inner]}.{leaf}",))
     heads = config.channels * config.channel_mult[level] // config.head_channels
     rows = {"qkv": (3, heads), "context_kv": (2, heads)}.get(inner)
     return Rule(part, (f"{prefix}{place}.{_ATTENTION[inner]}.{leaf}",), interleaved=rows)

@@ -63,6 +63,7 @@ def assemble(
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
     part: str = "",
+    without: str = "",
     check: Callable[[], None] | None = None,
 ) -> dict[str, Tensor]:
     """The state dict of `network`, which may be on the meta device, from foreign tensors.
@@ -71,8 +72,8 @@ def assemble(
     ignored: endings of foreign names that carry no weights. given: our names that the caller fills in. dtype,
     memory_format: what matrices and kernels are brought to, one by one; vectors keep theirs, and what needs no change
     stays mapped. part: a submodule of `network`, whose tensors alone are read, although all are checked; the names are
-    its own. check: called before each tensor; what it raises ends the reading. Raises CheckpointError naming file, key,
-    expected and found.
+    its own. without: a submodule whose tensors are not read, although they are checked. check: called before each
+    tensor; what it raises ends the reading. Raises CheckpointError naming file, key, expected and found.
     """
     targets = {name: tensor.shape for name, tensor in network.state_dict().items() if name not in tuple(given)}
     rules = {name: rule_of(name) for name in targets}
@@ -82,16 +83,22 @@ def assemble(
             "them, or download the model again"
         )
     exact = tuple(f"{name}." for name, module in network.named_modules() if getattr(module, "keeps_dtype", False))
-    prefix = f"{part}." if part else ""
     state = {}
     for name, shape in targets.items():
-        if name.startswith(prefix):
+        if is_read(name, part, without):
             if check is not None:
                 check()
             kind = None if name.startswith(exact) else dtype
             sources = parts[rules[name].part]
-            state[name.removeprefix(prefix)] = _tensor(rules[name], shape, sources, kind, memory_format)
+            state[name.removeprefix(f"{part}.") if part else name] = _tensor(
+                rules[name], shape, sources, kind, memory_format
+            )
     return state
+
+
+def is_read(name: str, part: str, without: str) -> bool:
+    """Whether a tensor belongs to submodule `part` ("": any), and not to submodule `without`."""
+    return name.startswith(f"{part}." if part else "") and not (without and name.startswith(f"{without}."))
 
 
 def _tensor(

@@ -6,8 +6,7 @@ carries the id of the CLIP or prior that it was fitted on.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,27 +15,9 @@ from torch import Tensor
 
 from ..config import FORMAT_VERSION
 from ..types import PCABasis
-from .catalog import StackEntry, search_path
+from .catalog import ANALYTIC, PCA, TABLE_COMMANDS, Folders, StackEntry, find_table
 from .header import CheckpointError, read_header
 from .native import write_safetensors
-
-PCA, ANALYTIC = "pca", "analytic"
-COMMANDS = {PCA: "unclip fit-pca --clip", ANALYTIC: "unclip fit-analytic --prior"}
-
-Folders = Iterable[str | os.PathLike]
-
-
-def table_name(stack: str, kind: str) -> str:
-    """The file's name. kind: PCA or ANALYTIC."""
-    return f"{stack}.{kind}.safetensors"
-
-
-def find_table(entry: StackEntry, kind: str, folders: Folders = ()) -> Path | None:
-    """The table in use: in a model folder (folders: the host's), else in the stack's own folder, whatever it is called
-    there, because folders are renamed; None if nowhere."""
-    places = [folder / table_name(entry.name, kind) for folder in search_path(folders)]
-    own = sorted(entry.folder.glob(f"*.{kind}.safetensors"))
-    return next((path for path in (*places, *own) if path.is_file()), None)
 
 
 def save_basis(path: Path, basis: PCABasis, metadata: Mapping[str, str] | None = None) -> None:
@@ -54,7 +35,7 @@ def read_basis(entry: StackEntry, clip_id: str, folders: Folders = ()) -> PCABas
     if mean.ndim != 1 or components.shape != (dim, dim) or variance.shape != (dim,):
         raise CheckpointError(
             f"{path}: shapes {tuple(mean.shape)}, {tuple(components.shape)} and {tuple(variance.shape)} are no PCA "
-            f"basis; fit it again with `{COMMANDS[PCA]} {entry.name} --data FOLDER`"
+            f"basis; fit it again with `{TABLE_COMMANDS[PCA]} {entry.name} --data FOLDER`"
         )
     return PCABasis(mean, components, variance, clip_id)
 
@@ -72,7 +53,7 @@ def read_noise_powers(entry: StackEntry, prior_id: str, timesteps: int, folders:
     if powers.shape != (timesteps,):
         raise CheckpointError(
             f"{path}: {tuple(powers.shape)} noise powers, but the prior has {timesteps} timesteps; fit them again with "
-            f"`{COMMANDS[ANALYTIC]} {entry.name} --data FOLDER`"
+            f"`{TABLE_COMMANDS[ANALYTIC]} {entry.name} --data FOLDER`"
         )
     return powers
 
@@ -86,7 +67,7 @@ def _read(
     entry: StackEntry, kind: str, names: tuple[str, ...], folders: Folders
 ) -> tuple[Path, dict[str, str], dict[str, Tensor]]:
     path = find_table(entry, kind, folders)
-    command = f"`{COMMANDS[kind]} {entry.name} --data FOLDER`"
+    command = f"`{TABLE_COMMANDS[kind]} {entry.name} --data FOLDER`"
     if path is None:
         what = "PCA basis" if kind == PCA else "table for the sampler analytic_ddpm"
         raise ValueError(f"model {entry.name!r} has no {what}; fit one with {command}")
@@ -108,5 +89,5 @@ def _check_owner(path: Path, entry: StackEntry, kind: str, what: str, expected: 
     if got != expected:
         raise ValueError(
             f"{path} was fitted on the {what} {got}, but that of model {entry.name!r} is {expected}; fit it again with "
-            f"`{COMMANDS[kind]} {entry.name} --data FOLDER`, or remove the file"
+            f"`{TABLE_COMMANDS[kind]} {entry.name} --data FOLDER`, or remove the file"
         )

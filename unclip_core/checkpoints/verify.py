@@ -12,7 +12,7 @@ from ..models.build import build_network
 from .catalog import StackEntry
 from .header import CheckpointError, StageFile, WeightSet, guarded
 from .keys import find_mismatches
-from .states import rules_of
+from .states import rules_of, tensors_of
 from .tensors import Source, open_weights
 
 
@@ -99,7 +99,7 @@ def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]])
     for turn in range(max(map(len, stage.parts.values()))):
         # The variants of a part one after another; a part with fewer repeats its last.
         sets = {part: sets[min(turn, len(sets) - 1)] for part, sets in stage.parts.items()}
-        parts = {part: checked[one] for part, one in sets.items()}
+        parts = {part: tensors_of(stage, part, checked[one]) for part, one in sets.items()}
         if not all(parts.values()):  # one could not be opened, which has been said
             continue
         paths = {"/".join(path.parts[-2:]): str(path) for one in sets.values() for path in one.files}

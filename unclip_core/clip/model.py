@@ -6,24 +6,29 @@ The only module that imports open_clip, and only when a model is first used: imp
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ClipConfig
+from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
+from .byte_pairs import padded
+from .new_words import NewWords
+from .streaming import encode_streamed
 from .words import WordTokenizer
 
 MAP_SIDE = 2  # cells a side of the image head "map"
 
 StateDict = dict[str, Tensor]
-ReadWeights = Callable[[nn.Module], StateDict]
+ReadWeights = Callable[..., StateDict]
 
 
 def build_network(config: ClipConfig) -> nn.Module:
@@ -50,6 +55,7 @@ def build_network(config: ClipConfig) -> nn.Module:
             "width": text.width,
             "heads": text.heads,
             "layers": text.layers,
+            "mlp_ratio": _mlp_ratio(text),
         },
         quick_gelu=config.quick_gelu,
     )
@@ -74,7 +80,8 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
     """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
     vision = config.vision
     if not vision.trunk:
-        return {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        sizes = {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
+        return sizes | {"mlp_ratio": _mlp_ratio(vision)}
     import timm
 
     if not timm.is_model(vision.trunk):
@@ -84,19 +91,29 @@ def _image_tower(config: ClipConfig) -> dict[str, object]:
     return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
 
 
+def _mlp_ratio(tower: ClipVisionConfig | ClipTextConfig) -> float:
+    """open_clip rounds width times ratio down."""
+    return (tower.mlp_width + 0.5) / tower.width if tower.mlp_width else 4.0
+
+
 def empty_network(config: ClipConfig) -> nn.Module:
     """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
     with torch.device("meta"), _random_weights_unsaid():
         network = build_network(config)
-    if "image" not in config.towers:
-        network.visual = None
-    if "text" not in config.towers:
-        network.transformer = network.token_embedding = network.ln_final = None
-        network.positional_embedding = network.text_projection = None
+    _keep_towers(network, config.towers)
     # No part of the weights, so nothing would be assigned to it: a token sees those before it.
     length = config.context_length
     network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
     return network
+
+
+def _keep_towers(network: nn.Module, towers: Iterable[str]) -> None:
+    """Drop the other tower of an open_clip model."""
+    if "image" not in towers:
+        network.visual = None
+    if "text" not in towers:
+        network.transformer = network.token_embedding = network.ln_final = None
+        network.positional_embedding = network.text_projection = None
 
 
 @contextlib.contextmanager
@@ -155,11 +172,21 @@ def _middle(side: int, most: int) -> tuple[int, int]:
     return (side - count) // 2, count
 
 
+def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype) -> nn.Module:
+    """The network with these weights. Assigned, not copied: those of this dtype stay in their mapped file."""
+    network.load_state_dict({name: value.to(dtype) for name, value in state.items()}, strict=True, assign=True)
+    return network
+
+
 class Clip:
     """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
 
     weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
     through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
+    dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
+    then be a function that takes `read_state`'s `part` and `without`.
+    captions_alone: whether captions are of use without being encoded, see `read_captions`.
+    placed: places the network, or the image tower. text_placed: the same, or the text tower.
     """
 
     def __init__(
@@ -169,14 +196,25 @@ class Clip:
         device: torch.device | str = "cpu",
         manager: Manager | None = None,
         pca: Callable[[], PCABasis] | None = None,
+        dtype: torch.dtype = torch.float32,
+        apart: bool = False,
+        captions_alone: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.placed: Placed[nn.Module] = Placed(lambda dtype: self._load(), self.device, torch.float32, manager)
+        self.apart = apart
+        self.captions_alone = captions_alone
+
+        def place(load: Callable[[torch.dtype], nn.Module]) -> Placed[nn.Module]:
+            return Placed(load, self.device, dtype, manager)
+
+        self.placed = place(self._load_image_tower if apart else self._load)
+        self.text_placed = place(self._load_text_tower) if apart else self.placed
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
         self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
+        self._new_words: NewWords | None = None
 
     @classmethod
     def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
@@ -216,6 +254,17 @@ class Clip:
         )
         return cls(config, device=device)
 
+    def with_words(self, rows: Mapping[str, Tensor]) -> Clip:
+        """This CLIP with new words, {word: token embedding (W,)}, which captions may say from then on.
+
+        It shares its network with this one. A decoder with a text encoder of its own reads a new word as an unknown
+        one. Raises ValueError for a word that is none or is known already, and for an embedding of another width.
+        """
+        known = {} if self._new_words is None else self._new_words.rows
+        clip = copy.copy(self)
+        clip._new_words = NewWords(self.config, {**known, **rows})
+        return clip
+
     @property
     def clip_id(self) -> str:
         """The name of the embedding space."""
@@ -223,10 +272,11 @@ class Clip:
 
     @property
     def network(self) -> nn.Module:
-        """The open_clip model, on its device, in evaluation mode. Evicts other large networks, see `Placed`."""
+        """The open_clip model, or its image tower, on its device, in evaluation mode. Evicts other large networks, see
+        `Placed`."""
         return self.placed.on_device()
 
-    def _load(self) -> nn.Module:
+    def _load(self, dtype: torch.dtype) -> nn.Module:
         import open_clip
 
         if self._weights is None and self.config.architecture:
@@ -237,12 +287,38 @@ class Clip:
             return network
         network = empty_network(self.config)
         state = self._weights(network) if callable(self._weights) else self._weights
-        # Assigned, not copied: float32 weights stay in their mapped file.
-        network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True, assign=True)
-        return network
+        return _assigned(network, state, dtype)
+
+    def _load_text_tower(self, dtype: torch.dtype) -> nn.Module:
+        network = empty_network(self.config)
+        state = self._weights(network, without="visual")
+        _keep_towers(network, ("text",))
+        return _assigned(network, state, dtype)
+
+    def _load_image_tower(self, dtype: torch.dtype) -> nn.Module:
+        network = empty_network(self.config)
+        state = {f"visual.{name}": value for name, value in self._weights(network, part="visual").items()}
+        _keep_towers(network, ("image",))
+        network.logit_scale = None  # the text tower has it
+        return _assigned(network, state, dtype)
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64 and mask (B, T) bool, True up to and including the end token."""
+        ids, mask, _ = self.tokenize_all(captions)
+        return ids, mask
+
+    def tokenize_all(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `tokenize`, and where new words stand (`NewWords`); None without any."""
+        if self._new_words is None:
+            return *self._known_ids(captions), None
+        if self._tokenizer:
+            ids, places = self._new_words.by_words(captions, self._tokenizer.end)
+            return ids, ids != 0, places
+        ids, places = self._new_words.by_byte_pairs(captions, self._open_clip_tokenizer())
+        mask = torch.arange(ids.shape[1])[None, :] <= ids.argmax(dim=-1, keepdim=True)
+        return torch.where(mask, ids, self.config.padding), mask, places
+
+    def _known_ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         if self._tokenizer:
             ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
             return ids, ids != 0
@@ -251,9 +327,7 @@ class Clip:
         padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
         if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
             return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
-        ends = ids.argmax(dim=-1, keepdim=True)  # open_clip's own convention: the end token has the largest id
-        mask = torch.arange(ids.shape[1])[None, :] <= ends
-        return torch.where(mask, ids, self.config.padding), mask
+        return padded(ids, self.config.padding)
 
     def _open_clip_tokenizer(self):
         import open_clip
@@ -262,19 +336,27 @@ class Clip:
             self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
         return self._byte_pairs
 
+    def read_captions(self, captions: list[str] | str) -> TextEncoding:
+        """`encode_text`; of a CLIP that reads pictures alone, the captions themselves, for a decoder that encodes them.
+
+        Their tokens are then (B, 0, W), and their embed (B, 0), which `check_same_clip` refuses wherever it is read.
+        """
+        if "text" in self.config.towers or not self.captions_alone:
+            return self.encode_text(captions)
+        captions = _check_captions(captions)
+        ids, mask = self.tokenize(captions)
+        nothing = torch.empty(len(captions), 0)
+        tokens = nothing.new_empty(len(captions), 0, self.config.text_width)
+        return TextEncoding(tokens, nothing, mask, ids, self.clip_id, tuple(captions), self.config.normalised)
+
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list, or what is no text."""
-        captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
-        if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
-            raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
-        if not captions:
-            raise ValueError(
-                "CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)"
-            )
+        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
+        captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
-        ids, mask = self.tokenize(captions)
-        tokens, embed = text_states(self.network, ids.to(self.device))
+        ids, mask, places = self.tokenize_all(captions)
+        new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
+        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
         return TextEncoding(
             tokens=tokens.float().cpu(),
             embed=self._scale(embed).cpu(),
@@ -289,7 +371,26 @@ class Clip:
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
         """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
-        return Embedding(self._scale(self.network.encode_image(pixels.to(self.device))).cpu(), self.clip_id, "image")
+        pixels = pixels.to(self.device, self.placed.dtype)
+        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+
+    @torch.no_grad()
+    def encode_null_image(self) -> Embedding:
+        """The embedding of an all-zero picture, zero after normalisation: (1, D), Kandinsky's null condition.
+
+        Raises ValueError for a CLIP without an image tower.
+        """
+        if "image" not in self.config.towers:
+            raise ValueError(
+                "Decoder Sample: this model's null embedding is CLIP's of an all-zero picture, but its CLIP has no "
+                "image tower (its folder has no image_encoder); add that folder, or link both embed and negative_embed"
+            )
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.placed.dtype)
+        if not self.apart or self.placed.loaded:
+            return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+        network = empty_network(self.config)
+        embed = encode_streamed(network, partial(self._weights, network), pixels)
+        return Embedding(self._scale(embed).cpu(), self.clip_id, "image")
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 on CLIP's device -> (B, D) float32 on the native scale. Gradients reach the pixels.
@@ -300,13 +401,17 @@ class Clip:
             size = (self.image_size, self.image_size)
             pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
-        return self._scale(self.placed.read().encode_image((pixels - mean) / std))
+        return self._scale(self.placed.read().encode_image(((pixels - mean) / std).to(self.placed.dtype)))
 
     @property
     def image_size(self) -> int:
         """Pixels of the side that the image tower reads."""
         self._require("image", "CLIP Image Encode", "image_encoder")
-        size = self.placed.read().visual.image_size
+        if self.config.vision is not None:
+            return self.config.vision.image_size
+        import open_clip
+
+        size = open_clip.get_model_config(self.config.architecture)["vision_cfg"]["image_size"]
         return size[0] if isinstance(size, tuple | list) else size
 
     def _require(self, tower: str, who: str, folder: str) -> None:
@@ -322,7 +427,12 @@ class Clip:
 
     def unknown_words(self, caption: str) -> list[str]:
         """Words of `caption` outside a small vocabulary; always [] for CLIPs that spell by sub-words."""
-        return self._tokenizer.unknown(caption) if self._tokenizer else []
+        return self._speller.unknown(caption) if self._tokenizer else []
+
+    @property
+    def _speller(self) -> WordTokenizer:
+        """The tokenizer by whole words that knows the new ones too."""
+        return self._tokenizer if self._new_words is None else self._new_words.tokenizer
 
     def vocabulary_summary(self) -> str:
         """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
@@ -331,7 +441,7 @@ class Clip:
     def truncated(self, caption: str) -> str:
         """The end of `caption` that does not fit the context, "" if all of it does."""
         if self._tokenizer:
-            return self._tokenizer.dropped(caption)
+            return self._speller.dropped(caption)
         tokenizer = self._open_clip_tokenizer()
         if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
             return ""
@@ -339,10 +449,20 @@ class Clip:
         return tokenizer.decode(rest).strip() if rest else ""
 
 
-def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _check_captions(captions: list[str] | str) -> list[str]:
+    captions = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
+    if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
+        raise ValueError(f"CLIP Text Encode: captions must be texts, got {wrong[0]}; give one or a list of them")
+    if not captions:
+        raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
+    return captions
+
+
+def text_states(network: nn.Module, ids: Tensor, new: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
 
-    Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
+    new: (places (B, T), rows (words, W)); where a place is not -1, that row is the token's embedding. Gradients reach
+    the rows. Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
     """
     tower = getattr(network, "text", network)
     norm = getattr(tower, "ln_final", None)
@@ -351,11 +471,19 @@ def text_states(network: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
             f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
         )
     caught: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    hooks = [norm.register_forward_hook(lambda module, inputs, output: caught.append(output))]
+    if new is not None:
+        places, rows = new
+
+        def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            return torch.where(places[..., None] >= 0, rows[places.clamp(min=0)].to(output.dtype), output)
+
+        hooks.append(tower.token_embedding.register_forward_hook(replaced))
     try:
         embed = network.encode_text(ids)
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
     if caught[0].ndim != 3:
         raise ValueError(
             f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"

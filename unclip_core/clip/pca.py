@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +58,7 @@ def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: 
     check_counts(counts, basis.dim)
     vectors = embed.vector.float()
     rows = torch.stack([basis.reconstruct(vectors, count) for count in counts], dim=1).flatten(0, 1)
-    return Embedding(F.normalize(rows, dim=-1) if unit_norm else rows, embed.clip_id, embed.modality)
+    return replace(embed, vector=F.normalize(rows, dim=-1) if unit_norm else rows)
 
 
 def check_basis(basis: PCABasis, clip_id: str, dim: int) -> None:

@@ -20,7 +20,7 @@ def classify(clip: Clip, image: Tensor, labels: list[str]) -> Tensor:
     check_labels(labels)
     image_embed = F.normalize(clip.encode_image(image).vector, dim=-1)
     text_embed = F.normalize(clip.encode_text(labels).embed, dim=-1)
-    scale = clip.placed.read().logit_scale.detach().float().exp().cpu()
+    scale = clip.text_placed.read().logit_scale.detach().float().exp().cpu()
     return (scale * image_embed @ text_embed.T).softmax(-1)
 
 

@@ -44,8 +44,10 @@ class Denoiser:
     score, so extrapolating it has no meaning (Ho & Salimans 2021).
     x0_clamp: x_0 is kept within -x0_clamp..x0_clamp; None leaves it as it is. x0_quantile: then it is the largest bound
     of a dynamic threshold: each item is bounded by that quantile of its own |x_0|, 1 at the least, and divided by it
-    (Saharia et al. 2022, §2.3).
-    edits: applied in turn to the bounded x_0; eps is then the noise that explains x_t by the edited x_0.
+    (Saharia et al. 2022, §2.3), so that it lies within -1..1.
+    edits: applied in turn to the bounded x_0, whose bound holds for what they make of it too. known: applied last, and
+    never bounded: it is data, and latents of a picture need not lie where the network's do. With either, eps is the
+    noise that explains x_t by the new x_0.
     """
 
     network: Network
@@ -55,6 +57,7 @@ class Denoiser:
     x0_clamp: float | None = None
     x0_quantile: float | None = None
     edits: tuple[Edit, ...] = ()
+    known: Edit | None = None
 
     def __call__(self, x_t: Tensor, step: Step) -> Prediction:
         """The prediction at x_t (B, C, ...), in x_t's dtype. Raises ValueError for a wrong number of channels."""
@@ -67,8 +70,11 @@ class Denoiser:
         for edit in self.edits:
             x0 = edit(x0, step)
         if self.edits and self.x0_clamp is not None:
-            x0 = x0.clamp(-self.x0_clamp, self.x0_clamp)
-        if dynamic or self.edits:
+            bound = 1.0 if dynamic else self.x0_clamp
+            x0 = x0.clamp(-bound, bound)
+        if self.known is not None:
+            x0 = self.known(x0, step)
+        if dynamic or self.edits or self.known is not None:
             eps = (x_t - step.alpha * x0) / step.sigma
         if variance_output is None:
             return Prediction(x0, eps, None)

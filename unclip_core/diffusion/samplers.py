@@ -30,7 +30,8 @@ class StepState:
     """The state after a step, which progress bars, previews and tests read.
 
     index: 0..total-1; t: the timestep the network saw; x_t: the sample this step arrived at; x0: the predicted x_0.
-    on_trial: this step is tried out and may be discarded, so a NaN in it is no error.
+    on_trial: this step is tried out and may be discarded, so a NaN in it is no error. preview: makes a picture
+    (B, 3, h, w) in about -1..1 of x0 where that is none itself (latents), cheaply.
     """
 
     index: int
@@ -39,6 +40,16 @@ class StepState:
     x_t: Tensor
     x0: Tensor
     on_trial: bool = False
+    preview: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether `picture` can be asked for: of a prior's embeddings there is none."""
+        return self.x0 is not None and self.x0.ndim == 4
+
+    def picture(self) -> Tensor:
+        """The predicted x_0 to look at, (B, 3, h, w) in about -1..1."""
+        return self.x0 if self.preview is None else self.preview(self.x0)
 
 
 Sampling = Generator[StepState, None, Tensor]

@@ -153,11 +153,20 @@ class Schedule:
     # -- sampling --
 
     def respace(self, steps: int) -> Steps:
-        """`steps` steps over round(linspace(0, T-1, steps)), descending; a single step starts at T-1.
+        """`steps` steps, spaced as the config says; with "linspace" a single step starts at T-1.
 
         Raises ValueError when steps is not an integer in 1..T.
         """
-        return self.steps_through(respaced_timesteps(self.timesteps, steps))
+        linspace = respaced_timesteps(self.timesteps, steps)
+        if self.config.spacing == "leading":
+            stride = self.timesteps // steps
+            # All T timesteps leave no room to begin later.
+            first = min(self.config.first_timestep, self.timesteps - 1 - stride * (steps - 1))
+            return self.steps_through(tuple(first + stride * i for i in reversed(range(steps))))
+        if self.config.spacing == "trailing":
+            stride = self.timesteps / steps
+            return self.steps_through(tuple(round(self.timesteps - stride * i) - 1 for i in range(steps)))
+        return self.steps_through(linspace)
 
     def steps_through(self, timesteps: tuple[int, ...]) -> Steps:
         """The steps that visit these strictly descending timesteps and end at the clean x_0."""

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.catalog import StackEntry
-from ..checkpoints.tables import ANALYTIC, PCA, find_table
+from ..checkpoints.catalog import ANALYTIC, PCA, StackEntry, find_table
 from ..clip.model import Clip
 from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish

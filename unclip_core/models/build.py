@@ -6,14 +6,21 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..config import DecoderConfig
 from .ar_prior import ARPriorNetwork
-from .decoder import DecoderNetwork
+from .decoder import stored_decoder
 from .prior import PriorNetwork
+from .stable_decoder import StableDecoder
 from .upsampler import stored_upsampler
+
+
+def _decoder(config: DecoderConfig) -> nn.Module:
+    return StableDecoder(config) if config.text == "own_clip" else stored_decoder(config)
+
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "prior": PriorNetwork,
-    "decoder": DecoderNetwork,
+    "decoder": _decoder,
     "upsampler_256": stored_upsampler,
     "upsampler_1024": stored_upsampler,
     "ar_prior": ARPriorNetwork,

@@ -6,14 +6,18 @@ text tokens. The text tokens are CLIP's own states through a projection (Karlo),
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DecoderConfig
+from ..config import AutoencoderConfig, DecoderConfig
+from .autoencoders.kl import KLAutoencoder
+from .autoencoders.movq import MoVQ
 from .layers import KeyValue
+from .multilingual import MultilingualEncoder
 from .text_encoder import TextEncoder
 from .unet import UNet
 
@@ -23,12 +27,14 @@ class Conditioning:
     """What every step of one sampling call shares, computed once.
 
     addition: (B, time_width), added to the time embedding. context: keys and values (B, heads, L, c) of the tokens for
-    every attention. mask: (B, L) bool, the tokens to attend to; None for all.
+    every attention. mask: (B, L) bool, the tokens to attend to; None for all. extra: (B, C, H, W), the channels behind
+    x_t's of a decoder that has some (`DecoderConfig.extra_input`).
     """
 
     addition: Tensor
     context: tuple[KeyValue, ...]
     mask: Tensor | None
+    extra: Tensor | None = None
 
     def __len__(self) -> int:
         return self.addition.shape[0]
@@ -55,6 +61,7 @@ class DecoderNetwork(nn.Module):
         self.text_encoder = self.text_to_time = None
         if config.text != "none":
             pooled_width = self._build_text(config, width, time_width)
+        self.hint = HintEncoder(config.channels) if config.extra_input == "hint" else None
         if config.null_embed == "learned":
             self.null_embed = nn.Parameter(torch.zeros(config.clip_dim))
         if config.null_text == "learned" and config.text != "none":
@@ -85,31 +92,36 @@ class DecoderNetwork(nn.Module):
         drop_embed: Tensor | None = None,
         drop_text: Tensor | None = None,
         batch: int | None = None,
+        extra: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Conditioning:
         """Everything that does not depend on the step. Gradients flow, so training calls it too.
 
         embed: (B, D) native image embeddings; None is the null embedding in every row. tokens (B, T, W), mask (B, T)
         bool, text_embed (B, D): a TextEncoding's; ids (B, T) instead of tokens for a decoder with its own text
         encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
-        that take the null instead. batch: B, needed only when both embed and text are None.
-        Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption.
+        that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), what
+        stands behind x_t's channels: `inpaint_input` of an inpaint decoder, `self.hint` of the hint of one with a hint.
+        level: noise levels of the embeddings, which this network is not told (`StableDecoderNetwork` is).
+        Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption, and for
+        extra channels that it does not have.
         """
+        self._check_extra(extra)
         batch = next((len(x) for x in (embed, mask) if x is not None), batch)
         if batch is None:
             raise ValueError("DecoderNetwork.condition: neither embed nor text given; say the batch size")
         image = self._image(embed, drop_embed, batch)  # (B, D)
         addition = self.image_time_norm(self.embed_to_time(image))
-        extra = self._image_tokens(image)
+        image_tokens = self._image_tokens(image)
         if self.config.text == "none":
-            return Conditioning(addition, self.unet.project_context(extra), None)
+            return Conditioning(addition, self.unet.project_context(image_tokens), None, extra)
         self._check_text(mask, drop_text)
         text, mask, pooled = self._text(tokens, mask, text_embed, ids, drop_text, batch)
         if self.text_to_time is not None:
             addition = addition + self.text_time_norm(self.text_to_time(pooled))
-        context = self.unet.project_context(torch.cat([extra, text.to(extra.dtype)], dim=1))
-        if not self.config.mask_text:
-            return Conditioning(addition, context, None)
-        return Conditioning(addition, context, F.pad(mask, (self.config.extra_tokens, 0), value=True))
+        context = self.unet.project_context(torch.cat([image_tokens, text.to(image_tokens.dtype)], dim=1))
+        mask = F.pad(mask, (self.config.extra_tokens, 0), value=True) if self.config.mask_text else None
+        return Conditioning(addition, context, mask, extra)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
         """The extra tokens (B, n, width) of image embeddings (B, D)."""
@@ -123,10 +135,20 @@ class DecoderNetwork(nn.Module):
         return self.unet.time_features(t)
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, time: Tensor | None = None) -> Tensor:
-        """x_t (B, in, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
+        """x_t (B, C, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
         if time is None:
             time = self.time_features(t)
+        if conditioning.extra is not None:
+            x_t = torch.cat([x_t, conditioning.extra.to(x_t.dtype)], dim=1)
         return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask)
+
+    def _check_extra(self, extra: Tensor | None) -> None:
+        wanted, found = self.config.extra_channels, 0 if extra is None else extra.shape[1]
+        if found != wanted:
+            raise ValueError(
+                f"DecoderNetwork: {self.config.decoder_id} reads {wanted} channels besides x_t "
+                f"(extra_input {self.config.extra_input!r}), but got {found}"
+            )
 
     def _check_text(self, mask: Tensor | None, drop_text: Tensor | None) -> None:
         if self.config.null_text != "learned" and (mask is None or drop_text is not None):
@@ -191,3 +213,61 @@ class DecoderNetwork(nn.Module):
         if pools:
             pooled = torch.where(drop[:, None], self.null_pooled.to(pooled.dtype), pooled)
         return text, mask, pooled
+
+
+class HintEncoder(nn.Module):
+    """A depth picture -> features on the grid of latents, of Kandinsky 2.2's controlnet."""
+
+    WIDTHS = (3, 16, 16, 32, 32, 96, 96, 256)
+    FACTOR = 8  # pixels of the hint's side per pixel of the latent's
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = (*self.WIDTHS, channels)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1, stride=2 if after > before and index > 0 else 1)
+            for index, (before, after) in enumerate(itertools.pairwise(widths))
+        )
+
+    def forward(self, hint: Tensor) -> Tensor:
+        """hint (B, 3, H, W) in 0..1 -> (B, channels, H / 8, W / 8)."""
+        x = self.convs[0](hint.to(self.convs[0].weight.dtype))
+        for conv in self.convs[1:]:
+            x = conv(F.silu(x))
+        return x
+
+
+def inpaint_input(known: Tensor, keep: Tensor) -> Tensor:
+    """The channels (B, C + 1, H, W) behind x_t's of an inpaint decoder.
+
+    known: the picture's x_0 (B, C, H, W). keep: (B, 1, H, W), 1 where it is known, 0 where it is to be painted.
+    """
+    return torch.cat([known * keep, keep], dim=1)
+
+
+Autoencoder = MoVQ | KLAutoencoder
+
+
+class LatentDecoder(nn.Module):
+    """A latent decoder as it is stored: `network` paints latents, `autoencoder` turns them into pictures, and
+    `text_tower`, where it has a text encoder of its own, reads captions.
+
+    They never run together, so `stages.Decoder` holds each as a network of its own.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.network = DecoderNetwork(config)
+        self.autoencoder = build_autoencoder(config.autoencoder)
+        if config.multilingual is not None:
+            self.text_tower = MultilingualEncoder(config.multilingual, config.clip_dim)
+
+
+def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """The autoencoder that `config` describes, with fresh weights."""
+    return MoVQ(config) if config.kind == "movq" else KLAutoencoder(config)
+
+
+def stored_decoder(config: DecoderConfig) -> DecoderNetwork | LatentDecoder:
+    """What a file of this config holds, with fresh weights."""
+    return DecoderNetwork(config) if config.autoencoder is None else LatentDecoder(config)

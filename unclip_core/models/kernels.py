@@ -90,7 +90,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, shape: list, add: Tensor 
     return torch.ops.mkldnn._convolution_pointwise.binary(x, add, weight, bias, *shape, "add", 1.0, None, [], None)
 
 
-def _multiply(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """oneDNN's linear layer by a packed weight."""
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
@@ -168,7 +168,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         rows = x.numel() // x.shape[-1]
-        if self.packed is None and self.frozen and rows <= PACKED_ROWS and uses_onednn(x, self.bias):
+        if self.packed is None and self.frozen and rows <= PACKED_ROWS and uses_onednn(x, self.weight):
             _pack(self, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
         if self.packed is None:
             return super().forward(x)

@@ -1,8 +1,8 @@
 """The diffusion prior: a causal transformer over [text tokens, text embedding, time, noisy embedding, query] that
-predicts the unnoised image embedding (§2.2).
+predicts the unnoised image embedding (§2.2). A one-pass prior (Patel et al. 2024, ECLIPSE) is the same without time.
 
 Everything before the time token is the same at every diffusion step, and causality keeps the later tokens out of it:
-`prefix` computes its keys and values once, `step` runs only the last three tokens. The result is exact.
+`prefix` computes its keys and values once, `step` runs only the last tokens. The result is exact.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from ..config import PriorConfig
 from .layers import KeyValue, TimeEmbedding, TransformerBlock, zero_init
 
-STEP_TOKENS = 3  # time, noisy embedding, query
-
 
 @dataclass(frozen=True)
 class PriorCache:
-    """Keys and values of the step-independent tokens, per block (B, heads, P, c), and the last three tokens' mask."""
+    """Keys and values of the step-independent tokens, per block (B, heads, P, c), and the S last tokens' mask."""
 
     blocks: tuple[KeyValue, ...]
-    mask: Tensor  # (B, 1, 3, P + 3)
+    mask: Tensor  # (B, 1, S, P + S)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -40,12 +38,14 @@ class PriorNetwork(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
+        self.step_tokens = 2 if config.one_pass else 3  # time, noisy embedding, query
         self.text_in = nn.Linear(config.text_width, width)
         self.embed_in = nn.Linear(config.clip_dim, width)
-        self.time_embed = TimeEmbedding(width, width)
+        if not config.one_pass:
+            self.time_embed = TimeEmbedding(width, width)
         self.noisy_in = nn.Linear(config.clip_dim, width)
         self.query = nn.Parameter(torch.empty(width))
-        self.position_embedding = nn.Parameter(torch.empty(config.context_length + 1 + STEP_TOKENS, width))
+        self.position_embedding = nn.Parameter(torch.empty(config.context_length + 1 + self.step_tokens, width))
         self.blocks = nn.ModuleList(
             TransformerBlock(width, config.heads, config.depth, config.dropout) for _ in range(config.depth)
         )
@@ -95,8 +95,8 @@ class PriorNetwork(nn.Module):
         return tokens.expand(batch, -1, -1), self.null_embed.expand(batch, -1), mask.expand(batch, -1)
 
     def time_features(self, t: Tensor) -> Tensor:
-        """Time tokens (N, width) of t (N,); give a sampler's whole schedule in one batch."""
-        return self.time_embed(t)
+        """Time tokens (N, width) of t (N,); a sampler's whole schedule in one batch; (N, 0) of a one-pass prior."""
+        return t.new_empty(len(t), 0, dtype=torch.float32) if self.config.one_pass else self.time_embed(t)
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, embed: Tensor, mask: Tensor) -> Tensor:
         """Predict x_0 (B, D), scaled, float32.
@@ -105,7 +105,7 @@ class PriorNetwork(nn.Module):
         True for real tokens. Raises ValueError for text of another CLIP's shape.
         """
         x = torch.cat([self._prefix_tokens(tokens, embed), self._step_tokens(x_t, self.time_features(t))], dim=1)
-        visible = self._mask(nn.functional.pad(mask, (0, 1 + STEP_TOKENS), value=True))
+        visible = self._mask(nn.functional.pad(mask, (0, 1 + self.step_tokens), value=True))
         for block in self.blocks[:-1]:
             x, _ = block(x, visible)
         x, _ = self.blocks[-1](x, visible, last=True)
@@ -116,7 +116,7 @@ class PriorNetwork(nn.Module):
         # Columns that are padding in every row are never attended to: dropping them is exact.
         used = int(torch.where(mask.any(0), torch.arange(1, mask.shape[1] + 1, device=mask.device), 0).max())
         x = self._prefix_tokens(tokens[:, :used], embed)
-        keys = nn.functional.pad(mask[:, :used], (0, 1 + STEP_TOKENS), value=True)
+        keys = nn.functional.pad(mask[:, :used], (0, 1 + self.step_tokens), value=True)
         visible = self._mask(keys)
         length = used + 1
         caches = []
@@ -152,8 +152,10 @@ class PriorNetwork(nn.Module):
         noisy = self.noisy_in(x_t.to(self.noisy_in.weight.dtype))
         batch = noisy.shape[0]
         # One dtype for the stack: under autocast the linears give the low precision, parameters are float32.
-        tokens = [time.to(noisy.dtype).expand(batch, -1), noisy, self.query.to(noisy.dtype).expand(batch, -1)]
-        return torch.stack(tokens, dim=1) + self.position_embedding[-STEP_TOKENS:]  # (B, 3, width)
+        tokens = [noisy, self.query.to(noisy.dtype).expand(batch, -1)]
+        if not self.config.one_pass:
+            tokens.insert(0, time.to(noisy.dtype).expand(batch, -1))
+        return torch.stack(tokens, dim=1) + self.position_embedding[-self.step_tokens :]  # (B, S, width)
 
     def _mask(self, keys: Tensor) -> Tensor:
         """keys (B, S) bool, real tokens -> (B, 1, S, S), causal with padding hidden: bool, or additive (mask_value)."""

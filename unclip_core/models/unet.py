@@ -1,6 +1,6 @@
 """The UNet of decoder and upsamplers: ADM's residual UNet (Dhariwal & Nichol 2021) with attention over
-[conditioning tokens; pixels] as in GLIDE. Blocks, skips and heads are ordered as in ADM, so that published weights map
-onto it one to one.
+[conditioning tokens; pixels] as in GLIDE, or with latent diffusion's transformer blocks. Blocks, skips and heads are
+ordered as in ADM, whom latent diffusion follows, so that published weights map onto it one to one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import UNetConfig
 from .layers import GroupNorm, KeyValue, Resample, ResBlock, SpatialAttention, TimeEmbedding, silu, zero_init
+from .spatial_transformer import SpatialTransformer
 
 
 class Level(nn.Module):
@@ -90,7 +91,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x (B, in, H, W); time (B, time_width), conditioning already added; returns (B, out, H, W) float32.
 
-        context: from `project_context`; context_mask (B, L) bool, True = attend to that token.
+        context: from `project_context`; context_mask (B, L) bool, True = attend to that token ("joint" alone).
         """
         x = x.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
@@ -139,12 +140,15 @@ class UNet(nn.Module):
             resample=resample,
         )
 
+    def _attention(self, width: int) -> SpatialAttention | SpatialTransformer:
+        heads, context, groups = self.config.head_channels, self.config.context_width, self.config.norm_groups
+        if self.config.attention == "cross":
+            return SpatialTransformer(width, heads, context, groups)
+        return SpatialAttention(width, heads, context, groups, self.config.norm_eps)
+
     def _level(self, blocks: list[nn.Module], width: int, attends: bool, direction: str | None) -> Level:
         config = self.config
-        attentions = [
-            SpatialAttention(width, config.head_channels, config.context_width, config.norm_groups, config.norm_eps)
-            for _ in (blocks if attends else ())
-        ]
+        attentions = [self._attention(width) for _ in (blocks if attends else ())]
         first = self._attention_count
         self._attention_count += len(attentions)
         resampler = None

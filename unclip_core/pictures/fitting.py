@@ -20,7 +20,7 @@ CROPS = ("center", "squash")
 class Picture:
     """What image to image and inpainting start from.
 
-    x: (B, 3, S, S) float32 in -1..1. mask: (B, 1, S, S) float32, 1 = repaint, 0 = keep; None repaints everything.
+    x: (B, 3, H, W) float32 in -1..1. mask: (B, 1, H, W) float32, 1 = repaint, 0 = keep; None repaints everything.
     """
 
     x: Tensor
@@ -35,19 +35,20 @@ class Picture:
         mask = None if self.mask is None else expand_rows(self.mask, batch)[rows]
         return expand_rows(self.x, batch)[rows], mask
 
-    def paste(self, x: Tensor) -> Tensor:
-        """x (B, 3, S, S) with exactly this picture where the mask is 0."""
+    def paste(self, painted: Tensor, *, mix: bool = False) -> Tensor:
+        """`painted` (B, 3, H, W) with exactly this picture where the mask is 0. mix: a mixture of both where it is
+        between 0 and 1, for what was not mixed while it was painted."""
         if self.mask is None:
-            return x
-        known, mask = self.rows(slice(None), len(x))
-        return torch.where(mask == 0.0, known, x)
+            return painted
+        known, mask = self.rows(slice(None), len(painted))
+        return torch.where(mask == 0.0, known, torch.lerp(known, painted, mask) if mix else painted)
 
 
-def fit_picture(who: str, image: Tensor, side: int, crop: str = "center") -> Tensor:
-    """IMAGE (B, H, W, C) of any size -> (B, 3, side, side) float32 in -1..1.
+def fit_picture(who: str, image: Tensor, size: tuple[int, int], crop: str = "center") -> Tensor:
+    """IMAGE (B, H, W, C) of any size -> (B, 3, *size) float32 in -1..1. size: (height, width).
 
-    crop: "center" cuts the middle square out, "squash" scales both sides. Alpha is flattened on white, grey repeated.
-    Raises ValueError for what is no picture.
+    crop: "center" cuts the middle out, in the aspect of `size`, "squash" scales both sides. Alpha is flattened on
+    white, grey repeated. Raises ValueError for what is no picture.
     """
     check_crop(who, crop)
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
@@ -56,9 +57,9 @@ def fit_picture(who: str, image: Tensor, side: int, crop: str = "center") -> Ten
     if image.dtype == torch.uint8:  # clamped to 1 below it would be white
         raise ValueError(f"{who}: image must hold numbers in 0..1, got uint8; divide by 255")
     height, width = image.shape[1:3]
-    square = image[(slice(None), *crop_window(height, width, crop))]
+    kept = image[(slice(None), *crop_window(height, width, crop, size))]
     # Row by row: a picture of 8000 px needs some gigabytes on the way.
-    rows = [resize_bicubic(image_to_model(row.cpu().clamp(0.0, 1.0)), side).clamp(-1.0, 1.0) for row in square.split(1)]
+    rows = [resize_bicubic(image_to_model(row.cpu().clamp(0.0, 1.0)), size).clamp(-1.0, 1.0) for row in kept.split(1)]
     x = torch.cat(rows)
     if not x.isfinite().all():
         raise ValueError(f"{who}: the image holds NaN; save it again or load another one")
@@ -69,12 +70,12 @@ def fit_mask(
     who: str,
     mask: Tensor,
     image_size: tuple[int, int],
-    side: int,
+    size: tuple[int, int],
     crop: str = "center",
     *,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Tensor:
-    """MASK (B, H, W) in 0..1 for an image of image_size (H, W) -> (B, 1, side, side), cropped as the image is.
+    """MASK (B, H, W) in 0..1 for an image of image_size (H, W) -> (B, 1, *size), cropped as the image is.
 
     Averaged over areas, so that what is wholly kept stays 0. Another size than the image's is resized with it.
     Raises ValueError for another aspect; warns if there is nothing to repaint.
@@ -96,8 +97,8 @@ def fit_mask(
         )
     if empty:
         warn(f"{who}: the mask is empty, so nothing is repainted; 1 (white) marks what to repaint")
-    square = mask.clamp(0.0, 1.0)[(slice(None), None, *crop_window(height, width, crop))]
-    return F.interpolate(square, (side, side), mode="area")
+    kept = mask.clamp(0.0, 1.0)[(slice(None), None, *crop_window(height, width, crop, size))]
+    return F.interpolate(kept, size, mode="area")
 
 
 def check_crop(who: str, crop: str) -> None:
@@ -106,10 +107,13 @@ def check_crop(who: str, crop: str) -> None:
         raise ValueError(f"{who}: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
 
 
-def crop_window(height: int, width: int, crop: str) -> tuple[slice, slice]:
-    """What `crop` keeps, as slices of rows and columns: everything of a square."""
+def crop_window(height: int, width: int, crop: str, size: tuple[int, int] = (1, 1)) -> tuple[slice, slice]:
+    """What `crop` keeps for a picture of `size` (height, width), whose aspect alone counts, as slices of rows and
+    columns: everything, where the aspect is the same."""
     if crop == "squash":
         return slice(None), slice(None)
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    return slice(top, top + short), slice(left, left + short)
+    tall, wide = size
+    rows = min(height, max(1, round(width * tall / wide)))
+    columns = min(width, max(1, round(height * wide / tall)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..config import ARPriorConfig, PriorConfig, UNetConfig
+from ..config import ARPriorConfig, AutoencoderConfig, PriorConfig, UNetConfig
 
 GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
@@ -64,14 +64,34 @@ def does_not_fit(who: str, dtype: torch.dtype | None, device: torch.device) -> s
     return f"{who}: one item at a time does not fit into {place} with weights in {name}; {smaller}, or close programs"
 
 
-def unet_row_bytes(config: UNetConfig, side: int, itemsize: int) -> int:
-    """One row of a UNet forward at `side` pixels without gradients: the skips, and the widest level's working set."""
-    pixels = (side // config.patch_size) ** 2
+def unet_row_bytes(config: UNetConfig, height: int, width: int, itemsize: int) -> int:
+    """One row of a UNet forward over height x width pixels without gradients: the skips, and the widest level's working
+    set."""
+    pixels = height * width // config.patch_size**2
     maps = [config.channels * mult * (pixels >> (2 * level)) for level, mult in enumerate(config.channel_mult)]
     skips = sum(size * (config.depth + 1) for size in maps)
-    working = 8 * max(maps)  # in and out of a block on the way up: concatenation, two norms, two convolutions
-    samples = 12 * config.out_channels * side**2 * 4  # x_t, x_0, their likes and a copy or two, float32
+    # In and out of a block on the way up: concatenation, two norms, two convolutions; or a transformer's gated MLP.
+    working = (16 if config.attention == "cross" else 8) * max(maps)
+    samples = 12 * config.out_channels * height * width * 4  # x_t, x_0, their likes and a copy or two, float32
     return (skips + working) * itemsize + samples
+
+
+def autoencoder_row_bytes(config: AutoencoderConfig, height: int, width: int, itemsize: int) -> int:
+    """One picture of height x width, whole, through either half of an autoencoder without gradients."""
+    # The widest map is that of the picture's size with the next level's channels, just doubled on the way up. Beside it
+    # lie its norm, a copy, and MoVQ's scale and shift of every pixel.
+    widest = height * width * config.channels[min(1, len(config.channels) - 1)]
+    tokens = height * width // config.factor**2
+    return (5 if config.kind == "movq" else 4) * widest * itemsize + 2 * tokens**2 * itemsize
+
+
+def autoencoder_gradient_bytes(config: AutoencoderConfig, height: int, width: int, itemsize: int) -> int:
+    """One picture of height x width decoded so that gradients reach its latents: every map is kept until then."""
+    maps = sum(
+        2 * channels * (height * width >> (2 * level)) * (config.depth + 1)
+        for level, channels in enumerate(config.channels)
+    )
+    return (7 if config.kind == "movq" else 5) * maps * itemsize
 
 
 def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:

@@ -39,7 +39,7 @@ class Placed(Generic[Module]):
     build: `build(dtype)` returns the module on the CPU, its weights read as that dtype from whatever the file has.
     Loading a network evicts every other large one: from an accelerator to the CPU, from the CPU altogether (it is read
     from its file again). So the largest stage sets the memory needed, not the sum of all. manager: an editor's, which
-    then decides instead.
+    then decides instead. packs: whether a processor may rearrange the weights, which gradients then no longer pass.
     """
 
     def __init__(
@@ -48,15 +48,19 @@ class Placed(Generic[Module]):
         device: torch.device,
         dtype: torch.dtype,
         manager: Manager | None = None,
+        *,
+        packs: bool = True,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._build = build
         self._manager = manager
+        self._packs = packs and device.type == "cpu" and manager is None
         self._adopted: object = None
         self._module: Module | None = None
         self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
         self._float32: Placed[Module] | None = None
+        self._unpacked: Placed[Module] | None = None
         self._lock = threading.Lock()
 
     def on_device(self, *others: Placed, need: int = 0) -> Module:
@@ -103,8 +107,7 @@ class Placed(Generic[Module]):
         # Converted on the CPU, so that moving to the device copies nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
         self._bytes = module_bytes(module)
-        packs = self.device.type == "cpu" and self._manager is None
-        if packs:
+        if self._packs:
             freeze(module)
         log.info(
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
@@ -115,7 +118,7 @@ class Placed(Generic[Module]):
             self.device,
             time.perf_counter() - started,
             torch.get_num_threads(),
-            "weights packed as they are used" if packs else "weights as they are",
+            "weights packed as they are used" if self._packs else "weights as they are",
         )
         return module
 
@@ -126,6 +129,15 @@ class Placed(Generic[Module]):
         if self._float32 is None:
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
         return self._float32
+
+    def unpacked(self) -> Placed[Module]:
+        """The same network with its weights as they are, through which gradients pass; this object where none is ever
+        packed."""
+        if not self._packs:
+            return self
+        if self._unpacked is None:
+            self._unpacked = Placed(self._build, self.device, self.dtype, packs=False)
+        return self._unpacked
 
     def __deepcopy__(self, memo: dict) -> Placed[Module]:
         """This very object: other programs may copy handles, but there is one network on one device."""
@@ -146,8 +158,9 @@ class Placed(Generic[Module]):
         """Drop the weights from memory; the next use reads them again."""
         self.offload()
         self._module = self._adopted = None
-        if self._float32 is not None:
-            self._float32.unload()
+        for twin in (self._float32, self._unpacked):
+            if twin is not None:
+                twin.unload()
 
 
 def module_bytes(module: nn.Module) -> int:

@@ -10,6 +10,6 @@ from .ar_prior import ARPrior
 from .decoder import Decoder
 from .prior import Prior
 from .run import finish
-from .upsampler import Upsampler
+from .upsampler import PassThrough, Upsampler
 
-__all__ = ["ARPrior", "Decoder", "Prior", "Upsampler", "finish"]
+__all__ = ["ARPrior", "Decoder", "PassThrough", "Prior", "Upsampler", "finish"]

@@ -17,6 +17,7 @@ from ..config import DecoderConfig
 from ..diffusion.denoiser import Edit
 from ..diffusion.schedule import Step
 from ..types import Embedding, TextEncoding, check_same_clip, expand_rows
+from .grid import Grid
 
 # RMS shift of x_0 per step at scale 1 and full noise. The gradient's direction alone counts: its size differs between
 # CLIPs by orders of magnitude.
@@ -41,24 +42,25 @@ class ClipGuidance:
         dim = _vector(embed, text).shape[1]
         check_same_clip(who, self.clip.clip_id, self.clip.config.embed_dim, target.clip_id, dim)
 
-    def edit(self, embed: Embedding | None, text: TextEncoding | None, rows: slice, batch: int) -> Edit:
-        """The edit of the predicted x_0 for the given rows of `batch`."""
+    def edit(self, embed: Embedding | None, text: TextEncoding | None, rows: slice, batch: int, grid: Grid) -> Edit:
+        """The edit of the predicted x_0 on `grid` for the given rows of `batch`."""
         target = expand_rows(F.normalize(_vector(embed, text).float(), dim=1), batch)[rows]
 
         def closer(x_0: Tensor, step: Step) -> Tensor:
-            gradient = self.gradient(x_0, target)
+            gradient = self.gradient(x_0, target, grid)
             size = gradient.square().flatten(1).mean(1).sqrt().clamp_min(1e-12).view(-1, *[1] * (x_0.ndim - 1))
             # sigma^2: at low noise x_0 is all but decided, and what CLIP still likes is no picture.
             return x_0 + self.scale * STEP * step.sigma**2 * gradient / size
 
         return closer
 
-    def gradient(self, x_0: Tensor, target: Tensor) -> Tensor:
-        """Of the cosine between each x_0 (B, 3, H, W) in -1..1 and its target (B, D), with respect to x_0."""
+    def gradient(self, x_0: Tensor, target: Tensor, grid: Grid) -> Tensor:
+        """Of the cosine between the picture of each x_0 (B, C, h, w) and its target (B, D), with respect to x_0."""
         # Nodes run under inference mode, whose tensors no gradient passes: clones made outside of it are plain ones.
         with torch.inference_mode(False), torch.enable_grad():
             x = x_0.detach().to(self.clip.device, torch.float32).clone().requires_grad_()
-            embeds = self.clip.embed_pixels((x.clamp(-1.0, 1.0) + 1.0) * 0.5)
+            pixels = grid.small_pixels(x, self.clip.image_size).to(self.clip.device)
+            embeds = self.clip.embed_pixels((pixels.clamp(-1.0, 1.0) + 1.0) * 0.5)
             targets = target.to(self.clip.device).clone()
             (gradient,) = torch.autograd.grad(F.cosine_similarity(embeds, targets, dim=1).sum(), x)
         return gradient.to(x_0.device)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.denoiser import Network
+from ..diffusion.denoiser import Denoiser, Network
 from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
-from ..diffusion.samplers import Sampling, StepState
-from ..models.decoder import Conditioning, DecoderNetwork
+from ..diffusion.samplers import Sampling, StepState, ddim
+from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.lora import AppliedLora, Lora
+from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
@@ -26,15 +28,28 @@ from ..types import (
     Noise,
     TextEncoding,
     broadcast_batch,
-    check_same_clip,
     expand_rows,
     model_to_image,
     repeat_rows,
 )
 from .clip_guidance import ClipGuidance, clip_guidance
-from .inversion import describe, resolve_decoding, resolve_inversion
-from .run import ImageSteps, Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
-from .start import Start, resolve_start, steps_from
+from .embed_noise import noise_embedding
+from .grid import Grid, resolve_grid
+from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
+from .lora import add_lora, branched, records
+from .own_text import OwnText
+from .run import (
+    ImageSteps,
+    Settings,
+    check_count,
+    finish,
+    resolve_settings,
+    run_chunks,
+    split_rows,
+    time_table,
+    with_last_step,
+)
+from .start import Start, given_x_T, resolve_start, steps_from
 from .text import TextRows, TextStage, stack_texts
 
 NoiseSteps = Generator[StepState, None, GivenNoise]
@@ -59,17 +74,42 @@ class Conditions:
 
 
 @dataclass(frozen=True, eq=False)
+class DepthHint:
+    """A depth picture, IMAGE (B, H, W, C), and how it is cropped to a run's size."""
+
+    image: Tensor
+    crop: str = "center"
+
+
+@dataclass(frozen=True, eq=False)
 class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
-    guidance_by_clip: what `with_clip_guidance` added.
+    autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
+    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
+    added. own_text: of a decoder with a text encoder of its own. normalizer: of a Stable unCLIP, the units in which
+    embeddings are noised.
     """
 
     config: DecoderConfig
-    network: Placed[DecoderNetwork]
+    network: Placed[DecoderNetwork | StableDecoderNetwork]
+    autoencoder: Placed[Autoencoder] | None = None
+    encode_null_image: Callable[[], Embedding] | None = None
     guidance_by_clip: tuple[ClipGuidance, ...] = ()
+    hint: DepthHint | None = None
+    loras: tuple[AppliedLora, ...] = ()
+    own_text: OwnText | None = None
+    normalizer: Placed[EmbedNormalizer] | None = None
 
     WHO = "Decoder Sample"
+
+    def noise_embedding(self, embed: Embedding, noise_level: int, seed: int = 0) -> Embedding:
+        """`embed` with noise of a level (0..999) that this decoder is told when it paints it: the higher, the freer.
+
+        Item i has noise of seed + i. Raises ValueError for a decoder that is told no level, another CLIP's embedding,
+        or a level out of range.
+        """
+        return noise_embedding(self.config, self.normalizer, embed, noise_level, seed)
 
     def with_clip_guidance(self, clip: Clip, scale: float) -> Decoder:
         """This decoder, steered by CLIP at every step toward the sampler's text, without one its embed.
@@ -79,8 +119,54 @@ class Decoder(TextStage):
         guidance = clip_guidance("CLIP Guidance", clip, scale, self.config)
         return self if guidance is None else replace(self, guidance_by_clip=(*self.guidance_by_clip, guidance))
 
+    def with_depth_hint(self, image: Tensor, crop: str = "center") -> Decoder:
+        """This decoder, led by a depth picture: IMAGE (B, H, W, C) in 0..1, near things bright.
+
+        crop: how it is brought to the run's size. Raises ValueError for a decoder without that input, and for what is
+        no picture.
+        """
+        who = "Depth Hint"
+        if self.config.extra_input != "hint":
+            raise ValueError(
+                f"{who}: the decoder {self.config.decoder_id} has no input for a hint; load a controlnet decoder, such "
+                "as kandinsky-2-2-controlnet-depth"
+            )
+        fit_picture(who, image, (1, 1), crop)  # which says what is wrong with it
+        return replace(self, hint=DepthHint(image, crop))
+
+    def with_lora(self, lora: Lora, strength: float = 1.0) -> Decoder:
+        """This decoder with a LoRA more, for sampling and inversion; strength 1 is as it was trained.
+
+        Raises ValueError for branches of another network, and for a strength that is no number.
+        """
+        return add_lora("decoder", self, lora, strength)
+
+    def null_text(self) -> TextEncoding | None:
+        """See `TextStage`; of a decoder with a text encoder of its own, what that makes of the empty caption."""
+        return super().null_text() if self.own_text is None else self.own_text.encode(("",))
+
+    def check_text(self, text: TextEncoding, who: str = "") -> TextEncoding:
+        """See `TextStage`; a decoder with a text encoder of its own takes the captions of any CLIP."""
+        if self.own_text is not None and isinstance(text, TextEncoding):
+            return text
+        return super().check_text(text, who)
+
+    def null_embed(self) -> Embedding | None:
+        """CLIP's embedding of an all-zero picture, or None for a stack whose network holds its own null.
+
+        Raises ValueError when the stack needs it and has no CLIP, or none that reads pictures.
+        """
+        if self.config.null_embed != "zero_picture":
+            return None
+        if self.encode_null_image is None:
+            raise ValueError(
+                f"{self.WHO}: this model's null embedding is CLIP's of an all-zero picture, but it was opened without "
+                "its CLIP; open it with encode_null_image=clip.encode_null_image"
+            )
+        return self.encode_null_image()
+
     def sample(self, embed: Embedding | None = None, text: TextEncoding | None = None, **options) -> Tensor:
-        """`sample_steps`, run to its end: pictures (B, S, S, 3) float32 in 0..1 on the CPU."""
+        """`sample_steps`, run to its end: pictures (B, H, W, 3) float32 in 0..1 on the CPU."""
         return finish(self.sample_steps(embed, text, **options))
 
     def sample_steps(
@@ -98,61 +184,86 @@ class Decoder(TextStage):
         seed: int = 0,
         noise_per_item: bool = True,
         count: int = 1,
+        width: int | None = None,
+        height: int | None = None,
         warn: Callable[[str], None] = warnings.warn,
     ) -> ImageSteps:
-        """Yields every step; returns pictures (B, S, S, 3) float32 in 0..1 on the CPU, S = the decoder's size (64).
+        """Yields every step; returns pictures (B, H, W, 3) float32 in 0..1 on the CPU.
 
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
         over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
-        pictures of each item, row = item * count + k. eta: for the sampler "ddim". warn: called for every
-        value without effect. Raises ValueError for another CLIP's input, unequal batches or a value out of range.
+        pictures of each item, row = item * count + k. eta: for the sampler "ddim". width, height: of a latent decoder's
+        pictures, in pixels; None is the size that it was trained at, or that of a noise which has one. warn: called for
+        every value without effect, and for a size that is rounded. Raises ValueError for another CLIP's input, unequal
+        batches or a value out of range.
         """
         config = self.config
         conditions = self._check(self.WHO, Conditions(embed, text, negative_embed, negative_text))
-        start = resolve_start(self.WHO, noise, config.channels, config.unet.image_size, warn)
+        for guidance in self.guidance_by_clip:
+            guidance.check_target(self.WHO, embed, text)
+        conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
+        x_T = given_x_T(self.WHO, noise)
+        grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
+        start = resolve_start(self.WHO, noise, grid, warn)
+        self._check_extra_input(self.WHO, start)
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
-            settings = resolve_decoding(self.WHO, config, start.inversion, **given, warn=warn)
+            settings = resolve_decoding(
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+            )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
         settings = steps_from(settings, config.schedule, start.strength)
         self._warn_of_no_effect(settings, eta, conditions, start, warn)
-        for guidance in self.guidance_by_clip:
-            guidance.check_target(self.WHO, embed, text)
-        if check_count(self.WHO, "count", count) > 1:
-            conditions, start = conditions.repeat(count), start.repeat(count)
-        # Several items are repeated already, one broadcasts.
-        batch = max(count, broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes()))
+        check_count(self.WHO, "count", count)
+        batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        return self._sample(settings, conditions, start, batch, items)
+        return self._sample(settings, conditions, start, grid, count, items)
 
     @torch.no_grad()
     def _sample(
-        self, settings: Settings, conditions: Conditions, start: Start, batch: int, items: ItemNoise
+        self, settings: Settings, conditions: Conditions, start: Start, grid: Grid, count: int, items: ItemNoise
     ) -> ImageSteps:
-        placed = self.network if start.inversion is None else self.network.as_float32()
-        with_nulls = self._with_null_text(conditions, settings.pair)
+        placed, batch = self.network, items.count
+        if start.inversion is not None:
+            placed, grid = placed.as_float32(), grid.as_float32()
+        # All that other networks give, before this one is loaded: on one device they may not fit together.
+        nulled = self._with_nulls(conditions, settings.pair).repeat(count)
+        start = start.on_grid(grid, inpaint=self.config.extra_input == "inpaint").repeat(count)
+        conditions = conditions.repeat(count)
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
-        network = placed.on_device(*clips, need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+        beside = (*clips, *grid.beside_guidance()) if clips else ()
+        row_bytes = self._row_bytes(placed, settings, grid)
+        network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
-        size = (self.config.channels, self.config.unet.image_size, self.config.unet.image_size)
+        hint = self._fit_hint(grid)
 
         def sample(rows: slice) -> Sampling:
             noise = items.rows(rows)
             # Drawn even where the start is given: otherwise the first step's fresh noise would be the very x_T that
             # Random Noise draws from this seed.
-            drawn = noise.draw(size).to(placed.device)
-            x_t, edits = start.begin(drawn, settings, rows, batch)
+            drawn = noise.draw(grid.shape).to(placed.device)
+            x_t, known = start.begin(drawn, settings, rows, batch)
             by_clip = [
-                guidance.edit(conditions.embed, conditions.text, rows, batch) for guidance in self.guidance_by_clip
+                guidance.edit(conditions.embed, conditions.text, rows, batch, grid)
+                for guidance in self.guidance_by_clip
             ]
-            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows), by_clip + edits)
+            extra = self._extra_input(network, start, hint, rows, batch)
+            conditioned = self._conditioned(network, times, settings, nulled, rows, extra)
+            denoise = settings.denoiser(conditioned, by_clip, known)
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
-        chunks = split_rows(batch, rows_that_fit(placed.device, self._row_bytes(placed, settings)))
-        x_0 = torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device)))
-        return model_to_image(x_0 if start.picture is None else start.picture.paste(x_0))
+        chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
+        painted = run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device, preview=grid.preview)
+        x_0, last = yield from with_last_step(painted)
+        pictures = []
+        for decoded in grid.decode_parts(torch.cat(x_0)):
+            if pictures:
+                yield last  # again: between two pictures a run can be cancelled
+            pictures.append(decoded)
+        picture = torch.cat(pictures)
+        return model_to_image(picture if start.picture is None else grid.paste(picture, start.picture))
 
     def invert(
         self, image: Tensor, embed: Embedding | None = None, text: TextEncoding | None = None, **options
@@ -170,56 +281,112 @@ class Decoder(TextStage):
         guidance_scale: float | None = None,
         refine: int = 3,
         crop: str = "center",
+        width: int | None = None,
+        height: int | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> NoiseSteps:
-        """The noise (B, 3, S, S) from which `sample` paints IMAGE (B, H, W, C) again (paper §3, bipartite latent).
+        """The noise (B, C, h, w) from which `sample` paints IMAGE (B, H, W, C) again (paper §3, bipartite latent).
 
         embed, text: the conditions to invert under, usually the picture's own embed; None is the null condition.
         steps: as many as it is to be decoded in; None the stack's own. guidance_scale: None is 1, no guidance.
-        refine: fixed-point iterations a step at most, each one forward; 0 is plain DDIM. Always in float32.
-        Raises ValueError for another CLIP's input, unequal batches or a value out of range.
+        refine: fixed-point iterations a step at most, each one forward; 0 is plain DDIM. width, height: what the
+        picture is brought to, and warn: see `sample_steps`. Always in float32. Raises ValueError for another CLIP's
+        input, unequal batches or a value out of range.
         """
         who = "DDIM Invert"
         settings = resolve_inversion(who, self.config, steps, guidance_scale, refine)
-        conditions = self._check(who, Conditions(embed, text))
-        picture = fit_picture(who, image, self.config.unet.image_size, crop)
-        batch = broadcast_batch(who, image=len(picture), **conditions.sizes())
-        return self._invert(settings, conditions, picture, batch, refine)
+        conditions = self._without_unread(who, self._check(who, Conditions(embed, text)), warn)
+        grid = resolve_grid(who, self.config, self.autoencoder, width, height, None, warn)
+        self._check_extra_input(who, Start())
+        picture = grid.fit(image, crop)
+        batch = broadcast_batch(who, image=len(picture), **conditions.sizes(), **self._hint_size())
+        return self._invert(settings, conditions, picture, grid.as_float32(), batch, refine)
 
     @torch.no_grad()
     def _invert(
-        self, settings: Settings, conditions: Conditions, picture: Tensor, batch: int, refine: int
+        self, settings: Settings, conditions: Conditions, picture: Tensor, grid: Grid, batch: int, refine: int
     ) -> NoiseSteps:
         placed = self.network.as_float32()
-        with_nulls = self._with_null_text(conditions, settings.pair)
-        network = placed.on_device(need=bytes_to_ask_for(batch, self._row_bytes(placed, settings)))
+        nulled = self._with_nulls(conditions, settings.pair)
+        known = grid.encode(picture)
+        row_bytes = self._row_bytes(placed, settings, grid)
+        network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
+        hint = self._fit_hint(grid)
+
+        def denoiser(rows: slice) -> Denoiser:
+            extra = self._extra_input(network, Start(), hint, rows, batch)
+            return settings.denoiser(self._conditioned(network, times, settings, nulled, rows, extra))
 
         def invert(rows: slice) -> Generator[StepState, None, Inverted]:
-            x_0 = expand_rows(picture, batch)[rows].to(placed.device)
-            denoise = settings.denoiser(self._conditioned(network, times, settings, with_nulls, rows))
+            x_0 = expand_rows(known, batch)[rows].to(placed.device)
             x_0 = x_0.contiguous(memory_format=memory_format(placed.device))
-            return ddim_invert(denoise, x_0, settings.steps, refine=refine)
+            return ddim_invert(denoiser(rows), x_0, settings.steps, refine=refine)
 
-        chunks = split_rows(batch, rows_that_fit(placed.device, self._row_bytes(placed, settings)))
-        inverted = yield from run_chunks(settings.who, chunks, invert, None, placed.device)
+        chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
+        run = run_chunks(settings.who, chunks, invert, None, placed.device, preview=grid.preview)
+        inverted, last = yield from with_last_step(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        return GivenNoise(x_T, describe(self.config, settings, conditions.embed, conditions.text, residual))
+        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
+        if grid.lossy:
+            # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
+
+            def back(rows: slice) -> Sampling:
+                return ddim(denoiser(rows), x_T[rows].to(placed.device), settings.steps)
+
+            first = [slice(0, 1)]
+            options = {"steps_before": last.index + 1, "preview": grid.preview}
+            (x_0,) = yield from run_chunks(settings.who, first, back, None, placed.device, **options)
+            inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
+        return GivenNoise(x_T, inversion)
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
         """The conditions. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
-                if not isinstance(embed, Embedding):
-                    raise ValueError(
-                        f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image "
-                        "Encode or, for a caption, Text As Embedding"
-                    )
-                check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
+                self.check_embed(name, embed, who)
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)
         return conditions
+
+    def _check_extra_input(self, who: str, start: Start) -> None:
+        """Raises ValueError for a decoder that needs a mask or a hint and has none."""
+        kind, name = self.config.extra_input, self.config.decoder_id
+        if kind == "inpaint" and (start.picture is None or start.picture.mask is None):
+            raise ValueError(
+                f"{who}: {name} repaints a part of a picture, but there is no mask; "
+                + (
+                    "link Start From Picture with a mask to noise, or load the model without -inpaint"
+                    if who == self.WHO
+                    else "load the model without -inpaint"
+                )
+            )
+        if kind == "hint" and self.hint is None:
+            raise ValueError(
+                f"{who}: {name} follows a depth picture, but got none; put Depth Hint between Load unCLIP and this node"
+            )
+
+    def _hint_size(self) -> dict[str, int]:
+        return {} if self.hint is None else {"hint": len(self.hint.image)}
+
+    def _fit_hint(self, grid: Grid) -> Tensor | None:
+        """The depth hint (B, 3, H, W) in 0..1, of the picture's size."""
+        return None if self.hint is None else (grid.fit(self.hint.image, self.hint.crop) + 1.0) * 0.5
+
+    def _extra_input(
+        self, network: DecoderNetwork, start: Start, hint: Tensor | None, rows: slice, batch: int
+    ) -> Tensor | None:
+        """What stands behind x_t's channels for the given rows of `batch`, on the network's device."""
+        device = self.network.device
+        if hint is not None:
+            return network.hint(expand_rows(hint, batch)[rows].to(device))
+        if self.config.extra_input == "none":
+            return None
+        known, mask = start.rows(rows, batch, device)
+        return inpaint_input(known, 1.0 - mask)
 
     def _warn_of_no_effect(
         self,
@@ -237,30 +404,69 @@ class Decoder(TextStage):
             )
         if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
-        # An inverted x_T may well be of the null condition.
-        if conditions.embed is None and conditions.text is None and start.inversion is None:
+        levels = [e.noise_level for e in (conditions.embed, conditions.negative_embed) if e is not None]
+        if self.config.embed_noise is None and any(levels):
             warn(
-                f"{self.WHO}: neither embed nor text is linked, so it paints without any condition, which most "
-                "decoders can only do as a blur; link an embed, a text or both"
+                f"{self.WHO}: the embedding has noise of level {max(levels)}, which this decoder is not told and "
+                "paints as it is; link the one from before Noise Embedding"
+            )
+        # An inverted x_T may well be of the null condition.
+        if conditions.embed is None and self._read(conditions.text) is None and start.inversion is None:
+            unlinked, link = ("neither embed nor text", ", a text or both") if self.reads_text else ("no embed", "")
+            warn(
+                f"{self.WHO}: {unlinked} is linked, so it paints without any condition, which most decoders can only "
+                f"do as a blur; link an embed{link}"
             )
 
-    def _row_bytes(self, placed: Placed[DecoderNetwork], settings: Settings) -> int:
-        unet = self.config.unet
-        return (2 if settings.pair else 1) * unet_row_bytes(unet, unet.image_size, placed.dtype.itemsize)
+    def _row_bytes(self, placed: Placed[DecoderNetwork], settings: Settings, grid: Grid) -> int:
+        _, height, width = grid.shape
+        rows = 2 if settings.pair else 1
+        size = rows * unet_row_bytes(self.config.unet, height, width, placed.dtype.itemsize)
+        guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
+        return size + max(guiding, default=0)
 
-    def _with_null_text(self, conditions: Conditions, pair: bool) -> Conditions:
-        """The conditions with the encoded empty caption for each text that is None, if that is the stack's null text.
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption makes a difference to the network."""
+        return self.config.text != "none"
+
+    def _read(self, text: TextEncoding | None) -> TextEncoding | None:
+        """The text as the network gets it: none, if it reads none."""
+        return text if self.reads_text else None
+
+    def _without_unread(
+        self, who: str, conditions: Conditions, warn: Callable[[str], None], *, guided: bool = False
+    ) -> Conditions:
+        """The conditions without texts that nothing reads, which is warned of. guided: CLIP Guidance reads the text."""
+        text = conditions.text if guided else self._read(conditions.text)
+        kept = replace(conditions, text=text, negative_text=self._read(conditions.negative_text))
+        if kept.text is not conditions.text or kept.negative_text is not conditions.negative_text:
+            warn(
+                f"{who}: this decoder reads no captions, so a text has no effect on it; the prior reads them, and what "
+                "is to be avoided goes through a prior of its own to negative_embed"
+            )
+        return kept
+
+    def _with_nulls(self, conditions: Conditions, pair: bool) -> Conditions:
+        """The conditions as the network gets them: with what the stack's nulls are encoded as for each that is None.
 
         To be called before the network is loaded: on one device, CLIP and the network may not fit together.
         """
-        if conditions.text is not None and (conditions.negative_text is not None or not pair):
-            return conditions
-        null = self.null_text()
-        return replace(
-            conditions,
-            text=null if conditions.text is None else conditions.text,
-            negative_text=null if conditions.negative_text is None else conditions.negative_text,
-        )
+        embed, negative_embed = conditions.embed, conditions.negative_embed
+        if embed is None or (pair and negative_embed is None):
+            null = self.null_embed()
+            embed = null if embed is None else embed
+            negative_embed = null if negative_embed is None else negative_embed
+        text, negative_text = (self._encoded(self._read(each)) for each in (conditions.text, conditions.negative_text))
+        if self.reads_text and (text is None or (pair and negative_text is None)):
+            null = self.null_text()
+            text = null if text is None else text
+            negative_text = null if negative_text is None else negative_text
+        return Conditions(embed, text, negative_embed, negative_text)
+
+    def _encoded(self, text: TextEncoding | None) -> TextEncoding | None:
+        """The text as the decoder's own text encoder encodes its captions, if it has one."""
+        return text if text is None or self.own_text is None else self.own_text.encode(text.captions)
 
     def _conditioned(
         self,
@@ -269,16 +475,24 @@ class Decoder(TextStage):
         settings: Settings,
         conditions: Conditions,
         rows: slice,
+        extra: Tensor | None,
     ) -> Network:
-        """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them."""
-        conditioning = self._condition(network, conditions, rows, settings.pair)
+        """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them.
+
+        extra: what stands behind x_t's channels, the same for both."""
+        if extra is not None and settings.pair:
+            extra = torch.cat([extra, extra])
+        conditioning = self._condition(network, conditions, rows, settings.pair, extra)
         return lambda x_t, step: network(x_t, None, conditioning, time=times[step.t])
 
-    def _condition(self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool) -> Conditioning:
-        device = network.embed_to_time.weight.device
+    def _condition(
+        self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool, extra: Tensor | None
+    ) -> Conditioning:
+        device = self.network.device
         index = torch.arange(rows.start, rows.stop, device=device)
         embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
         vector, drop_embed = _stack_embeds(embeds, index, device)
+        levels = [0 if embed is None else embed.noise_level for embed in embeds]
         texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
         captions, drop_text = _stack_captions(texts, index, device)
         return network.condition(
@@ -287,6 +501,8 @@ class Decoder(TextStage):
             drop_embed=drop_embed,
             drop_text=drop_text,
             batch=len(texts) * len(index),
+            extra=extra,
+            level=torch.tensor(levels, device=device).repeat_interleave(len(index)),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from ..config import DecoderConfig
 from ..diffusion.schedule import Schedule
-from ..types import Embedding, Inversion, TextEncoding
+from ..types import Embedding, Inversion, LoraRecord, TextEncoding
 from .run import Settings, resolve_settings
 
+log = logging.getLogger("comfyui_unclip")
 MAX_REFINE = 100
 
 
@@ -43,11 +45,13 @@ def resolve_decoding(
     steps: int | None,
     guidance_scale: float | None,
     eta: float | None,
+    loras: tuple[LoraRecord, ...] = (),
     warn: Callable[[str], None],
 ) -> Settings:
     """How an inverted x_T is decoded: over its own timesteps; None is the value that it was inverted with.
 
-    Raises ValueError for another decoder or other steps; warns about what will not lead back to the picture.
+    loras: the decoder's. Raises ValueError for another decoder or other steps; warns about what will not lead back to
+    the picture.
     """
     if inversion.decoder_id != config.decoder_id:
         raise ValueError(
@@ -83,7 +87,17 @@ def resolve_decoding(
             f"{who}: an inverted x_T leads back to its picture with the sampler ddim alone, not with "
             f"{settings.sampler}; choose ddim or auto"
         )
+    if _numbers(loras) != _numbers(inversion.loras):
+        warn(
+            f"{who}: this x_T was inverted with {LoraRecord.describe(inversion.loras)}, but is decoded with "
+            f"{LoraRecord.describe(loras)}, so it will not lead back to its picture; link one decoder to both nodes"
+        )
     return replace(settings, steps=schedule_steps, x0_clamp=None)
+
+
+def _numbers(loras: tuple[LoraRecord, ...]) -> list[tuple[str, float]]:
+    """What counts of LoRAs: their order does not, nor what their files are called."""
+    return sorted((lora.fingerprint, lora.strength) for lora in loras)
 
 
 def describe(
@@ -92,6 +106,7 @@ def describe(
     embed: Embedding | None,
     text: TextEncoding | None,
     residual: Tensor,
+    loras: tuple[LoraRecord, ...] = (),
 ) -> Inversion:
     """The record that travels with an inverted x_T."""
     return Inversion(
@@ -101,7 +116,20 @@ def describe(
         embed_hash=fingerprint(None if embed is None else embed.vector),
         text_hash=fingerprint(None if text is None else text.tokens),
         residual=residual.max().item(),
+        loras=loras,
     )
+
+
+def with_round_trip(inversion: Inversion, latents: Tensor, pixels: Tensor) -> Inversion:
+    """The record with what the way there and back changed in one picture: differences of its latents and its pixels."""
+    errors = [difference.float().square().mean().sqrt().item() for difference in (latents, pixels)]
+    log.info(
+        "DDIM Invert: decoded again, the first picture is off by %.2g in latents and %.2g in pixels (RMS, -1..1), the "
+        "autoencoder's own loss included; no step is off by more than %.2g",
+        *errors,
+        inversion.residual,
+    )
+    return replace(inversion, latent_error=errors[0], pixel_error=errors[1])
 
 
 def fingerprint(values: Tensor | None) -> str:

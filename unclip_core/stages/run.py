@@ -37,6 +37,19 @@ def finish(steps: Generator[StepState, None, Result], on_step: Callable[[StepSta
         steps.close()
 
 
+def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, tuple[Result, StepState]]:
+    """The same steps; returns the run's result and its last step."""
+    state = None
+    try:
+        while True:
+            state = next(steps)
+            yield state
+    except StopIteration as stop:
+        return stop.value, state
+    finally:
+        steps.close()
+
+
 @dataclass(frozen=True)
 class Settings:
     """How one run samples: the stack's defaults with the caller's values over them, all checked.
@@ -59,8 +72,8 @@ class Settings:
         """Whether the network runs on [conditional; unconditional] rows."""
         return needs_pair(self.guidance_scale)
 
-    def denoiser(self, network: Network, edits: Sequence[Edit] = ()) -> Denoiser:
-        """What the sampler calls, around a network that is conditioned for some rows."""
+    def denoiser(self, network: Network, edits: Sequence[Edit] = (), known: Edit | None = None) -> Denoiser:
+        """What the sampler calls, around a network that is conditioned for some rows. edits, known: see `Denoiser`."""
         return Denoiser(
             network,
             self.prediction,
@@ -69,6 +82,7 @@ class Settings:
             self.x0_clamp,
             self.x0_quantile,
             tuple(edits),
+            known,
         )
 
     def run_sampler(self, denoise: Denoiser, x_T: Tensor, noise: NoiseSource) -> Sampling:
@@ -139,6 +153,7 @@ def run_chunks(
     *,
     steps_before: int = 0,
     steps_after: int = 0,
+    preview: Callable[[Tensor], Tensor] | None = None,
 ) -> Generator[StepState, None, list[Result]]:
     """`sample(rows)`, a sampler's generator, for every chunk of a batch, one after another.
 
@@ -147,7 +162,7 @@ def run_chunks(
     is halved, in the list `chunks` too, and run again; the total grows. dtype, device: of the weights, for
     messages; no dtype is float32 by need.
     steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
-    take the same list.
+    take the same list. preview: what shows a predicted x_0 that is no picture, see `StepState`.
     Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
     """
     results: list[Result] = []
@@ -172,6 +187,7 @@ def run_chunks(
                     state,
                     index=len(chunks) * steps_before + done + state.index,
                     total=others + done + state.total + to_come,
+                    preview=preview,
                 )
         except StopIteration as stop:
             result = stop.value

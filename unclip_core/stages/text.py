@@ -49,11 +49,27 @@ class TextStage:
         check_same_clip(who, self.config.clip_id, self.config.clip_dim, text.clip_id, text.embed.shape[1])
         return text
 
-    def check_prompt(self, text: TextEncoding, negative_text: TextEncoding | None) -> int:
-        """How many captions a prior's run has. Raises ValueError for another CLIP's text, and for unequal batches."""
-        self.check_text(text)
-        negative_rows = 1 if negative_text is None else len(self.check_text(negative_text))
-        return broadcast_batch(self.WHO, text=len(text), negative_text=negative_rows)
+    def check_embed(self, name: str, embed: Embedding, who: str = "") -> Embedding:
+        """The embedding. Raises ValueError, in the name of `who`, for what is no Embedding, or one of another CLIP."""
+        who = who or self.WHO
+        if not isinstance(embed, Embedding):
+            raise ValueError(
+                f"{who}: {name} must be an Embedding, got {type(embed).__name__}; link a prior, CLIP Image Encode or, "
+                "for a caption, Text As Embedding"
+            )
+        check_same_clip(who, self.config.clip_id, self.config.clip_dim, embed.clip_id, embed.vector.shape[1])
+        return embed
+
+    def check_prompt(
+        self, text: TextEncoding, negative_text: TextEncoding | None, start_embed: Embedding | None = None
+    ) -> int:
+        """How many captions a prior's run has. Raises ValueError for another CLIP's input, and for unequal batches."""
+        sizes = {"text": len(self.check_text(text))}
+        if negative_text is not None:
+            sizes["negative_text"] = len(self.check_text(negative_text))
+        if start_embed is not None:
+            sizes["start_embed"] = len(self.check_embed("start_embed", start_embed))
+        return broadcast_batch(self.WHO, **sizes)
 
     def warn_of_negative(self, paired: bool, negative: TextEncoding | None, warn: Callable[[str], None]) -> None:
         """Warn of a negative text where guidance, whose two halves are `paired`, is off."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +18,7 @@ from ..pictures.resizing import resize_bicubic
 from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
-from ..types import image_to_model, model_to_image
+from ..types import check_image, image_to_model, model_to_image
 from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table
 
 
@@ -40,6 +42,14 @@ class Upsampler:
         """`sample_steps`, run to its end."""
         return finish(self.sample_steps(image, **options))
 
+    def check_size(self, who: str, side: int) -> None:
+        """Raises ValueError unless it makes pictures of `side` px."""
+        if side != self.config.high_size:
+            raise ValueError(
+                f"{who}: the linked upsampler makes {self.config.high_size} px pictures; link UPSAMPLER {side} of Load "
+                "unCLIP"
+            )
+
     def sample_steps(
         self,
         image: Tensor,
@@ -48,12 +58,13 @@ class Upsampler:
         seed: int = 0,
         sampler: str | None = None,
         crop: str = "center",
+        warn: Callable[[str], None] = warnings.warn,
     ) -> ImageSteps:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
 
         Pictures of another size than the one it enlarges (64 or 256) are resized to it first, those that are not square
-        as `crop` says (see `fit_picture`); alpha is flattened on white. Raises ValueError for what is not an IMAGE or a
-        value out of range.
+        as `crop` says (see `fit_picture`); alpha is flattened on white. warn: as for `PassThrough`; nothing here needs
+        it. Raises ValueError for what is not an IMAGE or a value out of range.
         """
         config = self.config
         # There is nothing to guide: the picture is all that it is conditioned on.
@@ -100,7 +111,7 @@ class Upsampler:
         chunks: how the batch is split; an empty list is filled, and is the one to give to the other network's run.
         """
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
-        row_bytes = unet_row_bytes(self.config.unet, side, placed.dtype.itemsize)
+        row_bytes = unet_row_bytes(self.config.unet, side, side, placed.dtype.itemsize)
         # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
         # picture would cost more than the room for two.
         others = [other for other in (self.network, self.final_network) if other not in (placed, None)]
@@ -122,3 +133,50 @@ class Upsampler:
             chunks.extend(split_rows(len(low), rows_that_fit(device, row_bytes)))
         numbering = {"steps_before": steps_before, "steps_after": steps_after}
         return torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, device, **numbering)))
+
+
+class PassThrough:
+    """Stands for the upsamplers of a stack whose decoder paints at full size: pictures pass as they are.
+
+    So a graph of a pixel stack, which enlarges in two steps, runs on a latent one by its name alone. name: the stack's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._message = (
+            f"model {name!r} paints at full size, so its upsamplers pass pictures through unchanged; set width and "
+            "height of Decoder Sample for larger ones"
+        )
+        self._said = False
+
+    def check_size(self, who: str, side: int) -> None:
+        """Every size will do."""
+
+    def sample(self, image: Tensor, **options) -> Tensor:
+        """`sample_steps`, run to its end."""
+        return finish(self.sample_steps(image, **options))
+
+    def sample_steps(
+        self,
+        image: Tensor,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        crop: str = "center",
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> ImageSteps:
+        """IMAGE (B, H, W, C) as it is, without a step. warn: told so, the first time. Raises ValueError for what is not
+        an IMAGE."""
+        try:
+            check_image(image)
+        except ValueError as error:
+            raise ValueError(f"Upsample: {error}") from None
+        if not self._said:
+            warn(f"Upsample: {self._message}")
+        self._said = True
+        return _no_steps(image)
+
+
+def _no_steps(image: Tensor) -> ImageSteps:
+    yield from ()
+    return image

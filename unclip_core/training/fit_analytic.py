@@ -28,6 +28,11 @@ def fit_noise_powers(
     Yields (done, of) and returns the table. Raises ValueError for another CLIP's pairs or an unequal number of both.
     """
     config = prior.config
+    if config.one_pass:
+        raise ValueError(
+            f"fit-analytic: {config.prior_id} makes its embedding in one pass, so it has no steps whose noise could be "
+            "measured; give a prior that runs in steps"
+        )
     check_same_clip("fit-analytic", config.clip_id, config.clip_dim, text.clip_id, text.embed.shape[1])
     if len(text) != len(image) or image.clip_id != text.clip_id:
         raise ValueError(

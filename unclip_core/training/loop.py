@@ -29,6 +29,7 @@ from ..checkpoints.native import load_strict
 from .batches import MicroBatches, held_out, prepared, step_seed
 from .data import move
 from .ema import Ema
+from .learned import learned_state, load_learned
 from .memory import checkpoint_blocks
 from .precision import checked, computing, fastest, measure
 from .recipes import FREE_TO_CHANGE, Recipe
@@ -259,7 +260,7 @@ class _Run:
         done = 0
         if state is not None:
             self._check_same(state)
-            load_strict(self.network, state["network"], str(self.folder.checkpoint))
+            load_learned(self.network, state["network"], str(self.folder.checkpoint))
             self.ema.load(state["ema"])
             self.optimiser.load_state_dict(state["optimiser"])
             done = state["step"]
@@ -421,7 +422,7 @@ class _Run:
         if self.world.first:
             state = {
                 "step": done,
-                "network": self.network.state_dict(),
+                "network": learned_state(self.network),
                 "ema": self.ema.state,
                 "optimiser": self.optimiser.state_dict(),
                 "scaler": self.scaler.state_dict(),

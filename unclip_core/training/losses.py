@@ -26,9 +26,9 @@ def simple_loss(schedule: Schedule, output: Tensor, x_0: Tensor, noise: Tensor, 
 
 
 def diffusion_loss(
-    schedule: Schedule, output: Tensor, x_0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor, vlb_weight: float
+    schedule: Schedule, output: Tensor, x_0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor, vlb_weight: float | Tensor
 ) -> Tensor:
-    """L_simple, plus vlb_weight * T * L_vlb where the variance is learned. (B,), float32.
+    """L_simple, plus vlb_weight (a number, or (B,)) * T * L_vlb where the variance is learned. (B,), float32.
 
     The variational term trains the variance channels alone: the mean is detached (Nichol & Dhariwal 2021 §3.1).
     """

@@ -95,6 +95,8 @@ def check_trainable(stage: str, plan: Plan) -> None:
             f"preset {plan.preset}: the last step of its {stage} is a second network's, which is not trained here; "
             "choose another preset"
         )
+    if getattr(config, "one_pass", False):
+        raise ValueError(f"preset {plan.preset}: its {stage} answers in one pass, which is not trained here")
     if getattr(config, "autoencoder", None) is not None:
         raise ValueError(f"preset {plan.preset}: its {stage} paints latents, which is not trained here yet")
 

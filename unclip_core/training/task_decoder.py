@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..config import DecoderConfig
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.samplers import ddim
 from ..diffusion.schedule import Schedule, Step
-from ..models.decoder import DecoderNetwork
+from ..models.decoder import Autoencoder, DecoderNetwork
 from ..types import model_to_image
 from .data import Data
 from .losses import diffusion_loss, draw_timesteps
@@ -28,15 +29,44 @@ SHEET_ROWS = 32
 SHEET_STEPS = 20
 
 
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """What stands beside some decoders while they learn.
+
+    autoencoder: of a latent decoder. null_embed: (1, D), CLIP's of an all-zero picture, where that is the null.
+    """
+
+    autoencoder: Autoencoder | None = None
+    null_embed: Tensor | None = None
+
+
 class DecoderTask:
-    """embeddings: (N, D) native image embeddings of the data's rows, computed once."""
+    """embeddings: (N, D) native image embeddings of the data's rows, computed once.
+
+    Raises ValueError for a decoder that reads more than embeddings and CLIP's captions.
+    """
 
     stage = "decoder"
 
-    def __init__(self, config: DecoderConfig, data: Data, clip: Clip, embeddings: Tensor, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        data: Data,
+        clip: Clip,
+        embeddings: Tensor,
+        recipe: Recipe,
+        frozen: Frozen | None = None,
+    ) -> None:
+        if config.text not in ("clip", "none") or config.extra_input != "none":
+            raise ValueError(
+                f"train decoder: {config.decoder_id} reads more than image embeddings and CLIP's captions (text "
+                f"{config.text!r}, extra_input {config.extra_input!r}), which is not trained here"
+            )
         self.config, self.data, self.clip, self.embeddings, self.recipe = config, data, clip, embeddings, recipe
         self.schedule = Schedule(config.schedule)
         self.texts = Texts(clip)
+        self.frozen = frozen or Frozen()
+        self.picture_side = config.unet.image_size * (config.autoencoder.factor if config.autoencoder else 1)
 
     def build(self) -> nn.Module:
         """The network with fresh weights."""
@@ -51,38 +81,54 @@ class DecoderTask:
         if self.config.null_text != "learned":  # then the null caption is the encoded empty one
             captions = ["" if gone else caption for gone, caption in zip(drop_text.tolist(), captions, strict=True)]
         return {
-            "x_0": self.data.pictures(rows, self.config.unet.image_size),
+            "pictures": self.data.pictures(rows, self.picture_side),
             "z": self.embeddings[rows],
-            "tokens": self.texts.tokens(captions),
+            "tokens": None if self.config.text == "none" else self.texts.tokens(captions),
             "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
-            "noise": torch.randn(size, 3, *[self.config.unet.image_size] * 2, generator=generator),
+            "noise": torch.randn(size, self.config.channels, *[self.config.unet.image_size] * 2, generator=generator),
             "drop_embed": torch.rand(size, generator=generator) < self.recipe.embed_drop,
-            "drop_text": drop_text if self.config.null_text == "learned" else None,
+            "drop_text": drop_text if self._learns_null_text else None,
         }
 
+    @property
+    def _learns_null_text(self) -> bool:
+        return self.config.null_text == "learned" and self.config.text != "none"
+
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its captions encoded."""
-        return {**batch, "text": self.texts.encode(batch["tokens"])}
+        """The batch with its captions encoded, and its pictures on the decoder's grid."""
+        text = None if batch["tokens"] is None else self.texts.encode(batch["tokens"])
+        return {**self.on_grid(batch), "text": text}
+
+    @torch.no_grad()
+    def on_grid(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with x_0: its pictures, or their latents."""
+        x_0, autoencoder = batch["pictures"], self.frozen.autoencoder
+        if autoencoder is not None:
+            with torch.autocast(x_0.device.type, enabled=False):
+                x_0 = autoencoder.to(x_0.device).encode(x_0)
+        return {**batch, "x_0": x_0}
 
     def condition(self, network: nn.Module, batch: dict[str, Any]):
         """The network's Conditioning for a batch."""
         text = batch["text"]
-        return network.condition(
-            batch["z"],
-            text.tokens,
-            text.mask,
-            text.embed,
-            text.ids,
-            drop_embed=batch["drop_embed"],
-            drop_text=batch["drop_text"],
-        )
+        given = () if text is None else (text.tokens, text.mask, text.embed, text.ids)
+        z, dropped = self._with_nulls(batch["z"], batch["drop_embed"])
+        return network.condition(z, *given, drop_embed=dropped, drop_text=batch["drop_text"])
+
+    def _with_nulls(self, z: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings, and which rows take the network's own null; where that is CLIP's, it is among them."""
+        if self.config.null_embed != "zero_picture":
+            return z, dropped
+        return torch.where(dropped[:, None], self.frozen.null_embed.to(z), z), None
 
     def loss(self, network: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """L_simple, and L_vlb where the variance is learned."""
         x_0, t, noise = batch["x_0"], batch["t"], batch["noise"]
         x_t = self.schedule.add_noise(x_0, t, noise).contiguous(memory_format=torch.channels_last)
         output = network(x_t, t, self.condition(network, batch))
-        return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
+        # At t = 0 the bound is the likelihood of 8-bit values, which latents have none of.
+        vlb_weight = self.recipe.vlb_weight * (1 if self.frozen.autoencoder is None else (t > 0))
+        return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, vlb_weight).mean(), {}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Loss by quarters, and CLIP scores: cosines of CLIP's embedding of what is painted to the embedding that was
@@ -90,47 +136,59 @@ class DecoderTask:
         same noise every time."""
         device = next(network.parameters()).device
         batch = fixed_batch(self, some_rows(rows, SHEET_ROWS), device)
-        painted = model_to_image(self.paint(network, batch))
-        true = model_to_image(batch["x_0"])
+        painted, true = model_to_image(self.paint(network, batch)), model_to_image(batch["pictures"])
         both = torch.stack([true.view(-1, 8, *true.shape[1:]), painted.view(-1, 8, *true.shape[1:])], 1)
         save_png(grid(both.flatten(0, 2)), path)
         with torch.autocast(device.type, enabled=False):
             seen = self.clip.encode_image(painted.float().clamp(0, 1).cpu()).vector.to(device)
-        return {
+        found = {
             **quarter_losses(self, network, rows, device),
             "clip_score": torch.cosine_similarity(seen, batch["z"]).mean(),
-            "clip_score_text": torch.cosine_similarity(seen, batch["text"].embed).mean(),
-            "clip_score_text_true": torch.cosine_similarity(batch["z"], batch["text"].embed).mean(),
         }
+        if batch["text"] is not None:
+            found["clip_score_text"] = torch.cosine_similarity(seen, batch["text"].embed).mean()
+            found["clip_score_text_true"] = torch.cosine_similarity(batch["z"], batch["text"].embed).mean()
+        return found
 
     def paint(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """What a batch's embeddings and captions decode to from its noise, 20 DDIM steps, guidance 2: (B, 3, S, S)."""
+        """What a batch's embeddings and captions decode to from its noise, 20 DDIM steps, guidance 2: pictures
+        (B, 3, H, W) in about -1..1. Latents, whose rows are large, one by one."""
         device, size = batch["noise"].device, len(batch["noise"])
-        learned = self.config.null_text == "learned"
-        null = self.texts.null(device)
-        halves = [
-            (value, value if learned else getattr(null, name).expand_as(value))
-            for name in ("tokens", "mask", "embed", "ids")
-            for value in [getattr(batch["text"], name)]
-        ]
+        if self.frozen.autoencoder is not None and size > 1:
+            return torch.cat([self.paint(network, _one_row(batch, row)) for row in range(size)])
         dropped = torch.arange(2 * size, device=device) >= size
-        condition = network.condition(
-            torch.cat([batch["z"]] * 2),
-            *(torch.cat(half) for half in halves),
-            drop_embed=dropped,
-            drop_text=dropped if learned else None,
-        )
+        z, null_rows = self._with_nulls(torch.cat([batch["z"]] * 2), dropped)
+        halves = ()
+        if batch["text"] is not None:
+            null, learned = self.texts.null(device), self._learns_null_text
+            halves = [
+                torch.cat([value, value if learned else getattr(null, name).expand_as(value)])
+                for name in ("tokens", "mask", "embed", "ids")
+                for value in [getattr(batch["text"], name)]
+            ]
+        text_rows = dropped if self._learns_null_text else None
+        condition = network.condition(z, *halves, drop_embed=null_rows, drop_text=text_rows)
 
         def predict(x_t: Tensor, step: Step) -> Tensor:
             t = torch.full((len(x_t),), step.t, device=device)
             return network(x_t.contiguous(memory_format=torch.channels_last), t, condition)
 
-        learned_variance = self.config.schedule.variance == "learned_range"
-        denoise = Denoiser(predict, self.config.schedule.prediction, learned_variance, guidance_scale=2.0, x0_clamp=1.0)
+        schedule, bound = self.config.schedule, 1.0 if self.frozen.autoencoder is None else None
+        learned_variance = schedule.variance == "learned_range"
+        denoise = Denoiser(predict, schedule.prediction, learned_variance, guidance_scale=2.0, x0_clamp=bound)
         for state in ddim(denoise, batch["noise"], self.schedule.respace(SHEET_STEPS)):
             x_0 = state.x0
-        return x_0
+        if self.frozen.autoencoder is None:
+            return x_0
+        with torch.autocast(device.type, enabled=False):
+            return self.frozen.autoencoder.to(device).decode(x_0.float())
 
     def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """decoder.safetensors, stored as bf16."""
         save_stage(path, network.state_dict(), "decoder", self.config, made_of, dtype=torch.bfloat16)
+
+
+def _one_row(batch: dict[str, Any], row: int) -> dict[str, Any]:
+    """What `paint` reads of one row."""
+    rows, text = slice(row, row + 1), batch["text"]
+    return {"z": batch["z"][rows], "noise": batch["noise"][rows], "text": None if text is None else text.take(rows)}

@@ -44,12 +44,13 @@ class PriorTask:
         return network
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
-        """Captions' tokens, embeddings, noise, timesteps and which rows lose their text; noise and timesteps of every
-        draw, a caption's draws one after the other."""
+        """Captions' tokens, embeddings, noise, timesteps and which rows lose their text."""
         size, draws = len(rows), len(rows) * self.recipe.draws
+        tokens = self.texts.tokens(self.data.captions(rows, rng))
         return {
             "z": self.embeddings[rows],
-            "tokens": self.texts.tokens(self.data.captions(rows, rng)),
+            "tokens": tokens,
+            "longest": int(tokens[1].any(0).sum()),
             "t": draw_timesteps(self.recipe.timesteps, draws, self.schedule.timesteps, generator),
             "noise": torch.randn(draws, self.config.clip_dim, generator=generator),
             "drop": torch.rand(size, generator=generator) < self.recipe.prior_drop,
@@ -65,8 +66,7 @@ class PriorTask:
 
         A caption's prefix is computed once for all its draws of noise, as in sampling: the later tokens cost a tenth.
         """
-        t, text = batch["t"], batch["text"]
-        draws = len(t) // len(batch["z"])
+        t, text, draws = batch["t"], batch["text"], self.recipe.draws
         z = batch["z"].repeat_interleave(draws, dim=0)
         x_0 = network.scale(z)
         x_t = self.schedule.add_noise(x_0, t, batch["noise"])
@@ -75,6 +75,9 @@ class PriorTask:
             null_tokens, null_embed, null_mask = network.null_text(len(tokens))
         else:
             null_tokens, null_embed, null_mask = batch["null"].tokens, batch["null"].embed, batch["null"].mask
+        # Beyond the longest caption there is only padding, which nobody reads.
+        longest = batch["longest"]
+        tokens, mask, null_tokens, null_mask = (x[:, :longest] for x in (tokens, mask, null_tokens, null_mask))
         drop = batch["drop"]
         tokens = torch.where(drop[:, None, None], null_tokens, tokens)
         embed = torch.where(drop[:, None], null_embed, embed)
@@ -100,6 +103,6 @@ class PriorTask:
             "clip_score_true": torch.cosine_similarity(batch["z"], text.embed).mean(),
         }
 
-    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """prior.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "prior", self.config, made_of, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "prior", self.config, {"recipe": recipe}, dtype=torch.bfloat16)

@@ -25,10 +25,16 @@ def some_rows(rows: Sequence[int], count: int) -> list[int]:
     return [rows[index % len(rows)] for index in range(count)]
 
 
-def fixed_batch(task: Any, rows: list[int], device: torch.device) -> Any:
-    """The same batch whenever it is asked for, on `device`, no condition dropped, one noise for each row."""
+def undisturbed(task: Any) -> Any:
+    """The task as it is validated: no condition is dropped, and a row is drawn once."""
     whole = copy.copy(task)
     whole.recipe = dataclasses.replace(task.recipe, embed_drop=0.0, text_drop=0.0, prior_drop=0.0, draws=1)
+    return whole
+
+
+def fixed_batch(task: Any, rows: list[int], device: torch.device) -> Any:
+    """The same batch whenever it is asked for, on `device`."""
+    whole = undisturbed(task)
     batch = move(whole.batch(rows, random.Random(0), torch.Generator().manual_seed(0)), device)
     return whole.prepare(batch) if hasattr(whole, "prepare") else batch
 
@@ -37,12 +43,12 @@ def quarter_losses(task: Any, network: nn.Module, rows: Sequence[int], device: t
     """The loss where there is little noise (quarter 1) to where there is nothing else (4): loss_quarter_1 ... 4."""
     chosen = some_rows(rows, min(len(rows), ROWS))
     batch = fixed_batch(task, chosen, device)
-    timesteps = task.schedule.timesteps
+    whole, timesteps = undisturbed(task), task.schedule.timesteps
     found = {}
     for quarter in range(QUARTERS):
         share = (quarter + (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)) / QUARTERS
         t = (share * timesteps).long().clamp(max=timesteps - 1)
-        found[f"loss_quarter_{quarter + 1}"] = task.loss(network, {**batch, "t": t})[0]
+        found[f"loss_quarter_{quarter + 1}"] = whole.loss(network, {**batch, "t": t})[0]
     return found
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.catalog import find, read_stack
+from ..checkpoints.catalog import ANALYTIC, PCA, find, read_stack, table_name
 from ..checkpoints.native import save_stage
-from ..checkpoints.tables import ANALYTIC, PCA, save_basis, save_noise_powers, table_name
+from ..checkpoints.tables import save_basis, save_noise_powers
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
 from ..stack import Stack, load_stack
@@ -73,7 +73,7 @@ def train_all(
     any work for a stage that cannot be trained at all, or a `target` whose stages do not speak its CLIP; pictures that
     are too small for an upsampler leave it out.
     """
-    have = read_stack(target)
+    have = read_stack(target) if target.is_dir() else None
     if have is not None and have.problems:
         raise ValueError(f"--name {name}: {'; '.join(have.problems)}")
     there = dict(have.stages) if have else {}

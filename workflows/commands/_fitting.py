@@ -40,8 +40,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def table_path(output: Path | None, stack: str, kind: str) -> Path:
     """Where to write: `output`, else a model folder that can be written. Raises ValueError if there is none."""
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import ENVIRONMENT, writable_folder
-    from ...unclip_core.checkpoints.tables import table_name
+    from ...unclip_core.checkpoints.catalog import ENVIRONMENT, table_name, writable_folder
 
     if output is not None:
         return output.expanduser()

@@ -11,9 +11,11 @@ Examples:
   unclip convert ~/karlo-v1-alpha models/unclip/karlo --dtype bf16
   unclip convert ~/downloads/karlo models/unclip/karlo
 \b
-SRC is a diffusers folder of Karlo, or a folder of Karlo's own files: the prior's, decoder's and
-super-resolution's .ckpt, ViT-L-14_stats.th and ViT-L-14.pt. Pickles are read as tensors alone; one
-with code in it is refused.
+SRC is a diffusers folder of Karlo or Kandinsky (the prior's or decoder's, beside the other), or a
+folder of original files. Karlo's: the prior's, decoder's and super-resolution's .ckpt,
+ViT-L-14_stats.th and ViT-L-14.pt. Kandinsky 2.1's: prior_fp16.ckpt, decoder_fp16.ckpt or
+inpainting_fp16.ckpt, movq_final.ckpt, the folder text_encoder, and the same two of CLIP. Pickles are
+read as tensors alone; one with code in it is refused.
 """
 
 

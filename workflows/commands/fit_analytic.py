@@ -29,8 +29,8 @@ def command(stack, data, pairs, seed, cache, output) -> None:
     import torch
 
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import find
-    from ...unclip_core.checkpoints.tables import ANALYTIC, save_noise_powers
+    from ...unclip_core.checkpoints.catalog import ANALYTIC, find
+    from ...unclip_core.checkpoints.tables import save_noise_powers
     from ...unclip_core.stack import load_stack
     from ...unclip_core.training.embeddings import embed_rows
     from ...unclip_core.training.fit_analytic import fit_noise_powers

@@ -27,8 +27,8 @@ The more pictures the better: more than the CLIP has dimensions, thousands if yo
 def command(stack, data, pictures, seed, cache, output) -> None:
     """Fit the components that PCA Project keeps, and write them as <model>.pca.safetensors."""
     from ...nodes.host import current_host
-    from ...unclip_core.checkpoints.catalog import find
-    from ...unclip_core.checkpoints.tables import PCA, save_basis
+    from ...unclip_core.checkpoints.catalog import PCA, find
+    from ...unclip_core.checkpoints.tables import save_basis
     from ...unclip_core.clip.pca import fit_pca
     from ...unclip_core.stack import load_stack
     from ...unclip_core.training.fit_pca import embed_pictures

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from ...unclip_core.checkpoints import catalog
 from ...unclip_core.checkpoints.diffusers_folder import read_licence
 from ...unclip_core.checkpoints.hub import licence_title
+from ...unclip_core.checkpoints.published import PUBLISHED
+from ...unclip_core.config import STAGES
+from ..checks.stacks import reasons, shipped_graphs
+from ..document.schema import NodeClasses, node_classes
+from ._tables import print_table, size_text
 
-_COLUMNS = ("NAME", "STAGES", "PARAMETERS", "DTYPE", "LICENCE", "FOLDER")
+_COLUMNS = ("NAME", "STAGES", "DTYPE", "SIZE", "LICENCE", "GRAPHS", "FOLDER")
 
 
 @click.command(short_help="List installed models; check their files.")
@@ -19,7 +26,8 @@ _COLUMNS = ("NAME", "STAGES", "PARAMETERS", "DTYPE", "LICENCE", "FOLDER")
 @click.option("--verify", "check", is_flag=True, help="Read every file: complete, finite, shapes that fit the config.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def command(names: tuple[str, ...], check: bool, as_json: bool) -> int:
-    """List installed models, or those called NAME: folder, stages, parameters, dtype, licence, and what is wrong.
+    """List installed models: stages, dtype, size, licence, how many of the shipped graphs each runs, folder, and what
+    is wrong. Of those called NAME also each stage, and which graphs it runs or why not.
 
     With --verify the exit code is 1 if a file is damaged; 2, as always, if there is no model called NAME.
     """
@@ -27,7 +35,7 @@ def command(names: tuple[str, ...], check: bool, as_json: bool) -> int:
 
     folders = current_host().model_folders()
     entries = choose(names, folders)
-    reports = {entry.name: describe(entry) for entry in entries}
+    reports = {entry.name: describe(entry, folders) for entry in entries}
     if check:
         for entry in entries:
             reports[entry.name]["problems"] = _verify(entry, quiet=as_json)
@@ -41,6 +49,9 @@ def command(names: tuple[str, ...], check: bool, as_json: bool) -> int:
             if check and not report["problems"]:
                 click.echo(f"{report['name']}: ok")
         if not names and not check:
+            installed = catalog.list_stacks(folders)
+            if more := [name for name in PUBLISHED if name not in installed]:
+                click.echo(f"more with `unclip pull NAME`: {', '.join(more)}")
             click.echo(f"searched: {', '.join(map(str, catalog.search_path(folders)))}")
     return 1 if check and any(report["problems"] for report in reports.values()) else 0
 
@@ -53,25 +64,33 @@ def choose(names: Sequence[str], folders: Sequence) -> list[catalog.StackEntry]:
     return [stacks[name] for name in (dict.fromkeys(names) if names else stacks)]
 
 
-def describe(entry: catalog.StackEntry) -> dict:
-    """A stack as JSON has it. Problems are objects with file, key, expected and found, or lines of text."""
+def describe(entry: catalog.StackEntry, folders: Sequence = ()) -> dict:
+    """A stack as JSON has it. Problems are objects with file, key, expected and found, or lines of text; graphs are
+    the shipped ones by name, with the reasons why it cannot run them. folders: the host's."""
+    classes = NodeClasses(node_classes())
     stages = {
         name: {
             "parameters": stage.parameters,
             "dtype": stage.dtype,
+            "bytes": sum(path.stat().st_size for path in stage.files),
             "files": [str(path) for path in stage.files],
         }
-        for name, stage in entry.stages.items()
+        for name, stage in sorted(entry.stages.items(), key=lambda item: STAGES.index(item[0]))
     }
     licences = dict.fromkeys(stage.licence for stage in entry.stages.values() if stage.licence)
     return {
         "name": entry.name,
         "folder": str(entry.folder),
         "layout": entry.layout,
+        "experimental": entry.experimental,
         "stages": stages,
         "parameters": sum(stage["parameters"] for stage in stages.values()),
+        "bytes": sum(path.stat().st_size for path in {path for stage in entry.stages.values() for path in stage.files}),
         "dtypes": list(dict.fromkeys(stage["dtype"] for stage in stages.values())),
         "licence": ", ".join(map(licence_title, licences)) or licence_title(read_licence(entry.folder)),
+        "graphs": {}
+        if entry.problems
+        else {name: reasons(graph, entry, classes, folders) for name, graph in shipped_graphs().items()},
         "problems": list(entry.problems),
     }
 
@@ -105,21 +124,34 @@ def _print_table(reports: list[dict], detailed: bool) -> None:
     for report in reports:
         dtypes, licence = "/".join(report["dtypes"]) or "-", report["licence"] or "not named"
         stages = "broken" if report["problems"] and not report["stages"] else _stages(report)
-        rows.append((report["name"], stages, _count(report["parameters"]), dtypes, licence, report["folder"]))
+        graphs = f"{sum(not found for found in report['graphs'].values())} of {len(report['graphs'])}"
+        size = size_text(report["bytes"]) if report["stages"] else "-"
+        cells = (report["name"], stages, dtypes, size, licence, graphs if report["graphs"] else "-")
+        rows.append((*cells, report["folder"]))
         for name, stage in report["stages"].items() if detailed else ():
-            rows.append(("", name, _count(stage["parameters"]), stage["dtype"], "", _files(report, stage)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]]).rstrip())
+            size = size_text(stage["bytes"])
+            parameters = f"{_count(stage['parameters'])} parameters"
+            rows.append(("", name, stage["dtype"], size, parameters, "", _files(report, stage)))
+    print_table(rows)
+    for report in reports if detailed else ():
+        width = max(map(len, report["graphs"]), default=0)
+        for name, found in report["graphs"].items():
+            verdict = f"cannot run {name:{width}}  {'; '.join(found)}" if found else f"runs       {name}"
+            click.echo(f"{report['name']} {verdict}")
 
 
 def _stages(report: dict) -> str:
-    return " ".join(report["stages"]) + (" (broken)" if report["problems"] else "")
+    marks = [
+        mark for mark, holds in (("broken", report["problems"]), ("experimental", report["experimental"])) if holds
+    ]
+    return " ".join([*report["stages"], *(f"({mark})" for mark in marks)])
 
 
 def _files(report: dict, stage: dict) -> str:
-    return ", ".join(path.removeprefix(report["folder"]).lstrip("/\\") for path in stage["files"])
+    folder = Path(report["folder"])
+    return ", ".join(
+        os.path.relpath(path, folder if folder in Path(path).parents else folder.parent) for path in stage["files"]
+    )
 
 
 def _count(number: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._options import cache_option
+from ._subject import subject
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,13 +26,23 @@ Examples:
   unclip train decoder --init storybook:decoder --data photos/ --run runs/warmer
   unclip train clip --preset storybook --steps 500
   unclip train all --name mine --data photos/ --print-config > mine.toml
+  unclip train subject --help
   torchrun --nproc-per-node 2 -m comfyui_unclip.workflows.cli train prior --name mine --data photos/
 \b
 Stop it at any time: the same command goes on where the last checkpoint was.
 """
 
 
-@click.command(epilog=EPILOG)
+class _Train(click.Command):
+    """`subject` is no stage: it has options of its own."""
+
+    def make_context(self, info_name, args, parent=None, **extra) -> click.Context:
+        if args[:1] == ["subject"]:
+            return subject.make_context(f"{info_name} subject", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=_Train, epilog=EPILOG)
 @click.argument("stage", type=click.Choice(("all", *STAGES)))
 @click.option("--data", default="storybook:", show_default=True, help="See `unclip data`.")
 @click.option("--name", help="Of the new stack: its ids, runs/NAME, and its folder in Load unCLIP.")

@@ -203,9 +203,9 @@ class Store:
 
 
 def _kept_types() -> dict[str, type]:
-    from ...unclip_core.types import Embedding, GivenNoise, Inversion, TextEncoding
+    from ...unclip_core.types import Embedding, GivenNoise, Inversion, LoraRecord, TextEncoding
 
-    return {kind.__name__: kind for kind in (TextEncoding, Embedding, GivenNoise, Inversion)}
+    return {kind.__name__: kind for kind in (TextEncoding, Embedding, GivenNoise, Inversion, LoraRecord)}
 
 
 def _encode(value: Any, tensors: dict[str, Any]) -> Any:
@@ -221,6 +221,9 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"value": value}
     if isinstance(value, tuple) and all(isinstance(item, str | int | float) for item in value):
         return {"tuple": list(value)}
+    if isinstance(value, tuple):
+        items = [_encode(item, tensors) for item in value]
+        return None if None in items else {"items": items}
     if _kept_types().get(kind) is not type(value) or (kind == "GivenNoise" and value.inversion is None):
         return None  # drawn noise is made faster than it is read
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -236,6 +239,8 @@ def _decode(item: Any, tensors: dict[str, Any]) -> Any:
         return tensors[item["tensor"]]
     if "tuple" in item:
         return tuple(item["tuple"])
+    if "items" in item:
+        return tuple(_decode(inner, tensors) for inner in item["items"])
     if "value" in item:
         return item["value"]
     fields = {name: _decode(field, tensors) for name, field in item["fields"].items()}

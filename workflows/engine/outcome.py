@@ -14,7 +14,7 @@ class Event:
     start        -               -
     cached       -               nodes: ids whose outputs an earlier run left
     executing    the node's id   display: the node of the saved graph that it belongs to
-    progress     the node's id   value, max, label, step (the sampler's StepState; `preview_picture(step.x0)` shows it)
+    progress     the node's id   value, max, label, step (the sampler's StepState; `preview_picture(step)` shows it)
     warning      the node's id   messages: what the node found; none: what it said in an earlier run is taken back
     executed     the node's id   display, ui: what the node shows
     blocked      the node's id   message: why an ExecutionBlocker stopped it; the run goes on

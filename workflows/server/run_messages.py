@@ -7,13 +7,16 @@ import struct
 import time
 import traceback
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...nodes.host import graph_name, preview_picture
 from ..engine.outcome import Event, NodeFailure
 from .job import Job
 from .json_text import to_json
 from .pages import Pages
+
+if TYPE_CHECKING:
+    from ...unclip_core.diffusion.samplers import StepState
 
 _PREVIEW_INTERVAL = 0.2  # seconds: each preview waits for the device
 _STATE_INTERVAL = 0.05
@@ -85,7 +88,7 @@ class RunMessages:
         last = value >= most
         self._send("progress", {"node": event.node, "value": value, "max": most}, droppable=not last)
         self._state(event.node, value, most, at_once=last)
-        self._preview(event.node, event.data["step"].x0, last)
+        self._preview(event.node, event.data["step"], last)
 
     def _on_warning(self, event: Event) -> None:
         messages, place = event.data["messages"], (graph_name(self._job.pnginfo, self._job.client), event.node)
@@ -141,14 +144,14 @@ class RunMessages:
             self._sent_states = now
             self._send("progress_state", {"nodes": self._states}, droppable=not at_once)
 
-    def _preview(self, node: str, x0: Any, last: bool) -> None:
+    def _preview(self, node: str, step: StepState, last: bool) -> None:
         now = time.monotonic()
-        wanted = self._job.previews and self._job.client in self._pages and x0.ndim == 4
+        wanted = self._job.previews and self._job.client in self._pages and step.is_visible
         if not wanted or (now - self._previewed < _PREVIEW_INTERVAL and not last):
             return
         self._previewed = now
         file = BytesIO()
-        preview_picture(x0).save(file, format="JPEG", quality=90)
+        preview_picture(step).save(file, format="JPEG", quality=90)
         about = to_json({**self._names(node), "image_type": "image/jpeg"}).encode()
         message = struct.pack(">II", _PREVIEW, len(about)) + about + file.getvalue()
         self._pages.send_raw(self._job.client, message, droppable=True)

@@ -1,6 +1,7 @@
 """The catalog: finds stacks by folder name, in order, and says what is broken and where it looked."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ def test_find_says_what_there_is_and_where_it_looked(root, tmp_path):
     with pytest.raises(ValueError) as error:
         catalog.find("karlo", [tmp_path / "host"])
     message = str(error.value)
-    assert "no model 'karlo'; installed: one" in message
+    assert "no model 'karlo'; put a folder" in message and "installed: one" in message
     assert all(str(folder) in message for folder in (tmp_path / "embedded", tmp_path / "host", root))
     assert "$UNCLIP_MODELS" in message and "\n" not in message
 
@@ -163,11 +164,16 @@ def test_reads_a_large_catalog_fast_and_without_torch(root):
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, catalog.ENVIRONMENT: str(root)})
 
 
-@pytest.mark.parametrize("name", ["karlo-v1-alpha", "karlo-v1-alpha-image-variations"])
-def test_a_missing_karlo_says_how_to_get_it(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["karlo-v1-alpha", "kandinsky-2-2"])
+def test_a_published_model_that_is_missing_or_broken_says_how_to_get_it(name, tiny_models, tmp_path, monkeypatch):
     monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(ValueError, match=f"no model '{name}'.*`unclip pull kakaobrain/{name}`"):
+    with pytest.raises(ValueError, match=f"no model '{name}'.*`unclip pull {name}`"):
+        catalog.find(name)
+    shutil.copytree(tiny_models / "tiny", tmp_path / name)
+    weights = tmp_path / name / "decoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"'{name}' is broken: .*truncated.*`unclip pull {name}` gets what is missing"):
         catalog.find(name)
 
 

@@ -1,6 +1,7 @@
 """`unclip convert`: foreign folders and Karlo's own files become a native stack, whole or not at all."""
 
 import importlib.util
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,18 @@ from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.workflows.cli import run
 
 
-@pytest.fixture(scope="module")
-def karlo_files():
-    path = Path(__file__).with_name("karlo_files.py")
-    specification = importlib.util.spec_from_file_location("karlo_files", path)
-    sys.modules["karlo_files"] = found = importlib.util.module_from_spec(specification)
+def beside(name):
+    """A helper module that lies beside this file."""
+    path = Path(__file__).with_name(f"{name}.py")
+    specification = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = found = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(found)
     return found
+
+
+@pytest.fixture(scope="module")
+def karlo_files():
+    return beside("karlo_files")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +143,56 @@ def test_karlos_own_files_with_openais_clip(entry, originals, tmp_path):
     assert config == sizes.clip and set(state) == set(empty_network(config).state_dict())
     expected = archive.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in state.items())
+
+
+@pytest.fixture(scope="module", params=["", "inpaint"])
+def kandinsky(request, family, karlo_files, tmp_path_factory):
+    """(a folder of Kandinsky 2.1's own files, the same as a diffusers stack, the sizes)."""
+    kind, source = request.param, tmp_path_factory.mktemp("kandinsky")
+    networks = family.kandinsky_2_1(source, decoders=(kind,))
+    name = f"kandinsky-2-1-{kind}".removesuffix("-")
+    folder = tmp_path_factory.mktemp("original") / "files"
+    writer = beside("kandinsky_files")
+    writer.write_kandinsky_files(folder, source / name, networks["kandinsky-2-1-prior"], networks[name], karlo_files)
+    entry = catalog.read_stack(source / name)
+    config = {stage: found.config for stage, found in entry.stages.items()}
+    # The files say nothing of themselves: the network that repaints is known by its channels alone.
+    plain = replace(config["decoder"], extra_input="none", unet=replace(config["decoder"].unet, in_channels=4))
+    return folder, entry, StackConfig("small", config["clip"], config["prior"], plain)
+
+
+def test_kandinskys_own_files(kandinsky, tmp_path):
+    folder, entry, sizes = kandinsky
+    finish(convert(folder, tmp_path / "new", original=sizes))
+    new = catalog.read_stack(tmp_path / "new")
+    assert not new.problems and list(new.stages) == ["prior", "decoder"]
+    expected = entry.stages["decoder"].config
+    assert replace(new.stages["decoder"].config, decoder_id=expected.decoder_id) == expected
+    for stage, found in new.stages.items():
+        before, after = load_network(entry.stages[stage]).state_dict(), load_network(found).state_dict()
+        assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
+        assert found.licence == "apache-2.0"
+    assert new.stages["decoder"].tokenizer.read_text() == entry.stages["decoder"].tokenizer.read_text()
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ("d.ckpt", r"a decoder without its autoencoder \(movq_final.ckpt\); put that file beside it"),
+        ("text_encoder/pytorch_model.bin", r"without its text_tower \(text_encoder/pytorch_model.bin\)"),
+        ("text_encoder/tokenizer.json", r"tokenizer.json: missing, and the decoder reads captions by it"),
+    ],
+)
+def test_kandinskys_files_belong_together(kandinsky, tmp_path, missing, expected):
+    folder = shutil.copytree(kandinsky[0], tmp_path / "files")
+    (folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=expected):
+        finish(convert(folder, tmp_path / "new", original=kandinsky[2]))
+
+
+def test_karlos_choices_are_not_kandinskys(kandinsky, tmp_path):
+    with pytest.raises(ValueError, match="follow 'karlo' is about Karlo's prior, and this is another model"):
+        finish(convert(kandinsky[1].folder, tmp_path / "new", follow="karlo"))
 
 
 def test_originals_without_statistics_are_refused(originals, tmp_path):

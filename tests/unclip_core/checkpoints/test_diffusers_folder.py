@@ -259,3 +259,15 @@ def test_without_an_index_the_networks_tell(copied):
     (copied / "model_index.json").unlink()
     entry = catalog.read_stack(copied)
     assert list(entry.stages) == ["clip", "prior", "decoder", "upsampler_256"] and not entry.problems
+
+
+def test_prior_and_text_encoder_alone_make_embeddings(copied, written):
+    for path in copied.iterdir():
+        if path.name not in ("prior", "prior_scheduler", "text_encoder", "tokenizer"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    entry = catalog.read_stack(copied)
+    assert list(entry.stages) == ["clip", "prior"] and not entry.problems
+    embeds = []
+    for stack in (load_stack(entry, "fp32"), load_stack(catalog.read_stack(written[0]), "fp32")):
+        embeds.append(stack.prior.sample(stack.clip.encode_text(["a red star"]), steps=2).vector)
+    assert torch.equal(*embeds)

@@ -137,10 +137,58 @@ def test_our_own_repositories():
     assert names(chosen) == ["README.md", "clip.safetensors", "decoder.safetensors", "decoder.pca.safetensors"]
 
 
-def test_the_pipelines_are_those_that_can_be_read():
+def test_what_can_be_read_can_be_pulled():
     from comfyui_unclip.unclip_core.checkpoints import diffusers_folder
 
-    assert tuple(hub.PIPELINES) == diffusers_folder.PIPELINES
+    assert set(diffusers_folder.PIPELINES) <= set(hub.PIPELINES)
+
+
+FAMILY = {
+    "KandinskyV22PriorPipeline": (
+        ["prior", "text_encoder", "image_encoder"],
+        ["scheduler/scheduler_config.json", "image_processor/preprocessor_config.json"],
+    ),
+    "KandinskyV22InpaintPipeline": (["unet", "movq"], ["scheduler/scheduler_config.json"]),
+    "KandinskyPipeline": (
+        ["unet", "movq", "text_encoder"],
+        ["scheduler/scheduler_config.json", "ddpm_scheduler/scheduler_config.json", "tokenizer/tokenizer.json"],
+    ),
+    "StableUnCLIPImg2ImgPipeline": (
+        ["unet", "vae", "text_encoder", "image_encoder", "image_normalizer"],
+        ["image_noising_scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_of_each_pipeline_its_networks_and_their_settings(kind):
+    networks, settings = FAMILY[kind]
+    weights = [f"{network}/model{ending}" for network in networks for ending in (".safetensors", ".fp16.safetensors")]
+    other = ["safety_checker/model.safetensors", "tokenizer/vocab.json", "image.png", "movq.ckpt"]
+    files = remote("model_index.json", *weights, *settings, *other, *(f"{network}/config.json" for network in networks))
+    found, chosen = choose_files("a/b", files, {"_class_name": kind})
+    expected = {"model_index.json", *settings, *(f"{network}/config.json" for network in networks)}
+    assert found == kind and set(names(chosen)) == expected | {f"{network}/model.safetensors" for network in networks}
+
+
+def test_a_repository_of_one_network():
+    files = remote("README.md", "config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+    kind, chosen = choose_files("a/b", files, {"_class_name": "PriorTransformer"})
+    assert kind == hub.PRIOR
+    assert names(chosen) == ["README.md", "config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_only_the_prior_of_a_larger_repository(published):
+    plan = plan_pull(KARLO, networks=("prior", "text_encoder"), name="karlo-prior")
+    assert plan.name == "karlo-prior" and set(names(plan.files)) == {
+        "README.md",
+        "prior/config.json",
+        "prior/diffusion_pytorch_model.safetensors",
+        "prior_scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/special_tokens_map.json",
+    }
 
 
 def test_an_image_variation_model_has_no_prior():
@@ -253,9 +301,29 @@ def test_a_real_folder_arrives_whole_and_is_found_sound(karlo, hub_server, hub_r
         assert verify_stack(entry) == []
 
 
+def test_a_file_that_is_gone_or_cut_is_fetched_again(published, hub_server, tmp_path):
+    plan = plan_pull(KARLO)
+    where = pull(plan, tmp_path)
+    gone, cut = (
+        where / "prior/diffusion_pytorch_model.safetensors",
+        where / "decoder/diffusion_pytorch_model.safetensors",
+    )
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-7])
+    (where / "decoder.pca.safetensors").write_bytes(b"mine")
+    hub_server.requests.clear()
+    assert pull(plan, tmp_path) == where and not (tmp_path / STAGING).exists()
+    assert all((where / file.path).read_bytes() == published.files[file.path] for file in plan.files)
+    assert (where / "decoder.pca.safetensors").read_bytes() == b"mine"
+    assert sorted(path for path, _ in hub_server.fetched()) == sorted(
+        path.relative_to(where).as_posix() for path in (gone, cut)
+    )
+
+
 def test_something_else_of_that_name_is_left_alone(published, tmp_path):
     (tmp_path / "karlo-v1-alpha").mkdir()
     (tmp_path / "karlo-v1-alpha" / "mine.txt").write_text("x")
+    (tmp_path / "karlo-v1-alpha" / "README.md").write_bytes(published.files["README.md"])  # a card is no model
     with pytest.raises(ValueError, match=r"karlo-v1-alpha: there is something of that name already"):
         pull(plan_pull(KARLO), tmp_path)
     assert (tmp_path / "karlo-v1-alpha" / "mine.txt").read_text() == "x"

@@ -124,6 +124,24 @@ def test_every_step_has_the_edited_x0_to_the_last_bit(sampler, prediction, clamp
     assert torch.equal(states[-1].x_t, known)
 
 
+@pytest.mark.parametrize(("clamp", "quantile", "bound"), [(0.8, None, 0.8), (2.0, 0.995, 1.0), (None, None, None)])
+def test_edits_stay_in_the_bound_of_x_0_and_what_is_known_stays_as_it_is(clamp, quantile, bound):
+    """A dynamic threshold brings x_0 into -1..1, so that is where guidance may move it; data is no prediction."""
+    x_t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    known, mask = torch.full_like(x_t, 1.7), torch.zeros(2, 1, 8, 8)
+    mask[..., :4], mask[:, :, 0, 4] = 1.0, 0.5
+    step = STEP
+    options = {"x0_clamp": clamp, "x0_quantile": quantile}
+    pushed = (lambda x_0, step: x_0 + 3.0,)
+    plain = Denoiser(convolution(), "v", **options)(x_t, step).x0
+    predicted = Denoiser(convolution(), "v", **options, edits=pushed, known=keep_known(known, mask))(x_t, step)
+    expected = plain + 3.0 if bound is None else (plain + 3.0).clamp(-bound, bound)
+    assert torch.allclose(predicted.x0[..., :4], expected[..., :4], atol=1e-6)
+    assert (predicted.x0[:, :, 1:, 4:] == 1.7).all() and (predicted.x0[:, :, 0, 5:] == 1.7).all()
+    assert torch.allclose(predicted.x0[:, :, 0, 4], (1.7 + expected[:, :, 0, 4]) / 2, atol=1e-6)
+    assert torch.allclose(step.alpha * predicted.x0 + step.sigma * predicted.eps, x_t, atol=1e-5)
+
+
 def test_edits_are_applied_in_turn():
     x = torch.randn(1, 3, 2, 2)
     edits = (lambda x_0, step: x_0 * 0 + 0.25, lambda x_0, step: x_0 * 2.0)

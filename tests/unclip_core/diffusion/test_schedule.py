@@ -51,6 +51,21 @@ def test_respacing_equals_unclip_scheduler():
     assert [step.t for step in Schedule(ScheduleConfig()).respace(25)] == reference.timesteps.tolist()
 
 
+@pytest.mark.parametrize(("spacing", "offset"), [("leading", 0), ("leading", 1), ("trailing", 0), ("linspace", 0)])
+@pytest.mark.parametrize("count", [1, 7, 50, 999])
+def test_spacings_equal_diffusers(spacing, offset, count):
+    reference = DDPMScheduler(timestep_spacing=spacing, steps_offset=offset)
+    reference.set_timesteps(count)
+    expected = [999] if (spacing, count) == ("linspace", 1) else reference.timesteps.tolist()  # theirs is 0 alone
+    schedule = Schedule(ScheduleConfig(name="linear", spacing=spacing, first_timestep=offset))
+    assert [step.t for step in schedule.respace(count)] == expected
+
+
+def test_all_timesteps_leave_no_room_for_an_offset():
+    schedule = Schedule(ScheduleConfig(spacing="leading", first_timestep=1))
+    assert [step.t for step in schedule.respace(1000)] == list(reversed(range(1000)))
+
+
 @pytest.mark.parametrize("steps", [0, -3, 1001, 2.5, True, float("nan")])
 def test_steps_out_of_range_are_refused_with_the_range(steps):
     with pytest.raises(ValueError, match="from 1 to 1000"):

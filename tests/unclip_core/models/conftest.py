@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.config import (
+    AutoencoderConfig,
     DecoderConfig,
     PriorConfig,
     ScheduleConfig,
     TextEncoderConfig,
+    TextTowerConfig,
     UNetConfig,
     UpsamplerConfig,
 )
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
+from comfyui_unclip.unclip_core.models.stable_decoder import StableDecoderNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork, UpsamplerPair, stored_upsampler
 
 PRIOR = PriorConfig(clip_dim=24, text_width=20, context_length=10, width=32, depth=3, heads=4)
@@ -44,6 +47,7 @@ PRIORS = {
     "karlo": PRIOR,
     "diffusers-mask": replace(PRIOR, mask_value=-10000.0),
     "paper": replace(PRIOR, scaling="constant", embed_scale=3.0, null_text="learned", final_norm=False),
+    "one-pass": replace(PRIOR, scaling="constant", one_pass=True),
 }
 DECODERS = {
     "karlo": DECODER,
@@ -57,6 +61,20 @@ DECODERS = {
     ),
     "fine": replace(DECODER, unet=replace(UNET, patch_size=2, fine_channels=8, attention_resolutions=(8, 4))),
 }
+STABLE_DECODER = replace(
+    DECODER,
+    extra_tokens=0,
+    text_embed_in_time=False,
+    text="own_clip",
+    norms=(),
+    mask_text=False,
+    text_tower=TextTowerConfig(width=20),
+    embed_noise=ScheduleConfig(),
+    null_embed="zero",
+    unet=replace(SR_UNET, in_channels=3, attention_resolutions=(16, 8), context_width=20, attention="cross"),
+    schedule=ScheduleConfig(prediction="v"),
+    autoencoder=AutoencoderConfig("kl", latent_channels=3, codes=0),
+)
 UPSAMPLERS = {
     "karlo": replace(UPSAMPLER, final_network=True),
     "level": replace(UPSAMPLER, augmentation_level=True, unet=replace(SR_UNET, patch_size=2, resblock_updown=False)),
@@ -66,6 +84,7 @@ UPSAMPLERS = {
 CONFIGS = (
     [(PriorNetwork, config, f"prior-{name}") for name, config in PRIORS.items()]
     + [(DecoderNetwork, config, f"decoder-{name}") for name, config in DECODERS.items()]
+    + [(StableDecoderNetwork, STABLE_DECODER, "decoder-stable")]
     + [(stored_upsampler, config, f"upsampler-{name}") for name, config in UPSAMPLERS.items()]
 )
 

@@ -54,7 +54,9 @@ def our_config(version):
     unet = dataclasses.replace(
         full.unet, channels=32, channel_mult=(1, 2, 3, 4), depth=2, head_channels=16, context_width=32
     )
-    return dataclasses.replace(full, clip_dim=DIM[version], text_width=TEXT, extra_tokens=TOKENS[version], unet=unet)
+    own = full.multilingual and dataclasses.replace(full.multilingual, width=TEXT)
+    sizes = {"clip_dim": DIM[version], "text_width": TEXT, "extra_tokens": TOKENS[version]}
+    return dataclasses.replace(full, **sizes, multilingual=own, unet=unet)
 
 
 @pytest.fixture(params=["2.1", "2.2"])

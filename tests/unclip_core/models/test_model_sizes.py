@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import stored_upsampler
-from comfyui_unclip.unclip_core.presets import KARLO, PAPER
+from comfyui_unclip.unclip_core.presets import ECLIPSE_KANDINSKY_2_2, ECLIPSE_KARLO, KARLO, PAPER
 
 
 def build(network, config):
@@ -28,6 +28,12 @@ def transformer_weights(width, depth):
 
 def test_karlo_prior_exactly():
     assert count(build(PriorNetwork, KARLO.prior)) == 1_022_030_080
+
+
+@pytest.mark.parametrize(("stack", "published"), [(ECLIPSE_KARLO, 33_143_040), (ECLIPSE_KANDINSKY_2_2, 34_193_152)])
+def test_eclipse_priors_exactly(stack, published):
+    """Their files hold a mean and a std too, which nobody reads."""
+    assert count(build(PriorNetwork, stack.prior)) + 2 * stack.prior.clip_dim == published
 
 
 def test_karlo_decoder_exactly():

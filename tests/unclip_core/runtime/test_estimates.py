@@ -12,8 +12,8 @@ from comfyui_unclip.unclip_core.runtime.estimates import does_not_fit, rows_that
 
 def test_estimates_grow_with_the_picture_and_cover_what_a_forward_allocates():
     big, small = KARLO.upsampler_256.unet, STORYBOOK.upsampler_256.unet
-    assert 3.9 < unet_row_bytes(big, 512, 2) / unet_row_bytes(big, 256, 2) < 4.1
-    assert unet_row_bytes(small, 256, 2) < unet_row_bytes(big, 256, 2) / 20
+    assert 3.9 < unet_row_bytes(big, 512, 512, 2) / unet_row_bytes(big, 256, 256, 2) < 4.1
+    assert unet_row_bytes(small, 256, 256, 2) < unet_row_bytes(big, 256, 256, 2) / 20
     assert rows_that_fit(torch.device("cpu"), 10**15) == 1
     few, many = (rows_that_fit(torch.device("cpu"), size) for size in (2**24, 2**20))
     assert 1 <= few < many <= 1024

@@ -2,13 +2,14 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core import config as c
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
-from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
+from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork, build_autoencoder
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.runtime import estimates as memory
@@ -72,7 +73,7 @@ def embed(rows=1, seed=5, clip_id=CLIP_ID, dim=DIM):
     return Embedding(torch.nn.functional.normalize(vector, dim=-1), clip_id)
 
 
-def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_null=None, **schedule):
+def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_null=None, one_pass=False, **schedule):
     config = c.PriorConfig(
         clip_id=CLIP_ID,
         clip_dim=DIM,
@@ -84,6 +85,7 @@ def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_nu
         scaling=scaling,
         embed_scale=2.0,
         null_text=null_text,
+        one_pass=one_pass,
         schedule=c.ScheduleConfig(prediction="x0", x0_clamp=x0_clamp, **schedule),
         sampling=c.SamplingConfig("ddpm", 4, 2.0),
     )
@@ -119,6 +121,70 @@ def make_decoder(null_text="learned", null_embed="zero", learned_variance=False,
     return Decoder(config, placed(DecoderNetwork(config)), encode_null)
 
 
+def make_latent_decoder(extra_input="none", kind="movq", dtype=torch.float32, guidance_scale=2.0, **changes):
+    """On 8 x 8 latents of 64 px pictures; like Kandinsky 2.2's it reads no text, and its null is a picture's embedding,
+    here `embed(seed=77)`."""
+    latent = 4
+    config = c.DecoderConfig(
+        clip_id=CLIP_ID,
+        decoder_id="tiny/latent",
+        clip_dim=DIM,
+        text_width=WIDTH,
+        extra_tokens=3,
+        text_embed_in_time=False,
+        text="none",
+        token_order="token_major",
+        norms=("image_tokens", "image_time"),
+        null_embed="zero_picture",
+        extra_input=extra_input,
+        unet=c.UNetConfig(
+            image_size=8,
+            in_channels=latent + {"none": 0, "inpaint": latent + 1, "hint": latent}[extra_input],
+            out_channels=2 * latent,
+            channels=16,
+            channel_mult=(1, 2),
+            depth=1,
+            attention_resolutions=(4,),
+            head_channels=8,
+            context_width=16,
+            norm_groups=4,
+        ),
+        schedule=c.ScheduleConfig(
+            name="linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            variance="learned_range",
+            x0_clamp=2.0,
+            x0_quantile=0.995,
+        ),
+        sampling=c.SamplingConfig("ddpm", 4, guidance_scale),
+        autoencoder=c.AutoencoderConfig(
+            kind,
+            channels=(8, 8, 16, 16),
+            depth=1,
+            attention_levels=(3,) if kind == "movq" else (),
+            codes=8 if kind == "movq" else 0,
+            latent_scale=1.0 if kind == "movq" else 0.5,
+            norm_groups=4,
+        ),
+    )
+    config = replace(config, **changes)
+
+    def lively(dtype):
+        torch.manual_seed(3)
+        network = build_autoencoder(config.autoencoder)
+        for parameter in network.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)
+        return network
+
+    return Decoder(
+        config,
+        Placed(lambda dtype: counting(random_weights(DecoderNetwork(config), 0, 0.15)), torch.device("cpu"), dtype),
+        autoencoder=Placed(lively, torch.device("cpu"), dtype),
+        encode_null_image=lambda: embed(seed=77),
+    )
+
+
 def make_upsampler(final_network=False, augmentation_level=True):
     config = c.UpsamplerConfig(
         low_size=8,
@@ -152,6 +218,7 @@ def tiny():
         random_weights=random_weights,
         prior=make_prior,
         decoder=make_decoder,
+        latent_decoder=make_latent_decoder,
         upsampler=make_upsampler,
         clip_id=CLIP_ID,
         dim=DIM,

@@ -91,6 +91,11 @@ def test_without_a_table_the_error_names_the_command(tiny):
     assert not prior.network.loaded
 
 
+def test_a_one_pass_prior_has_nothing_to_measure(tiny):
+    with pytest.raises(ValueError, match="makes its embedding in one pass, so it has no steps"):
+        next(fit_noise_powers(tiny.prior(one_pass=True), tiny.text(2), tiny.embed(2)))
+
+
 def test_what_are_no_pairs_is_refused(tiny):
     prior = tiny.prior()
     with pytest.raises(ValueError, match=r"fit-analytic: 2 captions .* and 3 embeddings .* are no pairs"):

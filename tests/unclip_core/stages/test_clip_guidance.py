@@ -1,5 +1,7 @@
 """CLIP guidance: the gradient is right, also under inference mode, and it raises what it should raise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,10 @@ from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.embeddings import similarity
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages.clip_guidance import ClipGuidance
+from comfyui_unclip.unclip_core.stages.grid import Grid, resolve_grid
 from comfyui_unclip.unclip_core.types import Embedding, PictureStart
+
+GRID = Grid("Test", 3, 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def test_the_gradient_is_that_of_the_cosine(clip):
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     target = F.normalize(torch.randn(2, 12, generator=torch.Generator().manual_seed(2)), dim=1)
     guidance = ClipGuidance(clip, 1.0)
-    gradient = guidance.gradient(x, target)
+    gradient = guidance.gradient(x, target, GRID)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
 
     def cosine(pixels):
@@ -53,12 +58,12 @@ def test_the_gradient_is_that_of_the_cosine(clip):
         slope = (cosine(x + step * direction) - cosine(x - step * direction)) / (2 * step)
     assert torch.allclose(slope, (gradient * direction).flatten(1).sum(1), rtol=0.03, atol=1e-4)
     with torch.inference_mode():
-        assert torch.allclose(guidance.gradient(x.clone(), target.clone()), gradient, atol=1e-6)
+        assert torch.allclose(guidance.gradient(x.clone(), target.clone(), GRID), gradient, atol=1e-6)
 
 
 def test_shift_is_of_the_stated_size_and_fades_with_the_noise(clip):
     target, x = Embedding(torch.ones(1, 12), clip.clip_id), torch.zeros(1, 3, 16, 16)
-    edit = ClipGuidance(clip, 2.0).edit(target, None, slice(0, 1), 1)
+    edit = ClipGuidance(clip, 2.0).edit(target, None, slice(0, 1), 1, GRID)
     steps = Schedule(ScheduleConfig()).respace(5)
     shifts = [(edit(x, step) - x).square().mean().sqrt().item() for step in steps]
     assert shifts == pytest.approx([0.04 * step.sigma**2 for step in steps], rel=1e-3)
@@ -72,6 +77,44 @@ def test_guided_pictures_are_closer_to_the_target(tiny, clip, sampler):
         plain, guided = (each.sample(embed, **options) for each in (decoder, decoder.with_clip_guidance(clip, 5.0)))
     closeness = [similarity(clip.encode_image(image), embed) for image in (plain, guided)]
     assert (closeness[1] > closeness[0] + 0.02).all()
+
+
+@pytest.mark.parametrize("kind", ["movq", "kl"])
+def test_on_latents_the_gradient_is_that_of_the_thinned_decode(tiny, clip, kind):
+    """Through an autoencoder that has painted before, and whose own weights are packed since."""
+    decoder = tiny.latent_decoder(kind=kind)
+    decoder.sample(tiny.embed(), width=96)
+    grid = resolve_grid("Test", decoder.config, decoder.autoencoder, 96, 64, None, pytest.fail)
+    x = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(1)) * 0.5
+    target = F.normalize(torch.randn(2, 12, generator=torch.Generator().manual_seed(2)), dim=1)
+    guidance = ClipGuidance(clip, 1.0)
+    gradient = guidance.gradient(x, target, grid)
+    assert gradient.shape == x.shape and (gradient.flatten(1).norm(dim=1) > 1e-5).all()
+    plain = decoder.autoencoder.read()
+
+    def cosine(latents):
+        pixels = plain.decode(F.interpolate(latents, (4, 6), mode="area"))  # 32 px is what this CLIP sees
+        return F.cosine_similarity(clip.embed_pixels((pixels.clamp(-1, 1) + 1) / 2), target)
+
+    direction = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+    step = 2e-2
+    with torch.no_grad():
+        slope = (cosine(x + step * direction) - cosine(x - step * direction)) / (2 * step)
+    assert torch.allclose(slope, (gradient * direction).flatten(1).sum(1), rtol=0.05, atol=1e-5)
+
+
+def test_on_latents_it_brings_pictures_closer_to_a_text_that_the_decoder_does_not_read(tiny, clip):
+    decoder, text, said = tiny.latent_decoder(), tiny.text(2), []
+    options = {"sampler": "ddim", "steps": 10, "seed": 1, "warn": said.append}
+    with torch.inference_mode():
+        plain = decoder.sample(tiny.embed(2), **options)
+        guiding = decoder.with_clip_guidance(clip, 20.0)
+        away, toward = (
+            guiding.sample(tiny.embed(2), replace(text, embed=x), **options) for x in (-text.embed, text.embed)
+        )
+    assert not said  # here a text does have an effect
+    closeness = [similarity(clip.encode_image(image), text) for image in (away, plain, toward)]
+    assert (closeness[0] + 0.003 < closeness[1]).all() and (closeness[1] + 0.003 < closeness[2]).all(), closeness
 
 
 def test_the_text_is_the_target_where_there_is_one(tiny, clip):

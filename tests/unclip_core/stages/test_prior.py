@@ -1,6 +1,6 @@
 """The prior stage: seeds, order, candidates, guidance, nulls, scale."""
 
-import dataclasses
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -143,11 +143,11 @@ def test_scale_on_the_wire_is_the_texts_own(tiny):
 
 def test_the_scale_is_the_clips_and_no_accident_of_the_texts_given(tiny):
     prior, raw = tiny.prior(), tiny.text(2, norm=10.0)
-    by_chance = dataclasses.replace(raw, embed=raw.embed * torch.tensor([[0.1], [1.0]]))  # the first has norm 1
+    by_chance = replace(raw, embed=raw.embed * torch.tensor([[0.1], [1.0]]))  # the first has norm 1
     batch, alone = vectors(prior, by_chance, seed=3), vectors(prior, by_chance.take([0]), seed=3)
     assert torch.allclose(batch[:1], alone, atol=1e-5)
     unit = tiny.text(2, norm=1.0)
-    rounded = dataclasses.replace(unit, embed=unit.embed * 0.995)
+    rounded = replace(unit, embed=unit.embed * 0.995)
     assert torch.allclose(vectors(prior, rounded).norm(dim=-1), torch.ones(2), atol=1e-5)
 
 
@@ -166,9 +166,86 @@ def test_negative_texts_broadcast(tiny):
         assert torch.allclose(got[2 * row : 2 * row + 2], alone, atol=1e-5)
 
 
+def test_a_start_is_noised_to_its_level_and_all_steps_are_kept(tiny):
+    """Closed form of the start, at the first step that the network sees."""
+    prior, text, start = tiny.prior(scaling="mean_std"), tiny.text(2), tiny.embed(2)
+    network = prior.network.read()
+    network.mean.copy_(torch.linspace(-1, 1, tiny.dim))
+    network.std.copy_(torch.linspace(0.5, 2, tiny.dim))
+    seen, step = [], network.step
+    network.step = lambda x_t, *rest, **options: (seen.append(x_t), step(x_t, *rest, **options))[1]
+    states = []
+    options = {"guidance_scale": 1.0, "candidates": 2, "count": 2, "seed": 3}
+    finish(prior.sample_steps(text, start_embed=start, strength=0.25, **options), states.append)
+    assert [state.t for state in states] == [250, 167, 83, 0]  # round(0.25 * 999) down, the stack's own 4 steps
+    level = Schedule(prior.config.schedule).alphas_cumprod[250]
+    noise = torch.stack([ItemNoise(3, 4, "prior", candidate).draw((tiny.dim,)) for candidate in range(2)], dim=1)
+    scaled = ((start.vector - network.mean) / network.std).repeat_interleave(2, 0)[:, None]  # row = text * 2 + count
+    expected = level.sqrt() * scaled + (1 - level).sqrt() * noise
+    assert torch.allclose(seen[0], expected.flatten(0, 1), atol=1e-5)
+
+
+def test_at_strength_1_the_start_has_no_effect_and_without_a_start_the_strength(tiny):
+    prior, text = tiny.prior(), tiny.text()
+    plain = vectors(prior, text)
+    with pytest.warns(UserWarning, match="at strength 1 it starts from pure noise, so start_embed has no effect"):
+        assert torch.equal(vectors(prior, text, start_embed=tiny.embed(), strength=1.0), plain)
+    with pytest.warns(UserWarning, match=r"without start_embed strength 0\.6 has no effect"):
+        assert torch.equal(vectors(prior, text, strength=0.6), plain)
+    by_default = vectors(prior, text, start_embed=tiny.embed())
+    assert torch.equal(by_default, vectors(prior, text, start_embed=tiny.embed(), strength=0.3))
+    assert not torch.allclose(by_default, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+@pytest.mark.parametrize("starts", [1, 3])
+@pytest.mark.parametrize("rows", [2, 9])
+def test_starts_broadcast_as_captions_do(tiny, limit_rows, texts, starts, rows):
+    prior, text, start = tiny.prior(), tiny.text(texts), tiny.embed(starts)
+    limit_rows(rows)
+    batch = vectors(prior, text, start_embed=start, count=2, seed=4)
+    assert len(batch) == 2 * max(texts, starts)
+    for item in range(len(batch)):
+        own = replace(start, vector=start.vector[[item // 2 % starts]])
+        alone = vectors(prior, text.take([item // 2 % texts]), start_embed=own, seed=4 + item)
+        assert torch.allclose(batch[item : item + 1], alone, atol=1e-5), item
+
+
+def test_a_one_pass_prior_makes_the_embedding_of_noise_in_one_forward(tiny):
+    prior, text, states = tiny.prior(one_pass=True), tiny.text(2, norm=10.0), []
+    network = prior.network.read()
+    embed = finish(prior.sample_steps(text, candidates=2, count=2, seed=3), states.append)
+    assert [(state.index, state.total) for state in states] == [(0, 1)] and network.calls == [(8, network.calls[0][1])]
+    words = [part.repeat_interleave(2, 0) for part in (text.tokens, text.embed, text.mask)]
+    with torch.no_grad():
+        made = [
+            network(ItemNoise(3, 4, "prior", candidate).draw((tiny.dim,)), torch.zeros(4), *words)
+            for candidate in range(2)
+        ]
+    candidates = network.unscale(torch.stack(made, dim=1))
+    expected = choose_closest(candidates, words[1], tiny.clip_id, normalised=False)
+    assert torch.allclose(embed.vector, expected.vector, atol=1e-5)
+
+
+def test_a_one_pass_prior_says_what_it_cannot_use(tiny):
+    prior, text = tiny.prior(one_pass=True), tiny.text(1)
+    plain = vectors(prior, text)
+    with pytest.warns(UserWarning, match="in one pass, so sampler, steps and guidance_scale have no effect") as warned:
+        assert vectors(prior, text, steps=9, guidance_scale=4.0, sampler="analytic_ddpm").equal(plain)
+    assert len(warned) == 1
+    options = {"negative_text": tiny.text(3), "start_embed": tiny.embed(3)}
+    with pytest.warns(UserWarning, match="so negative_text and start_embed have no effect; leave it to the model"):
+        assert vectors(prior, text, **options).equal(plain)
+    with pytest.raises(ValueError, match="steps must be a whole number"):  # but a wrong value is wrong
+        vectors(prior, text, steps=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"strength": 0.0}, r"Diffusion Prior: strength must be above 0 \(keep the start_embed\) and .* got 0.0"),
+        ({"strength": 1.01}, "at most 1 .start from noise., got 1.01"),
+        ({"strength": True}, "got True"),
         ({"steps": 0}, "Diffusion Prior: steps must be a whole number from 1 to 1000, got 0"),
         ({"steps": 1001}, "from 1 to 1000, got 1001"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number from 0 up .* got nan"),
@@ -196,3 +273,9 @@ def test_wrong_inputs_are_refused(tiny):
         prior.sample(None)
     with pytest.raises(ValueError, match=r"batch sizes do not match \(text 3, negative_text 2\)"):
         prior.sample(tiny.text(3), negative_text=tiny.text(2))
+    with pytest.raises(ValueError, match=r"batch sizes do not match \(text 3, start_embed 2\)"):
+        prior.sample(tiny.text(3), start_embed=tiny.embed(2))
+    with pytest.raises(ValueError, match=r"trained on tiny/test .* but got 16-d"):
+        prior.sample(tiny.text(), start_embed=tiny.embed(dim=16))
+    with pytest.raises(ValueError, match="start_embed must be an Embedding, got Tensor; link a prior"):
+        prior.sample(tiny.text(), start_embed=torch.zeros(1, tiny.dim))

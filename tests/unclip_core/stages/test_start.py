@@ -52,7 +52,7 @@ def test_a_larger_mask_is_cropped_with_its_image(tiny):
     mask[..., :64] = 1.0
     for crop in ("center", "squash"):
         result = decoder.sample(tiny.embed(), noise=PictureStart(image, mask, crop=crop))
-        seen = model_to_image(fit_picture("Test", image, 16, crop))
+        seen = model_to_image(fit_picture("Test", image, (16, 16), crop))
         assert (result - seen)[:, :, 8:].abs().max() < 1e-6 < 0.05 < (result - seen)[:, :, :8].abs().mean()
 
 

@@ -66,7 +66,7 @@ BAD_GRAPHS = {
     "cycle": (cycle, "the graph runs in a circle: "),
     "no such model": (
         lambda g: change(g, n2={"widgets_values": ["karlo", "auto"]}),
-        "model_name: Load unCLIP: no model 'karlo'; installed: ",
+        "model_name: Load unCLIP: no model 'karlo'; put a folder 'karlo' ",
     ),
     "nothing saved": (
         lambda g: g | {"nodes": [n for n in g["nodes"] if n["type"] not in ("SaveImage", "PreviewImage")]},

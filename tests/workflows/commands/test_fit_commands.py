@@ -74,7 +74,7 @@ def test_a_prior_is_measured_and_then_samples_analytically(tiny, photos, capsys)
 
 def test_what_cannot_be_fitted_ends_with_one_line_and_code_2(tiny, monkeypatch, capsys):
     assert run(["fit-pca", "--clip", "nobody"]) == 2
-    assert "no model 'nobody'; installed: " in capsys.readouterr().err
+    assert "no model 'nobody'; put a folder " in capsys.readouterr().err
     assert run(["fit-analytic", "--prior", "tiny", "--data", "nothing-here"]) == 2
     assert "--data nothing-here: no pictures found" in capsys.readouterr().err
     monkeypatch.setattr("comfyui_unclip.unclip_core.checkpoints.catalog.writable_folder", lambda *_: None)

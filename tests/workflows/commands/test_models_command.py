@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from comfyui_unclip.nodes import host
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.workflows.cli import run
+from comfyui_unclip.workflows.commands._tables import size_text
+
+SHIPPED = Path(__file__).parents[3] / "workflows"
 
 
 @pytest.fixture
@@ -38,20 +42,51 @@ def unclip(capsys, *arguments):
 def test_the_table_shows_sound_and_broken_models(root, capsys):
     code, out, _ = unclip(capsys)
     lines = out.splitlines()
-    assert code == 0 and lines[0].split() == ["NAME", "STAGES", "PARAMETERS", "DTYPE", "LICENCE", "FOLDER"]
+    assert code == 0 and lines[0].split() == ["NAME", "STAGES", "DTYPE", "SIZE", "LICENCE", "GRAPHS", "FOLDER"]
     assert lines[1].startswith("broken  broken") and lines[1].endswith(str(root / "broken"))
     assert "clip prior decoder upsampler_256 upsampler_1024" in lines[2]
+    size = sum(path.stat().st_size for path in (root / "sound").glob("*.safetensors") if len(path.suffixes) == 1)
     assert "fp32" in lines[2] and "Apache-2.0" in lines[2] and lines[2].endswith(str(root / "sound"))
+    assert size_text(size) in lines[2]
     assert lines[3].startswith(f"broken: {root / 'broken' / 'prior.safetensors'}: truncated")
-    assert str(root) in lines[4]
+    assert lines[4].startswith("more with `unclip pull NAME`: kandinsky-2-2, ")
+    assert str(root) in lines[5]
+
+
+def test_a_prior_that_nobody_has_tried_is_marked(root, family, capsys):
+    family.eclipse_prior(root / "ECLIPSE_Karlo_Prior")
+    _, out, _ = unclip(capsys, "eclipse-karlo")
+    assert "prior (broken) (experimental)" in out and "put one beside it" in out
+    _, out, _ = unclip(capsys, "--json")
+    assert [report["experimental"] for report in json.loads(out)] == [False, False, True]
 
 
 def test_one_model_in_detail(root, capsys):
     code, out, _ = unclip(capsys, "sound")
     assert code == 0 and "broken" not in out
     assert [line.split()[-1] for line in out.splitlines()[2:4]] == ["clip.safetensors", "prior.safetensors"]
+    assert "sound runs       text_to_image\n" in out
+    cannot = [line.split()[3] for line in out.splitlines() if line.startswith("sound cannot run")]
+    assert cannot == ["depth_kandinsky", "prior_into_sd_unclip_comfyui", "text_to_image_sd_unclip"]
     code, out, err = unclip(capsys, "nothing")
     assert code == 2 and err == "error: models: no model 'nothing'; installed: broken, sound\n"
+
+
+def test_a_model_runs_the_graphs_whose_stages_it_has_and_says_what_others_want(root, capsys):
+    for name in ("prior", "ar_prior", "upsampler_1024", "tiny.pca"):
+        (root / "sound" / f"{name}.safetensors").unlink()
+    code, out, _ = unclip(capsys, "sound")
+    assert code == 0
+    runs = [line.split()[2] for line in out.splitlines() if line.startswith("sound runs")]
+    cannot = {line.split()[3]: line.split(None, 4)[4] for line in out.splitlines() if line.startswith("sound cannot")}
+    graphs = len(list(SHIPPED.glob("*.json")))
+    assert {"image_variations", "interpolate_images"} <= set(runs) and len(runs) + len(cannot) == graphs
+    assert cannot["text_to_image"] == "no prior (Diffusion Prior (unCLIP)); no upsampler_1024 (Upsample 1024)"
+    assert cannot["pca_reconstruction"] == (
+        "no PCA basis; `unclip fit-pca --clip sound --data FOLDER` fits one (PCA Project)"
+    )
+    assert cannot["autoregressive_prior"].startswith("no ar_prior (Autoregressive Prior)")
+    assert f" {len(runs)} of {graphs} " in unclip(capsys)[1]
 
 
 def test_json_has_the_same_and_more(root, capsys):

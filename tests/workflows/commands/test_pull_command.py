@@ -1,6 +1,7 @@
 """`unclip pull`, the whole command, from a hub on 127.0.0.1."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import writable_folder
-from comfyui_unclip.workflows.commands.pull import size_text
+from comfyui_unclip.workflows.commands._tables import size_text
 
 KARLO = "kakaobrain/karlo-v1-alpha"
 
@@ -65,6 +66,80 @@ def test_without_a_folder_into_the_cache_which_is_searched(unclip, tmp_path):
     assert listed.returncode == 0 and str(tmp_path / "hf" / "hub") in listed.stdout
 
 
+@pytest.fixture(scope="module")
+def kandinsky(family, tmp_path_factory):
+    """Files of both parts of a small Kandinsky 2.2, by repository."""
+    folder = tmp_path_factory.mktemp("family")
+    family.kandinsky_2_2(folder)
+    return {
+        f"kandinsky-community/{path.name}": sys.modules["hub_server"].folder_files(path) for path in folder.iterdir()
+    }
+
+
+PARTS = ["prior", "decoder"]
+FOLDERS = {"prior": "kandinsky-2-2-prior", "decoder": "kandinsky-2-2-decoder"}
+
+
+@pytest.fixture
+def published(hub, hub_repository, kandinsky):
+    """Both parts on the local hub."""
+    for name, files in kandinsky.items():
+        hub.repositories[name] = hub_repository(files, card={"license": "apache-2.0"})
+    return hub.repositories
+
+
+def test_a_model_of_two_parts_arrives_after_its_table(unclip, hub, published, tmp_path):
+    models = tmp_path / "models"
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    published["kandinsky-community/kandinsky-2-2-decoder"].cuts[weights] = [50_000]
+    result = unclip("pull", "kandinsky-2-2", "--to", models)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("kandinsky-2-2: text to picture")
+    assert lines[1].split() == ["PART", "REPOSITORY", "LICENCE", "SIZE"]
+    for line, part in zip(lines[2:4], PARTS, strict=True):
+        assert line.startswith(f"{part} ") and f"kandinsky-community/{FOLDERS[part]} " in line
+        assert " Apache-2.0 " in line and line.endswith("files") and "to fetch" in line
+    assert lines[4].startswith("fetching ") and lines[4].endswith(f"into {models}")
+    assert lines[5:7] == [f"wrote {models / FOLDERS[part]}" for part in PARTS]
+    assert lines[7] == "stages: clip, prior, decoder" and lines[-1] == "model_name in Load unCLIP: kandinsky-2-2"
+    listed = unclip("models", "kandinsky-2-2", "--verify", UNCLIP_MODELS=str(models))
+    assert listed.returncode == 0 and "kandinsky-2-2: ok" in listed.stdout
+    (models / FOLDERS["decoder"] / weights).unlink()
+    hub.requests.clear()
+    again = unclip("pull", "kandinsky-2-2", "--to", models)
+    assert again.returncode == 0 and f"installed in {models / FOLDERS['prior']}" in again.stdout
+    assert [path for path, _ in hub.fetched() if path != "model_index.json"] == [weights]
+
+
+def test_converted_two_parts_become_one_folder_of_our_own(unclip, hub, published, tmp_path):
+    models = tmp_path / "models"
+    assert unclip("pull", "kandinsky-2-2", "--to", models, "-q").returncode == 0
+    shutil.rmtree(models / FOLDERS["decoder"])
+    result = unclip("pull", "kandinsky-2-2", "--to", models, "--dtype", "bf16")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in models.iterdir()) == ["kandinsky-2-2", "kandinsky-2-2-prior"]
+    stages = [f"{stage}.safetensors" for stage in ("clip", "prior", "decoder")]
+    names = {path.name for path in (models / "kandinsky-2-2").iterdir()}
+    assert names == {*stages, "prior-README.md", "decoder-README.md"}
+    listed = unclip("models", "kandinsky-2-2", "--verify", UNCLIP_MODELS=str(models))
+    assert listed.returncode == 0 and "bf16" in listed.stdout and "kandinsky-2-2: ok" in listed.stdout
+    refused = unclip("pull", "kandinsky-2-2", "--to", models, "--dtype", "fp16", "--from", "decoder=someone/tiny")
+    assert refused.returncode == 2 and "kandinsky-2-2: exists already" in refused.stderr
+
+
+def test_two_parts_in_the_cache_make_a_model_too(unclip, published, tmp_path):
+    result = unclip("pull", "kandinsky-2-2", "-q")
+    assert result.returncode == 0, result.stderr
+    assert f"wrote {tmp_path / 'hf' / 'hub'}" in result.stdout
+    assert "kandinsky-2-2 " in unclip("models").stdout
+
+
+def test_what_can_be_pulled_is_listed(unclip):
+    result = unclip("pull", "--list")
+    assert result.returncode == 0 and "kandinsky-2-2 " in result.stdout and "(experimental)" in result.stdout
+
+
 def test_killed_in_the_middle_it_goes_on(unclip, hub, tmp_path):
     repository = hub.repositories["someone/tiny"]
     repository.stalls["decoder.safetensors"] = 50_000
@@ -97,6 +172,15 @@ def wait_for(condition, seconds=20):
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "message"),
     [
+        (
+            ["kandinsky-2-2"],
+            {},
+            2,
+            "error: kandinsky-2-2, part prior: kandinsky-community/kandinsky-2-2-prior: no such",
+        ),
+        (["kandinsky-2-2", "--from", "decoder"], {}, 2, "error: pull: --from 'decoder' is not PART=OWNER/NAME"),
+        (["kandinsky-2-2", "--revision", "v1"], {}, 2, "error: pull: --revision is for a repository; kandinsky-2-2 is"),
+        ([], {}, 2, "error: pull: give a model, such as kandinsky-2-2"),
         (["someone/sd"], {}, 2, "error: someone/sd: its model_index.json says StableDiffusionPipeline, but"),
         (["someone/nothing"], {}, 2, "error: someone/nothing: no such repository at http://127.0.0.1"),
         (["someone/tiny"], {"HF_HUB_OFFLINE": "1"}, 1, "error: someone/tiny: HF_HUB_OFFLINE is set, so nothing can be"),

@@ -9,7 +9,8 @@ from comfyui_unclip.workflows.document.schema import node_classes, node_schema
 
 HERE = Path(__file__).parents[1]
 DATA = HERE.parent / "data"
-GRAPHS = sorted((HERE.parents[1] / "workflows").glob("*.json"))
+SHIPPED = sorted((HERE.parents[1] / "workflows").glob("*.json"))
+GRAPHS = [path for path in SHIPPED if not path.stem.endswith("_comfyui")]  # the others need nodes of ComfyUI's
 EXPORTS = json.loads((DATA / "editor_cases.json").read_text(encoding="utf-8"))
 _specification = importlib.util.spec_from_file_location("editor_cases", HERE / "editor_cases.py")
 CASES = importlib.util.module_from_spec(_specification)

@@ -4,8 +4,12 @@ import json
 import os
 
 import pytest
+import torch
 
+from comfyui_unclip.unclip_core.types import GivenNoise, Inversion, LoraRecord
 from comfyui_unclip.workflows.cli import run
+from comfyui_unclip.workflows.engine.cache import Entry
+from comfyui_unclip.workflows.engine.disk_cache import Store
 
 GRAPH = {
     "1": {"class_type": "UnCLIPLoader", "inputs": {"model_name": "tiny", "dtype": "fp32"}},
@@ -115,3 +119,12 @@ def test_a_folder_that_cannot_be_written_is_a_warning(cached, tmp_path, caplog):
     (tmp_path / "cache").write_text("a file")
     assert cached()[0] == ["1", "2", "3", "4", "5"]
     assert "going on without" in caplog.text
+
+
+@pytest.mark.parametrize("loras", [(), (LoraRecord("cup", 0.8, "f0"), LoraRecord("snow", 1.0, "a1"))])
+def test_an_inversion_comes_back_with_its_loras(tmp_path, loras):
+    store, inversion = Store(tmp_path, 1 << 30), Inversion((900, 0), "d", 1.0, "e", "", 0.25, loras=loras)
+    noise = GivenNoise(torch.randn(1, 3, 4, 4), inversion)
+    store.write("ab", Entry([[noise]]))
+    ((found,),) = store.read("ab").outputs
+    assert found.inversion == inversion and torch.equal(found.x_T, noise.x_T)

@@ -116,7 +116,7 @@ def test_a_cut_download_and_a_missing_model_stand_on_the_loader_before_anything_
         status, refused = await post(client, "/api/prompt", prompt=painting("karlo-v1-alpha"), client_id=page.name)
         words = str(refused["node_errors"]["load"]["errors"])
         assert status == 400 and list(refused["node_errors"]) == ["load"]
-        assert "unclip pull kakaobrain/karlo-v1-alpha" in words and "installed: " in words and "fleeting" in words
+        assert "unclip pull karlo-v1-alpha" in words and "installed: " in words and "fleeting" in words
         assert (await page.run({"1": node("Warns", text="x")}))[0] == "execution_success"
 
     ask(scenario)

@@ -369,7 +369,7 @@ def test_a_model_that_is_not_installed_is_told_on_the_loader_with_how_to_get_it(
     loader = str(desk.of("model", "node.id"))
     assert desk.answer.status == 400 and list(desk.answer.json()["node_errors"]) == [loader]
     desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'model' && {FAULT})")
-    assert "unclip pull kakaobrain/karlo-v1-alpha" in desk.of("model", FAULT)
+    assert "unclip pull karlo-v1-alpha" in desk.of("model", FAULT)
     assert desk.page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).map((n) => n.title)") == ["model"]
     desk.shoot("not_installed")
 

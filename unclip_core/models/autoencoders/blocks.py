@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,6 +24,22 @@ class PlainNorm(GroupNorm):
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         return super().forward(x)
+
+
+class SpatialNorm(nn.Module):
+    """GroupNorm, then scaled and shifted, pixel by pixel, by projections of the latent."""
+
+    def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, EPS)
+        self.scale = Conv2d(latent_channels, channels, 1)
+        self.shift = Conv2d(latent_channels, channels, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, C, H, W), z (B, latent_channels, h, w) -> (B, C, H, W)."""
+        # 1x1 convolutions of enlarged pixels are enlarged 1x1 convolutions of pixels, at a fraction of the work.
+        scale, shift = (F.interpolate(part(z), size=x.shape[-2:], mode="nearest") for part in (self.scale, self.shift))
+        return torch.addcmul(shift, self.norm(x), scale)
 
 
 class Block(nn.Module):

@@ -5,29 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import AutoencoderConfig
 from ..kernels import Conv2d
-from ..layers import GroupNorm
-from .blocks import EPS, Decoder, Encoder, PlainNorm
-
-
-class SpatialNorm(nn.Module):
-    """GroupNorm, then scaled and shifted, pixel by pixel, by projections of the latent."""
-
-    def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm = GroupNorm(groups, channels, EPS)
-        self.scale = Conv2d(latent_channels, channels, 1)
-        self.shift = Conv2d(latent_channels, channels, 1)
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x (B, C, H, W), z (B, latent_channels, h, w) -> (B, C, H, W)."""
-        # 1x1 convolutions of enlarged pixels are enlarged 1x1 convolutions of pixels, at a fraction of the work.
-        scale, shift = (F.interpolate(part(z), size=x.shape[-2:], mode="nearest") for part in (self.scale, self.shift))
-        return torch.addcmul(shift, self.norm(x), scale)
+from .blocks import EPS, Decoder, Encoder, PlainNorm, SpatialNorm
+from .strips import decode_in_strips, encode_in_strips
 
 
 class MoVQ(nn.Module):
@@ -44,14 +27,18 @@ class MoVQ(nn.Module):
         self.decoder = Decoder(*size, latent, partial(_spatial_norm, config))
         nn.init.uniform_(self.codebook, -1.0 / max(1, config.codes), 1.0 / max(1, config.codes))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in -1..1, sides multiples of the factor -> latents (B, C, h, w) float32."""
-        return self.quant_conv(self.encoder(x.to(self.quant_conv.bias.dtype))).float() * self.config.latent_scale
+    def encode(self, x: Tensor, strip: int | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in -1..1, sides multiples of the factor -> latents (B, C, h, w) float32.
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures (B, 3, H, W) float32, about -1..1."""
+        strip: pixels of the strips that large maps are made in (`strips.py`); None makes them whole.
+        """
+        features = encode_in_strips(self.encoder, x.to(self.quant_conv.bias.dtype), strip)
+        return self.quant_conv(features).float() * self.config.latent_scale
+
+    def decode(self, latent: Tensor, strip: int | None = None) -> Tensor:
+        """Latents (B, C, h, w) -> pictures (B, 3, H, W) float32, about -1..1. strip: as for `encode`."""
         z = (latent / self.config.latent_scale).to(self.post_quant_conv.bias.dtype)
-        return self.decoder(self.post_quant_conv(z), z).float()
+        return decode_in_strips(self.decoder, self.post_quant_conv(z), z, strip).float()
 
 
 def _spatial_norm(config: AutoencoderConfig, channels: int) -> SpatialNorm:

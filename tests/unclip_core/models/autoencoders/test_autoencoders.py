@@ -8,6 +8,8 @@ from comfyui_unclip.unclip_core.checkpoints.autoencoder_keys import PART, autoen
 from comfyui_unclip.unclip_core.config import AutoencoderConfig
 from comfyui_unclip.unclip_core.models.autoencoders.kl import KLAutoencoder
 from comfyui_unclip.unclip_core.models.autoencoders.movq import MoVQ
+from comfyui_unclip.unclip_core.models.kernels import freeze
+from comfyui_unclip.unclip_core.runtime.estimates import autoencoder_gradient_bytes, autoencoder_row_bytes
 
 WIDTHS = (32, 64, 64, 96)
 DOWN, UP = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
@@ -87,6 +89,53 @@ def test_a_batch_is_its_items(pair):
     latent = torch.randn(3, 4, 4, 4)
     together = ours.decode(latent)
     assert all(torch.allclose(together[i : i + 1], ours.decode(latent[i : i + 1]), atol=1e-5) for i in range(3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("strip", [1, 500, 2000])
+def test_strips_make_the_whole(pair, strip, frozen):
+    """Their norms' statistics and their attention are the whole picture's; frozen: with weights packed on the way."""
+    _, ours = pair
+    latent, x = torch.randn(2, 4, 8, 12), torch.rand(2, 3, 64, 96) * 2 - 1
+    x[:, :, :32] *= 0.1  # else the strips would be alike
+    whole = ours.decode(latent), ours.encode(x)
+    if frozen:
+        freeze(ours.to(memory_format=torch.channels_last))
+    for found, expected in zip((ours.decode(latent, strip), ours.encode(x, strip)), whole, strict=True):
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_strips_in_low_precision_stay_as_close_as_the_whole(pair):
+    _, ours = pair
+    latent = torch.randn(1, 4, 8, 12)
+    exact = ours.decode(latent)
+    ours.to(torch.bfloat16)
+    errors = [(ours.decode(latent, strip) - exact).abs().mean() for strip in (None, 500)]
+    assert errors[1] <= 1.5 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_estimates_are_above_what_an_autoencoder_takes_and_strips_take_less(pair, dtype, peak_bytes):
+    _, ours = pair
+    ours.to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
+    freeze(ours)
+    latent, x = torch.randn(1, 4, 24, 32), torch.rand(1, 3, 192, 256) * 2 - 1
+    estimate = autoencoder_row_bytes(ours.config, 192, 256, dtype.itemsize)
+    with torch.no_grad():
+        runs = (lambda: ours.decode(latent), lambda: ours.encode(x), lambda: ours.decode(latent, 2**12))
+        whole, encoded, striped = (peak_bytes(run) for run in runs)
+    assert max(whole, encoded) <= estimate <= 3 * whole, (whole, encoded, estimate)
+    assert striped < 0.75 * whole, (striped, whole)
+
+
+def test_the_estimate_for_a_gradient_is_above_what_it_takes(pair, peak_bytes):
+    _, ours = pair
+    ours.requires_grad_(False)
+    latent = torch.randn(1, 4, 12, 16, requires_grad=True)
+    peak = peak_bytes(lambda: torch.autograd.grad(ours.decode(latent).sum(), latent))
+    assert peak <= autoencoder_gradient_bytes(ours.config, 96, 128, 4) <= 3 * peak
 
 
 def test_movq_has_the_published_size():

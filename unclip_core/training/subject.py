@@ -1,0 +1,187 @@
+"""A subject of one's own from a few pictures: a new word for CLIP, and side branches of prior and decoder that know it.
+
+DreamBooth (Ruiz et al. 2023) for an unCLIP: the prior must learn which embedding a caption with the word has, or the
+decoder never gets it. The word is one new token (textual inversion, Gal et al. 2022), learned through CLIP's frozen
+text tower. Pictures of the subject's class, which the stack itself made, keep it from forgetting the class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints.lora_file import save_lora
+from ..clip.model import Clip, text_states
+from ..config import DecoderConfig, PriorConfig
+from ..types import TextEncoding, model_to_image
+from .data import Data, move
+from .lora import LoraSettings, branches_of, learning_branches
+from .recipes import Recipe
+from .sheets import grid, save_png
+from .task_decoder import DecoderTask, Frozen
+from .task_prior import PriorTask
+from .texts import Texts
+from .validation import some_rows
+
+SHEET_ROWS = 8
+# How far the word's embedding moves when a number of a branch would move by one: of its own size, so that one learning
+# rate serves both.
+WORD_GAIN = 20.0
+
+
+class Subject(nn.Module):
+    """What a subject's run changes. prior, decoder: with branches. step: (W,), how far the word's embedding has gone
+    from that of its class, in units of WORD_GAIN times its size."""
+
+    def __init__(self, prior: nn.Module, decoder: nn.Module, start: Tensor) -> None:
+        super().__init__()
+        self.prior, self.decoder = prior, decoder
+        self.register_buffer("start", start)
+        self.step = nn.Parameter(torch.zeros_like(start))
+
+    def row(self) -> Tensor:
+        """The word's embedding (W,)."""
+        return self.start + WORD_GAIN * self.start.square().mean().sqrt() * self.step
+
+
+class WordTexts(Texts):
+    """Captions that may say the new word. clip: one that has it (`Clip.with_words`), with any embedding."""
+
+    def tokens(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, mask and places of the new word, each (B, T), on the CPU."""
+        return self.clip.tokenize_all(captions)
+
+    def encode(self, tokens: tuple[Tensor, ...]) -> TextEncoding:
+        """Captions without the new word."""
+        return self.encode_with(tokens, None)
+
+    def encode_with(self, tokens: tuple[Tensor, ...], row: Tensor | None) -> TextEncoding:
+        """What `Clip.encode_text` gives where the word has the embedding `row` (W,), which gradients reach."""
+        ids, mask, places = tokens
+        network, new = self.clip.text_placed.on_device(), None if row is None else (places, row[None])
+        learns = contextlib.nullcontext() if row is not None else torch.no_grad()
+        with torch.autocast(ids.device.type, enabled=False), learns:
+            states, embed = text_states(network, ids, new)
+        normalised = self.clip.config.normalised
+        embed = F.normalize(embed.float(), dim=-1) if normalised else embed.float()
+        return TextEncoding(states.float(), embed, mask, ids, self.clip.clip_id, (), normalised)
+
+
+class SubjectTask:
+    """Prior, decoder and word in one run: the sum of the two stages' own losses, over the subject's rows and as many of
+    its class.
+
+    networks: read a stage's network, of its config in `configs`, with the weights that stay. clips: the one that reads
+    captions, and the one that sees pictures. start: the word's first embedding (W,). data: the subject's rows, then
+    those of its class from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D). settings: None
+    for no branches, the word alone. frozen: see DecoderTask.
+    """
+
+    stage = "subject"
+
+    def __init__(
+        self,
+        networks: Mapping[str, Callable[[], nn.Module]],
+        configs: tuple[PriorConfig, DecoderConfig],
+        clips: tuple[Clip, Clip],
+        word: str,
+        start: Tensor,
+        data: Data,
+        embeddings: Tensor,
+        subjects: int,
+        recipe: Recipe,
+        settings: LoraSettings | None,
+        frozen: Frozen | None = None,
+    ) -> None:
+        self.networks, self.word, self.start, self.settings = networks, word, start, settings
+        self.data, self.subjects, self.recipe = data, subjects, recipe
+        clip, self.seer = clips
+        self.clip = clip.with_words({word: start})
+        self.prior = PriorTask(configs[0], data, self.clip, embeddings, recipe)
+        self.decoder = DecoderTask(configs[1], data, self.clip, embeddings, recipe, frozen)
+        self.prior.texts = self.decoder.texts = self.texts = WordTexts(self.clip)
+
+    def build(self) -> nn.Module:
+        """Both networks with fresh branches, and the word's embedding where its class has it."""
+        networks = [self.networks[stage]().requires_grad_(False) for stage in ("prior", "decoder")]
+        if self.settings is not None:
+            networks = [learning_branches(network, self.settings, self.recipe.seed) for network in networks]
+        return Subject(*networks, self.start)
+
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
+        """Both stages' batches of these rows of the subject, and as many random ones of its class."""
+        classes = range(self.subjects, len(self.data))
+        rows = rows + (rng.choices(classes, k=len(rows)) if classes else [])
+        return {
+            "prior": self.prior.batch(rows, rng, generator),
+            "decoder": self.decoder.batch(rows, rng, generator),
+        }
+
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its pictures on the decoder's grid."""
+        return {**batch, "decoder": self.decoder.on_grid(batch["decoder"])}
+
+    def loss(self, network: Subject, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of both stages' losses."""
+        row = network.row()
+        prior, numbers = self.prior.loss(network.prior, self._encoded(batch["prior"], row))
+        decoder, _ = self.decoder.loss(network.decoder, self._encoded(batch["decoder"], row))
+        return prior + decoder, {"prior": prior.detach(), "decoder": decoder.detach(), **numbers}
+
+    def _encoded(self, batch: dict[str, Any], row: Tensor) -> dict[str, Any]:
+        """A stage's batch with its captions, if it reads any, encoded; gradients reach the word's embedding."""
+        text = None if batch["tokens"] is None else self.texts.encode_with(batch["tokens"], row)
+        null = None if self.prior.config.null_text == "learned" else self.texts.null(row.device)
+        return {**batch, "text": text, "null": null}
+
+    def validate(self, network: Subject, rows: list[int], path: Path) -> dict[str, Tensor]:
+        """Of captions that say the word: the cosine of the embedding that the prior guesses in one step to the
+        picture's, and that of CLIP's embedding of what the decoder paints from it. The sheet: pictures (odd lines) over
+        what is painted (even lines), from the same noise every time."""
+        row, chosen = network.row(), some_rows(rows, SHEET_ROWS)
+        prior, decoder = (self._encoded(_quiet(task, chosen, row.device), row) for task in (self.prior, self.decoder))
+        decoder = self.decoder.on_grid(decoder)
+        text = prior["text"]
+        t = torch.full((SHEET_ROWS,), self.prior.schedule.timesteps - 1, device=row.device)
+        guess = network.prior.unscale(network.prior(prior["noise"], t, text.tokens, text.embed, text.mask)).float()
+        painted = model_to_image(self.decoder.paint(network.decoder, {**decoder, "z": guess}))
+        save_png(grid(torch.cat([model_to_image(decoder["pictures"]), painted])), path)
+        with torch.autocast(row.device.type, enabled=False):
+            seen = self.seer.encode_image(painted.float().clamp(0, 1).cpu()).vector.to(row.device)
+        return {
+            "cosine": torch.cosine_similarity(guess, prior["z"]).mean(),
+            "clip_score": torch.cosine_similarity(seen, prior["z"]).mean(),
+        }
+
+    def export(self, network: Subject, path: Path, made_of: dict[str, Any]) -> None:
+        """A LoRA file of both stages and the word, called after the word."""
+        loras = {}
+        if self.settings is not None:
+            loras = {
+                "prior": (self.prior.config.prior_id, branches_of(network.prior)),
+                "decoder": (self.decoder.config.decoder_id, branches_of(network.decoder)),
+            }
+        save_lora(
+            path.with_name(f"{self.word}.safetensors"),
+            loras,
+            clip_id=self.clip.clip_id,
+            words={self.word: network.row()},
+            trigger=self.word,
+            metadata=made_of,
+        )
+
+
+def _quiet(task: PriorTask | DecoderTask, rows: list[int], device: torch.device) -> dict[str, Any]:
+    """A stage's batch, the same whenever it is asked for, no condition dropped."""
+    whole = copy.copy(task)
+    whole.recipe = dataclasses.replace(task.recipe, embed_drop=0.0, text_drop=0.0, prior_drop=0.0)
+    return move(whole.batch(rows, random.Random(0), torch.Generator().manual_seed(0)), device)

@@ -1,0 +1,364 @@
+"""Puts a subject's run together: its pictures and captions, pictures of its class that the stack makes, the task."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..checkpoints.catalog import StackEntry, find, list_stacks
+from ..checkpoints.loading import load_network
+from ..clip.model import Clip
+from ..clip.new_words import check_new_word
+from ..runtime.device import DTYPES
+from ..stack import Stack, load_stack
+from .data import Data, Unrelated
+from .embeddings import clip_fingerprint, image_embeddings
+from .loop import LoopOptions, Progress, train
+from .lora import LoraSettings
+from .precision import candidates
+from .recipes import Recipe
+from .sources.opening import open_data
+from .sources.pictures import PictureData
+from .subject import SubjectTask
+from .task_decoder import Frozen
+
+NEEDED = ("clip", "prior", "decoder")
+CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
+AT_ONCE = 8  # pictures of the class painted in one run
+
+# A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
+SMALL = Recipe(
+    steps=300,
+    batch=8,
+    lr=1e-3,
+    warmup=20,
+    weight_decay=0.01,
+    betas=(0.9, 0.99),
+    ema=0.98,
+    text_drop=0.3,
+    validation=0.0,
+)
+LARGE = Recipe(
+    steps=800, batch=4, micro_batch=1, lr=1e-4, warmup=20, weight_decay=0.01, ema=0.99, text_drop=0.1, validation=0.0
+)
+LARGE_WIDTH = 1024  # of a prior, from which on a stack is a large one
+
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class SubjectOptions:
+    """pictures: a folder. word: new to CLIP. kind: the word for the subject's class, which CLIP knows. model: an
+    installed stack's name. settings: None trains the word alone. class_pictures: None is CLASS_SHARE each; 0 for none.
+    clip: an installed stack whose CLIP sees the pictures; None: see `clip_that_sees`.
+
+    folders: the host's model folders. progress: is told of work before the first step. stop: see `train`.
+    """
+
+    pictures: Path
+    word: str
+    kind: str
+    run: Path
+    model: str = "storybook"
+    settings: LoraSettings | None = field(default_factory=LoraSettings)
+    class_pictures: int | None = None
+    clip: str | None = None
+    cache: Path = Path("data")
+    folders: tuple[Path, ...] = ()
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    progress: Told | None = None
+    stop: Callable[[], bool] = lambda: False
+
+
+def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]:
+    """Begin or resume a subject's run; it writes `<run>/<word>.safetensors`. Raises ValueError for what cannot be
+    trained, before any work."""
+    entry = find(options.model, options.folders)
+    if missing := [stage for stage in NEEDED if stage not in entry.stages]:
+        raise ValueError(f"--model {options.model} has no {' and no '.join(missing)}; a subject needs all three")
+    stack = load_stack(entry, "fp32", options.loop.device, folders=options.folders)
+    clip = stack.clip
+    start = first_embedding(clip, options.word, options.kind)
+    seer = clip_that_sees(clip, options)
+    subject = SubjectData(_open(options), options.word, options.kind)
+    data, embeddings = with_class(options, stack, seer, subject)
+    configs = (entry.stages["prior"].config, entry.stages["decoder"].config)
+    settings, beside = options.settings, frozen_of(entry, seer)
+    rest = (data, embeddings, len(subject), recipe, settings, beside)
+    task = SubjectTask(networks(entry), configs, (clip, seer), options.word, start, *rest)
+    identity = {
+        "stage": "subject",
+        "model": [config.prior_id if index == 0 else config.decoder_id for index, config in enumerate(configs)],
+        "clip": f"{clip.clip_id} {clip_fingerprint(seer)}",
+        "data": data.identity,
+        "word": options.word,
+        "class": options.kind,
+        "lora": None if settings is None else {**asdict(settings), "base_dtype": str(settings.base_dtype)},
+    }
+    loop = options.loop
+    return train(task, recipe, options.run, len(subject), identity=identity, options=loop, stop=options.stop)
+
+
+def is_large(entry: StackEntry) -> bool:
+    """Whether a stack is one of the published ones' size. Raises ValueError for one without a prior."""
+    if "prior" not in entry.stages:
+        raise ValueError(f"--model {entry.name} has no prior; a subject needs clip, prior and decoder")
+    return entry.stages["prior"].config.width >= LARGE_WIDTH
+
+
+def subject_recipe(entry: StackEntry) -> Recipe:
+    """The recipe for a stack of this size."""
+    return LARGE if is_large(entry) else SMALL
+
+
+def default_layers(entry: StackEntry) -> str:
+    """The layers that learn: small decoders attend too little for attention alone to learn a new shape."""
+    return "attention" if is_large(entry) else "all"
+
+
+def precision_for(device: torch.device, dtype: str, rank: int, layers: str) -> tuple[str, LoraSettings | None]:
+    """What a run computes in, and its branches. On a GPU, the weights that stay are kept in half precision too."""
+    if device.type == "cuda" and dtype == "auto":
+        dtype = candidates(device)[-1]
+    base = DTYPES[dtype] if device.type == "cuda" else torch.float32
+    return dtype, LoraSettings(rank, layers, base) if rank else None
+
+
+def install(made: Path, folder: Path) -> Path:
+    """Copy a finished file to where Apply LoRA finds it, in the place of an older one of that name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, target = folder / f".{made.name}.{os.getpid()}.part", folder / made.name
+    try:
+        shutil.copyfile(made, partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def networks(entry: StackEntry) -> dict[str, Callable[[], torch.nn.Module]]:
+    """Readers of the networks of a stack's prior and decoder, in float32."""
+    decoder = entry.stages["decoder"]
+    part = "network" if decoder.config.autoencoder is not None else ""
+    return {
+        "prior": lambda: load_network(entry.stages["prior"], torch.float32),
+        "decoder": lambda: load_network(decoder, torch.float32, part=part),
+    }
+
+
+def frozen_of(entry: StackEntry, clip: Clip) -> Frozen:
+    """What stands beside a stack's decoder while it learns."""
+    found = entry.stages["decoder"]
+    autoencoder = None
+    if found.config.autoencoder is not None:
+        autoencoder = load_network(found, torch.float32, part="autoencoder").eval().requires_grad_(False)
+    null = clip.encode_null_image().vector if found.config.null_embed == "zero_picture" else None
+    return Frozen(autoencoder, null)
+
+
+def clip_that_sees(clip: Clip, options: SubjectOptions) -> Clip:
+    """The stack's CLIP if it has an image tower; else that of `options.clip`, or of any installed model with the same
+    CLIP (Karlo's text-to-image folder has none). Raises ValueError where there is none."""
+    if "image" in clip.config.towers and options.clip is None:
+        return clip
+    stacks = list_stacks(options.folders)
+    names = [options.clip] if options.clip is not None else list(stacks)
+    for name in names:
+        entry = find(name, options.folders) if options.clip is not None else stacks[name]
+        found = None if entry.problems else entry.stages.get("clip")
+        if found is not None and found.config.clip_id == clip.clip_id and "image" in found.config.towers:
+            return load_stack(entry, "fp32", options.loop.device, folders=options.folders).clip
+    if options.clip is not None:
+        raise ValueError(f"--clip {options.clip}: no CLIP {clip.clip_id} with an image tower; give a model that has it")
+    raise ValueError(
+        f"--model {options.model}: its CLIP {clip.clip_id} has no image tower, which a subject is seen with; install a "
+        "model that has one, such as karlo-v1-alpha-image-variations (`unclip pull`)"
+    )
+
+
+def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
+    """Where the new word begins: at the mean of the token embeddings of its class (W,).
+
+    Raises ValueError for a word that is none or is known, and for a class that CLIP does not know.
+    """
+    try:
+        check_new_word(clip.config, word)
+    except ValueError as error:
+        raise ValueError(f"--word: {error}") from None
+    unknown = clip.unknown_words(kind)
+    if unknown or not kind.strip():
+        knows = clip.vocabulary_summary()
+        raise ValueError(
+            f"--class {kind!r}: CLIP {clip.clip_id} does not know {', '.join(unknown) or 'nothing'}; give a word that "
+            f"it knows{f' ({knows})' if knows else ''}"
+        )
+    ids, mask = clip.tokenize([kind])
+    inner = ids[0, 1 : int(mask[0].sum()) - 1]  # between start and end
+    return clip.text_placed.on_device().token_embedding.weight[inner.to(clip.device)].detach().float().mean(0).cpu()
+
+
+class SubjectData(Unrelated):
+    """A subject's pictures; every caption says the word.
+
+    A picture without a caption is "a <word>"; in captions that only name the class, the word takes its place. Raises
+    ValueError for a caption that says neither.
+    """
+
+    def __init__(self, pictures: PictureData, word: str, kind: str) -> None:
+        self.pictures_of, self.word, self.kind = pictures, word, kind
+        self.said = [self._captions(row) for row in range(len(pictures))]
+
+    def _captions(self, row: int) -> tuple[str, ...]:
+        found = []
+        for caption in self.pictures_of.all_captions(row) or (f"a {self.word}",):
+            said, count = (caption, 1) if says(caption, self.word) else replaced(caption, self.kind, self.word)
+            if not count:
+                raise ValueError(
+                    f"{self.pictures_of.sample(row).name}: its caption {caption!r} says neither {self.word!r} nor "
+                    f"{self.kind!r}; write the word where the subject is, or remove the caption"
+                )
+            found.append(said)
+        return tuple(found)
+
+    @property
+    def identity(self) -> str:
+        """See Data."""
+        return self.pictures_of.identity
+
+    @property
+    def state(self) -> str:
+        """See Data."""
+        return self.pictures_of.state
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+    def pictures(self, rows: list[int], side: int = 64) -> Tensor:
+        """See Data."""
+        return self.pictures_of.pictures(rows, side)
+
+    def whole(self, row: int, side: int) -> Tensor:
+        """See Data."""
+        return self.pictures_of.whole(row, side)
+
+    def all_captions(self, row: int) -> tuple[str, ...]:
+        """See Data."""
+        return self.said[row]
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """See Data."""
+        return [rng.choice(self.said[row]) for row in rows]
+
+    def class_captions(self) -> list[str]:
+        """What the same pictures would be called if they showed any of the class: "a <class>" first, each once."""
+        said = [replaced(caption, self.word, self.kind)[0] for captions in self.said for caption in captions]
+        return list(dict.fromkeys([f"a {self.kind}", *said]))
+
+
+class Chained(Unrelated):
+    """The rows of one source, then those of another."""
+
+    def __init__(self, first: Data, second: Data) -> None:
+        self.first, self.second = first, second
+        self.identity, self.state = (f"{getattr(first, x)}+{getattr(second, x)}" for x in ("identity", "state"))
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def pictures(self, rows: list[int], side: int = 64) -> Tensor:
+        """See Data."""
+        parts = [self._at(row) for row in rows]
+        return torch.cat([data.pictures([row], side) for data, row in parts])
+
+    def whole(self, row: int, side: int) -> Tensor:
+        """See Data."""
+        data, own = self._at(row)
+        return data.whole(own, side)
+
+    def all_captions(self, row: int) -> tuple[str, ...]:
+        """See Data."""
+        data, own = self._at(row)
+        return data.all_captions(own)
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """See Data."""
+        return [rng.choice(self.all_captions(row)) for row in rows]
+
+    def _at(self, row: int) -> tuple[Data, int]:
+        return (self.first, row) if row < len(self.first) else (self.second, row - len(self.first))
+
+
+def says(caption: str, word: str) -> bool:
+    """Whether the caption has the word as a whole."""
+    return re.search(_whole(word), caption, re.IGNORECASE) is not None
+
+
+def replaced(caption: str, word: str, other: str) -> tuple[str, int]:
+    """The caption with `other` for every `word`, and how often that was."""
+    return re.subn(_whole(word), other, caption, flags=re.IGNORECASE)
+
+
+def _whole(word: str) -> str:
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
+
+
+def _open(options: SubjectOptions) -> PictureData:
+    if not options.pictures.is_dir():
+        raise ValueError(
+            f"--pictures {options.pictures}: there is no such folder; give one with pictures of the subject"
+        )
+    return open_data(str(options.pictures), options.cache, progress=options.progress)
+
+
+def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData) -> tuple[Data, Tensor]:
+    """The subject's rows and those of its class, and the embeddings of all (N, D) by `clip`."""
+    folder = options.cache / "embeddings"
+    embeddings = image_embeddings(clip, subject, folder, progress=options.progress)
+    wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
+    if wanted == 0:
+        return subject, embeddings
+    said = subject.class_captions()
+    paint_class(stack, [said[index % len(said)] for index in range(wanted)], options.run / "class", options.progress)
+    classes = open_data(str(options.run / "class"), options.cache, progress=options.progress)
+    others = image_embeddings(clip, classes, folder, progress=options.progress)
+    return Chained(subject, classes), torch.cat([embeddings, others])
+
+
+def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Told | None = None) -> None:
+    """Pictures of the captions by the stack as it is, `0001.png` with `0001.txt` ...; those that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]
+    reads_text = stack.decoder.config.text != "none"
+    for rows in _neighbours(missing):  # item i of a run has its seed + i, so that every picture has its row's
+        text = stack.clip.encode_text([captions[row] for row in rows])
+        embed = stack.prior.sample(text, seed=rows[0])
+        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0])
+        for row, picture in zip(rows, pictures, strict=True):
+            pixels = (picture * 255).round().to(torch.uint8).numpy()
+            Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")
+            # Written last: a picture with its caption is whole.
+            (folder / f"{row + 1:04}.txt").write_text(captions[row] + "\n", encoding="utf-8")
+        if progress:
+            progress("paint the class", rows[-1] + 1, len(captions))
+    for handle in (stack.prior, stack.decoder):
+        handle.network.unload()
+
+
+def _neighbours(rows: Sequence[int]) -> list[list[int]]:
+    """The rows in runs of at most AT_ONCE that follow each other."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][-1] + 1 and len(runs[-1]) < AT_ONCE:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
