@@ -24,7 +24,7 @@ SAVE_EVERY = 64  # batches
 
 
 def clip_fingerprint(clip: Clip) -> str:
-    """Short hash of the weights, both towers': another CLIP, another cache."""
+    """Short hash of the weights, of the image tower's where the towers are apart: another CLIP, another cache."""
     digest = hashlib.sha256()
     for name, value in sorted(clip.network.state_dict().items()):
         digest.update(name.encode())

@@ -88,10 +88,11 @@ def _of_file(where: str, stage: str, found: StageFile, clip: StageFile | None) -
         raise ValueError(f"--init {where} holds a {found.stage}, not a {stage}; give that stage's weights")
     path = Path(found.path)
     metadata = read_header(path)[0] if path.suffix == ".safetensors" else None
-    return Initial(where, stage, found.config, partial(_read, found), clip, metadata)
+    return Initial(where, stage, found.config, partial(stored_state, found), clip, metadata)
 
 
-def _read(found: StageFile) -> State:
+def stored_state(found: StageFile) -> State:
+    """The state dict of a stage as it is stored, mapped."""
     with torch.device("meta"):
         network = empty_network(found.config) if found.stage == "clip" else build_network(found.stage, found.config)
     return read_state(found, network)

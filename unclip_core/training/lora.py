@@ -21,9 +21,12 @@ from ..models.lora import (
     new_branches,
     with_branches,
 )
+from ..runtime.device import DTYPES
+from .precision import candidates
 from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 
+FILE_ENDING = "-lora"  # of the exported file's name, behind the stage
 LAYERS: dict[str, Callable[[nn.Module], Mapping[str, nn.Module]]] = {"attention": attention_layers, "all": all_layers}
 
 
@@ -40,6 +43,21 @@ class LoraSettings:
             raise ValueError(f"--lora: the rank must be 1 or more, got {self.rank}")
         if self.layers not in LAYERS:
             raise ValueError(f"--lora-layers {self.layers!r} is unknown; choose one of {', '.join(LAYERS)}")
+
+    def described(self) -> dict[str, str | int]:
+        """The settings as JSON."""
+        return {"rank": self.rank, "layers": self.layers, "base_dtype": str(self.base_dtype).removeprefix("torch.")}
+
+
+def precision_for(device: torch.device, dtype: str) -> tuple[str, torch.dtype]:
+    """(what a run computes in, what the weights that stay are kept in).
+
+    On a GPU both are half precision, unless fp32 is asked for; elsewhere the weights are float32.
+    """
+    if device.type != "cuda":
+        return dtype, torch.float32
+    dtype = candidates(device)[-1] if dtype == "auto" else dtype
+    return dtype, DTYPES[dtype]
 
 
 def learning_branches(network: nn.Module, settings: LoraSettings, seed: int = 0) -> nn.Module:
@@ -88,13 +106,13 @@ class _LoraTask:
 class LoraPriorTask(_LoraTask, PriorTask):
     """A LoRA of a prior."""
 
-    base, stage = "prior", "prior-lora"
+    base, stage = "prior", f"prior{FILE_ENDING}"
 
 
 class LoraDecoderTask(_LoraTask, DecoderTask):
     """A LoRA of a decoder."""
 
-    base, stage = "decoder", "decoder-lora"
+    base, stage = "decoder", f"decoder{FILE_ENDING}"
 
 
 LORA_TASKS = {"prior": LoraPriorTask, "decoder": LoraDecoderTask}

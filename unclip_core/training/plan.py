@@ -102,12 +102,14 @@ def make_plan(
     words: int | str | None = None,
     initial: Initial | None = None,
     changes: Mapping[str, object] | None = None,
+    tuning: Callable[[Recipe], Recipe] = fine_tuning,
 ) -> Plan:
     """The plan of a run.
 
     preset: None is the TOML file's, else the family of the initial weights, whose own config is taken then, else
     "storybook". config: a TOML file, see `settings`. name: the new stack's, from which the `stages` to train get ids
-    of their own. words: see Plan. initial: weights to begin with. changes: fields of the recipes of `stages`.
+    of their own. words: see Plan. initial: weights to begin with. tuning: what then becomes of their family's recipes.
+    changes: fields of the recipes of `stages`.
 
     Raises ValueError for what is unknown or does not fit together.
     """
@@ -129,7 +131,7 @@ def make_plan(
         stack = replace(own_ids(stack, given, stages, lambda stage, old: f"{name}/{stage}"), name=name)
     elif initial and not asked:
         stack = own_ids(stack, given, stages, lambda stage, old: f"{old}+")
-    recipes = _recipes(chosen, tables.get("recipe", {}), initial is not None and not asked, where)
+    recipes = _recipes(chosen, tables.get("recipe", {}), tuning if initial and not asked else None, where)
     for stage in set(stages) & set(recipes):
         recipes[stage] = replace(recipes[stage], **(changes or {}))
     plan = Plan(
@@ -144,10 +146,12 @@ def _words(asked: Any) -> int | str | None:
     raise ValueError(f"words {asked!r}: give the size of the vocabulary, or {BYTE_PAIRS!r} for CLIP's own sub-words")
 
 
-def _recipes(preset: str, tables: Mapping[str, Any], fine: bool, where: str) -> dict[str, Recipe]:
-    """The preset's recipes with what the file says of all, and then of each."""
+def _recipes(
+    preset: str, tables: Mapping[str, Any], tuning: Callable[[Recipe], Recipe] | None, where: str
+) -> dict[str, Recipe]:
+    """The preset's recipes, tuned, with what the file says of all, and then of each."""
     common = {name: value for name, value in tables.items() if name not in STAGES}
-    recipes = {stage: fine_tuning(recipe) if fine else recipe for stage, recipe in RECIPES[preset].items()}
+    recipes = {stage: tuning(recipe) if tuning else recipe for stage, recipe in RECIPES[preset].items()}
     for stage in STAGES:
         if not isinstance(own := tables.get(stage, {}), Mapping):
             raise ValueError(f"{where}: recipe.{stage} must be a table, got {own!r}")

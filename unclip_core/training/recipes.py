@@ -101,6 +101,14 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 FINE_TUNING_STEPS, FINE_TUNING_BATCH = 4000, 16
 
 
+def lora_tuning(recipe: Recipe) -> Recipe:
+    """The recipe of a LoRA: a fine-tuning at the rate that made the weights, since branches begin at nothing.
+
+    1e-4 for the large networks is what is used for their kin.
+    """
+    return replace(fine_tuning(recipe), lr=recipe.lr, ema=min(recipe.ema, 0.99))
+
+
 def fine_tuning(recipe: Recipe) -> Recipe:
     """The recipe of a run that begins with trained weights, from that which made such weights."""
     return replace(

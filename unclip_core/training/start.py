@@ -19,7 +19,9 @@ from ..clip.pca import fit_pca
 from ..config import STAGES
 from .data import Data
 from .embeddings import clip_fingerprint, image_embeddings
+from .frozen import frozen_beside, network_state
 from .loop import LoopOptions, Progress, Task, train
+from .lora import LORA_TASKS, LoraSettings
 from .plan import SPEAKERS, TRAINABLE, Plan, components
 from .recipes import Recipe
 from .sources.opening import open_data
@@ -42,7 +44,8 @@ Told = Callable[[str, int, int], None]  # what is done before the first step, ho
 class RunOptions:
     """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
 
-    folders: the host's model folders. progress: is told of passes over the data. stop: see `train`.
+    lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
+    data. stop: see `train`.
     """
 
     stage: str
@@ -50,6 +53,7 @@ class RunOptions:
     data: str = "storybook:"
     cache: Path = Path("data")  # for what is made of the data: drawn scenes, small pictures, embeddings
     clip: str | None = None
+    lora: LoraSettings | None = None
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
     progress: Told | None = None
@@ -59,6 +63,8 @@ class RunOptions:
 def start(options: RunOptions, plan: Plan) -> Iterator[Progress]:
     """Begin or resume a run of one stage. Raises ValueError for what cannot be trained, before any work."""
     check_trainable(options.stage, plan)
+    if options.lora is not None:
+        check_lora(options.stage, plan)
     recipe = plan.recipe(options.stage)
     clip = None
     if options.stage in SPEAKERS:
@@ -97,8 +103,16 @@ def check_trainable(stage: str, plan: Plan) -> None:
         )
     if getattr(config, "one_pass", False):
         raise ValueError(f"preset {plan.preset}: its {stage} answers in one pass, which is not trained here")
-    if getattr(config, "autoencoder", None) is not None:
-        raise ValueError(f"preset {plan.preset}: its {stage} paints latents, which is not trained here yet")
+
+
+def check_lora(stage: str, plan: Plan) -> None:
+    """Raises ValueError for a stage that has no LoRA, and where nothing says of which weights it is to be."""
+    if stage not in LORA_TASKS:
+        raise ValueError(f"--lora: {stage} has none; choose one of {', '.join(LORA_TASKS)}")
+    if plan.initial is None:
+        raise ValueError(f"--lora needs the weights that it is of: --init MODEL:{stage}, as storybook:{stage}")
+    if stage in plan.given:
+        raise ValueError(f"--lora is of weights as they are; leave [{stage}] out of the --config")
 
 
 def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) -> Iterator[Progress]:
@@ -108,13 +122,17 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
     rows = rows_for(stage, config, data)
     with this_world().first_alone():
         task = make_task(options, plan, data, recipe, clip)
-    init = plan.initial.state_for(task.config, lambda: task.build().state_dict()) if plan.initial else None
+    init = None
+    if plan.initial and options.lora is None:
+        init = plan.initial.state_for(task.config, lambda: task.build().state_dict())
+        init = dict(network_state(task.config, init)) if stage == "decoder" else init
     identity: dict[str, Any] = {
         "stage": stage,
         "preset": plan.preset,
         "data": data.identity,
         "clip": f"{clip.clip_id} {clip_fingerprint(clip)}" if stage in SPEAKERS else None,
         "config": dataclasses.asdict(task.config),
+        **({} if options.lora is None else {"lora": options.lora.described()}),
     }
     return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
@@ -130,7 +148,15 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
     if stage == "ar_prior" and plan.initial is None and "components" not in plan.given.get(stage, {}):
         needed = fit_pca(embeddings, config.clip_id).needed(KEPT_VARIANCE)
         config = dataclasses.replace(config, **components(config, max(config.components, needed)))
-    return EMBEDDING_TASKS[stage](config, data, clip, embeddings, recipe)
+    rest = (data, clip, embeddings, recipe)
+    if stage == "decoder":
+        rest += (frozen_beside(config, plan.initial.read if plan.initial else None, clip),)
+    if options.lora is None:
+        return EMBEDDING_TASKS[stage](config, *rest)
+    config, settings = plan.initial.config, options.lora
+    return LORA_TASKS[stage](
+        config, *rest, weights=lambda: network_state(config, plan.initial.read()), settings=settings
+    )
 
 
 def rows_for(stage: str, config: Any, data: Data) -> list[int]:

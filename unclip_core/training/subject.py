@@ -24,10 +24,11 @@ from ..clip.model import Clip, text_states
 from ..config import DecoderConfig, PriorConfig
 from ..types import TextEncoding, model_to_image
 from .data import Data, move
+from .frozen import Frozen
 from .lora import LoraSettings, branches_of, learning_branches
 from .recipes import Recipe
 from .sheets import grid, save_png
-from .task_decoder import DecoderTask, Frozen
+from .task_decoder import DecoderTask
 from .task_prior import PriorTask
 from .texts import Texts
 from .validation import some_rows

@@ -7,7 +7,8 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,18 +19,17 @@ from ..checkpoints.catalog import StackEntry, find, list_stacks
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
-from ..runtime.device import DTYPES
 from ..stack import Stack, load_stack
 from .data import Data, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
+from .frozen import frozen_beside
+from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
-from .precision import candidates
 from .recipes import Recipe
 from .sources.opening import open_data
 from .sources.pictures import PictureData
 from .subject import SubjectTask
-from .task_decoder import Frozen
 
 NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
@@ -59,7 +59,8 @@ Told = Callable[[str, int, int], None]
 class SubjectOptions:
     """pictures: a folder. word: new to CLIP. kind: the word for the subject's class, which CLIP knows. model: an
     installed stack's name. settings: None trains the word alone. class_pictures: None is CLASS_SHARE each; 0 for none.
-    clip: an installed stack whose CLIP sees the pictures; None: see `clip_that_sees`.
+    base_dtype: what all weights that stay are kept in. clip: an installed stack whose CLIP sees the pictures; None: see
+    `clip_that_sees`.
 
     folders: the host's model folders. progress: is told of work before the first step. stop: see `train`.
     """
@@ -70,6 +71,7 @@ class SubjectOptions:
     run: Path
     model: str = "storybook"
     settings: LoraSettings | None = field(default_factory=LoraSettings)
+    base_dtype: torch.dtype = torch.float32
     class_pictures: int | None = None
     clip: str | None = None
     cache: Path = Path("data")
@@ -85,16 +87,19 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     entry = find(options.model, options.folders)
     if missing := [stage for stage in NEEDED if stage not in entry.stages]:
         raise ValueError(f"--model {options.model} has no {' and no '.join(missing)}; a subject needs all three")
-    stack = load_stack(entry, "fp32", options.loop.device, folders=options.folders)
+    stack = load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders)
     clip = stack.clip
     start = first_embedding(clip, options.word, options.kind)
     seer = clip_that_sees(clip, options)
     subject = SubjectData(_open(options), options.word, options.kind)
     data, embeddings = with_class(options, stack, seer, subject)
     configs = (entry.stages["prior"].config, entry.stages["decoder"].config)
-    settings, beside = options.settings, frozen_of(entry, seer)
+    settings, decoder = options.settings, entry.stages["decoder"]
+    if settings is not None:
+        settings = replace(settings, base_dtype=options.base_dtype)
+    beside = frozen_beside(decoder.config, partial(stored_state, decoder), seer)
     rest = (data, embeddings, len(subject), recipe, settings, beside)
-    task = SubjectTask(networks(entry), configs, (clip, seer), options.word, start, *rest)
+    task = SubjectTask(networks(entry, options.base_dtype), configs, (clip, seer), options.word, start, *rest)
     identity = {
         "stage": "subject",
         "model": [config.prior_id if index == 0 else config.decoder_id for index, config in enumerate(configs)],
@@ -102,7 +107,7 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
         "data": data.identity,
         "word": options.word,
         "class": options.kind,
-        "lora": None if settings is None else {**asdict(settings), "base_dtype": str(settings.base_dtype)},
+        "lora": None if settings is None else settings.described(),
     }
     loop = options.loop
     return train(task, recipe, options.run, len(subject), identity=identity, options=loop, stop=options.stop)
@@ -125,14 +130,6 @@ def default_layers(entry: StackEntry) -> str:
     return "attention" if is_large(entry) else "all"
 
 
-def precision_for(device: torch.device, dtype: str, rank: int, layers: str) -> tuple[str, LoraSettings | None]:
-    """What a run computes in, and its branches. On a GPU, the weights that stay are kept in half precision too."""
-    if device.type == "cuda" and dtype == "auto":
-        dtype = candidates(device)[-1]
-    base = DTYPES[dtype] if device.type == "cuda" else torch.float32
-    return dtype, LoraSettings(rank, layers, base) if rank else None
-
-
 def install(made: Path, folder: Path) -> Path:
     """Copy a finished file to where Apply LoRA finds it, in the place of an older one of that name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,24 +142,14 @@ def install(made: Path, folder: Path) -> Path:
     return target
 
 
-def networks(entry: StackEntry) -> dict[str, Callable[[], torch.nn.Module]]:
-    """Readers of the networks of a stack's prior and decoder, in float32."""
+def networks(entry: StackEntry, dtype: torch.dtype) -> dict[str, Callable[[], torch.nn.Module]]:
+    """Readers of the networks of a stack's prior and decoder."""
     decoder = entry.stages["decoder"]
     part = "network" if decoder.config.autoencoder is not None else ""
     return {
-        "prior": lambda: load_network(entry.stages["prior"], torch.float32),
-        "decoder": lambda: load_network(decoder, torch.float32, part=part),
+        "prior": lambda: load_network(entry.stages["prior"], dtype),
+        "decoder": lambda: load_network(decoder, dtype, part=part),
     }
-
-
-def frozen_of(entry: StackEntry, clip: Clip) -> Frozen:
-    """What stands beside a stack's decoder while it learns."""
-    found = entry.stages["decoder"]
-    autoencoder = None
-    if found.config.autoencoder is not None:
-        autoencoder = load_network(found, torch.float32, part="autoencoder").eval().requires_grad_(False)
-    null = clip.encode_null_image().vector if found.config.null_embed == "zero_picture" else None
-    return Frozen(autoencoder, null)
 
 
 def clip_that_sees(clip: Clip, options: SubjectOptions) -> Clip:
@@ -176,7 +163,7 @@ def clip_that_sees(clip: Clip, options: SubjectOptions) -> Clip:
         entry = find(name, options.folders) if options.clip is not None else stacks[name]
         found = None if entry.problems else entry.stages.get("clip")
         if found is not None and found.config.clip_id == clip.clip_id and "image" in found.config.towers:
-            return load_stack(entry, "fp32", options.loop.device, folders=options.folders).clip
+            return load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders).clip
     if options.clip is not None:
         raise ValueError(f"--clip {options.clip}: no CLIP {clip.clip_id} with an image tower; give a model that has it")
     raise ValueError(

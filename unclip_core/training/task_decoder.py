@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from ..config import DecoderConfig
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.samplers import ddim
 from ..diffusion.schedule import Schedule, Step
-from ..models.decoder import Autoencoder, DecoderNetwork
+from ..models.decoder import DecoderNetwork
 from ..types import model_to_image
 from .data import Data
+from .frozen import AUTOENCODER, NETWORK, Frozen
 from .losses import diffusion_loss, draw_timesteps
 from .recipes import Recipe
 from .sheets import grid, save_png
@@ -27,17 +27,6 @@ from .validation import fixed_batch, quarter_losses, some_rows
 
 SHEET_ROWS = 32
 SHEET_STEPS = 20
-
-
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    """What stands beside some decoders while they learn.
-
-    autoencoder: of a latent decoder. null_embed: (1, D), CLIP's of an all-zero picture, where that is the null.
-    """
-
-    autoencoder: Autoencoder | None = None
-    null_embed: Tensor | None = None
 
 
 class DecoderTask:
@@ -184,8 +173,12 @@ class DecoderTask:
             return self.frozen.autoencoder.to(device).decode(x_0.float())
 
     def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
-        """decoder.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "decoder", self.config, made_of, dtype=torch.bfloat16)
+        """decoder.safetensors, stored as bf16, of a latent decoder with its autoencoder."""
+        state = network.state_dict()
+        if self.frozen.autoencoder is not None:
+            state = {f"{NETWORK}{name}": value for name, value in state.items()}
+            state |= {f"{AUTOENCODER}{name}": value for name, value in self.frozen.autoencoder.state_dict().items()}
+        save_stage(path, state, "decoder", self.config, made_of, dtype=torch.bfloat16)
 
 
 def _one_row(batch: dict[str, Any], row: int) -> dict[str, Any]:

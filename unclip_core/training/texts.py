@@ -26,7 +26,7 @@ class Texts:
         """What `Clip.encode_text` gives for the captions, on the tokens' device."""
         ids, mask = tokens
         with torch.autocast(ids.device.type, enabled=False):  # as when pictures are made
-            states, embed = text_states(self.clip.network, ids)
+            states, embed = text_states(self.clip.text_placed.on_device(), ids)
         normalised = self.clip.config.normalised
         embed = F.normalize(embed.float(), dim=-1) if normalised else embed.float()
         return TextEncoding(states.float(), embed, mask, ids, self.clip.clip_id, (), normalised)

@@ -45,7 +45,7 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 def subject(
     pictures, word, kind, model, clip, rank, layers, class_pictures, run_folder, loras, cache, device, dtype, threads,
     save_memory, **changes,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Teach a model a subject from a few pictures: its word, what its caption means, how it looks."""
     import dataclasses
 
@@ -56,16 +56,17 @@ def subject(
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.pages import keep_pages
     from ...unclip_core.runtime.device import pick_device
-    from ...unclip_core.training.loop import LoopOptions
+    from ...unclip_core.training.loop import LoopOptions, Stopped
+    from ...unclip_core.training.lora import LoraSettings, precision_for
     from ...unclip_core.training.subject_run import (
         SubjectOptions,
         default_layers,
         install,
-        precision_for,
         start_subject,
         subject_recipe,
     )
     from ._fitting import progress_bar
+    from ._stopping import asked_to_stop
 
     keep_pages()
     if threads:
@@ -77,23 +78,28 @@ def subject(
     given = {name: value for name, value in changes.items() if value is not None}
     recipe = dataclasses.replace(subject_recipe(entry), **given)
     chosen = pick_device() if device == "auto" else torch.device(device)
-    dtype, settings = precision_for(chosen, dtype, rank, layers or default_layers(entry))
+    dtype, base = precision_for(chosen, dtype)
+    settings = LoraSettings(rank, layers or default_layers(entry)) if rank else None
     loop = LoopOptions(device=chosen, dtype=dtype, save_memory=save_memory, sheet_every=100)
     run = run_folder or Path("runs") / word
-    with progress_bar() as progress:
-        options = SubjectOptions(
-            pictures, word, kind, run, model, settings, class_pictures, clip, cache, folders, loop, progress
-        )
-        with tqdm(total=recipe.steps, unit="step", dynamic_ncols=True, desc=f"train {word}", delay=1) as bar:
-            for step in start_subject(options, recipe):
-                bar.update(step.step - bar.n)
-                bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in step.numbers.items()))
+    given = (pictures, word, kind, run, model, settings, base, class_pictures, clip, cache, folders, loop)
+    with progress_bar() as progress, asked_to_stop() as stop:
+        try:
+            steps = start_subject(SubjectOptions(*given, progress, stop), recipe)
+            with tqdm(total=recipe.steps, unit="step", dynamic_ncols=True, desc=f"train {word}") as bar:
+                for step in steps:
+                    bar.update(step.step - bar.n)
+                    bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in step.numbers.items()))
+        except Stopped as stopped:
+            click.echo(str(stopped), err=True)
+            return 128 + stop.number
     made = run / f"{word}.safetensors"
     click.echo(f"wrote {made}")
     if target is None:
         click.echo("put it into models/loras of ComfyUI, or into the folder loras of a model folder, for Apply LoRA")
     else:
         click.echo(f"Apply LoRA lists it as {install(made, target).name}, from {target}; say {word} in the caption")
+    return 0
 
 
 def _lora_folder(host) -> Path | None:

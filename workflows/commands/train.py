@@ -26,6 +26,7 @@ Examples:
   unclip train decoder --init storybook:decoder --data photos/ --run runs/warmer
   unclip train clip --preset storybook --steps 500
   unclip train all --name mine --data photos/ --print-config > mine.toml
+  unclip train decoder --init karlo-v1-alpha:decoder --clip karlo-v1-alpha-image-variations --lora 8 --data photos/
   unclip train subject --help
   torchrun --nproc-per-node 2 -m comfyui_unclip.workflows.cli train prior --name mine --data photos/
 \b
@@ -61,6 +62,10 @@ class _Train(click.Command):
 @cache_option
 @click.option("--clip", help="Frozen CLIP: a file or an installed model.")
 @click.option("--init", help="Begin with these weights and their config: MODEL:STAGE, a file, or a run's folder.")
+@click.option(
+    "--lora", type=click.IntRange(1), metavar="RANK", help="Prior, decoder: train a LoRA of --init's weights."
+)
+@click.option("--lora-layers", type=click.Choice(("attention", "all")), default="attention", show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1), help="Rows of a step.")
 @click.option("--micro-batch", type=click.IntRange(1), help="Rows computed at once; gradients are accumulated.")
@@ -82,10 +87,13 @@ class _Train(click.Command):
 @click.option("--save-minutes", default=10.0, show_default=True, help="A checkpoint at least so often.")
 @click.option("--tensorboard", is_flag=True, help="Also write event files; needs comfyui-unclip[train].")
 def command(
-    stage, data, name, preset, config, print_config, words, run_folder, models, stages, take, cache, clip, init, device,
-    dtype, fp32, threads, workers, compile, save_memory, save_minutes, tensorboard, changed, **changes,
+    stage, data, name, preset, config, print_config, words, run_folder, models, stages, take, cache, clip, init,
+    lora, lora_layers, device, dtype, fp32, threads, workers, compile, save_memory, save_minutes, tensorboard, changed,
+    **changes,
 ) -> int:  # fmt: skip
     """Train one STAGE, or all that a stack NAME lacks, with checkpoints, sample sheets and exact resume."""
+    import dataclasses
+
     import torch
 
     from ...nodes.host import current_host
@@ -93,7 +101,9 @@ def command(
     from ...unclip_core.runtime.device import pick_device
     from ...unclip_core.training.initial import open_initial
     from ...unclip_core.training.loop import LoopOptions, Stopped
+    from ...unclip_core.training.lora import FILE_ENDING, LoraSettings, precision_for
     from ...unclip_core.training.plan import make_plan, recipe_changes
+    from ...unclip_core.training.recipes import fine_tuning, lora_tuning
     from ...unclip_core.training.sources.opening import processors
     from ...unclip_core.training.start import RunOptions, start
     from ...unclip_core.training.whole import CASCADE, train_all
@@ -110,6 +120,8 @@ def command(
     wanted = _stages(stages) if stages else CASCADE
     if stage == "all" and not name:
         raise click.UsageError("train all needs --name: what the stack is to be called in Load unCLIP")
+    if lora and (stage == "all" or name):
+        raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
     if stage == "all" and init:
         raise click.UsageError("--init begins one stage; name that stage instead of all")
     given = {name: value for name, value in changes.items() if value is not None}
@@ -121,15 +133,20 @@ def command(
         words=int(words) if words and words.isdecimal() else words,
         initial=open_initial(init, stage, folders) if init else None,
         changes={**given, **recipe_changes(changed)},
+        tuning=lora_tuning if lora else fine_tuning,
     )
     if print_config:
         click.echo(plan.to_toml(), nl=False)
         return 0
     chosen = own_device(pick_device() if device == "auto" else torch.device(device))
+    dtype, settings = "fp32" if fp32 else dtype, None
+    if lora:
+        dtype, base = precision_for(chosen, dtype)
+        settings = LoraSettings(lora, lora_layers, base)
     ahead = workers if workers is not None else min(8, processors() - 1) if chosen.type == "cuda" else 0
     loop = LoopOptions(
         device=chosen,
-        dtype="fp32" if fp32 else dtype,
+        dtype=dtype,
         compile=compile,
         save_memory=save_memory,
         workers=ahead,
@@ -138,8 +155,10 @@ def command(
     )
     runs = Path("runs") / name if name else Path("runs")
     with joined(chosen) as world, progress_bar() as progress, asked_to_stop() as stop:
-        run = run_folder or (runs if stage == "all" else runs / stage)
-        options = RunOptions(stage, run, data, cache, clip, folders, loop, progress if world.first else None, stop)
+        made = f"{stage}{FILE_ENDING if lora else ''}"
+        run = run_folder or (runs if stage == "all" else runs / made)
+        shown = progress if world.first else None
+        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, stop)
         try:
             if stage == "all":
                 target = _target(name, models, folders)
@@ -150,9 +169,11 @@ def command(
                 click.echo(f"{name} is in {target}: unclip run workflows/text_to_image.json -s name={name}")
             else:
                 if clip is None and name and (own := _clip_of(name, runs, models, folders)):
-                    options = RunOptions(stage, run, data, cache, own, folders, loop, options.progress, stop)
+                    options = dataclasses.replace(options, clip=own)
                 _show_one(start(options, plan), stage, plan.recipe(stage).steps, world.first)
-                click.echo(f"wrote {run}/{stage}.safetensors")
+                click.echo(
+                    f"wrote {run}/{made}.safetensors{', for Apply LoRA: put it into models/loras' if lora else ''}"
+                )
         except Stopped as stopped:
             click.echo(str(stopped), err=True)
             return 128 + stop.number

@@ -184,7 +184,8 @@ def test_published_models_learn_too_their_decoders_in_latents(published, picture
     """By the words that their CLIP spells in sub-words; Kandinsky's decoder reads no caption at all."""
     loop = LoopOptions(log_every=1, save_every=1, dtype="fp32", save_memory=True)
     made = SubjectOptions(
-        *(pictures, WORD, "coffee cup", tmp_path / "run", published, LoraSettings(2), 2),
+        *(pictures, WORD, "coffee cup", tmp_path / "run", published, LoraSettings(2)),
+        class_pictures=2,
         cache=tmp_path / "cache",
         loop=loop,
     )
