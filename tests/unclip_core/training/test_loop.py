@@ -143,7 +143,7 @@ def test_progress_log_sheets_and_export(tmp_path):
     for _, shown in (task.sheets[-1], task.exports[0][:2]):
         assert all(torch.equal(value, average[name]) for name, value in shown.items())
     assert not torch.equal(average["0.weight"], saved(tmp_path)["network"]["0.weight"])
-    assert task.exports[0][2] == dataclasses.asdict(RECIPE)
+    assert task.exports[0][2]["recipe"] == dataclasses.asdict(RECIPE)
     made_of = json.loads((tmp_path / "finished.json").read_text())
     assert made_of == json.loads((tmp_path / "config.json").read_text()) == json.loads(saved(tmp_path)["made_of"])
     assert made_of["data"] == "these" and made_of["recipe"]["lr"] == 0.05 and made_of["dtype"] == "fp32"
