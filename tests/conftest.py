@@ -93,7 +93,7 @@ def members(karlo, family, stable_unclip, tmp_path_factory):
     karlo.write_karlo_folder(folder / "karlo-v1-alpha")
     karlo.write_karlo_folder(folder / "karlo-v1-alpha-image-variations", with_prior=False, with_image_encoder=True)
     family.kandinsky_2_2(folder, decoders=("", "inpaint", "controlnet-depth"))
-    family.kandinsky_2_1(folder)
+    family.kandinsky_2_1(folder, decoders=("", "inpaint"))
     stable_unclip.stable_unclip_h(folder / "stable-diffusion-2-1-unclip")
     stable_unclip.stable_unclip_l(folder / "stable-diffusion-2-1-unclip-small")
     family.eclipse_prior(folder / "ECLIPSE_Karlo_Prior", dim=karlo.KarloSizes().clip_dim)

@@ -18,6 +18,7 @@ MEMBERS = {
     "kandinsky-2-2-inpaint": "inpaint_kandinsky",
     "kandinsky-2-2-controlnet-depth": "depth_kandinsky",
     "kandinsky-2-1": TEXT,
+    "kandinsky-2-1-inpaint": "inpaint_kandinsky",
     "stable-diffusion-2-1-unclip": PICTURE,
     "stable-diffusion-2-1-unclip-small": TEXT,
     "karlo-v1-alpha": TEXT,
