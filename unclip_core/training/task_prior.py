@@ -103,6 +103,6 @@ class PriorTask:
             "clip_score_true": torch.cosine_similarity(batch["z"], text.embed).mean(),
         }
 
-    def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """prior.safetensors, stored as bf16."""
-        save_stage(path, network.state_dict(), "prior", self.config, {"recipe": recipe}, dtype=torch.bfloat16)
+        save_stage(path, network.state_dict(), "prior", self.config, made_of, dtype=torch.bfloat16)
