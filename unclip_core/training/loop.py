@@ -156,7 +156,14 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
 
         steps = state.steps(start)
         for done in range(start + 1, last + 1):
-            result = next(steps)
+            try:
+                result = next(steps)
+            except RuntimeError:
+                if not stop():
+                    raise
+                # What asked to stop has ended the workers that prepare batches too; the weights are the last step's.
+                state.save(done - 1)
+                raise Stopped(_said(task, done - 1)) from None
             waited += result.waited
             if done % options.log_every == 0 or done == last:
                 now = time.perf_counter()
@@ -164,7 +171,7 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 numbers = {name: _number(value) for name, value in result.numbers.items()}
                 line = {
                     "step": done,
-                    "loss": float(result.loss),
+                    "loss": float(world.mean(result.loss)),
                     "lr": learning_rate(recipe, done - 1),
                     "grad_norm": _number(result.norm),
                     "pictures_per_second": round(speed, 1),
@@ -180,7 +187,7 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 state.save(done)
                 saved = time.perf_counter()
             if stops and done < last:
-                raise Stopped(f"train {task.stage}: stopped at step {done}, which is saved; the same command goes on")
+                raise Stopped(_said(task, done))
             if world.first and (done % options.sheet_every == 0 or done == last):
                 pause = time.perf_counter()
                 if found := state.review(folder.path / f"sheet-{done:07d}.png"):
@@ -193,6 +200,10 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
             said = {name: value for name, value in made_of.items() if name not in ("config", "stage")}
             task.export(network, folder.path / f"{task.stage}.safetensors", said)
         folder.finish(made_of)
+
+
+def _said(task: Task, done: int) -> str:
+    return f"train {task.stage}: stopped at step {done}, which is saved; the same command goes on"
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,12 @@ def diffusion_loss(
 def variational_bound(
     schedule: Schedule, mean_output: Tensor, variance_output: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor
 ) -> Tensor:
-    """One term of the bound per row (B,), in bits per dimension: KL at t > 0, the discretised likelihood at t = 0."""
+    """One term of the bound per row (B,), in bits per dimension: KL at t > 0, the discretised likelihood at t = 0.
+
+    Of the network's x_0 as it is: a bound of it, which samplers have, would hide how far off the mean may be.
+    """
     true_mean, true_log_variance = schedule.posterior(x_0, x_t, t)
-    predicted_x0, _ = schedule.to_x0_eps(mean_output, x_t, t, clamp=schedule.config.x0_clamp)
+    predicted_x0, _ = schedule.to_x0_eps(mean_output, x_t, t)
     mean, _ = schedule.posterior(predicted_x0, x_t, t)
     log_variance = schedule.learned_log_variance(variance_output, t)
     kl = gaussian_kl(true_mean, true_log_variance, mean, log_variance).flatten(1).mean(1)

@@ -33,6 +33,8 @@ class Recipe:
     )
     crop_fraction: int = 4  # upsamplers: crops are the target's side over this (Table 3: 0.25)
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
+    blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs
+    low_noise: float = 0.0  # upsamplers: deviation of the inputs' noise, at most; the scale is -1..1
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
     swaps: bool = (
@@ -56,9 +58,12 @@ STORYBOOK_RECIPES: dict[str, Recipe] = {
     "decoder": Recipe(
         steps=4400, batch=32, lr=8e-4, weight_decay=0.01, betas=(0.9, 0.99), ema=0.999, timesteps="logit_normal"
     ),
-    "upsampler_256": Recipe(steps=1200, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998),
+    # Noise among what they mend, and one input in five sharp: what its decoder leaves behind is no blur alone.
+    "upsampler_256": Recipe(
+        steps=1200, batch=32, lr=1e-3, betas=(0.9, 0.99), ema=0.998, blur_share=0.8, low_noise=0.12
+    ),
     "upsampler_1024": Recipe(
-        steps=3000, batch=32, lr=2e-3, betas=(0.9, 0.99), ema=0.998, crop_fraction=8, level_power=2.0
+        steps=3000, batch=32, lr=2e-3, betas=(0.9, 0.99), ema=0.998, crop_fraction=8, level_power=2.0, low_noise=0.12
     ),
     "ar_prior": Recipe(steps=2200, batch=64, lr=1.5e-3, warmup=100, weight_decay=4e-2, betas=(0.9, 0.95), ema=0.998),
 }
@@ -73,7 +78,7 @@ PAPER_RECIPES: dict[str, Recipe] = {
     ),
     "decoder": replace(_PAPER, steps=800_000, batch=2048, lr=1.2e-4),
     "upsampler_256": replace(_PAPER, steps=1_000_000, batch=1024, lr=1.2e-4),
-    "upsampler_1024": replace(_PAPER, steps=1_000_000, batch=512, lr=1.0e-4),
+    "upsampler_1024": replace(_PAPER, steps=1_000_000, batch=512, lr=1.0e-4, low_noise=2 * 25 / 255),  # BSRGAN's most
 }
 
 # Karlo says how often conditions are dropped, and nothing of its rates: the paper's are taken.

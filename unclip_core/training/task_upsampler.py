@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
@@ -47,18 +46,18 @@ class UpsamplerTask:
         torch.manual_seed(0)
         return stored_upsampler(self.config)
 
-    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor]:
+    def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor | None]:
         """High-resolution crops, their spoilt and enlarged low-resolution selves, levels, noise and timesteps."""
         size, crop = len(rows), self.config.high_size // self.recipe.crop_fraction
         high = self.data.crops(rows, rng, self.config.high_size, crop)
         level = torch.rand(size, generator=generator) ** self.recipe.level_power
-        if not self.config.augmentation_level:
-            level = torch.full((size,), 0.5)
-        low = degrade(F.avg_pool2d(high, self.factor), self.config.augmentation, level, rng, generator)
+        told = level if self.config.augmentation_level else None
+        strength = {"blur_share": self.recipe.blur_share, "noise": self.recipe.low_noise}
+        low = degrade(high, self.factor, self.config.augmentation, told, rng, generator, **strength)
         return {
             "x_0": high,
             "low": resize_bicubic(low, crop),
-            "level": level,
+            "level": told,
             "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
             "noise": torch.randn(high.shape, generator=generator),
         }
@@ -67,7 +66,7 @@ class UpsamplerTask:
         """L_simple, and L_vlb where the variance is learned."""
         x_0, t, noise = batch["x_0"], batch["t"], batch["noise"]
         x_t = self.schedule.add_noise(x_0, t, noise).contiguous(memory_format=torch.channels_last)
-        output = network(x_t, t, batch["low"], batch["level"] if self.config.augmentation_level else None)
+        output = network(x_t, t, batch["low"], batch["level"])
         return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
@@ -75,7 +74,7 @@ class UpsamplerTask:
         enlarged inputs, the upsampler's answers, the originals."""
         device = next(network.parameters()).device
         batch = fixed_batch(self, some_rows(rows, SHEET_ROWS), device)
-        level = batch["level"] if self.config.augmentation_level else None
+        level = batch["level"]
         steps = self.schedule.respace(self.config.sampling.steps)
         x_0 = batch["noise"]
 

@@ -45,6 +45,14 @@ class World:
         dist.all_reduce(total)
         return bool(total.item())
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a number over all processes."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
     def gather_rows(self, rows: Tensor) -> Tensor:
         """The rows (B, ...) of all processes, in their order, without gradient."""
         if self.size == 1:

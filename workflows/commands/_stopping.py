@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,10 +23,19 @@ class Asked:
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Asked]:
-    """Inside, the first Ctrl-C or SIGTERM is noted only; a second one interrupts at once."""
-    asked = Asked()
+    """Inside, the first Ctrl-C or SIGTERM is noted only; a second one interrupts at once.
+
+    Forked workers take the handlers along: a Ctrl-C, which reaches all of a terminal's processes, is the first one's
+    business; a SIGTERM ends them, as their pools expect.
+    """
+    asked, owner = Asked(), os.getpid()
 
     def note(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         if asked.number:
             raise KeyboardInterrupt
         asked.number = number

@@ -4,7 +4,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -321,6 +323,27 @@ def test_a_run_that_is_asked_to_stop_saves_first(tmp_path):
     run(tmp_path)
     run(tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
+
+
+def test_a_stop_that_ends_the_workers_too_saves_what_was_done(tmp_path):
+    """A batch system tells all processes of a job to end at once."""
+
+    class Killed(Toy):
+        def batch(self, rows, rng, generator):
+            if torch.utils.data.get_worker_info() is not None and self.batches[3:]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().batch(rows, rng, generator)
+
+    recipe = dataclasses.replace(RECIPE, steps=40)
+    with pytest.raises(RuntimeError, match="worker"):
+        run(tmp_path / "crash", Killed(), recipe, workers=1, save_every=100)
+
+    def ended():
+        return not any(child.is_alive() for child in multiprocessing.active_children())
+
+    with pytest.raises(Stopped, match=r"stopped at step \d+, which is saved"):
+        run(tmp_path / "job", Killed(), recipe, workers=1, save_every=100, stop=ended)
+    assert saved(tmp_path / "job")["step"] >= 1
 
 
 def test_a_checkpoint_is_written_every_so_many_minutes(tmp_path):

@@ -79,7 +79,7 @@ def test_the_bound_is_in_bits_and_weighs_in_by_the_number_of_steps(batch):
     # One row by hand, at t > 0.
     row = slice(2, 3)
     true_mean, true_log = LEARNED.posterior(x_0[row], x_t[row], t[row])
-    guess, _ = LEARNED.to_x0_eps(mean_output[row], x_t[row], t[row], clamp=1.0)
+    guess, _ = LEARNED.to_x0_eps(mean_output[row], x_t[row], t[row])
     mean, _ = LEARNED.posterior(guess, x_t[row], t[row])
     log = LEARNED.learned_log_variance(variance_output[row], t[row])
     true, learned = (Normal(m, (v / 2).exp().expand_as(m)) for m, v in ((true_mean, true_log), (mean, log)))

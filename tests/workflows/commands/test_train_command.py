@@ -1,9 +1,11 @@
 """`unclip train` and `unclip evaluate`: from a command line to a run folder, errors on one line."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from comfyui_unclip.unclip_core.evaluation import judge
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands import evaluate
+from comfyui_unclip.workflows.commands._stopping import asked_to_stop
 
 
 @pytest.fixture
@@ -101,6 +104,25 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(tiny, monkeypatch, 
     assert 2 <= step < 5 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert train("clip", "--steps", "5", "--fp32") == 0
     assert torch.load(tiny / "runs" / "clip" / "checkpoint.pt", weights_only=True)["step"] == 5
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks a process")
+def test_forked_workers_still_end_when_they_are_told_to_and_leave_a_ctrl_c_to_the_first_process():
+    with asked_to_stop() as stop:
+        for number, alive in ((signal.SIGINT, True), (signal.SIGTERM, False)):
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            worker.start()
+            os.kill(worker.pid, number)
+            worker.join(1 if alive else 30)
+            assert worker.is_alive() == alive
+            worker.kill()
+            worker.join()
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop() and stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
 
 
 def test_evaluate_uses_the_settings_of_the_saved_graph(tiny_stack, tmp_path, repository):
