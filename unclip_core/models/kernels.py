@@ -208,3 +208,88 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
         scores = torch.baddbmm(mask[row], q[row], k[row].transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
         out[row] = torch.bmm(scores.softmax(dim=-1), v[row])
     return out
+
+
+def learns_norms_by_hand(x: Tensor) -> bool:
+    """Whether `LearningGroupNorm` beats PyTorch's GroupNorm: a channels-last map on a processor, with gradients.
+
+    Milliseconds of the backward pass on one core of an AMD EPYC (Zen 5), PyTorch's / by hand:
+
+    | batch, channels, side | bfloat16   | float32     |
+    |-----------------------|------------|-------------|
+    | 16, 64, 32            | 14.2 / 2.0 | 2.64 / 1.99 |
+    | 16, 32, 32            | 7.2 / 1.3  | 0.97 / 0.52 |
+    | 16, 192, 8            | 1.3 / 0.4  | 0.13 / 0.26 |
+    """
+    return (
+        torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.ndim == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
+
+
+class LearningGroupNorm(torch.autograd.Function):
+    """GroupNorm of a channels-last map, then times `scale` plus `shift`, whose gradient is made of a few passes over
+    the whole map. Weight, bias and statistics stay float32 beside a map of half precision."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        groups: int,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+    ) -> Tensor:
+        """x (B, C, H, W); weight and bias (C,); scale and shift (B, C), or None -> (B, C, H, W) in x's dtype."""
+        with torch.autocast("cpu", enabled=False):
+            batch, channels, height, width = x.shape
+            out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, height * width, groups, eps)
+            if scale is not None:
+                factor, term = (each.to(x.dtype)[:, :, None, None] for each in (scale, shift))
+                out = torch.addcmul(term, out, factor)
+        ctx.save_for_backward(x, mean, rstd, weight, bias, scale)
+        ctx.groups = groups
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """With d the gradient of the output: sums of d and of d x over pixels give all that is not a map; that of x is
+        c_1 d + c_2 x + c_3, factors of a row's channel or group."""
+        x, mean, rstd, weight, bias, scale = ctx.saved_tensors
+        batch, channels, height, width = x.shape
+        size = channels // ctx.groups
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            d, x = (
+                each.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
+                for each in (grad, x)
+            )  # (B, H * W, C)
+            sums = d.sum(1, dtype=exact)  # (B, C)
+            products = (d * x).sum(1, dtype=exact)
+            mean, rstd = (each.to(exact).view(batch, ctx.groups, 1) for each in (mean, rstd))
+
+            def grouped(each: Tensor) -> Tensor:
+                return each.view(batch, ctx.groups, size)
+
+            by_norm = ((grouped(products) - mean * grouped(sums)) * rstd).view(batch, channels)  # sums of d times norm
+            gain = (weight if scale is None else weight * scale).to(exact).expand(batch, channels)
+            of_sums, of_products = (grouped(gain * each).sum(2, keepdim=True) for each in (sums, products))
+            c_2 = (of_sums * mean - of_products) * rstd**3 / (size * height * width)
+            c_3 = -c_2 * mean - of_sums * rstd / (size * height * width)
+            c_1, c_2, c_3 = (
+                each.expand(batch, ctx.groups, size).reshape(batch, 1, channels).to(x.dtype)
+                for each in (grouped(gain) * rstd, c_2, c_3)
+            )
+            x_grad = torch.addcmul(torch.addcmul(c_3, d, c_1), x, c_2)
+            x_grad = x_grad.view(batch, height, width, channels).permute(0, 3, 1, 2)
+            if scale is None:
+                return x_grad, None, None, by_norm.sum(0).to(weight), sums.sum(0).to(bias), None, None
+            scale_grad = (by_norm * weight + sums * bias).to(scale)
+            weight_grad, bias_grad = (by_norm * scale).sum(0).to(weight), (sums * scale).sum(0).to(bias)
+            return x_grad, None, None, weight_grad, bias_grad, scale_grad, sums.to(scale)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from comfyui_unclip.unclip_core.models import kernels
 from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
-from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
+from comfyui_unclip.unclip_core.models.layers import GroupNorm, ResBlock, attend
 from comfyui_unclip.unclip_core.pages import drop_mapped_pages
 from comfyui_unclip.unclip_core.processor import Processor
 
@@ -159,3 +160,36 @@ def resident(tensor):
         elif inside and line.startswith("Rss:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_norm_that_learns_by_hand_gives_the_gradients_of_pytorchs(dtype, scaled):
+    """Against float64; half precision as near as its own rounding."""
+    torch.manual_seed(0)
+    norm = GroupNorm(4, 12).to(torch.promote_types(dtype, torch.float32))
+    for value in norm.parameters():
+        nn.init.normal_(value, 1.0)
+    x = (2 * torch.randn(3, 12, 8, 8) + 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    scale, shift, grad = torch.randn(3, 12).to(dtype), torch.randn(3, 12).to(dtype), torch.randn(3, 12, 8, 8).to(dtype)
+    given = [x, *norm.parameters(), *([scale, shift] if scaled else [])]
+
+    def gradients(forward, inputs):
+        inputs = [each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in inputs]
+        out = forward(*inputs)
+        return out, torch.autograd.grad(out, inputs, grad.to(out))
+
+    def ours(x, weight, bias, *rest):
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x, *rest))
+
+    def exact(x, weight, bias, scale=None, shift=None):
+        out = F.group_norm(x, 4, weight, bias, norm.eps)
+        return out if scale is None else out * scale[:, :, None, None] + shift[:, :, None, None]
+
+    out, found = gradients(ours, given)
+    wanted_out, wanted = gradients(exact, [each.double() for each in given])
+    assert "LearningGroupNorm" in type(out.grad_fn).__name__ and out.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for one, other in zip((out, *found), (wanted_out, *wanted), strict=True):
+        assert (one.double() - other).norm() <= tolerance * other.norm()
