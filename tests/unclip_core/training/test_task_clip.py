@@ -229,5 +229,5 @@ def test_groups_of_words_are_filled_up_with_other_words(story_clip_config, tmp_p
     some = ClipTask(story_clip_config, data, mostly).with_siblings(list(range(96)), random.Random(0))
     assert 20 < sum(data.scenes[row].word is not None for row in some) < 70
     data._lettered = []
-    with pytest.raises(ValueError, match="Recipe.lettered: none of these pictures"):
+    with pytest.raises(ValueError, match=r"Recipe\.lettered: none of these pictures"):
         ClipTask(story_clip_config, data, mostly).with_siblings(list(range(8)), random.Random(0))
