@@ -7,7 +7,7 @@
 # clock, its processor seconds, the processor. Without STEP: all of them, in order.
 set -euo pipefail
 
-FROM=${FROM:?the folder of storybook-2's files}
+FROM=${FROM:?the folder with the files of storybook-2}
 RUNS=${RUNS:-runs/storybook-3}
 UNCLIP=${UNCLIP:-unclip}
 mkdir -p "$RUNS"
