@@ -154,6 +154,8 @@ def make_mess(folder):
         "phone.heic": b"ftypheic",
         "._fine.png": b"AppleDouble",
         "plain.txt": b"\xff\xfe\x00",
+        "lost.txt": b"a caption of a picture that is gone",
+        "phone.txt": b"a caption of a picture that is named already",
     }
     for name, content in {**good, **bad}.items():
         (folder / name).write_bytes(content)
@@ -168,13 +170,14 @@ def test_what_people_have_in_their_folders_is_listed_and_never_fatal(tmp_path):
     assert [data.sample(row).name for row in range(len(data))] == ["fine.png", "plain.jpg", "scan.png"]
     assert data.captions([0, 1, 2], random.Random(0)) == ["a red star", "", "a grey square"]
     skipped = dict(data.skipped())
-    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic"}
+    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic", "lost.txt"}
     assert skipped["empty.png"] == "empty file" and "convert it" in skipped["phone.heic"]
+    assert skipped["lost.txt"] == "a caption without a picture"
     found = survey(data, "mess")
     assert found.rows == 3 and [name for name, _ in found.unread] == ["plain.jpg"] and found.no_caption == []
     text = report(found)
     for said in (
-        "mess: 3 rows kept, 4 skipped",
+        "mess: 3 rows kept, 5 skipped",
         "skipped, empty file: 1 (empty.png)",
         "16 bits a channel: 1",
         "caption of plain.jpg is not UTF-8 text",
