@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DecoderConfig, PriorConfig
-from .decoder import DecoderNetwork
+from .build import painting_network
 from .layers import SpatialAttention, TransformerBlock
 from .prior import PriorNetwork
 from .spatial_transformer import SpatialTransformer
-from .stable_decoder import StableDecoderNetwork
 
 _ATTENTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     TransformerBlock: ("qkv", "proj"),
@@ -127,7 +126,7 @@ def layer_shapes(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, t
         if stage == "prior":
             network = PriorNetwork(config)
         else:
-            network = StableDecoderNetwork(config) if config.text == "own_clip" else DecoderNetwork(config)
+            network = painting_network(config)
     return {name: _shape(layer) for name, layer in all_layers(network).items()}
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from ..clip.words import WordTokenizer, count_words, most_frequent
 from ..config import EMBED_STD, STAGES, ClipConfig, ClipTextConfig, StackConfig
-from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, PRESETS
+from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, PRESETS, STABLE_UNCLIP_H, STABLE_UNCLIP_L
 from ..storybook.captions import knows, vocabulary
 from .data import Data, StorybookData
 from .initial import Initial, family
 from .recipes import RECIPES, STORYBOOK_RECIPES, Recipe, fine_tuning
 from .settings import changed, check_tables, read_toml, to_toml
 
-TRAINABLE: dict[str, StackConfig] = {**PRESETS, **{stack.name: stack for stack in (KANDINSKY_2_1, KANDINSKY_2_2)}}
+_FAMILY = (KANDINSKY_2_1, KANDINSKY_2_2, STABLE_UNCLIP_H, STABLE_UNCLIP_L)
+TRAINABLE: dict[str, StackConfig] = {**PRESETS, **{stack.name: stack for stack in _FAMILY}}
 DEFAULT_PRESET = "storybook"
 SPEAKERS = ("prior", "decoder", "ar_prior")  # the stages that speak one CLIP's embeddings
 DEFAULT_WORDS = 4096
