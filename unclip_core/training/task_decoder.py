@@ -160,7 +160,7 @@ class DecoderTask:
         batch = fixed_batch(self, some_rows(rows, count), device)
         painted, true = model_to_image(self.paint(network, batch)), model_to_image(batch["pictures"])
         both = torch.stack([pictures.unflatten(0, (-1, LINE)) for pictures in (true, painted)], 1)
-        save_png(grid(both.flatten(0, 2)), path)
+        save_png(grid(both.flatten(0, 2), LINE), path)
         with torch.autocast(device.type, enabled=False):
             seen = self.clip.encode_image(painted.float().clamp(0, 1).cpu()).vector.to(device)
         found = {
