@@ -123,10 +123,7 @@ def layer_shapes(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, t
     """{name: shape of the weight} of every layer of a stage's network that can have a branch: linear (out, in) or a
     convolution (out, in, k, k). Shared, not to be changed."""
     with torch.device("meta"):
-        if stage == "prior":
-            network = PriorNetwork(config)
-        else:
-            network = painting_network(config)
+        network = PriorNetwork(config) if stage == "prior" else painting_network(config)
     return {name: _shape(layer) for name, layer in all_layers(network).items()}
 
 

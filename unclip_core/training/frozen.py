@@ -1,5 +1,5 @@
-"""What stands beside a decoder while it learns: the autoencoder of its latents, its own text encoder, the units in which
-its embeddings are noised, and CLIP's embedding of no picture. None of them learns."""
+"""What stands beside a decoder while it learns: the autoencoder of its latents, its own text encoder, the units in
+which its embeddings are noised, and CLIP's embedding of no picture. None of them learns."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def frozen_beside(config: DecoderConfig, read: Callable[[], State] | None, clip:
 
 
 def with_own_text(frozen: Frozen, config: DecoderConfig, device: torch.device, tokenizer: Path | None) -> Frozen:
-    """`frozen` with what a decoder reads that does not read CLIP's captions, and noise on its embeddings is measured in;
-    as it is for one that reads them.
+    """`frozen` with the text encoder of a decoder that has its own, and the units of noise on its embeddings; as it is
+    for one that reads CLIP's captions or none.
 
     tokenizer: the file of words of Kandinsky 2.1's. Raises ValueError where that is needed and cannot be read.
     """
@@ -92,7 +92,7 @@ def with_own_text(frozen: Frozen, config: DecoderConfig, device: torch.device, t
 
     def build(dtype: torch.dtype) -> nn.Module:
         with torch.device("meta"):
-            tower = _text_tower(config)
+            tower = own_text_tower(config)
         state = {name: value.to(dtype) for name, value in part_of(frozen.stored(), TEXT_TOWER).items()}
         tower.load_state_dict(state, strict=True, assign=True)
         return tower
@@ -113,10 +113,11 @@ def with_own_text(frozen: Frozen, config: DecoderConfig, device: torch.device, t
     return dataclasses.replace(frozen, own_text=own_multilingual_text(spell, network), tokenizer=tokenizer)
 
 
-def _text_tower(config: DecoderConfig) -> nn.Module:
+def own_text_tower(config: DecoderConfig) -> nn.Module | None:
+    """The text encoder of a decoder's own, with fresh weights."""
     if config.text == "own_clip":
         return TextTower(config.text_tower)
-    return MultilingualEncoder(config.multilingual, config.clip_dim)
+    return None if config.multilingual is None else MultilingualEncoder(config.multilingual, config.clip_dim)
 
 
 def part_of(state: State, part: str) -> dict[str, Tensor]:

@@ -41,8 +41,8 @@ KIND = {
 
 @dataclass(frozen=True)
 class Initial:
-    """label: as it was asked for. clip: the CLIP that lies beside it, if one does. metadata: of a native file. model: the
-    name of the installed model that it is of. tokenizer: the words of a decoder with a text encoder of its own."""
+    """label: as it was asked for. clip: the CLIP that lies beside it, if one does. metadata: of a native file. model:
+    the name of the installed model that it is of. tokenizer: the words of a decoder with a text encoder of its own."""
 
     label: str
     stage: str

@@ -134,7 +134,12 @@ def make_plan(
         stack = own_ids(stack, given, stages, lambda stage, old: f"{old}+")
     recipes = _recipes(chosen, tables.get("recipe", {}), tuning if initial and not asked else None, where)
     for stage in set(stages) & set(recipes):
-        recipes[stage] = replace(recipes[stage], **(changes or {}))
+        recipe = replace(recipes[stage], **(changes or {}))
+        if recipe.micro_batch and "micro_batch" not in (
+            changes or {}
+        ):  # the recipe's own follows a batch that is given
+            recipe = replace(recipe, micro_batch=math.gcd(recipe.batch, recipe.micro_batch))
+        recipes[stage] = recipe
     plan = Plan(
         chosen, sized_for(stack, given), recipes, _words(words if words is not None else counted), given, initial
     )

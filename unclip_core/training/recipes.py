@@ -113,14 +113,17 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 # constant, for as long as some thousand pictures take, in batches that one GPU holds. 1e-5 for the large networks is
 # what is used for their kin (Stable Diffusion, Kandinsky 2.2).
 FINE_TUNING_STEPS, FINE_TUNING_BATCH = 4000, 16
+LORA_MICRO_BATCH, LARGE_BATCH = 4, 512
 
 
 def lora_tuning(recipe: Recipe) -> Recipe:
     """The recipe of a LoRA: a fine-tuning at the rate that made the weights, since branches begin at nothing.
 
-    1e-4 for the large networks is what is used for their kin.
+    1e-4 for the large networks is what is used for their kin. Of those, which are trained by thousands of rows a step,
+    few are computed at once: a GPU of 12 GB is to hold them.
     """
-    return replace(fine_tuning(recipe), lr=recipe.lr, ema=min(recipe.ema, 0.99))
+    tuned = replace(fine_tuning(recipe), lr=recipe.lr, ema=min(recipe.ema, 0.99))
+    return replace(tuned, micro_batch=LORA_MICRO_BATCH) if recipe.batch >= LARGE_BATCH else tuned
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:

@@ -18,6 +18,7 @@ from ..clip.model import Clip
 from ..clip.pca import fit_pca
 from ..config import STAGES, ClipConfig
 from ..runtime.device import pick_dtype
+from ..runtime.estimates import free_bytes
 from ..stack import LARGE_CLIP
 from .data import Data
 from .embeddings import clip_fingerprint, image_embeddings
@@ -25,7 +26,9 @@ from .frozen import frozen_beside, network_state, with_own_text
 from .initial import why_not_trained
 from .loop import LoopOptions, Progress, Task, train
 from .lora import LORA_TASKS, LoraSettings
+from .memory import CONTEXT, COUNTED, GB, estimate
 from .plan import SPEAKERS, TRAINABLE, Plan, components
+from .precision import candidates
 from .recipes import Recipe
 from .sources.opening import open_data
 from .sources.pairs import EmbeddingPairs
@@ -48,7 +51,7 @@ class RunOptions:
     """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
 
     lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
-    data. stop: see `train`.
+    data. note: is told what a prior or decoder will need of memory. stop: see `train`.
     """
 
     stage: str
@@ -60,6 +63,7 @@ class RunOptions:
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
     progress: Told | None = None
+    note: Callable[[str], None] | None = None
     stop: Callable[[], bool] = lambda: False
 
 
@@ -125,6 +129,8 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         read = plan.initial.read
         initial = dataclasses.replace(plan.initial, read=lambda: network_state(plan.initial.config, read()))
         init = initial.state_for(task.config, lambda: task.build().state_dict())
+    if stage in COUNTED and options.note is not None:
+        options.note(f"memory: {memory_needed(options, task.config, recipe, clip)}")
     identity: dict[str, Any] = {
         "stage": stage,
         "preset": plan.preset,
@@ -133,6 +139,8 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         "config": dataclasses.asdict(task.config),
         **({} if options.lora is None else {"lora": options.lora.described()}),
     }
+    if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
+        clip.placed.offload()  # what has seen the pictures makes room; it comes back where it is used
     return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
 
@@ -158,6 +166,25 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
     return LORA_TASKS[stage](
         config, *rest, weights=lambda: network_state(config, plan.initial.read()), settings=settings
     )
+
+
+def memory_needed(options: RunOptions, config: Any, recipe: Recipe, clip: Clip) -> str:
+    """What a run of a prior or decoder takes of its device, and on a GPU that has less of it what would take less."""
+    device = torch.device(options.loop.device)
+    dtype = options.loop.dtype if options.loop.dtype != "auto" else candidates(device)[-1]
+    given = {
+        "lora": options.lora,
+        "dtype": dtype,
+        "clip_dtype": clip.placed.dtype,
+        "towers_apart": clip.apart,
+        "fused": device.type != "cpu",
+    }
+    rows = recipe.micro_batch or recipe.batch
+    needed = estimate(config, clip.config, rows, save_memory=options.loop.save_memory, **given)
+    if device.type != "cuda" or needed.total + CONTEXT <= (free := free_bytes(device)):
+        return str(needed)
+    less = estimate(config, clip.config, 1, save_memory=True, **given)
+    return f"{needed}, but {device} has {free / GB:.1f} GB free; --save-memory --micro-batch 1 takes {less}"
 
 
 def rows_for(stage: str, config: Any, data: Data) -> list[int]:

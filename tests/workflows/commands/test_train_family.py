@@ -188,7 +188,8 @@ def test_a_clip_without_an_image_tower_is_completed_by_another_model_or_refused(
 def test_a_lora_of_a_published_stage_is_a_file_and_a_node(stage, model, place, monkeypatch, capsys):
     more = ("--lora", "3", "--lr", "0.05", "--set", "warmup=0", "--set", "ema=0.0")
     assert train(stage, model, *more) == 0
-    assert f"wrote run/{stage}-lora.safetensors, for Apply LoRA" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"wrote run/{stage}-lora.safetensors, for Apply LoRA" in said.out and "memory: about 0." in said.err
     path = place / "models" / "loras" / "mine.safetensors"
     path.parent.mkdir(parents=True)
     shutil.copy(place / "run" / f"{stage}-lora.safetensors", path)
@@ -211,6 +212,19 @@ def test_a_lora_of_a_published_stage_is_a_file_and_a_node(stage, model, place, m
         for again in (stack, off):
             assert torch.equal(sample(again, stage), plain), dtype
         assert torch.equal(sample(on, stage), changed)
+    if stage == "decoder":
+        inverted = [invert(each.decoder) for each in (on, off)]
+        ((record,), ()) = (noise.inversion.loras for noise in inverted)
+        assert (record.name, record.strength) == ("mine", 1.0)
+        assert (inverted[0].x_T - inverted[1].x_T).abs().max() > 1e-3
+
+
+def invert(decoder):
+    """DDIM Invert in two steps."""
+    config = decoder.config
+    side = config.unet.image_size * (config.autoencoder.factor if config.autoencoder else 1)
+    picture = torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(1))
+    return decoder.invert(picture, Embedding(torch.ones(1, config.clip_dim), config.clip_id), steps=2)
 
 
 def applied(stack, stage, strength):
