@@ -52,7 +52,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape, dtype and layout."""
-        if x.dtype == self.weight.dtype:
+        if x.dtype == self.weight.dtype and not (x.is_cuda and torch.is_autocast_enabled("cuda")):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

@@ -158,7 +158,8 @@ def command(
         made = f"{stage}{FILE_ENDING if lora else ''}"
         run = run_folder or (runs if stage == "all" else runs / made)
         shown = progress if world.first else None
-        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, stop)
+        note = (lambda text: click.echo(text, err=True)) if world.first else None
+        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop)
         try:
             if stage == "all":
                 target = _target(name, models, folders)

@@ -88,5 +88,7 @@ def test_a_step_that_cannot_be_shared_evenly_is_refused(monkeypatch):
             return torch.nn.Linear(1, 1)
 
     recipe = Recipe(steps=1, batch=6, lr=1.0, micro_batch=2)
-    with pytest.raises(ValueError, match="3 micro-batches, which 2 processes cannot share evenly; set Recipe.micro_batch to 3"):
+    with pytest.raises(
+        ValueError, match="3 micro-batches, which 2 processes cannot share evenly; set Recipe.micro_batch to 3"
+    ):
         loop._Run(Task(), recipe, None, 10, None, {}, loop.LoopOptions(), World(0, 2))
