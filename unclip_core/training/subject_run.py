@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -27,24 +28,29 @@ from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
 from .recipes import Recipe
-from .sources.opening import open_data
+from .sources.opening import open_data, open_index, processors
 from .sources.pictures import PictureData
 from .subject import SubjectTask
 
 NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
 AT_ONCE = 8  # pictures of the class painted in one run
+FEW = 4  # pictures of the subject, below which it is warned of
+
+log = logging.getLogger(__name__)
 
 # A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
 SMALL = Recipe(
-    steps=300,
+    steps=500,
     batch=8,
-    lr=1e-3,
+    lr=2e-3,
     warmup=20,
     weight_decay=0.01,
     betas=(0.9, 0.99),
     ema=0.98,
     text_drop=0.3,
+    draws=4,
+    timesteps="logit_normal",
     validation=0.0,
 )
 LARGE = Recipe(
@@ -299,11 +305,20 @@ def _whole(word: str) -> str:
 
 
 def _open(options: SubjectOptions) -> PictureData:
-    if not options.pictures.is_dir():
-        raise ValueError(
-            f"--pictures {options.pictures}: there is no such folder; give one with pictures of the subject"
-        )
-    return open_data(str(options.pictures), options.cache, progress=options.progress)
+    """The folder's pictures; of those that cannot be read, a warning names them."""
+    folder = options.pictures.expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--pictures {folder}: there is no such folder; give one with pictures of the subject")
+    try:
+        data = PictureData(open_index(str(folder)), options.cache, processors(), options.progress)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--data", "--pictures", 1)) from None
+    if left_out := data.skipped():
+        shown = "; ".join(f"{name}: {reason}" for name, reason in left_out)
+        log.warning("train subject: %d of %d files are left out (%s)", len(left_out), len(left_out) + len(data), shown)
+    if len(data) < FEW:
+        log.warning("train subject: fewer than %d pictures (%d); it may learn them, and not what they show", FEW, len(data))
+    return data
 
 
 def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData) -> tuple[Data, Tensor]:
@@ -311,7 +326,7 @@ def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: Subje
     folder = options.cache / "embeddings"
     embeddings = image_embeddings(clip, subject, folder, progress=options.progress)
     wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
-    if wanted == 0:
+    if wanted == 0 or options.settings is None:  # a word alone changes nothing that others say
         return subject, embeddings
     said = subject.class_captions()
     paint_class(stack, [said[index % len(said)] for index in range(wanted)], options.run / "class", options.progress)
