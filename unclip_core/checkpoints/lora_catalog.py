@@ -1,8 +1,7 @@
 """LoRA files: where they lie and what they say about themselves, without torch.
 
 Searched in this order: the host's LoRA folders (ComfyUI's models/loras), then `loras` in the host's model folders and
-in those of $UNCLIP_MODELS, then the example that comes with the pack. Other models' LoRAs lie there too; they are left
-out.
+in those of $UNCLIP_MODELS. Other models' LoRAs lie there too; they are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import STAGES
-from .catalog import EMBEDDED, ENVIRONMENT, LORAS, environment_folders
+from .catalog import ENVIRONMENT, LORAS, environment_folders
 from .header import CheckpointError, read_header, remembered, shown
 from .lora_keys import foreign_layers
 
@@ -46,7 +45,7 @@ class LoraInfo:
 def search_path(loras: Iterable[str | os.PathLike] = (), models: Iterable[str | os.PathLike] = ()) -> list[Path]:
     """The folders with LoRA files, in order. loras: the host's own; models: the host's model folders."""
     folders = [*(Path(folder) for folder in loras), *(Path(model) / LORAS for model in models)]
-    folders += [folder / LORAS for folder in (*environment_folders(), EMBEDDED)]
+    folders += [folder / LORAS for folder in environment_folders()]
     return list(dict.fromkeys(folder.expanduser() for folder in folders))
 
 
@@ -73,7 +72,7 @@ def find_lora(name: str, folders: Iterable[Path]) -> Path:
     known, looked = ", ".join(list_loras(folders)) or "none", ", ".join(map(str, folders)) or "no folder"
     raise ValueError(
         f"Apply LoRA: no file {name!r}; there are: {known}. Looked in {looked}; put the file there, set "
-        f"${ENVIRONMENT} to a folder with {LORAS}/{name}, or make one with `unclip train subject`"
+        f"${ENVIRONMENT} to a folder with {LORAS}/{name}, or let `unclip train subject` make it (docs/training.md)"
     )
 
 

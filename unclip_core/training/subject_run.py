@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
 SMALL = Recipe(
-    steps=500,
+    steps=300,
     batch=8,
     lr=2e-3,
     warmup=20,
@@ -93,6 +93,12 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     entry = find(options.model, options.folders)
     if missing := [stage for stage in NEEDED if stage not in entry.stages]:
         raise ValueError(f"--model {options.model} has no {' and no '.join(missing)}; a subject needs all three")
+    reads, extra = entry.stages["decoder"].config.text, entry.stages["decoder"].config.extra_input
+    if reads not in ("clip", "none") or extra != "none":
+        raise ValueError(
+            f"--model {options.model}: its decoder reads more than embeddings and CLIP's captions (text {reads!r}, "
+            f"extra_input {extra!r}), where a new word of CLIP's says nothing; choose another model"
+        )
     stack = load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders)
     clip = stack.clip
     start = first_embedding(clip, options.word, options.kind)
@@ -317,7 +323,9 @@ def _open(options: SubjectOptions) -> PictureData:
         shown = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         log.warning("train subject: %d of %d files are left out (%s)", len(left_out), len(left_out) + len(data), shown)
     if len(data) < FEW:
-        log.warning("train subject: fewer than %d pictures (%d); it may learn them, and not what they show", FEW, len(data))
+        log.warning(
+            "train subject: fewer than %d pictures (%d); it may learn them, and not what they show", FEW, len(data)
+        )
     return data
 
 
