@@ -45,9 +45,9 @@ KEPT = 64  # captions of other things that are counted
 
 SNAIL = "snail"
 HEADS = {"object": (*OBJECTS, SNAIL), "colour": PAINTS, "background": GROUNDS}
-JUDGE_RECIPE = Recipe(steps=700, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.98, seed=7)
-DRAWINGS = 6000  # of the storybook's
-SNAILS = 1200
+JUDGE_RECIPE = Recipe(steps=600, batch=64, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.98, seed=7)
+DRAWINGS = 4000  # of the storybook's
+SNAILS = 800
 SNAIL_SHARE = 0.2  # of a batch; a third of those is spoilt
 
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("out/subject"))
     parser.add_argument("--model", default="storybook")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sampling-steps", type=int, help="of the decoder in the sheets; None: the model's own")
+    parser.add_argument("--sampling-steps", type=int, default=20, help="of the decoder; 0: the model's own")
     parser.add_argument("train", nargs="*", help="further arguments of `unclip train subject`, after --")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -210,14 +210,14 @@ def main() -> None:
     )
     meant = [(SNAIL, colour, ground) for ground in BACKGROUNDS for colour in COLOURS]
     for name, model, word in (("before", stack, snail.CLASS), ("after", knows, snail.WORD)):
-        _, pictures = paint(model, captions(word), given.sampling_steps)
+        _, pictures = paint(model, captions(word), given.sampling_steps or None)
         save_sheet(pictures, len(COLOURS), out / f"{name}.png")
         for group, cells in groups().items():
             count(f"{name}: {group}", pictures[cells], [meant[cell] for cell in cells])
         count(f"{name}: all", pictures, meant)
     kept, triples = [], others(KEPT)
     for name, model in (("without", stack), ("with", knows)):
-        _, pictures = paint(model, [*SHOWN, *(said(*triple) for triple in triples)], given.sampling_steps)
+        _, pictures = paint(model, [*SHOWN, *(said(*triple) for triple in triples)], given.sampling_steps or None)
         kept.append(pictures[: len(SHOWN)])
         count(f"other things, {name} the LoRA", pictures[len(SHOWN) :], triples)
     save_sheet(torch.cat(kept), len(SHOWN), out / "kept.png")

@@ -2,9 +2,10 @@
 
 DreamBooth (Ruiz et al. 2023) for an unCLIP: the prior must learn which embedding a caption with the word has, or the
 decoder never gets it. The word is one new token (textual inversion, Gal et al. 2022), learned through CLIP's frozen
-text tower. On pictures of the subject's class, which the stack itself made, it is to say what it said without the
-branches: DreamBooth's prior preservation with the expected value of its noisy target. No condition is dropped of the
-subject's rows, so that guidance still pushes away from everything, and not from the subject.
+text tower. On pictures that the stack itself made, of the subject's class and of ordinary things, the networks are to
+say what they said without the branches: DreamBooth's prior preservation with the expected value of its noisy target.
+With the class alone a prior is soon led to the subject by every caption. No condition is dropped of the subject's rows,
+so that guidance still pushes away from everything, and not from the subject.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..types import TextEncoding, model_to_image
 from .data import Data, move
 from .frozen import Frozen
 from .lora import LoraSettings, branches_of, learning_branches
+from .ordinary import Ordinary
 from .recipes import Recipe
 from .sheets import grid, save_png
 from .task_decoder import DecoderTask
@@ -38,7 +40,8 @@ SHEET_ROWS = 8
 # How far the word's embedding moves when a number of a branch would move by one: of its own size, so that one learning
 # rate serves both.
 WORD_GAIN = 20.0
-NULL_SHARE = 0.3  # of the class's rows, that lose their embedding, and of those that lose their caption
+NULL_SHARE = 0.3  # of the rows that are kept, that lose their embedding, and of those that lose their caption
+OTHER_SHARE = 0.5  # of the captions that the prior is kept on, which are anything
 
 
 class Subject(nn.Module):
@@ -79,14 +82,26 @@ class WordTexts(Texts):
         return TextEncoding(states.float(), embed, mask, ids, self.clip.clip_id, (), normalised)
 
 
+class AnyCaptions:
+    """Rows that are called what they show, or anything else: what a prior says of any caption is to be kept."""
+
+    def __init__(self, data: Data, ordinary: Ordinary) -> None:
+        self.data, self.ordinary = data, ordinary
+
+    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
+        """See Data."""
+        said = self.data.captions(rows, rng)
+        return [self.ordinary.draw(rng) if rng.random() < OTHER_SHARE else own for own in said]
+
+
 class SubjectTask:
-    """Prior, decoder and word in one run: the sum of the two stages' own losses over the subject's rows, and over as
-    many of its class the squared distance to what the networks say without branches.
+    """Prior, decoder and word in one run: the sum of the two stages' own losses over the subject's rows, and over rows
+    that are to be kept the squared distance to what the networks say without branches.
 
     networks: read a stage's network, of its config in `configs`, with the weights that stay. clips: the one that reads
     captions, and the one that sees pictures. start: the word's first embedding (W,). data: the subject's rows, then
-    those of its class from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D). settings: None
-    for no branches, the word alone. frozen: see DecoderTask.
+    those that are to be kept from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D).
+    settings: None for no branches, the word alone. frozen: see DecoderTask.
     """
 
     stage = "subject"
@@ -123,6 +138,7 @@ class SubjectTask:
         self.prior, self.decoder = stages(replace(recipe, embed_drop=0.0, prior_drop=0.0))
         nulls = dict.fromkeys(("embed_drop", "text_drop", "prior_drop"), NULL_SHARE)
         self.kept_prior, self.kept_decoder = stages(replace(recipe, **nulls))
+        self.kept_prior.data = AnyCaptions(data, Ordinary(clip))
         self.base: list[nn.Module] = []
 
     def build(self) -> nn.Module:
@@ -134,20 +150,21 @@ class SubjectTask:
         return Subject(*networks, self.start)
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
-        """Both stages' batches of these rows of the subject ("prior", "decoder"), and of as many random ones of its
-        class ("kept"); None where there are no such rows."""
-        given, classes = (rng, generator), range(self.subjects, len(self.data))
+        """Both stages' batches of these rows of the subject ("prior", "decoder"), and of random ones that are to be
+        kept ("kept"; None where there are none): as many for the prior, half as many for the decoder, whose steps are
+        dear and which follows its embedding anyway."""
+        given, others = (rng, generator), range(self.subjects, len(self.data))
         batch = {"prior": self.prior.batch(rows, *given), "decoder": self.decoder.batch(rows, *given), "kept": None}
-        if classes:
-            rows = rng.choices(classes, k=len(rows))
+        if others:
+            rows = rng.choices(others, k=len(rows))
             batch["kept"] = {
                 "prior": self.kept_prior.batch(rows, *given),
-                "decoder": self.kept_decoder.batch(rows, *given),
+                "decoder": self.kept_decoder.batch(rows[: -(-len(rows) // 2)], *given),
             }
         return batch
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its pictures on the decoder's grid, and what is said of its class encoded."""
+        """The batch with its pictures on the decoder's grid, and what is said of those that are kept encoded."""
         kept = batch["kept"]
         if kept is not None:
             kept = {stage: self._encoded(part, None) for stage, part in kept.items()}

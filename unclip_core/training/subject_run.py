@@ -1,4 +1,5 @@
-"""Puts a subject's run together: its pictures and captions, pictures of its class that the stack makes, the task."""
+"""Puts a subject's run together: its pictures and captions, pictures of its class and others that the stack makes, the
+task."""
 
 from __future__ import annotations
 
@@ -27,14 +28,16 @@ from .frozen import frozen_beside
 from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
+from .ordinary import Ordinary
 from .recipes import Recipe
 from .sources.opening import open_data, open_index, processors
 from .sources.pictures import PictureData
 from .subject import SubjectTask
 
 NEEDED = ("clip", "prior", "decoder")
-CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
-AT_ONCE = 8  # pictures of the class painted in one run
+CLASS_SHARE = 2  # pictures to be kept for each of the subject, unless another number is asked for
+AT_ONCE = 8  # of them painted in one run
+PAINT_STEPS = 25  # of the decoder at most; they are looked at by networks alone
 FEW = 4  # pictures of the subject, below which it is warned of
 
 log = logging.getLogger(__name__)
@@ -336,11 +339,16 @@ def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: Subje
     wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
     if wanted == 0 or options.settings is None:  # a word alone changes nothing that others say
         return subject, embeddings
-    said = subject.class_captions()
-    paint_class(stack, [said[index % len(said)] for index in range(wanted)], options.run / "class", options.progress)
+    paint_class(stack, kept_captions(stack.clip, subject, wanted), options.run / "class", options.progress)
     classes = open_data(str(options.run / "class"), options.cache, progress=options.progress)
     others = image_embeddings(clip, classes, folder, progress=options.progress)
     return Chained(subject, classes), torch.cat([embeddings, others])
+
+
+def kept_captions(clip: Clip, subject: SubjectData, count: int) -> list[str]:
+    """What is painted to be kept: the subject's class and, every other one, ordinary things."""
+    said, ordinary, rng = subject.class_captions(), Ordinary(clip), random.Random(0)
+    return [said[index // 2 % len(said)] if index % 2 == 0 else ordinary.draw(rng) for index in range(count)]
 
 
 def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Told | None = None) -> None:
@@ -348,10 +356,11 @@ def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: T
     folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]
     reads_text = stack.decoder.config.text != "none"
+    steps = min(PAINT_STEPS, stack.decoder.config.sampling.steps)
     for rows in _neighbours(missing):  # item i of a run has its seed + i, so that every picture has its row's
         text = stack.clip.encode_text([captions[row] for row in rows])
         embed = stack.prior.sample(text, seed=rows[0])
-        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0])
+        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0], steps=steps)
         for row, picture in zip(rows, pictures, strict=True):
             pixels = (picture * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")
