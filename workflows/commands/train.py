@@ -167,7 +167,7 @@ def command(
                     source, _, part = each.partition(":")
                     click.echo(f"{part} of {source}: {take_stage(source, part.replace('-', '_'), target, folders)}")
                 _show_all(train_all(options, plan, name, target, wanted), world.first)
-                click.echo(f"{name} is in {target}: unclip run workflows/text_to_image.json -s name={name}")
+                click.echo(f"{name} is in {target}: unclip run workflows/text_to_image.json -s model={name}")
             else:
                 if clip is None and name and (own := _clip_of(name, runs, models, folders)):
                     options = dataclasses.replace(options, clip=own)
