@@ -178,7 +178,7 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
         for done in range(start + 1, last + 1):
             try:
                 result = next(steps)
-            except RuntimeError:
+            except (RuntimeError, ConnectionError, EOFError):
                 if not stop():
                     raise
                 # What asked to stop has ended other processes too; the weights are the last step's.

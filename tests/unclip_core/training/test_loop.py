@@ -336,7 +336,7 @@ def test_a_stop_that_ends_the_workers_too_saves_what_was_done(tmp_path):
             return super().batch(rows, rng, generator)
 
     recipe = dataclasses.replace(RECIPE, steps=40)
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises((RuntimeError, ConnectionError, EOFError)):
         run(tmp_path / "crash", Killed(), recipe, workers=1, save_every=100)
 
     def ended():
@@ -361,7 +361,7 @@ def test_a_worker_that_dies_interrupts_no_step(tmp_path):
                 time.sleep(0.1)
                 deaths.append("and the step went on")
 
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises((RuntimeError, ConnectionError, EOFError)):
         run(tmp_path, Slow(), workers=1, save_every=1)
     assert deaths[-1] == "and the step went on" and saved(tmp_path)["step"] >= 1
 
