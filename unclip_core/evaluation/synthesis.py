@@ -43,9 +43,10 @@ CANDIDATES, FINALISTS = 9, 3  # what of the coarse search is drawn anew, and wha
 OVERLAPPED, OVERLAP = 0.3, -0.5  # from which share of a pixel two objects overlap, and what that gains
 COVERED = 0.02  # share of a pixel from which a drawing counts as being there
 # What a fit must reach to count as an object; see `Found.accepted`.
-EXPLAINED, INKED, GAINED, COLOURED = 0.66, 0.45, 0.30, 0.24
+EXPLAINED, INKED, AROUND, GAINED, COLOURED = 0.60, 0.30, 0.14, 0.75, 0.24
+FEWEST = 6  # pixels of lines, that a side is judged by
 RARE, COMMON = 0.4, 0.05  # what the rarest of a background's colours is charged, and from which share on none is
-BACKGROUND_ERROR = 0.28  # mean error from which a background is none of the six
+BACKGROUND_ERROR = 0.35  # mean error from which a background is none of the six
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,21 @@ class Pose:
 class Found:
     """An object that was fitted. thing: the drawn object whose picture comes nearest. colour: its name, "none" where
     the fitted colour `rgb` (0..1) is near no palette colour. explained: share of its area that the drawing explains;
-    inked: the same of its outline; gain: what it explains better than background does, in areas of its outline."""
+    inked: the same of its lines; around: of the lines on its worst side; gain: what it explains better than background
+    does, in areas of its lines."""
 
     thing: Thing
     colour: str
     rgb: tuple[float, float, float]
     explained: float
     inked: float
+    around: float
     gain: float
 
     @property
     def accepted(self) -> bool:
         """Whether an object is there at all."""
-        return self.explained >= EXPLAINED and self.inked >= INKED and self.gain >= GAINED
+        return self.explained >= EXPLAINED and self.inked >= INKED and self.around >= AROUND and self.gain >= GAINED
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,22 @@ class Look:
         inked = 1.0 - float(self.error[line].mean()) if line.any() else 0.0
         named = self.colour if self.distance <= COLOURED else NONE
         gain = self.gain / max(float(self.ink.sum()), 1.0)
-        return Found(self.pose.thing(self.colour), named, tuple(self.rgb.tolist()), explained, inked, gain)
+        rgb = tuple(self.rgb.tolist())
+        return Found(self.pose.thing(self.colour), named, rgb, explained, inked, self._around(line), gain)
+
+    def _around(self, line: np.ndarray) -> float:
+        """The least share of its lines that is explained within a third of the way round it: half an object, fitted by
+        a smaller whole one, has no line where it was cut."""
+        rows, columns = np.nonzero(line)
+        if not len(rows):
+            return 0.0
+        down, right = (
+            at - (middle / FINER - part.start)
+            for at, middle, part in zip((rows, columns), (self.pose.y, self.pose.x), self.window, strict=True)
+        )
+        turns, errors = np.arctan2(down, right), self.error[line]
+        sides = [np.cos(turns - side * np.pi / 4) > 0.5 for side in range(8)]
+        return 1.0 - max((float(errors[side].mean()) for side in sides if side.sum() >= FEWEST), default=1.0)
 
 
 def _error(squared: Tensor) -> Tensor:
