@@ -158,7 +158,8 @@ def command(
         made = f"{stage}{FILE_ENDING if lora else ''}"
         run = run_folder or (runs if stage == "all" else runs / made)
         shown, say = progress if world.first else None, click.echo if world.first else _nothing
-        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, stop)
+        note = (lambda text: click.echo(text, err=True)) if world.first else None
+        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop)
         try:
             if stage == "all":
                 target = _target(name, models, folders)
@@ -167,7 +168,7 @@ def command(
                         source, _, part = each.partition(":")
                         say(f"{part} of {source}: {take_stage(source, part.replace('-', '_'), target, folders)}")
                 _show_all(train_all(options, plan, name, target, wanted), world.first)
-                say(f"{name} is in {target}: unclip run workflows/text_to_image.json -s name={name}")
+                say(f"{name} is in {target}: unclip run workflows/text_to_image.json -s model={name}")
             else:
                 if clip is None and name and (own := _clip_of(name, runs, models, folders)):
                     options = dataclasses.replace(options, clip=own)
