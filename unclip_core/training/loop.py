@@ -292,7 +292,7 @@ class _Run:
         if self.batches.count % world.size:
             raise ValueError(
                 f"a step has {self.batches.count} micro-batches, which {world.size} processes cannot share evenly; "
-                f"set Recipe.micro_batch to {recipe.batch // world.size} or a divisor of it"
+                f"set --micro-batch to {recipe.batch // world.size} or a divisor of it"
             )
         self.dtype = None if options.dtype == "auto" else checked(options.dtype, self.device)
         self.module: nn.Module = _Loss(task, network)
