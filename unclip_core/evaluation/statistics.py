@@ -98,6 +98,14 @@ def mean(values: Sequence[float]) -> Measured:
     return Measured(middle, max(0.0, low) if min(values) >= 0.0 else low, middle + spread)
 
 
+def ratio_of(above: list[float], below: list[float]) -> Measured:
+    """Ratio of the means; the interval from the mean of scenes' own differences a - r b (Fieller, to first order)."""
+    top, bottom = sum(above) / len(above), max(sum(below) / len(below), 1e-9)
+    ratio = top / bottom
+    around = mean([(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)])
+    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high, around.note)
+
+
 def student(count: int) -> float:
     """Half the width of Student's 95 % interval in standard errors, for a mean of `count` values, at least two."""
     if count in STUDENT:

@@ -43,7 +43,7 @@ CANDIDATES, FINALISTS = 9, 3  # what of the coarse search is drawn anew, and wha
 OVERLAPPED, OVERLAP = 0.3, -0.5  # from which share of a pixel two objects overlap, and what that gains
 COVERED = 0.02  # share of a pixel from which a drawing counts as being there
 # What a fit must reach to count as an object; see `Found.accepted`.
-EXPLAINED, INKED, AROUND, GAINED, COLOURED = 0.60, 0.30, 0.14, 0.75, 0.24
+EXPLAINED, INKED, AROUND, GAINED, COLOURED = 0.60, 0.30, 0.10, 0.75, 0.24
 FEWEST = 6  # pixels of lines, that a side is judged by
 RARE, COMMON = 0.4, 0.05  # what the rarest of a background's colours is charged, and from which share on none is
 BACKGROUND_ERROR = 0.35  # mean error from which a background is none of the six

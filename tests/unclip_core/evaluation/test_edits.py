@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.evaluation import statistics
 from comfyui_unclip.unclip_core.evaluation.experiments import (
     guidance,
     interpolation,
@@ -104,9 +105,9 @@ def test_distances_of_variations():
     assert variations._to_input(made, pictures, 2) == pytest.approx([0.2, 0.5])
     assert variations._between(made, 2) == pytest.approx([0.2, 0.0])
     assert variations._between(pictures, 2) == [0.0, 0.0]
-    ratio = variations.ratio_of([0.4, 0.8], [0.1, 0.2])
+    ratio = statistics.ratio_of([0.4, 0.8], [0.1, 0.2])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((4.0, 4.0, 4.0))
-    rough = variations.ratio_of([0.4, 0.8], [0.2, 0.1])
+    rough = statistics.ratio_of([0.4, 0.8], [0.2, 0.1])
     assert rough.value == pytest.approx(4.0) and rough.low < 4.0 < rough.high
 
 
