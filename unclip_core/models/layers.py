@@ -19,6 +19,8 @@ from .kernels import (
     Linear,
     attend_by_products,
     beats_fused_attention,
+    learning_attention,
+    learns_attention_by_products,
     learns_norms_by_hand,
 )
 
@@ -99,6 +101,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         mask = mask.to(q.dtype)
     if beats_fused_attention(q):
         out = attend_by_products(q, k, v, mask)
+    elif learns_attention_by_products(q):
+        out = learning_attention(q, k, v, mask)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
