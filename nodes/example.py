@@ -1,6 +1,8 @@
 """Example Picture: something to start from when the input folder is empty."""
 
 from ..unclip_core.storybook.examples import EXAMPLES, example
+from .builtin.pictures_in import LoadImage
+from .files import content_hash, picture_problem
 from .inputs import FAMILY
 
 
@@ -11,7 +13,7 @@ class UnCLIPExamplePicture:
     SEARCH_ALIASES = (*FAMILY, "load image", "sample", "demo", "mask", "test picture")
     DESCRIPTION = (
         "A picture that comes with the pack, 512 px, so that graphs run as they are. Put the editor's Load Image in "
-        "its place for your own: the outputs are the same, image and mask."
+        "its place for your own: the outputs are the same, image and mask. On the command line a file's name does it."
     )
     CATEGORY = "unCLIP/picture"
     FUNCTION = "load"
@@ -27,8 +29,20 @@ class UnCLIPExamplePicture:
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, name=None):
+        if name is None or name in EXAMPLES or not (problem := picture_problem(name)):
+            return True
+        return f"{name!r} is no example ({', '.join(EXAMPLES)}) and no picture of the input folder: {problem}"
+
+    @classmethod
+    def IS_CHANGED(cls, name=None, **_):
+        return "" if name in EXAMPLES else content_hash(name)
+
     def load(self, *, name):
         import torch
 
+        if name not in EXAMPLES:
+            return LoadImage().load_image(name)
         picture, mask = example(name)
         return torch.from_numpy(picture.copy())[None].float() / 255.0, torch.from_numpy(mask.copy())[None]

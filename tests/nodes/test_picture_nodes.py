@@ -144,6 +144,21 @@ def test_examples_are_pictures_of_held_out_things_with_their_masks(node, name):
     assert mask[0, round(thing.y * 512), round(thing.x * 512)] == 1.0
 
 
+def test_a_file_of_the_input_folder_stands_in_for_an_example(tmp_path):
+    """So that `-s picture=FILE` runs a shipped graph on a picture of one's own."""
+    example = NODE_CLASS_MAPPINGS["UnCLIPExamplePicture"]
+    Image.new("RGB", (24, 16), (255, 0, 51)).save(tmp_path / "mine.png")
+    with use_host(LocalHost(input=tmp_path)):
+        assert example.VALIDATE_INPUTS("mine.png") is True
+        assert "there is no picture" in example.VALIDATE_INPUTS("yours.png")
+        assert "leads out of the folder" in example.VALIDATE_INPUTS("../mine.png")
+        picture, mask = example().load(name="mine.png")
+        before = example.IS_CHANGED("mine.png")
+        Image.new("RGB", (24, 16)).save(tmp_path / "mine.png")
+        assert example.IS_CHANGED("mine.png") != before
+    assert torch.allclose(picture, torch.tensor([1.0, 0.0, 0.2]).expand(1, 16, 24, 3)) and float(mask.max()) == 0.0
+
+
 def test_zero_shot_recognises_an_example(node, clip):
     picture, _ = node("UnCLIPExamplePicture", name="red apple in the snow")
     both = torch.cat([picture, node("UnCLIPExamplePicture", name="blue car by the sea")[0]])

@@ -191,7 +191,7 @@ def read_stack(folder: Path, name: str | None = None) -> StackEntry | None:
         beside = [
             part for name, other in _candidates(_root(folder)) if other != folder for part in read_parts(other, name)
         ]
-        joined = next(stack for stack in kandinsky_folder.join([*parts, *beside]) if stack.is_of(folder))
+        joined = kandinsky_folder.join_of([*parts, *beside], folder)
         return StackEntry(**vars(joined) | ({"name": name} if name else {}))
     entry = _read_whole(folder, name)
     if entry is None or not stable_unclip_folder.borrows(entry.stages):

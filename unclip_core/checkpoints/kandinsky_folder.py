@@ -304,6 +304,15 @@ def join(parts: Iterable[Part]) -> list[Joined]:
     return stacks + [_alone(prior) for prior in priors if prior not in used and _stack_of(prior) not in names]
 
 
+def join_of(parts: Iterable[Part], folder: Path) -> Joined:
+    """The stack that a part in `folder` makes with the others; of a prior that may be its name's broken decoder's."""
+    parts = list(parts)
+    stacks = join(parts)
+    names = {_stack_of(part) for part in parts if part.folder.is_relative_to(folder)}
+    named = (stack for stack in stacks if stack.name in names)
+    return next((stack for stack in stacks if stack.is_of(folder)), None) or next(named)
+
+
 def _stack_of(part: Part) -> str:
     """The name of the part's stack."""
     return part.name.replace("-decoder", "", 1) if isinstance(part, Decoder) else part.name.removesuffix("-prior")

@@ -200,11 +200,133 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     k = k - k.mean(dim=-2, keepdim=True)
     if mask is None:
         mask = q.new_zeros(1, 1, 1, 1)
-    elif mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
-    mask = mask.expand(q.shape[0], *mask.shape[1:])
+    mask = _additive(mask, q.dtype).expand(q.shape[0], *mask.shape[1:])
     out = torch.empty_like(q)
     for row in range(q.shape[0]):  # one at a time: the scores are the largest tensor of the network
         scores = torch.baddbmm(mask[row], q[row], k[row].transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
         out[row] = torch.bmm(scores.softmax(dim=-1), v[row])
     return out
+
+
+def learns_attention_by_products(q: Tensor) -> bool:
+    """Whether `learning_attention` beats PyTorch's fused attention: in bfloat16, with gradients, where the
+    processor gains by it.
+
+    Milliseconds of a forward and a backward pass on one core of an AMD EPYC (Zen 5), fused / products:
+
+    | batch, heads, queries, keys, channels | bfloat16    |
+    |---------------------------------------|-------------|
+    | 32, 3, 256, 290, 64                   | 91.9 / 35.4 |
+    | 32, 6, 64, 100, 64                    | 35.4 / 11.0 |
+    | 32, 4, 256, 290, 32                   | 80.9 / 57.9 |
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return False
+    return products_beat_fused_attention(this_processor()) and not torch.compiler.is_compiling()
+
+
+def learning_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attend_by_products` of the whole batch at once, with gradients."""
+    with torch.autocast("cpu", enabled=False):
+        k = k - k.mean(dim=-2, keepdim=True).detach()  # the softmax ignores it, and so does the gradient
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            scores += _additive(mask, q.dtype)
+        return scores.softmax(dim=-1) @ v
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def learns_norms_by_hand(x: Tensor) -> bool:
+    """Whether `LearningGroupNorm` beats PyTorch's GroupNorm: a channels-last map of bfloat16 on a processor, with
+    gradients.
+
+    Milliseconds of a forward and a backward pass on one core of an AMD EPYC (Zen 5), PyTorch's / by hand:
+
+    | batch, channels, side, groups | bfloat16   | float32   |
+    |-------------------------------|------------|-----------|
+    | 16, 64, 32, 32                | 14.0 / 3.2 | 2.4 / 3.3 |
+    | 16, 128, 16, 32               | 8.4 / 2.1  | 1.2 / 1.2 |
+    | 16, 192, 8, 32                | 2.4 / 0.6  | 0.2 / 0.5 |
+    | 32, 32, 32, 16                | 13.3 / 3.4 | 2.4 / 2.9 |
+    """
+    return (
+        torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and x.ndim == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
+
+
+class LearningGroupNorm(torch.autograd.Function):
+    """GroupNorm of a channels-last map, then times `scale` plus `shift`, in a few passes over the whole map each way.
+    All sums are of float32, and the affine parameters stay so beside a map of half precision."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        groups: int,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+    ) -> Tensor:
+        """x (B, C, H, W); weight and bias (C,); scale and shift (B, C), or None -> (B, C, H, W) in x's dtype."""
+        with torch.autocast("cpu", enabled=False):
+            pixels = _exact_pixels(x)
+            mean = _over_groups(pixels.mean(1), groups)  # (B, 1, C)
+            centred = pixels - mean
+            rstd = (_over_groups((centred * centred).mean(1), groups) + eps).rsqrt()
+            gain, offset = weight, bias[None, None]
+            if scale is not None:
+                gain, offset = (weight * scale)[:, None], (bias * scale + shift)[:, None]
+            out = torch.addcmul(offset.to(centred), centred, rstd * gain)
+        ctx.save_for_backward(x, mean, rstd, weight, bias, scale)
+        ctx.groups = groups
+        return _as_map(out, x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """With d the gradient of the output and n the normed map: sums of d and of d n over the pixels give all
+        gradients that are no map; that of x is (gain d - mean(gain d) - n mean(gain d n)) / deviation."""
+        x, mean, rstd, weight, bias, scale = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            d, centred = _exact_pixels(grad.contiguous(memory_format=torch.channels_last)), _exact_pixels(x) - mean
+            count = d.shape[1]
+            sums = d.sum(1)  # (B, C)
+            normed_sums = (d * centred).sum(1) * rstd[:, 0]
+            gain = weight if scale is None else weight * scale
+            by_norm = _over_groups(gain * normed_sums / count, ctx.groups) * -(rstd**2)
+            by_mean = _over_groups(gain * sums / count, ctx.groups) * -rstd
+            x_grad = torch.addcmul(by_mean, d, gain.view(-1, 1, x.shape[1]) * rstd).addcmul_(centred, by_norm)
+            x_grad = _as_map(x_grad, x)
+            if scale is None:
+                return x_grad, None, None, normed_sums.sum(0), sums.sum(0), None, None
+            scale_grad, shift_grad = (each.to(scale) for each in (weight * normed_sums + bias * sums, sums))
+            return x_grad, None, None, (scale * normed_sums).sum(0), (scale * sums).sum(0), scale_grad, shift_grad
+
+
+def _exact_pixels(x: Tensor) -> Tensor:
+    """A channels-last map (B, C, H, W) as (B, H * W, C), at least float32."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _as_map(pixels: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_exact_pixels`, in the shape and dtype of `like`."""
+    batch, channels, height, width = like.shape
+    return pixels.to(like.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _over_groups(x: Tensor, groups: int) -> Tensor:
+    """The means of groups of channels (B, C), once for each of their channels: (B, 1, C)."""
+    mean = x.unflatten(1, (groups, -1)).mean(2, keepdim=True)
+    return mean.expand(-1, -1, x.shape[1] // groups).flatten(1)[:, None]

@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernels import Conv2d, Linear, attend_by_products, beats_fused_attention
+from .kernels import (
+    Conv2d,
+    LearningGroupNorm,
+    Linear,
+    attend_by_products,
+    beats_fused_attention,
+    learning_attention,
+    learns_attention_by_products,
+    learns_norms_by_hand,
+)
 
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, tokens, head channels)
 
@@ -50,12 +59,19 @@ class GroupNorm(nn.GroupNorm):
     kernel's statistics are float32 anyway.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape, dtype and layout."""
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) -> the same shape, dtype and layout; then times `scale` plus `shift`, (B or 1, C)."""
+        if learns_norms_by_hand(x) and (scale is None or len(scale) == len(x)):
+            return LearningGroupNorm.apply(x, self.num_groups, self.eps, self.weight, self.bias, scale, shift)
         if x.dtype == self.weight.dtype and not (x.is_cuda and torch.is_autocast_enabled("cuda")):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            out = super().forward(x)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                out = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        if scale is None:
+            return out
+        factor, term = (each.to(x.dtype)[:, :, None, None] for each in (scale, shift))
+        return torch.addcmul(term, out, factor)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -85,6 +101,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         mask = mask.to(q.dtype)
     if beats_fused_attention(q):
         out = attend_by_products(q, k, v, mask)
+    elif learns_attention_by_products(q):
+        out = learning_attention(q, k, v, mask)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
@@ -206,12 +224,12 @@ class ResBlock(nn.Module):
         h = self._conv_1(silu(self.norm_1(x)), time[0] if shared else None)
         if self.resample != "none":
             x = resample(x, self.resample)
-        time = time[:, :, None, None].to(h.dtype)
+        time = time.to(h.dtype)
         if self.scale_shift:
             scale, shift = time.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+            h = self.norm_2(h, 1 + scale, shift)
         else:
-            h = self.norm_2(h if shared else h + time)
+            h = self.norm_2(h if shared else h + time[:, :, None, None])
         return self.conv_2(self.dropout(silu(h)), add=x if self.skip is None else self.skip(x))
 
     def _conv_1(self, h: Tensor, bias: Tensor | None) -> Tensor:

@@ -53,6 +53,9 @@ class Data(Protocol):
     def swaps(self, row: int) -> list[int]:
         """Rows that differ from this one by an exchange alone: of two things' colours, say, or of one written word."""
 
+    def lettered(self) -> list[int]:
+        """The rows of pictures that are known to have a word written on them."""
+
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """A caption for each row, and what is known of them."""
 
@@ -84,6 +87,10 @@ class Unrelated:
         return [row]
 
     def swaps(self, row: int) -> list[int]:
+        """See Data."""
+        return []
+
+    def lettered(self) -> list[int]:
         """See Data."""
         return []
 
@@ -130,6 +137,7 @@ class StorybookData:
         self._alike: dict[tuple[str, ...], list[int]] = {}
         self._groups: dict[int, list[int]] = {}
         self._group_of = groups
+        self._lettered = [row for row, scene in enumerate(self.scenes) if scene.word]
         for row, scene in enumerate(self.scenes):
             self._groups.setdefault(groups[row], []).append(row)
             for key in (*_likeness(scene, cousins=False), *_likeness(scene, cousins=True)):
@@ -168,6 +176,10 @@ class StorybookData:
     def swaps(self, row: int) -> list[int]:
         """See Data."""
         return [other for other in self._groups[self._group_of[row]] if other != row]
+
+    def lettered(self) -> list[int]:
+        """See Data."""
+        return self._lettered
 
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """See Data."""

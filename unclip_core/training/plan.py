@@ -35,7 +35,8 @@ class Plan:
     """preset: whose networks and recipes the rest changes. stack: sizes and ids of all stages. recipes: by stage.
 
     words: the size of a vocabulary that is counted from the captions, or "bpe" for CLIP's own sub-words; None: as it
-    is, or DEFAULT_WORDS where there is none for the data. given: what the TOML file says of each stage.
+    is, or DEFAULT_WORDS where there is none for the data. given: what the TOML file says of each stage. adopts: the
+    config of the initial weights, and so their CLIP, is taken; else they only begin the preset's.
     """
 
     preset: str
@@ -44,6 +45,7 @@ class Plan:
     words: int | str | None = None
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     initial: Initial | None = None
+    adopts: bool = False
 
     def recipe(self, stage: str) -> Recipe:
         """A stage's recipe. Raises ValueError for a preset without one."""
@@ -140,10 +142,9 @@ def make_plan(
         ):  # the recipe's own follows a batch that is given
             recipe = replace(recipe, micro_batch=math.gcd(recipe.batch, recipe.micro_batch))
         recipes[stage] = recipe
-    plan = Plan(
-        chosen, sized_for(stack, given), recipes, _words(words if words is not None else counted), given, initial
-    )
-    return plan
+    asked_words = _words(words if words is not None else counted)
+    adopts = initial is not None and not asked
+    return Plan(chosen, sized_for(stack, given), recipes, asked_words, given, initial, adopts)
 
 
 def _words(asked: Any) -> int | str | None:

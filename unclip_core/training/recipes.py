@@ -41,6 +41,7 @@ class Recipe:
     swaps: bool = (
         False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
     )
+    lettered: float = 0.0  # CLIP: share of the groups that are of written words, told from each other
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
     readout: float = 0.0  # CLIP: weight of reading the scene's facts off picture and caption embeddings, linearly
     trunk_stages: int = -1  # CLIP: so many of the trunk's stages, and its stem, keep their weights; -1: none does

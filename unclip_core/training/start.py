@@ -223,12 +223,12 @@ def open_clip_of(where: str | None, plan: Plan, folders: Iterable[Path], device:
         return Clip.from_config(wanted, device=device)
     else:
         found = read_stage(EMBEDDED / "storybook" / "clip.safetensors")
-    speaks = plan.initial.config.clip_id if plan.initial and plan.initial.stage != "clip" else None
+    speaks = plan.initial.config.clip_id if plan.adopts and plan.initial.stage != "clip" else None
     preset = TRAINABLE[plan.preset]
     if speaks is None and plan.stack.name == preset.name:
         speaks = wanted.clip_id
     if speaks is not None and found.config.clip_id != speaks:
-        label = f"--init {plan.initial.label}" if plan.initial else f"preset {plan.preset}"
+        label = f"--init {plan.initial.label}" if plan.adopts else f"preset {plan.preset}"
         raise ValueError(
             f"{label} speaks the CLIP {speaks}, but {f'--clip {where}' if where else found.path} is "
             f"{found.config.clip_id}; give that CLIP, or --name for a stack of its own that is trained anew"

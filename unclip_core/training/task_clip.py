@@ -112,15 +112,22 @@ class ClipTask:
     def with_siblings(self, rows: list[int], rng: random.Random) -> list[int]:
         """As many rows, in groups of `recipe.siblings` that are alike: negatives that only details tell apart.
 
-        Rows that an exchange alone tells apart come first, all of them.
+        Rows that an exchange alone tells apart come first, all of them. Groups of words, `recipe.lettered` of all,
+        are filled up with other words.
         """
         if self.recipe.siblings == 1:
             return rows
+        lettered = self.data.lettered() if self.recipe.lettered else []
+        if self.recipe.lettered and not lettered:
+            raise ValueError("Recipe.lettered: none of these pictures is known to have a word on it; set it to 0")
         grouped: list[int] = []
         for row in rows[: -(-len(rows) // self.recipe.siblings)]:
+            words = bool(lettered) and rng.random() < self.recipe.lettered
+            row = rng.choice(lettered) if words else row
             group = [row, *self.data.swaps(row)][: self.recipe.siblings]
             while len(group) < self.recipe.siblings:
-                group.append(rng.choice(self.data.alike(row, cousins=rng.random() < self.recipe.cousins)))
+                others = lettered if words else self.data.alike(row, cousins=rng.random() < self.recipe.cousins)
+                group.append(rng.choice(others))
             grouped += group
         return grouped[: len(rows)]
 

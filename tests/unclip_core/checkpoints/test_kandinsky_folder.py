@@ -376,6 +376,14 @@ def test_files_that_are_missing_or_cut(written, models):
     assert "image_encoder/config.json: missing" in refused("kandinsky-2-2")
 
 
+def test_a_whole_prior_beside_a_broken_decoder_tells_of_the_decoder(written, models):
+    copied(written, models, PRIOR, DECODER)
+    (models / DECODER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    for part in (PRIOR, DECODER):
+        (problem,) = catalog.read_stack(models / part).problems
+        assert f"{DECODER}/unet" in problem.replace("\\", "/") and "download it again" in problem
+
+
 def test_other_peoples_folders_are_no_parts(models, tmp_path):
     (models / "sd" / "unet").mkdir(parents=True)
     (models / "sd" / "unet" / "config.json").write_text('{"encoder_hid_dim_type": null}')

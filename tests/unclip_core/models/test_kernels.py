@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from comfyui_unclip.unclip_core.models import kernels
-from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, attend_by_products, freeze
-from comfyui_unclip.unclip_core.models.layers import ResBlock, attend
+from comfyui_unclip.unclip_core.models.kernels import Conv2d, LearningGroupNorm, Linear, attend_by_products, freeze
+from comfyui_unclip.unclip_core.models.layers import GroupNorm, ResBlock, attend
 from comfyui_unclip.unclip_core.pages import drop_mapped_pages
 from comfyui_unclip.unclip_core.processor import Processor
 
@@ -129,8 +129,31 @@ def test_attention_is_the_same_whichever_way_the_processor_prefers(monkeypatch, 
         assert kernels.beats_fused_attention(q) is (wins and dtype == torch.bfloat16 and tokens == 256)
         with torch.enable_grad():
             assert not kernels.beats_fused_attention(q)
+            assert kernels.learns_attention_by_products(q) is (wins and dtype == torch.bfloat16)
         exact = F.scaled_dot_product_attention(*[q.float()] * 3).transpose(1, 2).flatten(2)
         assert (attend(q, q, q).float() - exact).norm() < 2 * BF16 * exact.norm()
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "additive"])
+def test_attention_that_learns_has_the_gradients_of_the_fused_one(masked):
+    hidden = torch.zeros(2, 1, 1, 40, dtype=torch.bool)
+    hidden[1, ..., 25:] = True
+    mask = {None: None, "bool": ~hidden, "additive": torch.zeros(2, 1, 1, 40).masked_fill(hidden, -1e4)}[masked]
+    q, k, v = torch.randn(2, 3, 30, 16) + 1.0, torch.randn(2, 3, 40, 16) + 4.0, torch.randn(2, 3, 40, 16) + 1.0
+    given = torch.randn(2, 3, 30, 16)
+
+    def gradients(attention, dtype):
+        with torch.enable_grad():
+            inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+            low = mask.to(dtype) if masked == "additive" else mask
+            out = attention(*inputs, low)
+            return torch.cat([x.flatten().float() for x in (out, *torch.autograd.grad(out, inputs, given.to(dtype)))])
+
+    exact = gradients(F.scaled_dot_product_attention, torch.float64)
+    assert torch.allclose(gradients(kernels.learning_attention, torch.float32), exact.float(), atol=1e-4)
+    fused = gradients(F.scaled_dot_product_attention, torch.bfloat16)
+    by_hand = gradients(kernels.learning_attention, torch.bfloat16)
+    assert (by_hand - exact).norm() < max(1.5 * (fused - exact).norm(), 2 * BF16 * exact.norm())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what a process maps")
@@ -159,3 +182,45 @@ def resident(tensor):
         elif inside and line.startswith("Rss:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_norm_that_learns_by_hand_gives_the_gradients_of_pytorchs(dtype, scaled):
+    """Against float64; half precision as near as its own rounding."""
+    affine = torch.promote_types(dtype, torch.float32)
+    weight, bias = torch.randn(12, dtype=affine), torch.randn(12, dtype=affine)
+    x = (2 * channels_last(3, 12, 8, 8) + 1).to(dtype)
+    scale, shift, grad = torch.randn(3, 12).to(dtype), torch.randn(3, 12).to(dtype), torch.randn(3, 12, 8, 8).to(dtype)
+    given = [x, weight, bias, *([scale, shift] if scaled else [])]
+
+    def gradients(forward, inputs):
+        inputs = [each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in inputs]
+        out = forward(*inputs)
+        return out, *torch.autograd.grad(out, inputs, grad.to(out))
+
+    def ours(x, weight, bias, scale=None, shift=None):
+        return LearningGroupNorm.apply(x, 4, 1e-5, weight, bias, scale, shift)
+
+    def exact(x, weight, bias, scale=None, shift=None):
+        out = F.group_norm(x, 4, weight, bias, 1e-5)
+        return out if scale is None else out * scale[:, :, None, None] + shift[:, :, None, None]
+
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: BF16}[dtype]
+    for one, other in zip(gradients(ours, given), gradients(exact, [each.double() for each in given]), strict=True):
+        assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
+@torch.enable_grad()
+def test_norms_learn_by_hand_where_that_is_faster():
+    """Under autocast too, whose maps are of half precision beside float32 weights; another layout is PyTorch's."""
+    norm, x = GroupNorm(4, 12), channels_last(2, 12, 8, 8).bfloat16()
+    wanted = F.group_norm(x.float(), 4)
+    for given, by_hand in ((x, True), (x.contiguous(), False), (x.float(), False)):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = norm(given)
+        assert ("LearningGroupNorm" in type(out.grad_fn).__name__) == by_hand
+        assert out.dtype == given.dtype and (out.float() - wanted).abs().max() < 4 * BF16
+    with torch.no_grad():
+        assert norm(x).grad_fn is None

@@ -217,3 +217,17 @@ def test_byte_pairs_are_a_vocabulary_too(story_clip_config, story, tmp_path):
     clip = Clip.from_config(found, state)
     one, two = clip.encode_text(["an astronaut", "an axolotl"]).embed
     assert clip.unknown_words("an axolotl") == [] and not torch.equal(one, two)
+
+
+def test_groups_of_words_are_filled_up_with_other_words(story_clip_config, tmp_path):
+    data = StorybookData(tmp_path, 96, seed=1, swaps=True)
+    task = ClipTask(story_clip_config, data, dataclasses.replace(RECIPE, siblings=8, lettered=1.0))
+    groups = task.with_siblings(list(range(32)), random.Random(0))
+    for group in (groups[at : at + 8] for at in range(0, 32, 8)):
+        assert sum(data.scenes[row].word is None for row in group) <= 1  # the group's own picture without a word
+    mostly = dataclasses.replace(RECIPE, siblings=8, lettered=0.5)
+    some = ClipTask(story_clip_config, data, mostly).with_siblings(list(range(96)), random.Random(0))
+    assert 20 < sum(data.scenes[row].word is not None for row in some) < 70
+    data._lettered = []
+    with pytest.raises(ValueError, match=r"Recipe\.lettered: none of these pictures"):
+        ClipTask(story_clip_config, data, mostly).with_siblings(list(range(8)), random.Random(0))

@@ -185,7 +185,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
     tiny = tiny_models / "tiny"
     with pytest.raises(ValueError, match="stage 'painter' is unknown; choose one of clip, prior, decoder"):
         start(options("painter"), plan("decoder"))
-    with pytest.raises(ValueError, match=r"the last step of its upsampler_256 is a second network's"):
+    with pytest.raises(ValueError, match=r"the last step of this upsampler is a second network's"):
         start(options("upsampler_256"), plan("upsampler_256", "karlo-v1-alpha"))
     with pytest.raises(ValueError, match="preset karlo-v1-alpha has no upsampler_1024"):
         start(options("upsampler_1024"), plan("upsampler_1024", "karlo-v1-alpha"))
