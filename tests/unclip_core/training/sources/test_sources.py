@@ -154,6 +154,8 @@ def make_mess(folder):
         "phone.heic": b"ftypheic",
         "._fine.png": b"AppleDouble",
         "plain.txt": b"\xff\xfe\x00",
+        "lost.txt": b"a caption of a picture that is gone",
+        "phone.txt": b"a caption of a picture that is named already",
     }
     for name, content in {**good, **bad}.items():
         (folder / name).write_bytes(content)
@@ -168,13 +170,14 @@ def test_what_people_have_in_their_folders_is_listed_and_never_fatal(tmp_path):
     assert [data.sample(row).name for row in range(len(data))] == ["fine.png", "plain.jpg", "scan.png"]
     assert data.captions([0, 1, 2], random.Random(0)) == ["a red star", "", "a grey square"]
     skipped = dict(data.skipped())
-    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic"}
+    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic", "lost.txt"}
     assert skipped["empty.png"] == "empty file" and "convert it" in skipped["phone.heic"]
+    assert skipped["lost.txt"] == "a caption without a picture"
     found = survey(data, "mess")
     assert found.rows == 3 and [name for name, _ in found.unread] == ["plain.jpg"] and found.no_caption == []
     text = report(found)
     for said in (
-        "mess: 3 rows kept, 4 skipped",
+        "mess: 3 rows kept, 5 skipped",
         "skipped, empty file: 1 (empty.png)",
         "16 bits a channel: 1",
         "caption of plain.jpg is not UTF-8 text",
@@ -263,7 +266,7 @@ def test_loose_pictures_beside_shards_are_read_too(tmp_path):
 def test_nothing_to_read_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("alone")
     for where in (tmp_path, tmp_path / "no*.tar", tmp_path / "missing"):
-        with pytest.raises(ValueError, match=r"--data .*: no pictures found; give a folder of pictures"):
+        with pytest.raises(ValueError, match=r"--data .*: no pictures found.*; give a folder of pictures"):
             open_data(str(where), tmp_path / "cache")
     (tmp_path / "bad.tar").write_bytes(b"this is no archive" * 100)
     with pytest.raises(ValueError, match=r"no pictures found that can be read \(bad.tar: not an uncompressed"):
