@@ -51,10 +51,9 @@ def test_openings_of_the_test_split_are_counted(desk, capsys):
     assert "opened 2 times so far, 2 with these weights" in capsys.readouterr().out
 
 
-def test_cold_runs_are_timed_by_name_and_by_folder(desk, tiny_stack, capsys):
-    folder = next((path for path in desk.rglob("tiny") if path.is_dir()), None) or tiny_stack
+def test_cold_runs_are_timed_by_name_and_by_folder(desk, tiny_models, capsys):
     command = ["evaluate", "storybook", "--stack", "tiny", "--only", "cold", "--cold-runs", "2"]
-    assert run([*command, "--against", f"{folder}/"]) == 0
+    assert run([*command, "--against", f"{tiny_models}/tiny/"]) == 0
     shown = capsys.readouterr().out
     assert "| cold `unclip run` of text_to_image.json |" in shown and "| the same, over the stack before |" in shown
 
@@ -64,6 +63,7 @@ def test_what_cannot_be_measured_ends_with_one_line_before_any_work(desk, capsys
         (["--only", "dreams"], "--only dreams: there is no such part; choose of one, chinese, two"),
         (["--stack", "nope"], "no model 'nope'"),
         (["--stack", f"{tmp_path}/"], "the folder holds no stack"),
+        (["--against", "runs/none/"], "--against runs/none/: there is no such folder"),
         (["--split", "train"], "'train' is not one of"),
     ):
         assert run(["evaluate", "storybook", *SMALL, *(["--stack", "tiny"] if "--stack" not in wrong else []), *wrong])
