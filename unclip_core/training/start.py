@@ -124,6 +124,8 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
     rows = rows_for(stage, config, data)
     with this_world().first_alone():
         task = make_task(options, plan, data, recipe, clip)
+        if side := getattr(task, "picture_side", 0):
+            data.pictures([0], side)  # made here once: neither every process nor a worker can make them in time
     init = None
     if plan.initial and options.lora is None:
         read = plan.initial.read
