@@ -28,7 +28,8 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs
-    carry: they then find their model in a checkout without weights, and on a machine without Karlo."""
+    carry: they then find their model in a checkout without weights, and on a machine without Karlo. And a LoRA of it
+    under the name that workflows/subject.json carries."""
     folder = tmp_path_factory.mktemp("models")
     _module("tiny_stack").build(folder / "tiny")
     for name in (
@@ -41,6 +42,7 @@ def tiny_models(tmp_path_factory):
         "stable-diffusion-2-1-unclip-small",
     ):
         shutil.copytree(folder / "tiny", folder / name)
+    _module("tiny_stack").lora(folder / "loras" / "sks_snail.safetensors", "sks_snail")
     return folder
 
 

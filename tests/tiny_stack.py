@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from comfyui_unclip.unclip_core.checkpoints.lora_file import save_lora
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import save_basis, save_noise_powers
 from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
 from comfyui_unclip.unclip_core.clip.pca import fit_pca
 from comfyui_unclip.unclip_core.config import STAGES, ClipTextConfig, ClipVisionConfig, StackConfig
 from comfyui_unclip.unclip_core.models.build import build_network
+from comfyui_unclip.unclip_core.models.lora import Branch, attention_layers, new_branches
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2, STORYBOOK
 
 VOCABULARY = ("a", "red", "blue", "star", "boat", "on", "in", "the", "night", "sky", "sea", "above")
@@ -126,6 +128,24 @@ def build(folder: Path, stack: StackConfig | None = None) -> Path:
         powers = torch.linspace(0.0, 1.0, stack.prior.schedule.timesteps, dtype=torch.float64)
         save_noise_powers(folder / "tiny.analytic.safetensors", powers, stack.prior.prior_id)
     return folder
+
+
+def lora(path: Path, word: str) -> Path:
+    """Write a LoRA of the stack, with a new word: random branches of prior and decoder."""
+    import torch
+
+    stack, generator = config(), torch.Generator().manual_seed(0)
+    stages = {}
+    for stage in ("prior", "decoder"):
+        branches = new_branches(attention_layers(build_network(stage, getattr(stack, stage))), 2)
+        lively = {
+            name: Branch(branch.down, torch.randn(branch.up.shape, generator=generator))
+            for name, branch in branches.items()
+        }
+        stages[stage] = (getattr(getattr(stack, stage), f"{stage}_id"), lively)
+    row = torch.randn(stack.clip.text_width, generator=generator)
+    save_lora(path, stages, clip_id=CLIP_ID, words={word: row}, trigger=word)
+    return path
 
 
 def _lively(network):

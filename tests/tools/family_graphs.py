@@ -1,4 +1,4 @@
-"""Draws the graphs of the family (Kandinsky, Stable unCLIP) from what is declared below.
+"""Draws the graphs of the family (Kandinsky, Stable unCLIP), and that of a subject, from what is declared below.
 
     python tests/tools/family_graphs.py          # workflows/*.json, those that are declared here; prints what changed
 
@@ -488,6 +488,54 @@ GRAPHS: dict[str, Columns] = {
             ),
         ),
         ("Save", PURPLE, (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="sd_unclip"),)),
+    ),
+    "subject": (
+        (
+            "Model and what it learned",
+            BLUE,
+            (
+                _model("storybook"),
+                node(
+                    "subject",
+                    "ApplyLoRA",
+                    lora_name="sks_snail.safetensors",
+                    clip="model.CLIP",
+                    prior="model.PRIOR",
+                    decoder="model.DECODER",
+                ),
+            ),
+        ),
+        (
+            "Caption with the new word, and its embedding",
+            GREEN,
+            (
+                node("prompt", "TextEncode", clip="subject.CLIP", text="a purple sks_snail on a night sky"),
+                node("prior", "DiffusionPrior", "randomize", prior="subject.PRIOR", text="prompt.TEXT"),
+            ),
+        ),
+        (
+            "Paint",
+            ORANGE,
+            (
+                node(
+                    "decoder",
+                    "DecoderSample",
+                    "randomize",
+                    decoder="subject.DECODER",
+                    embed="prior.EMBED",
+                    text="prompt.TEXT",
+                ),
+            ),
+        ),
+        (
+            "Enlarge and save",
+            PURPLE,
+            (
+                node("upsample256", "Upsample256", upsampler="model.UPSAMPLER 256", image="decoder.IMAGE"),
+                node("upsample1024", "Upsample1024", upsampler="model.UPSAMPLER 1024", image="upsample256.IMAGE"),
+                node("save", "SaveImage", images="upsample1024.IMAGE", filename_prefix="subject"),
+            ),
+        ),
     ),
     "prior_into_sd_unclip_comfyui": (
         (

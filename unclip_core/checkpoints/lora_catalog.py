@@ -71,8 +71,8 @@ def find_lora(name: str, folders: Iterable[Path]) -> Path:
                 return folder / relative
     known, looked = ", ".join(list_loras(folders)) or "none", ", ".join(map(str, folders)) or "no folder"
     raise ValueError(
-        f"Apply LoRA: no file {name!r}; there are: {known}. Looked in {looked}; put the file there, or set "
-        f"${ENVIRONMENT} to a folder with {LORAS}/{name}"
+        f"Apply LoRA: no file {name!r}; there are: {known}. Looked in {looked}; put the file there, set "
+        f"${ENVIRONMENT} to a folder with {LORAS}/{name}, or let `unclip train subject` make it (docs/training.md)"
     )
 
 

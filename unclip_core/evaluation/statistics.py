@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Z = 1.96  # 95 % of a normal distribution
-# The same of Student's t, by the number of values whose spread is taken from themselves; Z from nine up.
+# The same of Student's t, by the number of values whose spread is taken from themselves.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
@@ -22,12 +22,16 @@ def plain(number: float, digits: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its 95 % interval; without one, low and high are the value, and `note` says what it is of."""
+    """A number and its 95 % interval; without one, low and high are the value, and `note` says what it is of.
+
+    exact: it has no interval because it is no estimate, as the largest of the values that were looked at.
+    """
 
     value: float
     low: float
     high: float
     note: str = ""
+    exact: bool = False
 
     @property
     def has_interval(self) -> bool:
@@ -47,8 +51,11 @@ class Measured:
     def against(self, target: float, *, below: bool = False) -> str:
         """ "reached" or "missed" where the whole interval lies on one side of the target, else "undecided".
 
-        below: the target is an upper bound. Without an interval the number itself decides.
+        below: the target is an upper bound. An exact number decides by itself; an estimate of which nothing is known
+        but its value decides nothing.
         """
+        if not self.has_interval and not self.exact:
+            return "undecided"
         if not self.has_interval:
             return "reached" if (self.value <= target if below else self.value >= target) else "missed"
         if self.low <= target <= self.high:
@@ -79,16 +86,69 @@ def proportion(mean: float, count: int) -> Measured:
 
 def mean(values: Sequence[float]) -> Measured:
     """Mean with its interval from the values' own spread, none for a single value or equal ones; none below 0 for
-    sizes. Few values know their spread badly: up to eight, Student's t makes up for it."""
+    sizes. Values know their own spread badly, few the worse: Student's t makes up for it."""
     if not values:
         raise ValueError("mean: there is no value to average")
     middle = sum(values) / len(values)
     if min(values) == max(values):
         return Measured(*3 * (values[0],), "one value" if len(values) == 1 else f"all {len(values)} equal")
     deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
-    spread = STUDENT.get(len(values), Z) * deviation / math.sqrt(len(values))
+    spread = student(len(values)) * deviation / math.sqrt(len(values))
     low = middle - spread
     return Measured(middle, max(0.0, low) if min(values) >= 0.0 else low, middle + spread)
+
+
+def ratio_of(above: list[float], below: list[float]) -> Measured:
+    """Ratio of the means; the interval from the mean of scenes' own differences a - r b (Fieller, to first order)."""
+    top, bottom = sum(above) / len(above), max(sum(below) / len(below), 1e-9)
+    ratio = top / bottom
+    around = mean([(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)])
+    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high, around.note)
+
+
+def student(count: int) -> float:
+    """Half the width of Student's 95 % interval in standard errors, for a mean of `count` values, at least two."""
+    if count in STUDENT:
+        return STUDENT[count]
+    # Its expansion around the normal distribution's (Abramowitz and Stegun 26.7.5): 5e-4 near from nine values up.
+    free, z = count - 1, 1.959964
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / free + second / free**2 + third / free**3
+
+
+def paired_difference(new: Sequence[bool], old: Sequence[bool]) -> Measured:
+    """Share of `new` less share of `old`, judged on the same things: the interval of Agresti and Min (2005), Wald's
+    after half a thing is added to each of the four cells, so that it has a width where the two never differ.
+
+    Raises ValueError for none, or unequal numbers.
+    """
+    if not new or len(new) != len(old):
+        raise ValueError(f"paired difference: {len(new)} new and {len(old)} old values; give as many of each, not none")
+    count, better = len(new), sum(a and not b for a, b in zip(new, old, strict=True))
+    worse = sum(b and not a for a, b in zip(new, old, strict=True))
+    whole, up, down = count + 2, better + 0.5, worse + 0.5
+    middle, spread = (up - down) / whole, Z * math.sqrt(up + down - (up - down) ** 2 / whole) / whole
+    value = (better - worse) / count
+    return Measured(value, max(-1.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
+
+
+def kappa(one: Sequence[object], other: Sequence[object]) -> tuple[Measured, Measured]:
+    """How often two judges say the same of the same things, and Cohen's kappa: the same beyond what their habits alone
+    would give, 0 for chance, 1 for always. Intervals are Wilson's, kappa's with the habits taken as known.
+
+    Where both always say one thing, kappa is not defined: it has no interval and its note says so.
+    """
+    if not one or len(one) != len(other):
+        raise ValueError(f"kappa: {len(one)} and {len(other)} sayings; give as many of each, not none")
+    count = len(one)
+    same = proportion(sum(a == b for a, b in zip(one, other, strict=True)) / count, count)
+    names = set(one) | set(other)
+    chance = sum(sum(a == name for a in one) * sum(b == name for b in other) for name in names) / count**2
+    if chance >= 1.0:
+        return same, Measured(1.0, 1.0, 1.0, "both always say the same one thing")
+    return same, Measured(*((end - chance) / (1 - chance) for end in (same.value, same.low, same.high)))
 
 
 class Reference:
@@ -119,7 +179,9 @@ def frechet_over_seeds(reference: Reference, seeds: Sequence[Tensor], repeats: i
     for _ in range(repeats):
         drawn = [features[rng.choices(range(len(features)), k=len(features))] for features in seeds]
         found.append(sum(reference.frechet(features) for features in drawn) / len(seeds))
-    spread = Z * float(torch.tensor(found).std()) if repeats > 1 else 0.0
+    if repeats < 2:
+        return Measured(middle, middle, middle, "not resampled")
+    spread = Z * float(torch.tensor(found).std())
     return Measured(middle, max(0.0, middle - spread), middle + spread)
 
 

@@ -7,27 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import Clip
 from ..pictures.resizing import resize_bicubic
-from ..stages import Decoder, Prior, Upsampler
-from ..storybook.captions import caption, matches
+from ..stages import Upsampler
+from ..storybook.captions import caption
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import draw_many, make_scenes
 from ..training.data import to_model
 from ..types import model_to_image
-from .judge import HEADS, Judge, two_halves, verdicts
+from .judge import Judge, two_halves, verdicts
 from .statistics import mean
 
 Tick = Callable[[str, int, int], None]
 
-TARGETS = {"object": 0.90, "colour": 0.95, "background": 0.95, "all": 0.85}
-PSNR_GAIN_TARGET = 2.0  # dB above bicubic
-RETRIEVAL_TARGET, RETRIEVAL_PAIRS = 0.90, 256
 SCENE_SEED = 2024  # of the held-out scenes; training uses other seeds and no held-out triple
 
 
@@ -37,7 +32,6 @@ class SampleSettings:
 
     prior: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
-    batch: int = 25
 
 
 def captions_of(scenes: list[Scene], language: str = "en") -> list[str]:
@@ -46,33 +40,12 @@ def captions_of(scenes: list[Scene], language: str = "en") -> list[str]:
     return [caption(scene, rng, language, full=True)[0] for scene in scenes]
 
 
-def decode_captions(
-    clip: Clip, prior: Prior, decoder: Decoder, captions: list[str], settings: SampleSettings, seed: int, tick: Tick
-) -> Tensor:
-    """IMAGE (N, 64, 64, 3): text -> prior -> decoder, item i with seed + i."""
-    made = []
-    for start in range(0, len(captions), settings.batch):
-        text = clip.encode_text(captions[start : start + settings.batch])
-        embed = prior.sample(text, seed=seed + start, **settings.prior)
-        made.append(decoder.sample(embed, text, seed=seed + start, **settings.decoder))
-        tick("samples", min(start + settings.batch, len(captions)), len(captions))
-    return torch.cat(made)
-
-
-def attribute_scores(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Share of pictures whose object, colour, background, and all three, are what the scene has."""
-    right = {head: [] for head in HEADS}
-    for seen, scene in zip(verdicts(judge, pictures), scenes, strict=True):
-        thing = scene.things[0]
-        truth = {"object": thing.kind, "colour": thing.colour, "background": scene.background}
-        for head in HEADS:
-            right[head].append(seen[head] == truth[head])
-    scores = {head: sum(values) / len(values) for head, values in right.items()}
-    scores["all"] = sum(map(all, zip(*right.values(), strict=True))) / len(scenes)
-    return scores
-
-
 def pair_scores(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Shares of what `pair_right` finds."""
+    return {name: sum(hits) / len(hits) for name, hits in pair_right(judge, pictures, scenes).items()}
+
+
+def pair_right(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str, list[bool]]:
     """Two-object pictures: objects, colours, each thing bound to its colour and place, background."""
     both = {"objects": [], "colours": [], "bound": [], "background": []}
     for picture, scene in zip(pictures, scenes, strict=True):
@@ -83,7 +56,7 @@ def pair_scores(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str
         both["colours"].append(all(colours))
         both["bound"].append(all(kinds) and all(colours))
         both["background"].append(verdicts(judge, picture[None])[0]["background"] == scene.background)
-    return {name: sum(values) / len(values) for name, values in both.items()}
+    return both
 
 
 def real_pictures(scenes: list[Scene]) -> Tensor:
@@ -112,14 +85,3 @@ def upsampler_scores(upsampler: Upsampler, count: int, tick: Tick) -> dict[str, 
     gain = mean([mine - theirs for mine, theirs in zip(ours, bicubic, strict=True)])
     means = {"ours": sum(ours) / count, "bicubic": sum(bicubic) / count, "renders": count}
     return {**means, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-
-
-def retrieval_score(clip: Clip, count: int = RETRIEVAL_PAIRS) -> float:
-    """Share of captions whose nearest of `count` held-out pictures has every attribute the caption states."""
-    scenes = make_scenes(count, SCENE_SEED + 1, "heldout")
-    rng = random.Random(SCENE_SEED)
-    captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
-    image = F.normalize(clip.encode_image(real_pictures(scenes)).vector, dim=-1)
-    text = F.normalize(clip.encode_text(list(captions)).embed, dim=-1)
-    nearest = (text @ image.T).argmax(1).tolist()
-    return sum(matches(said, scenes[pick]) for said, pick in zip(stated, nearest, strict=True)) / count

@@ -8,9 +8,9 @@ from torch import nn
 
 from ..config import DecoderConfig
 from .ar_prior import ARPriorNetwork
-from .decoder import stored_decoder
+from .decoder import DecoderNetwork, stored_decoder
 from .prior import PriorNetwork
-from .stable_decoder import StableDecoder
+from .stable_decoder import StableDecoder, StableDecoderNetwork
 from .upsampler import stored_upsampler
 
 
@@ -25,6 +25,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "upsampler_1024": stored_upsampler,
     "ar_prior": ARPriorNetwork,
 }
+
+
+def painting_network(config: DecoderConfig) -> DecoderNetwork | StableDecoderNetwork:
+    """Of a decoder the network that paints, with fresh weights: without autoencoder and text encoder."""
+    return StableDecoderNetwork(config) if config.text == "own_clip" else DecoderNetwork(config)
 
 
 def build_network(stage: str, config: object) -> nn.Module:

@@ -19,6 +19,8 @@ from .kernels import (
     Linear,
     attend_by_products,
     beats_fused_attention,
+    learning_attention,
+    learns_attention_by_products,
     learns_norms_by_hand,
 )
 
@@ -61,7 +63,7 @@ class GroupNorm(nn.GroupNorm):
         """x (B, C, H, W) -> the same shape, dtype and layout; then times `scale` plus `shift`, (B or 1, C)."""
         if learns_norms_by_hand(x) and (scale is None or len(scale) == len(x)):
             return LearningGroupNorm.apply(x, self.num_groups, self.eps, self.weight, self.bias, scale, shift)
-        if x.dtype == self.weight.dtype:
+        if x.dtype == self.weight.dtype and not (x.is_cuda and torch.is_autocast_enabled("cuda")):
             out = super().forward(x)
         else:
             with torch.autocast(x.device.type, enabled=False):
@@ -99,6 +101,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         mask = mask.to(q.dtype)
     if beats_fused_attention(q):
         out = attend_by_products(q, k, v, mask)
+    elif learns_attention_by_products(q):
+        out = learning_attention(q, k, v, mask)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)

@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DecoderConfig, PriorConfig
-from .decoder import DecoderNetwork
+from .build import painting_network
 from .layers import SpatialAttention, TransformerBlock
 from .prior import PriorNetwork
 from .spatial_transformer import SpatialTransformer
-from .stable_decoder import StableDecoderNetwork
 
 _ATTENTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     TransformerBlock: ("qkv", "proj"),
@@ -124,10 +123,7 @@ def layer_shapes(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, t
     """{name: shape of the weight} of every layer of a stage's network that can have a branch: linear (out, in) or a
     convolution (out, in, k, k). Shared, not to be changed."""
     with torch.device("meta"):
-        if stage == "prior":
-            network = PriorNetwork(config)
-        else:
-            network = StableDecoderNetwork(config) if config.text == "own_clip" else DecoderNetwork(config)
+        network = PriorNetwork(config) if stage == "prior" else painting_network(config)
     return {name: _shape(layer) for name, layer in all_layers(network).items()}
 
 

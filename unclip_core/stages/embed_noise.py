@@ -43,7 +43,15 @@ def noise_embedding(
         )
     # A few numbers: wherever they are, without sending large networks away.
     scale, schedule = normalizer.read(), Schedule(config.embed_noise)
-    mean, std = scale.mean.float().cpu(), scale.std.float().cpu()
     noise = ItemNoise(seed, len(embed), "embed_noise").draw((config.clip_dim,))
-    noisy = schedule.add_noise((embed.vector.float() - mean) / std, torch.full((len(embed),), level), noise)
-    return replace(embed, vector=noisy * std + mean, noise_level=level)
+    units = (scale.mean.float().cpu(), scale.std.float().cpu())
+    noisy = noised(schedule, units, embed.vector, torch.full((len(embed),), level), noise)
+    return replace(embed, vector=noisy, noise_level=level)
+
+
+def noised(
+    schedule: Schedule, units: tuple[torch.Tensor, torch.Tensor], z: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """Embeddings z (B, D) at levels t (B,), by the forward process in `units`: mean and standard deviation (D,)."""
+    mean, std = units
+    return schedule.add_noise((z.float() - mean) / std, t, noise) * std + mean

@@ -149,9 +149,9 @@ def caption(scene: Scene, rng: random.Random, language: str | None = None, full:
     Of two things, either may be just "something": what a caption leaves open is how parts of it get a meaning of their
     own in CLIP's embedding.
 
-    language: "en", "zh" or None for a mixture (a quarter Chinese). full: state object, colour and background always.
+    language: "en", "zh" or None for a mixture (two in five Chinese). full: state object, colour and background always.
     """
-    language = language or ("zh" if rng.random() < 0.25 else "en")
+    language = language or ("zh" if rng.random() < 0.4 else "en")
     stated: Stated = {"things": [], "background": None, "relation": None, "position": None, "word": None}
     keep = 1.0 if full else 0.92
     if full or rng.random() < 0.9:

@@ -6,8 +6,11 @@ kill, also with another number of processes, are one mechanism: who makes a micr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import get_all_start_methods
 from typing import Any
@@ -103,4 +106,23 @@ def prepared(batches: MicroBatches, numbers: Iterable[int], workers: int, pin: b
         # Forked, they share what is read and cached already; where there is no fork, all of it is sent to them.
         kind = "fork" if "fork" in get_all_start_methods() else None
         options |= {"prefetch_factor": 2, "multiprocessing_context": kind}
-    return iter(DataLoader(batches, batch_size=None, sampler=numbers, **options))
+    with _deaths_noticed_when_waiting():
+        return iter(DataLoader(batches, batch_size=None, sampler=numbers, **options))
+
+
+@contextlib.contextmanager
+def _deaths_noticed_when_waiting() -> Iterator[None]:
+    """A DataLoader made inside raises for a dead worker when its batch is waited for.
+
+    PyTorch's handler of SIGCHLD would raise wherever the process is just then, half an optimiser's step or half a
+    checkpoint done.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        ours = callable(before) and not before.__module__.startswith("torch.")
+        signal.signal(signal.SIGCHLD, before if ours else signal.SIG_DFL)

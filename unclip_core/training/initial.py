@@ -23,11 +23,26 @@ from .widen import widened
 
 State = dict[str, Tensor]
 CLIPS = {"ViT-L-14/openai": "karlo-v1-alpha", "ViT-bigG-14/laion2b_s39b_b160k": "kandinsky-2-2"}
+# By stage, the fields of a config that make it one of its kind, whatever its sizes.
+KIND = {
+    "prior": ("scaling", "null_text", "schedule"),
+    "decoder": (
+        "text",
+        "token_order",
+        "norms",
+        "mask_text",
+        "text_embed_in_time",
+        "null_embed",
+        "null_text",
+        "schedule",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Initial:
-    """label: as it was asked for. clip: the CLIP that lies beside it, if one does. metadata: of a native file."""
+    """label: as it was asked for. clip: the CLIP that lies beside it, if one does. metadata: of a native file. model:
+    the name of the installed model that it is of. tokenizer: the words of a decoder with a text encoder of its own."""
 
     label: str
     stage: str
@@ -35,6 +50,8 @@ class Initial:
     read: Callable[[], State]
     clip: StageFile | None = None
     metadata: dict[str, str] | None = None
+    model: str = ""
+    tokenizer: Path | None = None
 
     def stack(self, preset: StackConfig) -> StackConfig:
         """The preset with this stage as it is, and with its CLIP."""
@@ -80,15 +97,28 @@ def open_initial(where: str, stage: str, folders: Iterable[Path] = ()) -> Initia
         entry = find(name, folders)
     if stage not in entry.stages:
         raise ValueError(f"--init {where} has no {stage}; it has {', '.join(entry.stages)}")
-    return _of_file(where, stage, entry.stages[stage], entry.stages.get("clip"))
+    return _of_file(where, stage, entry.stages[stage], entry.stages.get("clip"), entry.name)
 
 
-def _of_file(where: str, stage: str, found: StageFile, clip: StageFile | None) -> Initial:
+def _of_file(where: str, stage: str, found: StageFile, clip: StageFile | None, model: str = "") -> Initial:
     if found.stage != stage:
         raise ValueError(f"--init {where} holds a {found.stage}, not a {stage}; give that stage's weights")
+    if reason := why_not_trained(found.config):
+        raise ValueError(f"--init {where}: {reason}, which is not trained here")
     path = Path(found.path)
     metadata = read_header(path)[0] if path.suffix == ".safetensors" else None
-    return Initial(where, stage, found.config, partial(stored_state, found), clip, metadata)
+    return Initial(where, stage, found.config, partial(stored_state, found), clip, metadata, model, found.tokenizer)
+
+
+def why_not_trained(config: Any) -> str:
+    """What stands against training a stage of this config; "" for nothing."""
+    if getattr(config, "final_network", False):
+        return "the last step of this upsampler is a second network's"
+    if getattr(config, "one_pass", False):
+        return "this prior answers in one pass"
+    if (extra := getattr(config, "extra_input", "none")) != "none":
+        return f"this decoder is shown more than noise (its extra_input is {extra})"
+    return ""
 
 
 def stored_state(found: StageFile) -> State:
@@ -108,7 +138,8 @@ def _of_run(where: str, stage: str, folder: Path) -> Initial:
 
 
 def family(initial: Initial, presets: Iterable[StackConfig]) -> str:
-    """The preset whose recipe is that of these weights' kind. Raises ValueError where nothing tells."""
+    """The preset whose recipe is that of these weights' kind: the one that their file says, whose id they have, whose
+    model they are of, or whose networks are of their kind. Raises ValueError where nothing tells."""
     presets = {stack.name: stack for stack in presets}
     said = (initial.metadata or {}).get("preset")
     if said in presets:
@@ -117,6 +148,13 @@ def family(initial: Initial, presets: Iterable[StackConfig]) -> str:
         own = getattr(stack, initial.stage)
         ids = [getattr(each, f"{initial.stage}_id", None) for each in (own, initial.config)]
         if own is not None and (own == initial.config or (ids[0] is not None and ids[0] == ids[1])):
+            return name
+    for name in sorted(presets, key=len, reverse=True):
+        if getattr(presets[name], initial.stage) is not None and f"{initial.model}-".startswith(f"{name}-"):
+            return name
+    for name, stack in presets.items():
+        own, fields = getattr(stack, initial.stage), KIND.get(initial.stage, ())
+        if fields and all(getattr(own, each, None) == getattr(initial.config, each) for each in fields):
             return name
     if (clip_id := getattr(initial.config, "clip_id", None)) in CLIPS:
         return CLIPS[clip_id]

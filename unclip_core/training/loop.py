@@ -132,13 +132,33 @@ def train(
     written, Stopped once `stop` says so and the state is saved.
     """
     options, world, folder = options or LoopOptions(), this_world(), RunFolder(run)
-    with folder.locked() if world.first else contextlib.nullcontext():
+    with _locked(folder, world):
         yield from _train(task, recipe, folder, rows, init, dict(identity or {}), options, stop, world)
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder, world: World) -> Iterator[None]:
+    """The first process has the folder's lock; where it does not get it, all raise its ValueError."""
+    with contextlib.ExitStack() as stack:
+        said = None
+        if world.first:
+            try:
+                stack.enter_context(folder.locked())
+            except ValueError as error:
+                said = str(error)
+        if (said := world.share(said)) is not None:
+            raise ValueError(said)
+        yield
 
 
 def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> Iterator[Progress]:
     state = _Run(task, recipe, folder, rows, init, identity, options, world)
     start, last = state.resume(), recipe.steps
+    if world.any(start != world.share(start)):
+        raise ValueError(
+            f"--run {folder.path}: not every process sees the same checkpoint there; give a folder that all machines "
+            "share"
+        )
     if world.first:
         folder.forget_after(start)
     saved = clock = time.perf_counter()
@@ -158,10 +178,10 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
         for done in range(start + 1, last + 1):
             try:
                 result = next(steps)
-            except RuntimeError:
+            except (RuntimeError, ConnectionError, EOFError):
                 if not stop():
                     raise
-                # What asked to stop has ended the workers that prepare batches too; the weights are the last step's.
+                # What asked to stop has ended other processes too; the weights are the last step's.
                 state.save(done - 1)
                 raise Stopped(_said(task, done - 1)) from None
             waited += result.waited
@@ -181,7 +201,7 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 clock, since, waited = now, done, 0.0
                 write(line)
                 yield Progress(done, last, line["loss"], speed, numbers)
-            stops = world.any(bool(stop()))
+            stops = _asked(world, stop)
             due = time.perf_counter() - saved > 60 * options.save_minutes
             if done % options.save_every == 0 or done == last or stops or world.any(due):
                 state.save(done)
@@ -200,6 +220,16 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
             said = {name: value for name, value in made_of.items() if name not in ("config", "stage")}
             task.export(network, folder.path / f"{task.stage}.safetensors", said)
         folder.finish(made_of)
+
+
+def _asked(world: World, stop: Callable[[], bool]) -> bool:
+    """Whether one of the processes is to stop, which may have ended already."""
+    try:
+        return world.any(bool(stop()))
+    except RuntimeError:
+        if not stop():
+            raise
+        return True
 
 
 def _said(task: Task, done: int) -> str:
@@ -262,7 +292,7 @@ class _Run:
         if self.batches.count % world.size:
             raise ValueError(
                 f"a step has {self.batches.count} micro-batches, which {world.size} processes cannot share evenly; "
-                f"set Recipe.micro_batch to {recipe.batch // world.size} or a divisor of it"
+                f"set --micro-batch to {recipe.batch // world.size} or a divisor of it"
             )
         self.dtype = None if options.dtype == "auto" else checked(options.dtype, self.device)
         self.module: nn.Module = _Loss(task, network)
@@ -292,7 +322,7 @@ class _Run:
                 self.module = torch.compile(self.module)
             if self.world.size > 1:
                 devices = [self.device] if self.device.type == "cuda" else None
-                self.module = DistributedDataParallel(self.module, device_ids=devices, broadcast_buffers=False)
+                self.module = DistributedDataParallel(self.module, device_ids=devices)
         return done
 
     def _fastest(self) -> str:
@@ -325,7 +355,8 @@ class _Run:
     def steps(self, start: int) -> Iterator[_Result]:
         """One optimiser step after another; every random number comes from (seed, step, micro-batch)."""
         own = self._own()
-        made = own[:1] if self._gathers else own  # what gathers makes all rows of a step at once
+        # What gathers makes all rows of a step at once, and the same ones in every process.
+        made = [0] if self._gathers else own
         numbers = (step * self.batches.count + micro for step in range(start, self.recipe.steps) for micro in made)
         batches = prepared(self.batches, numbers, self.options.workers, self.device.type == "cuda")
         for step in range(start, self.recipe.steps):
@@ -422,6 +453,8 @@ class _Run:
         if norm.isfinite() and loss.isfinite():
             self.skipped = 0
             return
+        if not norm.isfinite():  # the same norm in all processes, which share their gradients
+            loss = self.world.mean(loss)
         if self.scaler.is_enabled() and loss.isfinite() and self.skipped < MAX_SKIPPED:
             self.skipped += 1  # the scaler leaves this step out and halves its scale
             return

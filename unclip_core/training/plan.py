@@ -13,14 +13,15 @@ from typing import Any
 
 from ..clip.words import WordTokenizer, count_words, most_frequent
 from ..config import EMBED_STD, STAGES, ClipConfig, ClipTextConfig, StackConfig
-from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, PRESETS
+from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, PRESETS, STABLE_UNCLIP_H, STABLE_UNCLIP_L
 from ..storybook.captions import knows, vocabulary
 from .data import Data, StorybookData
 from .initial import Initial, family
 from .recipes import RECIPES, STORYBOOK_RECIPES, Recipe, fine_tuning
 from .settings import changed, check_tables, read_toml, to_toml
 
-TRAINABLE: dict[str, StackConfig] = {**PRESETS, **{stack.name: stack for stack in (KANDINSKY_2_1, KANDINSKY_2_2)}}
+_FAMILY = (KANDINSKY_2_1, KANDINSKY_2_2, STABLE_UNCLIP_H, STABLE_UNCLIP_L)
+TRAINABLE: dict[str, StackConfig] = {**PRESETS, **{stack.name: stack for stack in _FAMILY}}
 DEFAULT_PRESET = "storybook"
 SPEAKERS = ("prior", "decoder", "ar_prior")  # the stages that speak one CLIP's embeddings
 DEFAULT_WORDS = 4096
@@ -34,7 +35,8 @@ class Plan:
     """preset: whose networks and recipes the rest changes. stack: sizes and ids of all stages. recipes: by stage.
 
     words: the size of a vocabulary that is counted from the captions, or "bpe" for CLIP's own sub-words; None: as it
-    is, or DEFAULT_WORDS where there is none for the data. given: what the TOML file says of each stage.
+    is, or DEFAULT_WORDS where there is none for the data. given: what the TOML file says of each stage. adopts: the
+    config of the initial weights, and so their CLIP, is taken; else they only begin the preset's.
     """
 
     preset: str
@@ -43,6 +45,7 @@ class Plan:
     words: int | str | None = None
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     initial: Initial | None = None
+    adopts: bool = False
 
     def recipe(self, stage: str) -> Recipe:
         """A stage's recipe. Raises ValueError for a preset without one."""
@@ -133,11 +136,15 @@ def make_plan(
         stack = own_ids(stack, given, stages, lambda stage, old: f"{old}+")
     recipes = _recipes(chosen, tables.get("recipe", {}), tuning if initial and not asked else None, where)
     for stage in set(stages) & set(recipes):
-        recipes[stage] = replace(recipes[stage], **(changes or {}))
-    plan = Plan(
-        chosen, sized_for(stack, given), recipes, _words(words if words is not None else counted), given, initial
-    )
-    return plan
+        recipe = replace(recipes[stage], **(changes or {}))
+        if recipe.micro_batch and "micro_batch" not in (
+            changes or {}
+        ):  # the recipe's own follows a batch that is given
+            recipe = replace(recipe, micro_batch=math.gcd(recipe.batch, recipe.micro_batch))
+        recipes[stage] = recipe
+    asked_words = _words(words if words is not None else counted)
+    adopts = initial is not None and not asked
+    return Plan(chosen, sized_for(stack, given), recipes, asked_words, given, initial, adopts)
 
 
 def _words(asked: Any) -> int | str | None:

@@ -26,6 +26,7 @@ class Recipe:
     embed_drop: float = 0.1  # §2.1: image embedding dropped 10 %
     text_drop: float = 0.5  # §2.1: caption dropped 50 %, independently
     prior_drop: float = 0.1  # §2.2: the prior's text conditioning dropped 10 %
+    embed_levels: int = 1000  # Stable unCLIP: the levels of noise on embeddings, drawn below this; 0 for none
     draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
     timesteps: str = (
@@ -92,11 +93,19 @@ KARLO_RECIPES: dict[str, Recipe] = {
 # Kandinsky drops the paper's shares; of its rates nothing is published either.
 KANDINSKY_RECIPES: dict[str, Recipe] = {name: PAPER_RECIPES[name] for name in ("prior", "decoder")}
 
+# Stable unCLIP: embeddings dropped 25 %, noised at any level. The rate and the batch are Stable Diffusion 2's; how long
+# it was trained is not published. The prior that its smaller model paints after is Karlo's.
+_STABLE = replace(
+    _PAPER, steps=200_000, batch=2048, lr=1e-4, warmup=10_000, weight_decay=0.01, embed_drop=0.25, text_drop=0.1
+)
+
 RECIPES: dict[str, dict[str, Recipe]] = {
     "paper": PAPER_RECIPES,
     "karlo-v1-alpha": KARLO_RECIPES,
     "kandinsky-2-1": KANDINSKY_RECIPES,
     "kandinsky-2-2": KANDINSKY_RECIPES,
+    "stable-diffusion-2-1-unclip": {"decoder": _STABLE},
+    "stable-diffusion-2-1-unclip-small": {"prior": KARLO_RECIPES["prior"], "decoder": _STABLE},
     "storybook": STORYBOOK_RECIPES,
     "storybook-3": STORYBOOK_RECIPES,
 }
@@ -105,14 +114,17 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 # constant, for as long as some thousand pictures take, in batches that one GPU holds. 1e-5 for the large networks is
 # what is used for their kin (Stable Diffusion, Kandinsky 2.2).
 FINE_TUNING_STEPS, FINE_TUNING_BATCH = 4000, 16
+LORA_MICRO_BATCH, LARGE_BATCH = 4, 512
 
 
 def lora_tuning(recipe: Recipe) -> Recipe:
     """The recipe of a LoRA: a fine-tuning at the rate that made the weights, since branches begin at nothing.
 
-    1e-4 for the large networks is what is used for their kin.
+    1e-4 for the large networks is what is used for their kin. Of those, which are trained by thousands of rows a step,
+    few are computed at once: a GPU of 12 GB is to hold them.
     """
-    return replace(fine_tuning(recipe), lr=recipe.lr, ema=min(recipe.ema, 0.99))
+    tuned = replace(fine_tuning(recipe), lr=recipe.lr, ema=min(recipe.ema, 0.99))
+    return replace(tuned, micro_batch=LORA_MICRO_BATCH) if recipe.batch >= LARGE_BATCH else tuned
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..checkpoints.catalog import EMBEDDED, find
+from ..checkpoints.catalog import EMBEDDED, find, list_stacks
 from ..checkpoints.header import StageFile, read_stage
 from ..checkpoints.states import read_state
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
-from ..config import STAGES
+from ..config import STAGES, ClipConfig
+from ..runtime.device import pick_dtype
+from ..runtime.estimates import free_bytes
+from ..stack import LARGE_CLIP
 from .data import Data
 from .embeddings import clip_fingerprint, image_embeddings
-from .frozen import frozen_beside, network_state
+from .frozen import frozen_beside, network_state, with_own_text
+from .initial import why_not_trained
 from .loop import LoopOptions, Progress, Task, train
 from .lora import LORA_TASKS, LoraSettings
+from .memory import CONTEXT, COUNTED, GB, estimate
 from .plan import SPEAKERS, TRAINABLE, Plan, components
+from .precision import candidates
 from .recipes import Recipe
 from .sources.opening import open_data
 from .sources.pairs import EmbeddingPairs
@@ -45,7 +51,7 @@ class RunOptions:
     """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
 
     lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
-    data. stop: see `train`.
+    data. note: is told what a prior or decoder will need of memory. stop: see `train`.
     """
 
     stage: str
@@ -57,6 +63,7 @@ class RunOptions:
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
     progress: Told | None = None
+    note: Callable[[str], None] | None = None
     stop: Callable[[], bool] = lambda: False
 
 
@@ -96,13 +103,8 @@ def check_trainable(stage: str, plan: Plan) -> None:
     config = plan.config(stage)
     if stage == "clip" and config.vision is None:
         raise ValueError(f"preset {plan.preset}: CLIP {config.clip_id} is loaded, not trained here; use open_clip")
-    if getattr(config, "final_network", False):
-        raise ValueError(
-            f"preset {plan.preset}: the last step of its {stage} is a second network's, which is not trained here; "
-            "choose another preset"
-        )
-    if getattr(config, "one_pass", False):
-        raise ValueError(f"preset {plan.preset}: its {stage} answers in one pass, which is not trained here")
+    if reason := why_not_trained(config):
+        raise ValueError(f"preset {plan.preset}, {stage}: {reason}, which is not trained here; choose another preset")
 
 
 def check_lora(stage: str, plan: Plan) -> None:
@@ -122,10 +124,15 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
     rows = rows_for(stage, config, data)
     with this_world().first_alone():
         task = make_task(options, plan, data, recipe, clip)
+        if side := getattr(task, "picture_side", 0):
+            data.pictures([0], side)  # made here once: neither every process nor a worker can make them in time
     init = None
     if plan.initial and options.lora is None:
-        init = plan.initial.state_for(task.config, lambda: task.build().state_dict())
-        init = dict(network_state(task.config, init)) if stage == "decoder" else init
+        read = plan.initial.read
+        initial = dataclasses.replace(plan.initial, read=lambda: network_state(plan.initial.config, read()))
+        init = initial.state_for(task.config, lambda: task.build().state_dict())
+    if stage in COUNTED and options.note is not None:
+        options.note(f"memory: {memory_needed(options, task.config, recipe, clip)}")
     identity: dict[str, Any] = {
         "stage": stage,
         "preset": plan.preset,
@@ -134,6 +141,8 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         "config": dataclasses.asdict(task.config),
         **({} if options.lora is None else {"lora": options.lora.described()}),
     }
+    if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
+        clip.placed.offload()  # what has seen the pictures makes room; it comes back where it is used
     return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
 
@@ -150,13 +159,34 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
         config = dataclasses.replace(config, **components(config, max(config.components, needed)))
     rest = (data, clip, embeddings, recipe)
     if stage == "decoder":
-        rest += (frozen_beside(config, plan.initial.read if plan.initial else None, clip),)
+        frozen = frozen_beside(config, plan.initial.read if plan.initial else None, clip)
+        tokenizer = plan.initial.tokenizer if plan.initial else None
+        rest += (with_own_text(frozen, config, torch.device(options.loop.device), tokenizer),)
     if options.lora is None:
         return EMBEDDING_TASKS[stage](config, *rest)
     config, settings = plan.initial.config, options.lora
     return LORA_TASKS[stage](
         config, *rest, weights=lambda: network_state(config, plan.initial.read()), settings=settings
     )
+
+
+def memory_needed(options: RunOptions, config: Any, recipe: Recipe, clip: Clip) -> str:
+    """What a run of a prior or decoder takes of its device, and on a GPU that has less of it what would take less."""
+    device = torch.device(options.loop.device)
+    dtype = options.loop.dtype if options.loop.dtype != "auto" else candidates(device)[-1]
+    given = {
+        "lora": options.lora,
+        "dtype": dtype,
+        "clip_dtype": clip.placed.dtype,
+        "towers_apart": clip.apart,
+        "fused": device.type != "cpu",
+    }
+    rows = recipe.micro_batch or recipe.batch
+    needed = estimate(config, clip.config, rows, save_memory=options.loop.save_memory, **given)
+    if device.type != "cuda" or needed.total + CONTEXT <= (free := free_bytes(device)):
+        return str(needed)
+    less = estimate(config, clip.config, 1, save_memory=True, **given)
+    return f"{needed}, but {device} has {free / GB:.1f} GB free; --save-memory --micro-batch 1 takes {less}"
 
 
 def rows_for(stage: str, config: Any, data: Data) -> list[int]:
@@ -189,21 +219,48 @@ def open_clip_of(where: str | None, plan: Plan, folders: Iterable[Path], device:
         found = clip_file(where, folders)
     elif plan.initial is not None and plan.initial.clip is not None:
         found = plan.initial.clip
+        if missing := needed_towers(plan) - set(found.config.towers):
+            return _whole_clip(found.config, missing, folders, device)
     elif wanted.architecture:
         return Clip.from_config(wanted, device=device)
     else:
         found = read_stage(EMBEDDED / "storybook" / "clip.safetensors")
-    speaks = plan.initial.config.clip_id if plan.initial and plan.initial.stage != "clip" else None
+    speaks = plan.initial.config.clip_id if plan.adopts and plan.initial.stage != "clip" else None
     preset = TRAINABLE[plan.preset]
     if speaks is None and plan.stack.name == preset.name:
         speaks = wanted.clip_id
     if speaks is not None and found.config.clip_id != speaks:
-        label = f"--init {plan.initial.label}" if plan.initial else f"preset {plan.preset}"
+        label = f"--init {plan.initial.label}" if plan.adopts else f"preset {plan.preset}"
         raise ValueError(
             f"{label} speaks the CLIP {speaks}, but {f'--clip {where}' if where else found.path} is "
             f"{found.config.clip_id}; give that CLIP, or --name for a stack of its own that is trained anew"
         )
     return load_clip(found, device)
+
+
+def needed_towers(plan: Plan) -> set[str]:
+    """What a run needs of the CLIP that lies beside its initial weights: a decoder may read captions by itself."""
+    config = plan.initial.config
+    return {"image"} if getattr(config, "text", "clip") != "clip" else {"text", "image"}
+
+
+def _whole_clip(config: ClipConfig, missing: set[str], folders: Iterable[Path], device: torch.device | str) -> Clip:
+    """The CLIP of this id with the missing towers: an installed model's, else the public one, which is downloaded.
+
+    Raises ValueError where there is none (Karlo's own folder has no image tower, its variations' has).
+    """
+    for entry in list_stacks(folders).values():
+        found = None if entry.problems else entry.stages.get("clip")
+        if found is not None and found.config.clip_id == config.clip_id and missing <= set(found.config.towers):
+            return load_clip(found, device)
+    public = next((each.clip for each in TRAINABLE.values() if each.clip.clip_id == config.clip_id), None)
+    if public is None or not public.pretrained:
+        raise ValueError(
+            f"the CLIP {config.clip_id} has no {' and no '.join(sorted(missing))} tower, without which no data can be "
+            "read; install a model that speaks it and has one, such as karlo-v1-alpha-image-variations for Karlo's "
+            "(`unclip pull`), or give --clip"
+        )
+    return Clip.from_config(public, device=device)
 
 
 def clip_file(where: str, folders: Iterable[Path] = ()) -> StageFile:
@@ -221,9 +278,9 @@ def clip_file(where: str, folders: Iterable[Path] = ()) -> StageFile:
 
 
 def load_clip(found: StageFile, device: torch.device | str) -> Clip:
-    """A handle over a stage's file, in float32 as when pictures are made."""
-
-    def read(network: torch.nn.Module) -> dict[str, Tensor]:
-        return read_state(found, network, dtype=torch.float32)
-
-    return Clip.from_config(found.config, read, device=device)
+    """A handle over a stage's file, as when pictures are made: a large one with its towers apart, on an accelerator in
+    half precision."""
+    large, device = found.parameters >= LARGE_CLIP, torch.device(device)
+    dtype = pick_dtype("auto", device) if large and device.type != "cpu" else torch.float32
+    read = partial(read_state, found, dtype=dtype)
+    return Clip.from_config(found.config, read, device=device, dtype=dtype, apart=large)

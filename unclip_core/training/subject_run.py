@@ -1,7 +1,9 @@
-"""Puts a subject's run together: its pictures and captions, pictures of its class that the stack makes, the task."""
+"""Puts a subject's run together: its pictures and captions, pictures of its class and others that the stack makes, the
+task."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -26,25 +28,32 @@ from .frozen import frozen_beside
 from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
+from .ordinary import Ordinary
 from .recipes import Recipe
-from .sources.opening import open_data
+from .sources.opening import open_data, open_index, processors
 from .sources.pictures import PictureData
 from .subject import SubjectTask
 
 NEEDED = ("clip", "prior", "decoder")
-CLASS_SHARE = 2  # pictures of the class for each of the subject, unless another number is asked for
-AT_ONCE = 8  # pictures of the class painted in one run
+CLASS_SHARE = 2  # pictures to be kept for each of the subject, unless another number is asked for
+AT_ONCE = 8  # of them painted in one run
+PAINT_STEPS = 25  # of the decoder at most; they are looked at by networks alone
+FEW = 4  # pictures of the subject, below which it is warned of
+
+log = logging.getLogger(__name__)
 
 # A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
 SMALL = Recipe(
     steps=300,
     batch=8,
-    lr=1e-3,
+    lr=2e-3,
     warmup=20,
     weight_decay=0.01,
     betas=(0.9, 0.99),
     ema=0.98,
     text_drop=0.3,
+    draws=4,
+    timesteps="logit_normal",
     validation=0.0,
 )
 LARGE = Recipe(
@@ -87,6 +96,12 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     entry = find(options.model, options.folders)
     if missing := [stage for stage in NEEDED if stage not in entry.stages]:
         raise ValueError(f"--model {options.model} has no {' and no '.join(missing)}; a subject needs all three")
+    reads, extra = entry.stages["decoder"].config.text, entry.stages["decoder"].config.extra_input
+    if reads not in ("clip", "none") or extra != "none":
+        raise ValueError(
+            f"--model {options.model}: its decoder reads more than embeddings and CLIP's captions (text {reads!r}, "
+            f"extra_input {extra!r}), where a new word of CLIP's says nothing; choose another model"
+        )
     stack = load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders)
     clip = stack.clip
     start = first_embedding(clip, options.word, options.kind)
@@ -299,11 +314,22 @@ def _whole(word: str) -> str:
 
 
 def _open(options: SubjectOptions) -> PictureData:
-    if not options.pictures.is_dir():
-        raise ValueError(
-            f"--pictures {options.pictures}: there is no such folder; give one with pictures of the subject"
+    """The folder's pictures; of those that cannot be read, a warning names them."""
+    folder = options.pictures.expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--pictures {folder}: there is no such folder; give one with pictures of the subject")
+    try:
+        data = PictureData(open_index(str(folder)), options.cache, processors(), options.progress)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--data", "--pictures", 1)) from None
+    if left_out := data.skipped():
+        shown = "; ".join(f"{name}: {reason}" for name, reason in left_out)
+        log.warning("train subject: %d of %d files are left out (%s)", len(left_out), len(left_out) + len(data), shown)
+    if len(data) < FEW:
+        log.warning(
+            "train subject: fewer than %d pictures (%d); it may learn them, and not what they show", FEW, len(data)
         )
-    return open_data(str(options.pictures), options.cache, progress=options.progress)
+    return data
 
 
 def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData) -> tuple[Data, Tensor]:
@@ -311,13 +337,18 @@ def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: Subje
     folder = options.cache / "embeddings"
     embeddings = image_embeddings(clip, subject, folder, progress=options.progress)
     wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
-    if wanted == 0:
+    if wanted == 0 or options.settings is None:  # a word alone changes nothing that others say
         return subject, embeddings
-    said = subject.class_captions()
-    paint_class(stack, [said[index % len(said)] for index in range(wanted)], options.run / "class", options.progress)
+    paint_class(stack, kept_captions(stack.clip, subject, wanted), options.run / "class", options.progress)
     classes = open_data(str(options.run / "class"), options.cache, progress=options.progress)
     others = image_embeddings(clip, classes, folder, progress=options.progress)
     return Chained(subject, classes), torch.cat([embeddings, others])
+
+
+def kept_captions(clip: Clip, subject: SubjectData, count: int) -> list[str]:
+    """What is painted to be kept: the subject's class and, every other one, ordinary things."""
+    said, ordinary, rng = subject.class_captions(), Ordinary(clip), random.Random(0)
+    return [said[index // 2 % len(said)] if index % 2 == 0 else ordinary.draw(rng) for index in range(count)]
 
 
 def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Told | None = None) -> None:
@@ -325,10 +356,11 @@ def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: T
     folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]
     reads_text = stack.decoder.config.text != "none"
+    steps = min(PAINT_STEPS, stack.decoder.config.sampling.steps)
     for rows in _neighbours(missing):  # item i of a run has its seed + i, so that every picture has its row's
         text = stack.clip.encode_text([captions[row] for row in rows])
         embed = stack.prior.sample(text, seed=rows[0])
-        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0])
+        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0], steps=steps)
         for row, picture in zip(rows, pictures, strict=True):
             pixels = (picture * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")

@@ -66,9 +66,15 @@ class PriorTask:
 
         A caption's prefix is computed once for all its draws of noise, as in sampling: the later tokens cost a tenth.
         """
+        z = batch["z"].repeat_interleave(self.recipe.draws, dim=0)
+        output = self.predicted(network, batch)
+        loss = simple_loss(self.schedule, output, network.scale(z), batch["noise"], batch["t"]).mean()
+        return loss, {"cosine": torch.cosine_similarity(network.unscale(output.detach()), z).mean()}
+
+    def predicted(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """What the network says of the batch's embeddings under their noise (B * draws, D)."""
         t, text, draws = batch["t"], batch["text"], self.recipe.draws
-        z = batch["z"].repeat_interleave(draws, dim=0)
-        x_0 = network.scale(z)
+        x_0 = network.scale(batch["z"].repeat_interleave(draws, dim=0))
         x_t = self.schedule.add_noise(x_0, t, batch["noise"])
         tokens, embed, mask = text.tokens, text.embed, text.mask
         if batch["null"] is None:
@@ -83,9 +89,7 @@ class PriorTask:
         embed = torch.where(drop[:, None], null_embed, embed)
         mask = torch.where(drop[:, None], null_mask, mask)
         cache = network.prefix(tokens, embed, mask)
-        output = network.step(x_t, t, cache.take(torch.arange(len(tokens), device=t.device).repeat_interleave(draws)))
-        loss = simple_loss(self.schedule, output, x_0, batch["noise"], t).mean()
-        return loss, {"cosine": torch.cosine_similarity(network.unscale(output.detach()), z).mean()}
+        return network.step(x_t, t, cache.take(torch.arange(len(tokens), device=t.device).repeat_interleave(draws)))
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Loss by quarters; of one-step predictions from pure noise the cosine to the true embedding, and to the

@@ -26,9 +26,10 @@ def some_rows(rows: Sequence[int], count: int) -> list[int]:
 
 
 def undisturbed(task: Any) -> Any:
-    """The task as it is validated: no condition is dropped, and a row is drawn once."""
+    """The task as it is validated: no condition is dropped or noised, and a row is drawn once."""
     whole = copy.copy(task)
-    whole.recipe = dataclasses.replace(task.recipe, embed_drop=0.0, text_drop=0.0, prior_drop=0.0, draws=1)
+    quiet = {"embed_drop": 0.0, "text_drop": 0.0, "prior_drop": 0.0, "draws": 1, "embed_levels": 0}
+    whole.recipe = dataclasses.replace(task.recipe, **quiet)
     return whole
 
 
@@ -42,14 +43,17 @@ def fixed_batch(task: Any, rows: list[int], device: torch.device) -> Any:
 def quarter_losses(task: Any, network: nn.Module, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
     """The loss where there is little noise (quarter 1) to where there is nothing else (4): loss_quarter_1 ... 4."""
     chosen = some_rows(rows, min(len(rows), ROWS))
-    batch = fixed_batch(task, chosen, device)
     whole, timesteps = undisturbed(task), task.schedule.timesteps
-    found = {}
-    for quarter in range(QUARTERS):
-        share = (quarter + (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)) / QUARTERS
-        t = (share * timesteps).long().clamp(max=timesteps - 1)
-        found[f"loss_quarter_{quarter + 1}"] = whole.loss(network, {**batch, "t": t})[0]
-    return found
+    at_once = task.recipe.micro_batch or task.recipe.batch  # what fits when it learns
+    sums = torch.zeros(QUARTERS, device=device)
+    for start in range(0, len(chosen), at_once):
+        part = chosen[start : start + at_once]
+        batch = fixed_batch(task, part, device)
+        for quarter in range(QUARTERS):
+            place = start + torch.arange(len(part), device=device) + 0.5
+            t = ((quarter + place / len(chosen)) / QUARTERS * timesteps).long().clamp(max=timesteps - 1)
+            sums[quarter] += whole.loss(network, {**batch, "t": t})[0] * len(part)
+    return {f"loss_quarter_{quarter + 1}": value / len(chosen) for quarter, value in enumerate(sums)}
 
 
 def cosine_sheet(guess: Tensor, true: Tensor) -> Tensor:

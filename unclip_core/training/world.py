@@ -13,7 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(hours=6)  # for the first process to draw, resize and encode while the others wait
+PREPARING = timedelta(hours=12)  # for the first process to draw, resize and encode while the others wait
+A_STEP = timedelta(minutes=30)  # for a step with its validation: later a process that is silent counts as dead
+
+_waiting: dist.ProcessGroup | None = None  # whose barriers are as patient as PREPARING
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ class World:
             yield
             return
         if not self.first:
-            dist.barrier()
+            dist.barrier(_waiting)
         try:
             yield
         finally:
             if self.first:
-                dist.barrier()
+                dist.barrier(_waiting)
 
 
 def this_world() -> World:
@@ -91,10 +94,13 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    global _waiting
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=A_STEP)
+    _waiting = dist.new_group(backend="gloo", timeout=PREPARING)
     try:
         yield this_world()
     finally:
+        _waiting = None
         dist.destroy_process_group()
 
 

@@ -21,20 +21,24 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A function that is told (what is done, how much of it, of how much), and shows it as a bar."""
     from tqdm import tqdm
 
-    bars: dict[str, tqdm] = {}
+    open_bars: dict[str, tqdm] = {}  # one at most
+
+    def close() -> None:
+        while open_bars:
+            open_bars.popitem()[1].close()
 
     def show(label: str, done: int, total: int) -> None:
-        if label not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[label] = tqdm(desc=label, total=total, unit="picture", dynamic_ncols=True)
-        bars[label].update(done - bars[label].n)
+        if label not in open_bars:
+            close()
+            open_bars[label] = tqdm(desc=label, total=total, unit="picture", dynamic_ncols=True)
+        open_bars[label].update(done - open_bars[label].n)
+        if done >= total:  # what follows has a line of its own
+            close()
 
     try:
         yield show
     finally:
-        for bar in bars.values():
-            bar.close()
+        close()
 
 
 def table_path(output: Path | None, stack: str, kind: str) -> Path:

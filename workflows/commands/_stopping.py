@@ -23,8 +23,9 @@ class Asked:
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Asked]:
-    """Inside, the first Ctrl-C or SIGTERM is noted only; a second one interrupts at once.
+    """Inside, the first Ctrl-C or SIGTERM is noted only; a Ctrl-C after it interrupts at once.
 
+    A second SIGTERM does not: a batch system sends it to all processes of a job, and torchrun sends it on.
     Forked workers take the handlers along: a Ctrl-C, which reaches all of a terminal's processes, is the first one's
     business; a SIGTERM ends them, as their pools expect.
     """
@@ -36,9 +37,9 @@ def asked_to_stop() -> Iterator[Asked]:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if asked.number:
+        if asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.number = number
+        asked.number = asked.number or number
 
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -29,7 +29,9 @@ Stop it at any time: the same command goes on where the last checkpoint was.
 )
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(0), help="Of the LoRA; 0: the word alone.")
 @click.option("--layers", type=click.Choice(("attention", "all")), help="[default: all in small networks]")
-@click.option("--class-pictures", type=click.IntRange(0), help="Painted to keep the class.  [default: 2 each]")
+@click.option(
+    "--class-pictures", type=click.IntRange(0), help="Painted to keep the class and other things.  [default: 2 each]"
+)
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder.  [default: runs/WORD]")
 @click.option("--loras", type=click.Path(path_type=Path), help="Folder for the file.  [default: where it is found]")
 @cache_option

@@ -157,27 +157,31 @@ def command(
     with joined(chosen) as world, progress_bar() as progress, asked_to_stop() as stop:
         made = f"{stage}{FILE_ENDING if lora else ''}"
         run = run_folder or (runs if stage == "all" else runs / made)
-        shown = progress if world.first else None
-        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, stop)
+        shown, say = progress if world.first else None, click.echo if world.first else _nothing
+        note = (lambda text: click.echo(text, err=True)) if world.first else None
+        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop)
         try:
             if stage == "all":
                 target = _target(name, models, folders)
-                for each in take:
-                    source, _, part = each.partition(":")
-                    click.echo(f"{part} of {source}: {take_stage(source, part.replace('-', '_'), target, folders)}")
+                with world.first_alone():
+                    for each in take:
+                        source, _, part = each.partition(":")
+                        say(f"{part} of {source}: {take_stage(source, part.replace('-', '_'), target, folders)}")
                 _show_all(train_all(options, plan, name, target, wanted), world.first)
-                click.echo(f"{name} is in {target}: unclip run workflows/text_to_image.json -s model={name}")
+                say(f"{name} is in {target}: unclip run workflows/text_to_image.json -s model={name}")
             else:
                 if clip is None and name and (own := _clip_of(name, runs, models, folders)):
                     options = dataclasses.replace(options, clip=own)
                 _show_one(start(options, plan), stage, plan.recipe(stage).steps, world.first)
-                click.echo(
-                    f"wrote {run}/{made}.safetensors{', for Apply LoRA: put it into models/loras' if lora else ''}"
-                )
+                say(f"wrote {run}/{made}.safetensors{', for Apply LoRA: put it into models/loras' if lora else ''}")
         except Stopped as stopped:
-            click.echo(str(stopped), err=True)
+            say(str(stopped), err=True)
             return 128 + stop.number
     return 0
+
+
+def _nothing(*what: object, **how: object) -> None:
+    """What the processes beside the first one say."""
 
 
 def _stages(text: str) -> tuple[str, ...]:

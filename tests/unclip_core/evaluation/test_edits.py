@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.embeddings import similarity
+from comfyui_unclip.unclip_core.evaluation import statistics
 from comfyui_unclip.unclip_core.evaluation.experiments import (
     guidance,
     interpolation,
@@ -28,7 +27,6 @@ from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.storybook.draw import render
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
-from comfyui_unclip.unclip_core.types import Embedding
 
 
 class Oracle(Judge):
@@ -71,16 +69,14 @@ def test_words_are_added_and_removed_and_any_word_is_one():
         edits_of("mood", 2, result_scenes)
 
 
-def test_the_control_turns_by_the_same_angles_elsewhere():
-    generator = torch.Generator().manual_seed(0)
-    start, end = (Embedding(10 * torch.randn(5, 192, generator=generator), "a") for _ in range(2))
-    end = dataclasses.replace(end, vector=0.5 * start.vector + end.vector)
-    turned = text_diff.random_turn(start, end, seed=1)
-    assert torch.allclose(similarity(start, turned), similarity(start, end), atol=1e-5)
-    assert torch.allclose(turned.vector.norm(dim=1), start.vector.norm(dim=1), rtol=1e-5)
-    across = F.normalize(turned.vector, dim=1) - similarity(start, turned)[:, None] * F.normalize(start.vector, dim=1)
-    assert F.cosine_similarity(across, end.vector - start.vector, dim=1).abs().max() < 0.4
-    assert not torch.equal(turned.vector, text_diff.random_turn(start, end, seed=2).vector)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_control_asks_for_something_else_of_its_kind(kind):
+    edits, pool = (edits_of(kind, count, result_scenes) for count in (6, 6 + text_diff.SPARE))
+    assert pool[:6] == edits
+    others = text_diff.others_of(edits, pool)
+    assert len(others) == 6 and all(other.attribute == kind for other in others)
+    assert all(other.wanted != edit.wanted for other, edit in zip(others, edits, strict=True))
+    assert text_diff.others_of(edits[:1], edits[:1]) == edits[:1]  # nothing else there is
 
 
 def test_paths_count_ends_and_switches():
@@ -109,9 +105,9 @@ def test_distances_of_variations():
     assert variations._to_input(made, pictures, 2) == pytest.approx([0.2, 0.5])
     assert variations._between(made, 2) == pytest.approx([0.2, 0.0])
     assert variations._between(pictures, 2) == [0.0, 0.0]
-    ratio = variations.ratio_of([0.4, 0.8], [0.1, 0.2])
+    ratio = statistics.ratio_of([0.4, 0.8], [0.1, 0.2])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((4.0, 4.0, 4.0))
-    rough = variations.ratio_of([0.4, 0.8], [0.2, 0.1])
+    rough = statistics.ratio_of([0.4, 0.8], [0.2, 0.1])
     assert rough.value == pytest.approx(4.0) and rough.low < 4.0 < rough.high
 
 

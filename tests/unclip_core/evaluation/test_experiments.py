@@ -3,14 +3,17 @@
 import dataclasses
 import math
 import re
+import sys
 
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
+from comfyui_unclip.unclip_core.evaluation.results import Check
+from comfyui_unclip.unclip_core.evaluation.statistics import share
 
 SMALL = {
-    "judges": {"scenes": 6},
+    "judges": {"scenes": 3, "samples": 3, "steps": 2},
     "reconstruction": {"scenes": 2, "photographs": 1, "steps": 3},
     "variations": {"scenes": 2, "seeds": 2, "steps": 2, "guidances": (1.0, 2.0), "tuning": 2},
     "interpolation": {"pairs": 2, "frames": 3, "steps": 2, "refine": 1},
@@ -90,6 +93,29 @@ def test_a_stack_without_an_autoregressive_prior_or_a_table_is_told_so(make_cont
     context.stack = dataclasses.replace(context.stack, prior=prior)
     result = EXPERIMENTS["analytic"].run(context, EXPERIMENTS["analytic"].full)
     assert result.notes == ["Not run: model 'tiny' has no table; fit one."]
+
+
+@pytest.mark.parametrize("name", ["binding", "spelling"])
+def test_a_broken_decoder_agrees_with_no_limit_of_the_paper(name, make_context):
+    """It paints no pair and no word, as §7 says of the paper's: but no single object either."""
+    experiment = EXPERIMENTS[name]
+    result = experiment.run(make_context(), dataclasses.replace(experiment.full, scenes=4, steps=2))
+    (ceiling,) = result.checks
+    assert ceiling.verdict == "missed" and ceiling.measured.value < 0.3
+    (told,) = result.paper
+    assert told.startswith("Says nothing about §7") and "one object" in told
+
+
+@pytest.mark.parametrize("name", ["binding", "spelling"])
+def test_a_decoder_that_paints_one_object_speaks_about_the_limits(name):
+    verdict = sys.modules[EXPERIMENTS[name].run.__module__]._verdict
+    able, unsure = (Check("one", share([True] * right + [False] * (100 - right)), 0.7) for right in (95, 72))
+    ways = {"caption alone": 0.0, "full stack": 0.1, "the true picture's z_i": 0.1, "renders": 0.96}
+    few = {way: share([value], 100) for way, value in ways.items()}
+    assert verdict(few, able).startswith("Agrees with §7")
+    assert verdict(few, unsure).startswith("Says nothing about §7")
+    assert verdict({way: share([value], 6) for way, value in ways.items()}, able).startswith("Undecided on §7")
+    assert verdict(dict.fromkeys(ways, share([0.9], 100)), able).startswith("Contradicts §7")
 
 
 def test_seeds_give_the_same_numbers_again(make_context):

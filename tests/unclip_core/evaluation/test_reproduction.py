@@ -64,7 +64,7 @@ def test_a_target_is_reached_or_missed_by_the_whole_interval():
         0.55: ["undecided"] * 2,
         0.7: ["missed", "reached"],
     }
-    largest = Check("error", Measured(0.0, 0.0, 0.0, "the largest of 16"), 1.0, "", below=True)
+    largest = Check("error", Measured(0.0, 0.0, 0.0, "the largest of 16", exact=True), 1.0, "", below=True)
     assert largest.row() == ["error", "0 (the largest of 16)", "≤ 1", "reached"]
 
 

@@ -10,10 +10,13 @@ from comfyui_unclip.unclip_core.evaluation.statistics import (
     Measured,
     Reference,
     frechet_over_seeds,
+    kappa,
     mean,
+    paired_difference,
     precision_recall,
     share,
     spread_within,
+    student,
 )
 
 
@@ -46,7 +49,51 @@ def test_a_mean_has_an_interval_from_its_spread():
     half = 3.182 * math.sqrt(5 / 3) / 2  # Student's t with three degrees of freedom
     assert (found.value, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
     many = [1.0, 2.0, 3.0, 4.0] * 5
-    assert mean(many).high - 2.5 == pytest.approx(1.96 * statistics.stdev(many) / math.sqrt(20))
+    assert mean(many).high - 2.5 == pytest.approx(2.0930 * statistics.stdev(many) / math.sqrt(20), rel=1e-4)
+
+
+def test_students_quantiles_are_the_tables():
+    """Of the t distribution with one degree of freedom fewer than values: 0.975 quantiles, to four digits."""
+    table = {2: 12.706, 5: 2.776, 9: 2.3060, 10: 2.2622, 21: 2.0860, 31: 2.0423, 121: 1.9799}
+    assert {count: student(count) for count in table} == pytest.approx(table, abs=5e-4)
+    assert student(100_000) == pytest.approx(1.96, abs=1e-3)
+
+
+def test_paired_shares_are_closer_than_unpaired_ones_and_never_sure():
+    old = [True] * 80 + [False] * 20
+    new = [True] * 84 + [False] * 16
+    found = paired_difference(new, old)
+    # By hand: 4 better, none worse of 100: (4.5 - 0.5) / 102, deviation sqrt(5 - 16 / 102) / 102
+    half = 1.96 * math.sqrt(5 - 16 / 102) / 102
+    assert (found.value, found.low, found.high) == pytest.approx((0.04, 4 / 102 - half, 4 / 102 + half))
+    alike = paired_difference(old, old)
+    assert alike.value == 0 and alike.low == -alike.high < 0
+    assert paired_difference(old, new).value == -0.04
+    assert paired_difference([True], [False]).high == 1.0
+    with pytest.raises(ValueError, match="2 new and 1 old values"):
+        paired_difference([True, True], [True])
+
+
+def test_kappa_is_agreement_beyond_habit():
+    # Cohen's own form: 20 both yes, 15 both no, 5 and 10 apart: p = 0.7, chance 0.5, kappa 0.4
+    one = [True] * 20 + [True] * 5 + [False] * 10 + [False] * 15
+    other = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    same, beyond = kappa(one, other)
+    assert same.value == 0.7 and beyond.value == pytest.approx(0.4) and beyond.low < 0.4 < beyond.high
+    always, chance = kappa([True] * 9, [True] * 9)
+    assert always.value == 1.0 and always.low < 1.0 and not chance.has_interval and "one thing" in chance.shown()
+    assert kappa(["a", "b"] * 20, ["b", "a"] * 20)[1].value == -1.0
+    perfect = kappa(["a", "b"] * 20, ["a", "b"] * 20)[1]
+    assert perfect.value == perfect.high == 1.0 > perfect.low
+    with pytest.raises(ValueError, match="0 and 0 sayings"):
+        kappa([], [])
+
+
+def test_what_nothing_is_known_of_decides_nothing_unless_it_is_no_estimate():
+    assert mean([3.0]).against(1.0) == mean([2.0, 2.0]).against(1.0) == "undecided"
+    assert frechet_over_seeds(Reference(normal(9, 2)), [normal(9, 2)], 1).against(1.0, below=True) == "undecided"
+    assert Measured(0.0, 0.0, 0.0, "the largest of 16", exact=True).against(1.0, below=True) == "reached"
+    assert share([True] * 4).against(0.5) == "reached" and share([True] * 4).against(0.6) == "undecided"
 
 
 @pytest.mark.parametrize("count", range(2, 9))

@@ -129,8 +129,31 @@ def test_attention_is_the_same_whichever_way_the_processor_prefers(monkeypatch, 
         assert kernels.beats_fused_attention(q) is (wins and dtype == torch.bfloat16 and tokens == 256)
         with torch.enable_grad():
             assert not kernels.beats_fused_attention(q)
+            assert kernels.learns_attention_by_products(q) is (wins and dtype == torch.bfloat16)
         exact = F.scaled_dot_product_attention(*[q.float()] * 3).transpose(1, 2).flatten(2)
         assert (attend(q, q, q).float() - exact).norm() < 2 * BF16 * exact.norm()
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "additive"])
+def test_attention_that_learns_has_the_gradients_of_the_fused_one(masked):
+    hidden = torch.zeros(2, 1, 1, 40, dtype=torch.bool)
+    hidden[1, ..., 25:] = True
+    mask = {None: None, "bool": ~hidden, "additive": torch.zeros(2, 1, 1, 40).masked_fill(hidden, -1e4)}[masked]
+    q, k, v = torch.randn(2, 3, 30, 16) + 1.0, torch.randn(2, 3, 40, 16) + 4.0, torch.randn(2, 3, 40, 16) + 1.0
+    given = torch.randn(2, 3, 30, 16)
+
+    def gradients(attention, dtype):
+        with torch.enable_grad():
+            inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+            low = mask.to(dtype) if masked == "additive" else mask
+            out = attention(*inputs, low)
+            return torch.cat([x.flatten().float() for x in (out, *torch.autograd.grad(out, inputs, given.to(dtype)))])
+
+    exact = gradients(F.scaled_dot_product_attention, torch.float64)
+    assert torch.allclose(gradients(kernels.learning_attention, torch.float32), exact.float(), atol=1e-4)
+    fused = gradients(F.scaled_dot_product_attention, torch.bfloat16)
+    by_hand = gradients(kernels.learning_attention, torch.bfloat16)
+    assert (by_hand - exact).norm() < max(1.5 * (fused - exact).norm(), 2 * BF16 * exact.norm())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what a process maps")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 import shutil
 
 import numpy as np
@@ -22,6 +23,7 @@ from comfyui_unclip.unclip_core.training.subject import Subject
 from comfyui_unclip.unclip_core.training.subject_run import SubjectOptions, paint_class, start_subject
 
 WORD, CLASS = "sks_cup", "star"
+ORDINARY = r"a ((red|blue) )?(star|boat)( in the sea| on a night sky| on a blue sky)?"  # of words that `tiny` knows
 CAPTIONS = ("a red sks_cup on the sea", "A blue STAR\n", None, "the SKS_CUP\na sks_cup in the night\n")
 
 
@@ -73,7 +75,7 @@ def test_from_a_folder_to_a_file_that_paints_with_the_word(options, tiny_stack):
     names = sorted(path.name for path in (made.run / "class").iterdir())
     assert names == [f"{number:04}.{kind}" for number in (1, 2, 3) for kind in ("png", "txt")]
     said = [(made.run / "class" / f"{number:04}.txt").read_text() for number in (1, 2, 3)]
-    assert said == ["a star\n", "a red star on the sea\n", "A blue star\n"]
+    assert [said[0], said[2]] == ["a star\n", "a red star on the sea\n"] and re.fullmatch(ORDINARY, said[1].strip())
     with Image.open(made.run / "sheet-0000002.png") as sheet:
         assert sheet.size == (8 * 66 - 2, 2 * 66 - 2) and len(sheet.convert("RGB").getcolors(2**20)) > 4
 
@@ -90,7 +92,7 @@ def test_from_a_folder_to_a_file_that_paints_with_the_word(options, tiny_stack):
 
 
 def test_the_word_alone_is_the_smallest_form(options, tiny_stack):
-    made = options(settings=None, class_pictures=0)
+    made = options(settings=None)  # nothing but the word can move: nothing is painted to be kept
     state = train(made, recipe())
     assert set(state["ema"]) == {"step"} and not (made.run / "class").exists()
     file = load_lora(made.run / f"{WORD}.safetensors")
@@ -133,9 +135,15 @@ def test_rows_are_the_subjects_and_as_many_of_its_class(options, monkeypatch):
     assert rows == 4 and len(task.data) == 7 and named["identity"]["word"] == WORD
     batch = task.prepare(task.batch([0, 1, 2, 3], random.Random(0), torch.Generator().manual_seed(0)))
     for stage in ("prior", "decoder"):
-        assert len(batch[stage]["z"]) == 8
-        places = batch[stage]["tokens"][2]
-        assert (places[:4].max(1).values == 0).all() and (places[4:] == -1).all()
+        assert len(batch[stage]["z"]) == 4 and len(batch["kept"][stage]["z"]) == {"prior": 4, "decoder": 2}[stage]
+        assert (batch[stage]["tokens"][2].max(1).values == 0).all()  # every caption says the word
+        assert (batch["kept"][stage]["tokens"][2] == -1).all()  # and none of its class's does
+    # Nothing of a subject's row is dropped but its caption, which the decoder is to do without too.
+    many = task.batch([0, 1, 2, 3] * 16, random.Random(0), torch.Generator().manual_seed(0))
+    assert not many["prior"]["drop"].any() and not many["decoder"]["drop_embed"].any()
+    assert many["decoder"]["drop_text"].any()
+    kept = many["kept"]
+    assert kept["prior"]["drop"].any() and (kept["decoder"]["drop_embed"] & kept["decoder"]["drop_text"]).any()
     assert task.data.all_captions(1) == ("A blue sks_cup",) and task.data.all_captions(2) == ("a sks_cup",)
     assert task.data.all_captions(3) == ("the SKS_CUP", "a sks_cup in the night")
 
@@ -146,11 +154,38 @@ def test_rows_are_the_subjects_and_as_many_of_its_class(options, monkeypatch):
     learned = {name for name, value in network.named_parameters() if value.grad is not None and value.grad.any()}
     assert "step" in learned and any(name.startswith("prior") for name in learned)
     assert any(name.startswith("decoder") for name in learned)
-    torch.testing.assert_close(loss, numbers["prior"] + numbers["decoder"])
-    # Without the word in its captions nothing would reach its embedding.
-    others = task.prepare(task.batch([4, 5], random.Random(0), torch.Generator()))
-    (grad,) = torch.autograd.grad(task.loss(network, others)[0], network.step)
-    assert not grad.any()
+    torch.testing.assert_close(loss, numbers["prior"] + numbers["decoder"] + numbers["moved"])
+
+
+def test_what_the_stack_said_of_the_class_is_kept(options, monkeypatch):
+    """The third term: nothing while the branches are nothing, then what brings the networks back to themselves."""
+    tasks = []
+    monkeypatch.setattr(subject_run, "train", lambda task, *rest, **named: tasks.append(task) or [])
+    list(start_subject(options(), recipe(draws=2)))
+    (task,) = tasks
+    network = task.build()
+    rng = random.Random(0)
+
+    def moved(part="kept"):
+        batch = task.prepare(task.batch([0, 1, 2, 3], rng, torch.Generator().manual_seed(0)))
+        return task.loss(network, batch)[1]["moved"], batch["kept"]
+
+    assert moved()[0] == 0
+    names, tensors = zip(
+        *((name, value) for name, value in network.named_parameters() if value.requires_grad), strict=True
+    )
+    for name, value in zip(names, tensors, strict=True):
+        if name.endswith("up"):
+            torch.nn.init.normal_(value, std=0.05, generator=torch.Generator().manual_seed(1))
+    first, kept = moved()
+    assert first > 1e-4
+    optimiser = torch.optim.Adam(tensors, lr=0.01)
+    for _ in range(30):
+        optimiser.zero_grad()
+        task._moved(network, kept).backward()
+        optimiser.step()
+    assert task._moved(network, kept) < 0.3 * first
+    assert network.step.grad is None  # the word is no part of it
 
 
 def test_what_cannot_be_learned_is_said_before_any_work(options, pictures, tmp_path):
@@ -163,9 +198,26 @@ def test_what_cannot_be_learned_is_said_before_any_work(options, pictures, tmp_p
     refused("--class 'dragon': CLIP tiny-1 does not know dragon; give a word that it knows", kind="dragon")
     refused("--class '': CLIP tiny-1 does not know nothing", kind="")
     refused("no such folder; give one with pictures of the subject", pictures=tmp_path / "gone")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(r"--pictures \S+/empty: no pictures found; give a folder of pictures", pictures=empty)
+    (empty / "a.png").write_bytes((pictures / "0.png").read_bytes()[:99])
+    refused(r"--pictures \S+/empty: no pictures found that can be read \(a.png: ", pictures=empty)
     (pictures / "0.txt").write_text("a boat\n")
     refused("0.png: its caption 'a boat' says neither 'sks_cup' nor 'star'; write the word where the subject is")
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_cannot_be_read_are_named_and_one_is_enough(options, pictures, caplog):
+    for name in ("1.png", "3.png"):
+        (pictures / name).write_bytes((pictures / name).read_bytes()[:99])
+    (pictures / "2.png").unlink()
+    made = options(class_pictures=0)
+    train(made, recipe())
+    assert (made.run / f"{WORD}.safetensors").is_file()
+    left_out, few = (record.getMessage() for record in caplog.records if "train subject" in record.getMessage())
+    assert "2 of 3 files are left out (1.png: " in left_out and "3.png: " in left_out
+    assert "fewer than 4 pictures (1)" in few
 
 
 @pytest.fixture(params=["karlo-v1-alpha", "kandinsky-2-2"])

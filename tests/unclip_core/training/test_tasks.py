@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
     tiny = tiny_models / "tiny"
     with pytest.raises(ValueError, match="stage 'painter' is unknown; choose one of clip, prior, decoder"):
         start(options("painter"), plan("decoder"))
-    with pytest.raises(ValueError, match=r"the last step of its upsampler_256 is a second network's"):
+    with pytest.raises(ValueError, match=r"the last step of this upsampler is a second network's"):
         start(options("upsampler_256"), plan("upsampler_256", "karlo-v1-alpha"))
     with pytest.raises(ValueError, match="preset karlo-v1-alpha has no upsampler_1024"):
         start(options("upsampler_1024"), plan("upsampler_1024", "karlo-v1-alpha"))
@@ -196,3 +197,20 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
     with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds a decoder; give a CLIP"):
         start(options("prior", clip=str(tiny / "decoder.safetensors")), plan("prior"))
     assert not Path(options("decoder").run).exists()
+
+
+def test_workers_find_the_pictures_in_the_size_that_a_stage_learns_from(options, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(70):  # so many that processes share the work of making them small
+        Image.new("RGB", (256, 256), (3 * i, 0, 0)).save(folder / f"{i:02}.png")
+    given = options("upsampler_256", data=str(folder), clip=None)
+    given = dataclasses.replace(given, cache=tmp_path, loop=LoopOptions(dtype="fp32", workers=1, log_every=1))
+    assert [progress.step for progress in start(given, plan("upsampler_256"))] == [1, 2]
+
+
+def test_a_clip_learns_from_pictures_of_its_own_size(story_clip_config, story):
+    vision = dataclasses.replace(story_clip_config.vision, image_size=96)
+    task = ClipTask(dataclasses.replace(story_clip_config, vision=vision), story, STORYBOOK_RECIPES["clip"])
+    batch = task.batch([0, 1, 2, 3], random.Random(0), torch.Generator())
+    assert batch["pictures"].shape == (4, 3, 96, 96)

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,12 +108,65 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(tiny, monkeypatch, 
     assert torch.load(tiny / "runs" / "clip" / "checkpoint.pt", weights_only=True)["step"] == 5
 
 
+TINY_TOML = """
+[upsampler_256.unet]
+channels = 8
+channel_mult = [1]
+depth = 1
+norm_groups = 4
+
+[recipe.upsampler_256]
+batch = 4
+micro_batch = 2
+pictures = 16
+crop_fraction = 8
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's signals")
+def test_torchrun_trains_in_two_processes_that_print_once_keep_others_out_and_save_when_told_to_end(tiny, capsys):
+    (tiny / "tiny.toml").write_text(TINY_TOML)
+    command = ["train", "upsampler-256", "--config", "tiny.toml", "--device", "cpu", "--fp32", "--set", "warmup=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        [*torchrun, "-m", "comfyui_unclip.workflows.cli", *command, "--steps", "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    folder = tiny / "runs" / "upsampler_256"
+    metrics = folder / "metrics.jsonl"
+    for _ in range(6000):
+        if job.poll() is not None or (metrics.exists() and metrics.read_text()):
+            break
+        time.sleep(0.1)
+    assert job.poll() is None, job.communicate()[1][-3000:]
+    workers = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    children = workers.read_text().split() if workers.exists() else []
+    assert run([*command, "--steps", "1000000"]) == 2
+    assert "is training there" in capsys.readouterr().err
+    job.send_signal(signal.SIGTERM)
+    out, said = job.communicate(timeout=120)
+    assert job.returncode != 0 and not out
+    step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert said.count(f"train upsampler_256: stopped at step {step}, which is saved") == said.count("stopped at") == 1
+    assert said.count("| 0/1000000") == 1 and "FutureWarning" not in said
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert run([*command, "--steps", str(step + 1)]) == 0  # one process takes it up
+    assert "wrote runs/upsampler_256/upsampler_256.safetensors" in capsys.readouterr().out
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks a process")
 def test_forked_workers_still_end_when_they_are_told_to_and_leave_a_ctrl_c_to_the_first_process():
     with asked_to_stop() as stop:
         for number, alive in ((signal.SIGINT, True), (signal.SIGTERM, False)):
-            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            context = multiprocessing.get_context("fork")
+            runs = context.Event()
+            worker = context.Process(target=lambda runs=runs: (runs.set(), time.sleep(60)))
             worker.start()
+            assert runs.wait(60)  # a signal in the midst of a fork is lost
             os.kill(worker.pid, number)
             worker.join(1 if alive else 30)
             assert worker.is_alive() == alive
@@ -119,9 +174,10 @@ def test_forked_workers_still_end_when_they_are_told_to_and_leave_a_ctrl_c_to_th
             worker.join()
         assert not stop()
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop() and stop.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
 
 

@@ -13,7 +13,8 @@ from ...storybook.scenes import Scene
 from ...storybook.shards import make_scenes
 from ..context import Context
 from ..judge import HEADS, Judge, verdicts
-from ..results import Result, Table
+from ..results import Check, Result, Table
+from ..statistics import share
 from ..storybook import captions_of, real_pictures
 
 TUNING_SEED, RESULT_SEED = 3100, 3000  # of scenes that settings are chosen on, and of those that results come from
@@ -64,6 +65,33 @@ def limited_ways(context: Context, scenes: list[Scene], settings: Limits, what: 
     options = {"seed": seed, "steps": settings.steps, "guidance_scale": settings.guidance}
     made = {name: context.decode(*given, what=f"{what}, {name}", **options) for name, given in told.items()}
     return {**made, "renders": pictures}
+
+
+CAPABLE = 0.70  # of pictures of one object, that a decoder must paint right before it says anything of two
+
+
+def one_object_ceiling(context: Context, settings: Limits, seed: int) -> Check:
+    """How often the same decoder, told the true z_i of one object in the same way, paints all three attributes right.
+
+    A decoder that cannot paint one thing fails at two things and at words as well, whatever z_i holds: only where this
+    is reached do the experiments on limits compare with the paper.
+    """
+    scenes = result_scenes(settings.scenes, offset=92)
+    options = {"seed": seed, "steps": settings.steps, "guidance_scale": settings.guidance}
+    made = context.decode(context.embed(real_pictures(scenes)), what="one object, true z_i", **options)
+    return Check(
+        "one object from its true z_i, all three attributes", share(right(context.judge, made, scenes)["all"]), CAPABLE
+    )
+
+
+def unfit(ceiling: Check) -> str:
+    """Why a decoder says nothing about a limit; "" where it does."""
+    if ceiling.verdict == "reached":
+        return ""
+    return (
+        f"Says nothing about §7: from the true z_i of one object this decoder paints all three attributes right in "
+        f"{ceiling.measured.shown('%')}, and must in {CAPABLE:.0%} by the whole interval before its failures are z_i's."
+    )
 
 
 def caption_alone(context: Context) -> str:

@@ -13,10 +13,10 @@ from ..context import Context
 from ..judge import features_of
 from ..plots import Point, line_plot
 from ..results import Figure, Result, Table
-from ..statistics import mean, share, spread_within
+from ..statistics import mean, ratio_of, share, spread_within
 from ..storybook import real_pictures
 from .common import Experiment, caption_alone, repeated, result_scenes, right
-from .variations import ratio_of, repeated_captions
+from .variations import repeated_captions
 
 READABLE = 0.2  # share of right pictures below which their diversity is not worth comparing
 STACK, CAPTION = "unCLIP (prior's z_i and caption)", "caption alone"

@@ -14,7 +14,7 @@ from ..context import Context
 from ..judge import HEADS
 from ..plots import Point, line_plot
 from ..results import Check, Figure, Result, Table
-from ..statistics import Measured, mean, share
+from ..statistics import mean, ratio_of, share
 from ..storybook import captions_of, psnr, real_pictures
 from .common import Experiment, choose, repeated, result_scenes, right, tuning_scenes
 
@@ -151,14 +151,6 @@ def _between(made: Tensor, scenes: int) -> list[float]:
 def growth(before: list[float], after: list[float]) -> list[float]:
     """Each scene's own difference."""
     return [b - a for a, b in zip(before, after, strict=True)]
-
-
-def ratio_of(above: list[float], below: list[float]) -> Measured:
-    """Ratio of the means; the interval from the mean of scenes' own differences a - r b (Fieller, to first order)."""
-    top, bottom = sum(above) / len(above), max(sum(below) / len(below), 1e-9)
-    ratio = top / bottom
-    around = mean([(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)])
-    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high, around.note)
 
 
 def _figures(pictures, made, distances, kept, settings: Settings) -> list[Figure]:

@@ -1,11 +1,13 @@
 """Folders, shards and embedding files as rows: nothing in them is fatal, nothing is passed over in silence."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import random
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -316,6 +318,31 @@ def test_embeddings_go_on_where_they_were_killed(tmp_path, tiny_clip, monkeypatc
         image_embeddings(tiny_clip, data, tmp_path / "killed", batch=1)
     assert torch.equal(image_embeddings(tiny_clip, data, tmp_path / "killed", batch=1), whole)
     assert seen == [0, 1, 2, 3, 4, 5, 4, 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
+def test_two_runs_that_need_the_same_embeddings_do_not_spoil_each_others(tmp_path, tiny_clip, monkeypatch):
+    for i in range(6):
+        Image.new("RGB", (70, 70), (40 * i, 0, 255 - 40 * i)).save(tmp_path / f"{i}.png")
+    data = open_data(str(tmp_path), tmp_path / "cache")
+    whole = image_embeddings(tiny_clip, data, tmp_path / "whole", batch=1)
+    embed = embeddings.embed_rows
+
+    def slow(*rows, **options):
+        time.sleep(0.1)
+        return embed(*rows, **options)
+
+    monkeypatch.setattr(embeddings, "embed_rows", slow)
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            code = int(not torch.equal(image_embeddings(tiny_clip, data, tmp_path / "both", batch=1), whole))
+        os._exit(code)
+    time.sleep(0.3)  # half way through its rows
+    found = image_embeddings(tiny_clip, data, tmp_path / "both", batch=1)
+    assert torch.equal(found, whole)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def make_pairs(folder, vectors, captions, number=0):
