@@ -48,7 +48,7 @@ class UpsamplerTask:
         return stored_upsampler(self.config)
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor | None]:
-        """High-resolution crops, their spoilt and enlarged low-resolution selves, levels, noise and timesteps."""
+        """High-resolution crops, their spoilt low-resolution selves, levels, noise and timesteps."""
         size, crop = len(rows), self.config.high_size // self.recipe.crop_fraction
         high = self.data.crops(rows, rng, self.config.high_size, crop)
         level = torch.rand(size, generator=generator) ** self.recipe.level_power
@@ -57,11 +57,15 @@ class UpsamplerTask:
         low = degrade(high, self.factor, self.config.augmentation, told, rng, generator, **strength)
         return {
             "x_0": high,
-            "low": resize_bicubic(low, crop),
+            "low": low,
             "level": told,
             "t": draw_timesteps(self.recipe.timesteps, size, self.schedule.timesteps, generator),
             "noise": torch.randn(high.shape, generator=generator),
         }
+
+    def prepare(self, batch: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """The batch with its low-resolution pictures enlarged, as the network reads them."""
+        return {**batch, "low": resize_bicubic(batch["low"], batch["x_0"].shape[-1])}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """L_simple, and L_vlb where the variance is learned."""

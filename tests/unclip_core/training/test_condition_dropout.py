@@ -105,11 +105,13 @@ def test_mean_and_std_scaling_come_from_the_data(tiny_configs, tiny_clip, story,
 def test_an_upsampler_sees_a_spoilt_enlarged_quarter_of_the_picture(tiny_configs, story):
     task = UpsamplerTask("upsampler_256", tiny_configs.upsampler_256, story, RECIPE)
     batch = task.batch([0, 1, 2], random.Random(0), torch.Generator().manual_seed(0))
+    assert batch["low"].shape == (3, 3, 16, 16)
+    batch = task.prepare(batch)
     assert batch["x_0"].shape == batch["low"].shape == batch["noise"].shape == (3, 3, 64, 64)
     assert batch["level"].shape == (3,) and batch["level"].min() >= 0 and batch["level"].max() <= 1
     error = (batch["low"] - batch["x_0"]).square().mean()
     assert 1e-4 < error < 0.2 * batch["x_0"].var()
     plain = dataclasses.replace(tiny_configs.upsampler_256, augmentation_level=False)
     task = UpsamplerTask("upsampler_256", plain, story, RECIPE)
-    batch = task.batch([0], random.Random(0), torch.Generator())
+    batch = task.prepare(task.batch([0], random.Random(0), torch.Generator()))
     assert batch["level"] is None and task.loss(task.build(), batch)[0].isfinite()

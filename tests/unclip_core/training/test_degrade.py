@@ -100,6 +100,11 @@ def test_a_blur_has_two_widths_and_a_direction():
     torch.testing.assert_close(covariance, wanted, rtol=2e-2, atol=0.0)
 
 
+def test_a_wide_round_blur_in_two_passes_is_that_of_one(pictures):
+    one = anisotropic_blur(pictures, 4.0, 4.0 + 1e-9, 0.0, 21)
+    torch.testing.assert_close(gaussian_blur(pictures, 4.0, 21), one, atol=1e-5, rtol=0)
+
+
 def test_the_blur_is_a_gaussian():
     dot = torch.zeros(1, 3, 9, 9)
     dot[0, 1, 4, 4] = 1.0
