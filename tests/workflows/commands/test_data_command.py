@@ -51,4 +51,11 @@ def test_rendered_scenes_are_a_source_too(photos, capsys):
 
 def test_a_place_without_pictures_is_one_line(photos, capsys):
     assert run(["data", "nowhere"]) == 2
-    assert "error: --data nowhere: no pictures found" in capsys.readouterr().err
+    assert "error: --data nowhere: no pictures found: there is no such folder" in capsys.readouterr().err
+    picture = photos / "0.png"
+    assert run(["data", str(picture)]) == 2
+    assert f"error: --data {picture}: one file, of which only a .tar shard can be read" in capsys.readouterr().err
+    for output, said in (("sheet.txt", "end its name in .png"), ("no/sheet.png", "there is no folder no")):
+        assert run(["data", "photos", "-o", output]) == 2
+        said_all = capsys.readouterr()
+        assert said in said_all.err and not said_all.out

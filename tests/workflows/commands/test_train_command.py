@@ -77,6 +77,16 @@ def test_wrong_weights_and_wrong_words_end_with_one_line_and_code_2(tiny, tiny_m
     assert run(["train", "all"]) == 2 and "train all needs --name" in capsys.readouterr().err
     assert run(["train", "all", "--name", "x", "--stages", "clip,painter"]) == 2
     assert "'painter' is unknown; choose of clip, prior" in capsys.readouterr().err
+    for given, said in (
+        (("--dtype", "fp23"), "--dtype 'fp23' is unknown; choose one of auto, fp32"),
+        (("--device", "gpu"), "--device gpu: PyTorch does not find it here; choose auto"),
+        (("--set", "text_drop=3"), "recipe.decoder.text_drop 3.0: a share; give 0 to 1"),
+        (("--batch", "8", "--micro-batch", "3"), "recipe.decoder.micro_batch 3: a step of 8 rows"),
+    ):
+        assert run(["train", "decoder", *given]) == 2
+        assert said in capsys.readouterr().err
+    assert run(["train", "all", "--name", "../x", "--models", str(tiny)]) == 2
+    assert "--name ../x: it is to be the name of a folder" in capsys.readouterr().err
     assert not (tiny / "runs").exists()
 
 
