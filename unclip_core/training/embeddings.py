@@ -18,6 +18,7 @@ from torch import Tensor
 from ..clip.model import Clip, preprocess
 from ..runtime.device import pick_dtype
 from .data import Data
+from .locks import one_at_a_time
 from .sources.pairs import EmbeddingPairs
 
 SAVE_EVERY = 64  # batches
@@ -47,8 +48,9 @@ def image_embeddings(
         return _given(clip, data)
     path = folder / f"embeddings-{len(data)}-{data.state}-{clip_fingerprint(clip)}.npy"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _compute(clip, data, path, batch, progress)
+        with one_at_a_time(folder / "lock"):  # two that write one file would each spoil the other's rows
+            if not path.exists():
+                _compute(clip, data, path, batch, progress)
     return torch.from_numpy(np.load(path))
 
 

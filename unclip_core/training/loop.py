@@ -155,6 +155,11 @@ def _locked(folder: RunFolder, world: World) -> Iterator[None]:
 def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> Iterator[Progress]:
     state = _Run(task, recipe, folder, rows, init, identity, options, world)
     start, last = state.resume(), recipe.steps
+    if start > last:
+        raise ValueError(
+            f"--run {folder.path}: step {start} is done already, which is more than --steps {last}; leave --steps out, "
+            "give more, or use another --run"
+        )
     if world.any(start != world.share(start)):
         raise ValueError(
             f"--run {folder.path}: not every process sees the same checkpoint there; give a folder that all machines "

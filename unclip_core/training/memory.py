@@ -1,12 +1,12 @@
 """What a training step needs of memory, counted before the first one; and training with less of it.
 
-Counted on tensors without contents: the weights, what a forward pass in the dtype of the run keeps for the backward
-one, and for what learns a gradient, Adam's two moments and an average.
+Counted on tensors without contents: the weights, the most that a forward and a backward pass in the dtype of the run
+hold at any time, and for what learns a gradient, Adam's two moments and an average.
 """
 
 from __future__ import annotations
 
-import contextlib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ..clip.model import empty_network
@@ -59,20 +61,22 @@ def checkpoint_blocks(network: nn.Module) -> int:
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes. weights: of the network, those that stay and those that learn. learning: see LEARNING, and the weights in
-    the dtype that is computed in. kept: of one row, for the backward pass. rows: computed at once. beside: frozen
-    networks that lie there with it. passing: what is needed at other times than `kept`, for one row."""
+    the dtype that is computed in. row: the most that passing one row forward and back holds. rows: computed at once.
+    beside: frozen networks that lie there with it. passing: what those hold, at other times than the network. fixed:
+    what passing holds however few the rows."""
 
     weights: int
     learning: int
-    kept: int
+    row: int
     rows: int
     beside: int
     passing: int = 0
+    fixed: int = 0
 
     @property
     def activations(self) -> int:
         """Of all rows."""
-        return int(SLACK * max(self.kept * self.rows, self.passing))
+        return int(SLACK * max(self.fixed + self.row * self.rows, self.passing))
 
     @property
     def total(self) -> int:
@@ -113,10 +117,15 @@ def estimate(
     learned = sum(value.numel() for value in network.parameters() if value.requires_grad)
     stays = sum(value.numel() for value in network.parameters() if not value.requires_grad)
     stored = lora.base_dtype.itemsize if lora is not None else 4
-    kept = kept_bytes(network, partial(row_output, config, network), save_memory=save_memory, fused=fused)
+    one, two = (
+        passing_bytes(counted_network(config, lora, DTYPES[dtype]), config, count, save_memory=save_memory, fused=fused)
+        for count in (1, 2)
+    )
     beside, passing = _beside(config, clip, clip_dtype, towers_apart)
     learning = learned * (LEARNING + (2 if half else 0))  # autocast keeps a copy in half precision
-    return MemoryEstimate(stays * stored + learned * 4, learning, kept, rows, beside, passing)
+    return MemoryEstimate(
+        stays * stored + learned * 4, learning, two - one, rows, beside, passing, max(0, 2 * one - two)
+    )
 
 
 def counted_network(config: PriorConfig | DecoderConfig, lora: LoraSettings | None, dtype: torch.dtype) -> nn.Module:
@@ -137,22 +146,22 @@ def counted_network(config: PriorConfig | DecoderConfig, lora: LoraSettings | No
     return network
 
 
-def row_output(config: PriorConfig | DecoderConfig, network: nn.Module) -> Tensor:
-    """One row through a network without contents, as the stages' losses pass it."""
-    t = torch.zeros(1, dtype=torch.long, device="meta")
-    z = torch.zeros(1, config.clip_dim, device="meta")
+def rows_through(config: PriorConfig | DecoderConfig, network: nn.Module, rows: int) -> Tensor:
+    """Rows through a network without contents, as the stages' losses pass them."""
+    t = torch.zeros(rows, dtype=torch.long, device="meta")
+    z = torch.zeros(rows, config.clip_dim, device="meta")
     if isinstance(config, PriorConfig):
-        tokens = torch.zeros(1, config.context_length, config.text_width, device="meta")
+        tokens = torch.zeros(rows, config.context_length, config.text_width, device="meta")
         return network(z, t, tokens, z, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
     text = ()
     if config.text != "none":
         length = _caption_length(config)
-        tokens = torch.zeros(1, length, config.text_width, device="meta")
-        mask = torch.ones(1, length, dtype=torch.bool, device="meta")
-        text = (tokens, mask, z, torch.zeros(1, length, dtype=torch.long, device="meta"))
-    dropped = None if config.null_embed == "zero_picture" else torch.zeros(1, dtype=torch.bool, device="meta")
+        tokens = torch.zeros(rows, length, config.text_width, device="meta")
+        mask = torch.ones(rows, length, dtype=torch.bool, device="meta")
+        text = (tokens, mask, z, torch.zeros(rows, length, dtype=torch.long, device="meta"))
+    dropped = None if config.null_embed == "zero_picture" else torch.zeros(rows, dtype=torch.bool, device="meta")
     side = config.unet.image_size
-    x_t = torch.zeros(1, config.channels, side, side, device="meta")
+    x_t = torch.zeros(rows, config.channels, side, side, device="meta")
     return network(x_t, t, network.condition(z, *text, drop_embed=dropped, level=t))
 
 
@@ -163,26 +172,61 @@ def _caption_length(config: DecoderConfig) -> int:
     return ClipConfig.context_length
 
 
-def kept_bytes(network: nn.Module, run: Callable[[], Tensor], *, save_memory: bool = False, fused: bool = False) -> int:
-    """What `run()`, a forward pass of `network`, keeps for the backward one: each tensor once, parameters not."""
+def passing_bytes(
+    network: nn.Module,
+    config: PriorConfig | DecoderConfig,
+    rows: int,
+    *,
+    save_memory: bool = False,
+    fused: bool = False,
+) -> int:
+    """The most that a forward and a backward pass of a `counted_network` hold at any time: not parameters, nor their
+    gradients once they are summed up."""
+    if fused:
+        for block in (module for module in network.modules() if isinstance(module, BLOCKS)):
+            block.forward = partial(_fused, block.forward)
     if save_memory:
         checkpoint_blocks(network)
-    own = {_storage(value) for value in network.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor  # held, so that no other takes its place
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, _FusedAttention() if fused else contextlib.nullcontext():
-        run()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    for value in network.parameters():
+        if value.requires_grad:
+            value.register_post_accumulate_grad_hook(_forget_gradient)
+    held = _Held(network)
+    with held:
+        rows_through(config, network, rows).float().square().mean().backward()
+    return held.most
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _fused(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _FusedAttention():
+        return forward(*args, **kwargs)
+
+
+def _forget_gradient(value: Tensor) -> None:
+    value.grad = None
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, while they live. most: at any time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        own = [value.untyped_storage() for value in (*network.parameters(), *network.buffers())]
+        self._seen = weakref.WeakSet(own)
+        self._own = own  # alive, so that the set knows them
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for value in tree_leaves(made):
+            if isinstance(value, Tensor) and (storage := value.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        return made
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
 
 
 class _FusedAttention(TorchFunctionMode):

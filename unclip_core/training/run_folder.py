@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from .locks import lock
+
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ class RunFolder:
         """Inside, no other process trains here. Raises ValueError if one does. A kill frees the folder."""
         with (self.path / "lock").open("a+", encoding="utf-8") as file:
             try:
-                _lock(file)
+                lock(file)
             except OSError:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
@@ -138,16 +140,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):  # the last line of a killed run
         return float("inf")
-
-
-def _lock(file) -> None:
-    """Take the file for this process, freed when it ends. Raises OSError if another has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        file.seek(1 << 20)  # what is locked cannot be read by others there
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

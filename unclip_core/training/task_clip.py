@@ -73,6 +73,7 @@ class ClipTask:
 
     def __init__(self, config: ClipConfig, data: Data, recipe: Recipe) -> None:
         self.config, self.data, self.recipe = config, data, recipe
+        self.picture_side = config.vision.image_size
         self.tokenizer = WordTokenizer.of(config)
 
     def build(self) -> nn.Module:
@@ -104,7 +105,7 @@ class ClipTask:
         rows = self.with_siblings(rows, rng)
         told = self.data.told(rows, rng)
         ids = torch.tensor([self.tokenizer.encode(caption) for caption in told.captions])
-        pictures = self.normalise(shifted(self.data.pictures(rows), self.recipe.shift, rng))
+        pictures = self.normalise(shifted(self.data.pictures(rows, self.picture_side), self.recipe.shift, rng))
         if self.recipe.readout and told.seen is None:
             raise ValueError("Recipe.readout: these pictures come without facts to read; only the storybook has them")
         return {"pictures": pictures, "ids": ids, "fits": told.fits, "seen": told.seen, "said": told.said}

@@ -40,6 +40,7 @@ class UpsamplerTask:
         self.stage, self.config, self.data, self.recipe = stage, config, data, recipe
         self.schedule = Schedule(config.schedule)
         self.factor = config.high_size // config.low_size
+        self.picture_side = config.high_size
 
     def build(self) -> nn.Module:
         """The network with fresh weights."""

@@ -6,6 +6,7 @@ by an earlier call, is used as it is and not trained.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import random
 import shutil
@@ -59,7 +60,7 @@ def take(name: str, stage: str, target: Path, folders: Collection[Path]) -> Path
     if entry.layout != "native":
         raise ValueError(f"--take {name}:{stage}: {name} is a {entry.layout} folder; `unclip convert` it first")
     place = target / f"{stage}.safetensors"
-    if place.exists() and place.read_bytes() != source.read_bytes():
+    if place.exists() and not filecmp.cmp(place, source, shallow=False):
         raise ValueError(f"--take {name}:{stage}: {place} is another one; remove it first")
     return place if place.exists() else _installed(source, place)
 

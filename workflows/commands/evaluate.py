@@ -119,6 +119,8 @@ def _entry(option: str, stack: str, parts: list[str]):
     from ...nodes.host import current_host
     from ...unclip_core.checkpoints.catalog import find, read_stack
 
+    if os.sep in stack and not Path(stack).is_dir():
+        raise click.ClickException(f"{option} {stack}: there is no such folder")
     entry = read_stack(Path(stack)) if os.sep in stack else find(stack, current_host().model_folders())
     if entry is None:
         raise click.ClickException(f"{option} {stack}: the folder holds no stack; give one with .safetensors per stage")

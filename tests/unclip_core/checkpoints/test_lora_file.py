@@ -149,6 +149,29 @@ def test_diffusers_files_do_what_merged_weights_do(tmp_path, pair, form):
     assert lora.name == "style" and file.info.ids == {stage: ""}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("pair", [prior_pair, decoder_pair])
+def test_an_adapter_that_diffusers_wrote_does_what_it_does_there(tmp_path, pair):
+    """With peft, which the tests do not need otherwise."""
+    pytest.importorskip("accelerate")  # which peft needs
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    (theirs, ours, stage, config), run_theirs, run_ours = pair()
+    plain = run_theirs(theirs)
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]
+    settings = {"r": 4, "lora_alpha": 6, "alpha_pattern": {"to_v": 10}, "use_rslora": stage == "prior"}
+    theirs.add_adapter(peft.LoraConfig(target_modules=targets, init_lora_weights=False, **settings))
+    for name, value in theirs.named_parameters():
+        if "lora_" in name:
+            value.normal_(std=0.2)
+    expected = run_theirs(theirs)
+    theirs.save_lora_adapter(tmp_path, weight_name="style.safetensors")
+    lora = load_lora(tmp_path / "style.safetensors").stage_lora(stage, config)
+    found = run_ours(with_branches(ours, joined([AppliedLora(lora, 1.0)])))
+    assert (expected - plain).abs().max() > 0.02 * plain.abs().max()
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
 def test_our_files_come_back_as_they_were(tmp_path, models):
     branches = {name: new_branches(attention_layers(network), 4, seed=3) for name, (network, _) in models.items()}
     path, row = tmp_path / "cup.safetensors", torch.randn(16)

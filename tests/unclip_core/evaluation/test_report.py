@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from operator import eq
 
 import pytest
 import torch
@@ -94,12 +95,14 @@ def test_the_test_split_is_counted_when_it_is_opened(tmp_path):
 def test_the_fitter_knows_right_pictures_from_swapped_ones(make_context, tmp_path):
     """Whatever a trained judge says, the untrained one counts the pictures that show what was asked."""
     context = make_context(tmp_path)
-    for right, least, most in ((1.0, 15, 16), (0.0, 0, 0)):
-        side = painter(context, right)
-        scenes = side.plan.scenes("one")
-        assert least <= sum(report._fitted(report.fits(side.samples("one")), scenes)) <= most
-        scenes = side.plan.scenes("two")
-        assert min(least, 14) <= sum(report._pairs_fitted(side, side.samples("two"), scenes)) <= most
+    able, swapped = painter(context, 1.0, 10), painter(context, 0.0, 10)
+    scenes = able.plan.scenes("one")
+    alike = sum(map(eq, map(report._truth, scenes), map(report._truth, scenes[-1:] + scenes[:-1])))
+    assert sum(report._fitted(report.fits(able.samples("one")), scenes)) >= 9
+    assert sum(report._fitted(report.fits(swapped.samples("one")), scenes)) <= alike < 2
+    scenes = able.plan.scenes("two")
+    assert sum(report._pairs_fitted(able, able.samples("two"), scenes)) >= 9
+    assert sum(report._pairs_fitted(swapped, swapped.samples("two"), scenes)) == 0
 
 
 def test_two_objects_are_reached_by_pictures_that_show_them(make_context, tmp_path):
@@ -125,7 +128,8 @@ def test_upsamplers_are_measured_against_the_render(side):
     rows = {row.name: row for row in report.upsamplers(side, side)}
     assert rows["halo at 256 px, over that of the stack before"].measured.value == pytest.approx(1.0)
     over = "64 to 256 px, renders passed through the decoder, over bicubic"
-    assert [row.check.verdict for row in report.upsamplers(side, None) if row.name == over] == ["missed", "missed"]
+    assert [row.check.verdict for row in report.upsamplers(side, None) if row.name == over] == ["undecided", "missed"]
+    # Two renders that gain the very same say nothing of the others; the mean alone is below its target all the same.
 
 
 def test_renders_are_passed_through_the_decoder_at_a_quarter_of_the_noise(side, monkeypatch):
@@ -137,6 +141,7 @@ def test_renders_are_passed_through_the_decoder_at_a_quarter_of_the_noise(side, 
         return decode(self, embed, text, **options)
 
     monkeypatch.setattr(type(side.context), "decode", watched)
+    side.enlarged = lambda pictures, size, seed: report.bicubic(pictures, size)
     assert "passed 256 gain" in side.upsampled and seen == [0.25, 0.25]
 
 

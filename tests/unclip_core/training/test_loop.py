@@ -222,6 +222,14 @@ def test_more_steps_and_another_rate_go_on_from_where_the_run_was(tmp_path):
     assert max(rates[4:]) <= 0.01 < max(rates[:4])
 
 
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    run(tmp_path)
+    exported = (tmp_path / "finished.json").read_bytes()
+    with pytest.raises(ValueError, match="step 8 is done already, which is more than --steps 5"):
+        run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=5))
+    assert (tmp_path / "finished.json").read_bytes() == exported
+
+
 def test_a_checkpoint_older_than_a_field_of_the_recipe_is_still_taken_up(tmp_path):
     run(tmp_path, stop_after=3)
     state = saved(tmp_path)

@@ -18,8 +18,7 @@ from comfyui_unclip.unclip_core.training.memory import (
     checkpoint_blocks,
     counted_network,
     estimate,
-    kept_bytes,
-    row_output,
+    passing_bytes,
 )
 from comfyui_unclip.unclip_core.training.precision import computing
 from comfyui_unclip.unclip_core.training.recipes import RECIPES, lora_tuning
@@ -41,7 +40,7 @@ SMALL = {"prior": PRIOR, "karlo": DECODER, "kandinsky": small(KANDINSKY_2_2.deco
 
 
 def learn(config, lora, rows, save_memory):
-    """One step as the loop takes it, with all that it needs, from nothing."""
+    """Steps as the loop takes them, with all that they need, from nothing."""
     network = PriorNetwork(config) if config is PRIOR else painting_network(config)
     if lora is not None:
         network = learning_branches(network, lora)
@@ -51,31 +50,32 @@ def learn(config, lora, rows, save_memory):
     optimiser, average = torch.optim.AdamW(trained, lr=1e-3), Ema(network, 0.9)
     z, t = torch.randn(rows, config.clip_dim), torch.zeros(rows, dtype=torch.long)
     tokens, mask = torch.randn(rows, 77, config.text_width), torch.ones(rows, 77, dtype=torch.bool)
-    with computing(torch.device("cpu"), "fp32"):
-        if config is PRIOR:
-            output = network(z, t, tokens, z, mask)
-        else:
-            text = () if config.text == "none" else (tokens, mask, z)
-            x_t = torch.randn(rows, config.channels, 32, 32)
-            output = network(x_t, t, network.condition(z, *text))
-        output.square().mean().backward()
-    optimiser.step()
-    average.update(network, 0)
+    for step in range(2):  # from the second on Adam has its moments
+        optimiser.zero_grad(set_to_none=True)
+        with computing(torch.device("cpu"), "fp32"):
+            if config is PRIOR:
+                output = network(z, t, tokens, z, mask)
+            else:
+                text = () if config.text == "none" else (tokens, mask, z)
+                x_t = torch.randn(rows, config.channels, 32, 32)
+                output = network(x_t, t, network.condition(z, *text))
+            output.square().mean().backward()
+        optimiser.step()
+        average.update(network, step)
 
 
 @pytest.mark.parametrize("save_memory", [False, True])
 @pytest.mark.parametrize("lora", [None, LoraSettings(4)])
 @pytest.mark.parametrize("kind", list(SMALL))
 def test_it_is_what_a_step_takes(kind, lora, save_memory, peak_bytes):
-    """Nothing is forgotten, and nothing counted twice: of a step on the processor, in float32."""
-    config, rows = SMALL[kind], 8
+    """Nothing is forgotten, and nothing counted twice: on the processor, in float32."""
+    config, rows = SMALL[kind], 4
     clip = dataclasses.replace(STORYBOOK.clip, embed_dim=32, vocabulary=("a",))
     options = {"lora": lora, "dtype": "fp32", "save_memory": save_memory, "fused": False}
     needed = estimate(config, clip, rows, **options)
     measured = peak_bytes(partial(learn, config, lora, rows, save_memory))
-    said = needed.weights + needed.learning + int(needed.kept * rows)
-    print(kind, bool(lora), save_memory, said / measured, needed)
-    assert 0.75 * measured < said < 1.2 * measured
+    said = needed.weights + needed.learning + needed.fixed + needed.row * rows
+    assert 0.95 * measured < said < 1.15 * measured
 
 
 @pytest.mark.parametrize("stack", [KARLO, KANDINSKY_2_2], ids=lambda stack: stack.name)
@@ -96,19 +96,19 @@ def test_a_lora_of_the_published_networks_fits_into_12_gb(stack, stage):
     whole = estimate(config, stack.clip, 1, **clip)  # all its weights: no 12 GB
     assert whole.weights + whole.learning == 22 * base and whole.total > 20e9
     row, rows = (estimate(config, stack.clip, count, lora=GPU_LORA, **clip) for count in (1, 16))
-    assert row.kept == rows.kept and rows.total > row.total
+    assert row.row == rows.row and rows.total > row.total
     saved = estimate(config, stack.clip, 16, lora=GPU_LORA, save_memory=True, **clip)
-    assert saved.kept < 0.3 * rows.kept
+    assert saved.row < 0.4 * rows.row
 
 
 def test_attention_of_gpus_keeps_no_pairs():
     """96 x 96 latents: 85 million pairs in each of five heads, at the finest level alone."""
     config = STABLE_UNCLIP_H.decoder
-    kept = []
+    held = []
     for fused in (False, True):
         network = counted_network(config, GPU_LORA, torch.bfloat16)
-        kept.append(kept_bytes(network, partial(row_output, config, network), fused=fused))
-    assert kept[1] < 2e9 < 8e9 < kept[0]
+        held.append(passing_bytes(network, config, 1, fused=fused))
+    assert held[1] < 3e9 < 8e9 < held[0]
 
 
 @pytest.mark.parametrize("stack", [KARLO, KANDINSKY_2_1, KANDINSKY_2_2, STABLE_UNCLIP_H, STORYBOOK])

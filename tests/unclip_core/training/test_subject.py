@@ -92,7 +92,7 @@ def test_from_a_folder_to_a_file_that_paints_with_the_word(options, tiny_stack):
 
 
 def test_the_word_alone_is_the_smallest_form(options, tiny_stack):
-    made = options(settings=None, class_pictures=0)
+    made = options(settings=None)  # nothing but the word can move: nothing is painted to be kept
     state = train(made, recipe())
     assert set(state["ema"]) == {"step"} and not (made.run / "class").exists()
     file = load_lora(made.run / f"{WORD}.safetensors")

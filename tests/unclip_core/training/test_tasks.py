@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,20 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
     with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds a decoder; give a CLIP"):
         start(options("prior", clip=str(tiny / "decoder.safetensors")), plan("prior"))
     assert not Path(options("decoder").run).exists()
+
+
+def test_workers_find_the_pictures_in_the_size_that_a_stage_learns_from(options, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(70):  # so many that processes share the work of making them small
+        Image.new("RGB", (256, 256), (3 * i, 0, 0)).save(folder / f"{i:02}.png")
+    given = options("upsampler_256", data=str(folder), clip=None)
+    given = dataclasses.replace(given, cache=tmp_path, loop=LoopOptions(dtype="fp32", workers=1, log_every=1))
+    assert [progress.step for progress in start(given, plan("upsampler_256"))] == [1, 2]
+
+
+def test_a_clip_learns_from_pictures_of_its_own_size(story_clip_config, story):
+    vision = dataclasses.replace(story_clip_config.vision, image_size=96)
+    task = ClipTask(dataclasses.replace(story_clip_config, vision=vision), story, STORYBOOK_RECIPES["clip"])
+    batch = task.batch([0, 1, 2, 3], random.Random(0), torch.Generator())
+    assert batch["pictures"].shape == (4, 3, 96, 96)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,6 +48,15 @@ def test_everything_as_json(photos, capsys):
 def test_rendered_scenes_are_a_source_too(photos, capsys):
     assert run(["data", "storybook:", "--pictures", "8"]) == 0
     assert "storybook:: 8 rows kept, 0 skipped" in capsys.readouterr().out
+
+
+def test_embeddings_are_reported_with_their_width_and_what_they_lack(photos, tiny_stack, capsys):
+    np.save(photos / "img_emb_0.npy", np.random.default_rng(0).normal(size=(6, 40)).astype(np.float16))
+    assert run(["data", "photos"]) == 0
+    said = capsys.readouterr().out
+    assert "6 rows kept" in said and "embeddings, 40 wide" in said and "without a caption: 6" in said
+    assert run(["train", "prior", "--data", "photos", "--name", "mine", "--clip", "tiny"]) == 2
+    assert "no row has a caption; put clip-retrieval's metadata_0.parquet or .jsonl" in capsys.readouterr().err
 
 
 def test_a_place_without_pictures_is_one_line(photos, capsys):

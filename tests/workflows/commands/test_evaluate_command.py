@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import re
 
+import click
 import pytest
 
+from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.evaluation import context as contexts
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands import evaluate
@@ -51,12 +54,16 @@ def test_openings_of_the_test_split_are_counted(desk, capsys):
     assert "opened 2 times so far, 2 with these weights" in capsys.readouterr().out
 
 
-def test_cold_runs_are_timed_by_name_and_by_folder(desk, tiny_stack, capsys):
-    folder = next((path for path in desk.rglob("tiny") if path.is_dir()), None) or tiny_stack
-    command = ["evaluate", "storybook", "--stack", "tiny", "--only", "cold", "--cold-runs", "2"]
-    assert run([*command, "--against", f"{folder}/"]) == 0
-    shown = capsys.readouterr().out
-    assert "| cold `unclip run` of text_to_image.json |" in shown and "| the same, over the stack before |" in shown
+def test_cold_runs_are_processes_of_their_own_that_find_the_stack(desk, tiny_models, monkeypatch):
+    folder, ticks = f"{tiny_models}/tiny/", []
+    monkeypatch.setenv("UNCLIP_MODELS", "")  # known by its folder alone
+    entry = read_stack(tiny_models / "tiny")
+    (seconds,) = evaluate._cold_runs([(folder, entry)], 1, lambda *tick: ticks.append(tick))
+    assert len(seconds) == 1 and seconds[0] > 0.1 and ticks == [("cold runs", 0, 1), ("cold runs", 1, 1)]
+    with pytest.raises(
+        click.ClickException, match=f"cold run of {re.escape(str(entry.name))}: .*no model 'tiny'|not in"
+    ):
+        evaluate._cold_runs([(entry.name, entry)], 1, lambda *tick: None)
 
 
 def test_what_cannot_be_measured_ends_with_one_line_before_any_work(desk, capsys, tmp_path):
@@ -64,6 +71,7 @@ def test_what_cannot_be_measured_ends_with_one_line_before_any_work(desk, capsys
         (["--only", "dreams"], "--only dreams: there is no such part; choose of one, chinese, two"),
         (["--stack", "nope"], "no model 'nope'"),
         (["--stack", f"{tmp_path}/"], "the folder holds no stack"),
+        (["--against", "runs/none/"], "--against runs/none/: there is no such folder"),
         (["--split", "train"], "'train' is not one of"),
     ):
         assert run(["evaluate", "storybook", *SMALL, *(["--stack", "tiny"] if "--stack" not in wrong else []), *wrong])

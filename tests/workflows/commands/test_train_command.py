@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
-from comfyui_unclip.unclip_core.evaluation import judge
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands import evaluate
@@ -202,16 +201,3 @@ def test_evaluate_uses_the_settings_of_the_saved_graph(tiny_stack, tmp_path, rep
     (tmp_path / "changed.json").write_text(json.dumps(graph))
     changed = evaluate.saved_settings(tmp_path / "changed.json")
     assert changed["decoder"] == {"steps": 7, "guidance_scale": 2.5, "eta": 0.25, "sampler": "ddim"}
-
-
-def test_evaluate_measures_a_stack_and_writes_table_and_sheet(tiny, tiny_stack, capsys, monkeypatch):
-    recipe = judge.Recipe(steps=2, batch=8, lr=1e-3, pictures=32, seed=7)
-    monkeypatch.setattr(judge, "JUDGE_RECIPE", recipe)
-    monkeypatch.setattr(judge.trained_judge, "__defaults__", (None, recipe))
-    sizes = ("--samples", "2", "--pairs", "1", "--renders", "0")
-    assert run(["evaluate", "storybook", "--stack", "tiny", *sizes]) == 0
-    shown = capsys.readouterr().out
-    assert "| object, 2 held-out captions |" in shown and "| CLIP retrieval, 256 held-out pairs |" in shown
-    scores = json.loads((tiny / "out" / "evaluate" / "scores.json").read_text())
-    assert scores["count"] == 2 and set(scores["samples"]) == {"object", "colour", "background", "all"}
-    assert (tiny / "out" / "evaluate" / "samples.png").exists()

@@ -55,6 +55,12 @@ def index_folder(folder: Path) -> Index:
         if captions is None and (text := texts.get((path.parent, path.stem))):
             captions = CaptionFile(Span(text))
         samples.append(Sample(path.relative_to(folder).as_posix(), Span(path), captions))
+    named = {(path.parent, path.stem) for path in everything if path.suffix.lower() in PICTURES | UNREADABLE}
+    skipped += [
+        (path.relative_to(folder).as_posix(), "a caption without a picture")
+        for place, path in texts.items()
+        if place not in named
+    ]
     read = [*pictures, *texts.values(), *metadata]
     return Index(str(folder), tuple(samples), tuple(skipped), described(read, folder))
 

@@ -25,6 +25,7 @@ from .decode import BadPicture, decode, square
 from .index import Index, Sample
 
 SIDE = 64  # of the squares that the first pass makes
+FEWEST_SHARED = 64  # pictures, below which one process reads them all
 FREE_SHARE = 0.5  # of the disk's free space that one size of the cache may take
 
 log = logging.getLogger(__name__)
@@ -168,38 +169,45 @@ class PictureData(Unrelated):
         samples = self.index.samples
         partial = self.folder / f".{side}.{os.getpid()}.npy"
         try:
-            out = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(samples), side, side, 3))
+            np.lib.format.open_memmap(partial, "w+", np.uint8, (len(samples), side, side, 3)).flush()
             seen = []
-            for pixels, found in _each(samples, side, self.workers):
-                if pixels is not None:
-                    out[len(seen)] = pixels
+            for found in _each(samples, partial, self.workers):
                 seen.append(found)
                 if self.progress:
                     self.progress(label, len(seen), len(samples))
-            out.flush()
             os.replace(partial, self.folder / f"{side}.npy")
         finally:
             partial.unlink(missing_ok=True)
         return seen
 
 
-def _each(samples: tuple[Sample, ...], side: int, workers: int) -> Iterator[tuple[np.ndarray | None, Seen]]:
-    jobs = ((sample, side) for sample in samples)
-    if workers <= 1 or len(samples) < 64:
-        yield from map(_one, jobs)
+def _each(samples: tuple[Sample, ...], path: Path, workers: int) -> Iterator[Seen]:
+    """What each sample is; its square goes into the array at `path`. Workers write there themselves: what they would
+    send here would pile up in memory where they are faster."""
+    if workers <= 1 or len(samples) < FEWEST_SHARED:
+        _open_squares(path)
+        yield from map(_one, enumerate(samples))
         return
-    with get_context("fork" if "fork" in get_all_start_methods() else None).Pool(workers) as pool:
-        yield from pool.imap(_one, jobs, chunksize=16)
+    context = get_context("fork" if "fork" in get_all_start_methods() else None)
+    with context.Pool(workers, _open_squares, (path,)) as pool:
+        yield from pool.imap(_one, enumerate(samples), chunksize=16)
 
 
-def _one(job: tuple[Sample, int]) -> tuple[np.ndarray | None, Seen]:
-    sample, side = job
+_squares: dict[str, np.ndarray] = {}  # "out": what this process writes to
+
+
+def _open_squares(path: Path) -> None:
+    _squares["out"] = np.load(path, mmap_mode="r+")
+
+
+def _one(job: tuple[int, Sample]) -> Seen:
+    (row, sample), out = job, _squares["out"]
     try:
-        found = decode(sample.picture.read(), side)
-        pixels = np.asarray(square(found.image, side))
+        found = decode(sample.picture.read(), out.shape[1])
+        out[row] = np.asarray(square(found.image, out.shape[1]))
     except (BadPicture, OSError) as error:
-        return None, Seen(reason=str(error))
-    return pixels, Seen(found.width, found.height, found.notes)
+        return Seen(reason=str(error))
+    return Seen(found.width, found.height, found.notes)
 
 
 def _existing(folder: Path) -> Path:

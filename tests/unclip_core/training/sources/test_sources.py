@@ -1,11 +1,13 @@
 """Folders, shards and embedding files as rows: nothing in them is fatal, nothing is passed over in silence."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import random
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -154,6 +156,8 @@ def make_mess(folder):
         "phone.heic": b"ftypheic",
         "._fine.png": b"AppleDouble",
         "plain.txt": b"\xff\xfe\x00",
+        "lost.txt": b"a caption of a picture that is gone",
+        "phone.txt": b"a caption of a picture that is named already",
     }
     for name, content in {**good, **bad}.items():
         (folder / name).write_bytes(content)
@@ -168,13 +172,14 @@ def test_what_people_have_in_their_folders_is_listed_and_never_fatal(tmp_path):
     assert [data.sample(row).name for row in range(len(data))] == ["fine.png", "plain.jpg", "scan.png"]
     assert data.captions([0, 1, 2], random.Random(0)) == ["a red star", "", "a grey square"]
     skipped = dict(data.skipped())
-    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic"}
+    assert skipped.keys() == {"cut.jpg", "empty.png", "text.png", "phone.heic", "lost.txt"}
     assert skipped["empty.png"] == "empty file" and "convert it" in skipped["phone.heic"]
+    assert skipped["lost.txt"] == "a caption without a picture"
     found = survey(data, "mess")
     assert found.rows == 3 and [name for name, _ in found.unread] == ["plain.jpg"] and found.no_caption == []
     text = report(found)
     for said in (
-        "mess: 3 rows kept, 4 skipped",
+        "mess: 3 rows kept, 5 skipped",
         "skipped, empty file: 1 (empty.png)",
         "16 bits a channel: 1",
         "caption of plain.jpg is not UTF-8 text",
@@ -314,6 +319,31 @@ def test_embeddings_go_on_where_they_were_killed(tmp_path, tiny_clip, monkeypatc
         image_embeddings(tiny_clip, data, tmp_path / "killed", batch=1)
     assert torch.equal(image_embeddings(tiny_clip, data, tmp_path / "killed", batch=1), whole)
     assert seen == [0, 1, 2, 3, 4, 5, 4, 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
+def test_two_runs_that_need_the_same_embeddings_do_not_spoil_each_others(tmp_path, tiny_clip, monkeypatch):
+    for i in range(6):
+        Image.new("RGB", (70, 70), (40 * i, 0, 255 - 40 * i)).save(tmp_path / f"{i}.png")
+    data = open_data(str(tmp_path), tmp_path / "cache")
+    whole = image_embeddings(tiny_clip, data, tmp_path / "whole", batch=1)
+    embed = embeddings.embed_rows
+
+    def slow(*rows, **options):
+        time.sleep(0.1)
+        return embed(*rows, **options)
+
+    monkeypatch.setattr(embeddings, "embed_rows", slow)
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            code = int(not torch.equal(image_embeddings(tiny_clip, data, tmp_path / "both", batch=1), whole))
+        os._exit(code)
+    time.sleep(0.3)  # half way through its rows
+    found = image_embeddings(tiny_clip, data, tmp_path / "both", batch=1)
+    assert torch.equal(found, whole)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def make_pairs(folder, vectors, captions, number=0):
