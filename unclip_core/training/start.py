@@ -199,6 +199,13 @@ def memory_needed(options: RunOptions, config: Any, recipe: Recipe, clip: Clip) 
     return f"{needed}, but {device} has {free / GB:.1f} GB free; --save-memory --micro-batch 1 takes {less}"
 
 
+def _where_captions_go(data: Data) -> str:
+    """What gives the rows of this kind of source captions."""
+    if isinstance(data, EmbeddingPairs):
+        return "put clip-retrieval's metadata_0.parquet or .jsonl beside img_emb_0.npy, in metadata/"
+    return "put .txt files beside the pictures"
+
+
 def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     """The rows that a stage learns from. Raises ValueError where there are none, with the reason."""
     rows = list(range(len(data)))
@@ -207,7 +214,7 @@ def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     if stage in CAPTIONED and isinstance(data, PictureData | EmbeddingPairs):
         rows = [row for row in rows if data.all_captions(row)]
         if not rows:
-            raise ValueError(f"train {stage}: no row has a caption; put .txt files beside the pictures")
+            raise ValueError(f"train {stage}: no row has a caption; {_where_captions_go(data)}")
     if stage not in (*SPEAKERS, "clip") and isinstance(data, PictureData):
         rows = [row for row in rows if min(data.size(row)) >= config.high_size]
         if not rows:

@@ -199,10 +199,8 @@ def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
     unknown = clip.unknown_words(kind)
     if unknown or not kind.strip():
         knows = clip.vocabulary_summary()
-        raise ValueError(
-            f"--class {kind!r}: CLIP {clip.clip_id} does not know {', '.join(unknown) or 'nothing'}; give a word that "
-            f"it knows{f' ({knows})' if knows else ''}"
-        )
+        said = f"CLIP {clip.clip_id} does not know {', '.join(unknown)}" if unknown else "no word"
+        raise ValueError(f"--class {kind!r}: {said}; give a word that it knows{f' ({knows})' if knows else ''}")
     ids, mask = clip.tokenize([kind])
     inner = ids[0, 1 : int(mask[0].sum()) - 1]  # between start and end
     return clip.text_placed.on_device().token_embedding.weight[inner.to(clip.device)].detach().float().mean(0).cpu()

@@ -179,6 +179,12 @@ def test_accumulated_micro_batches_are_the_whole_batch(tmp_path):
         run(tmp_path / "3", recipe=dataclasses.replace(RECIPE, micro_batch=3))
 
 
+def test_slow_steps_are_told_between_logged_ones_and_not_logged(tmp_path):
+    told = [p.step for p in train(Toy(), RECIPE, tmp_path, 8, options=LoopOptions(log_every=100, tell_seconds=0.0))]
+    assert told == list(range(1, RECIPE.steps + 1))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["step"] == told[-1]
+
+
 def test_batches_made_ahead_by_workers_are_the_same(tmp_path):
     run(tmp_path / "here", Toy())
     run(tmp_path / "ahead", Toy(), workers=2)
