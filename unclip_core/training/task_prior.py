@@ -89,7 +89,9 @@ class PriorTask:
         embed = torch.where(drop[:, None], null_embed, embed)
         mask = torch.where(drop[:, None], null_mask, mask)
         cache = network.prefix(tokens, embed, mask)
-        return network.step(x_t, t, cache.take(torch.arange(len(tokens), device=t.device).repeat_interleave(draws)))
+        if draws > 1:
+            cache = cache.take(torch.arange(len(tokens), device=t.device).repeat_interleave(draws))
+        return network.step(x_t, t, cache)
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Loss by quarters; of one-step predictions from pure noise the cosine to the true embedding, and to the
