@@ -85,8 +85,13 @@ def proportion(mean: float, count: int) -> Measured:
 
 
 def mean(values: Sequence[float], *, signed: bool = False) -> Measured:
-    """Mean with its interval from the values' own spread, none for a single value or equal ones. It ends at 0 where no
-    value is below, as for sizes, unless they are `signed`, as differences are even where all of them are above. Values know their own spread badly, few the worse: Student's t makes up for it."""
+    """Mean with its interval from the values' own spread, none for a single value or equal ones.
+
+    The interval ends at 0 where no value is below, as for sizes, unless they are `signed`: a difference may be below
+    though all that were seen are above.
+
+    Values know their own spread badly, few the worse: Student's t makes up for it.
+    """
     if not values:
         raise ValueError("mean: there is no value to average")
     middle = sum(values) / len(values)
