@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import click
 import pytest
@@ -60,9 +59,7 @@ def test_cold_runs_are_processes_of_their_own_that_find_the_stack(desk, tiny_mod
     entry = read_stack(tiny_models / "tiny")
     (seconds,) = evaluate._cold_runs([(folder, entry)], 1, lambda *tick: ticks.append(tick))
     assert len(seconds) == 1 and seconds[0] > 0.1 and ticks == [("cold runs", 0, 1), ("cold runs", 1, 1)]
-    with pytest.raises(
-        click.ClickException, match=f"cold run of {re.escape(str(entry.name))}: .*no model 'tiny'|not in"
-    ):
+    with pytest.raises(click.ClickException, match=r"cold run of tiny: error: .*no model 'tiny'"):
         evaluate._cold_runs([(entry.name, entry)], 1, lambda *tick: None)
 
 
