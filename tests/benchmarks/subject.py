@@ -45,9 +45,9 @@ KEPT = 64  # captions of other things that are counted
 
 SNAIL = "snail"
 HEADS = {"object": (*OBJECTS, SNAIL), "colour": PAINTS, "background": GROUNDS}
-JUDGE_RECIPE = Recipe(steps=600, batch=64, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.98, seed=7)
-DRAWINGS = 4000  # of the storybook's
-SNAILS = 800
+JUDGE_RECIPE = Recipe(steps=1500, batch=64, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.98, seed=7)
+DRAWINGS = 12000  # of the storybook's
+SNAILS = 1200
 SNAIL_SHARE = 0.2  # of a batch; a third of those is spoilt
 
 

@@ -264,7 +264,7 @@ def upsamplers(new: Side, old: Side | None) -> list[Row]:
     rows, found = [], new.upsampled
     for size in (256, 1024):
         way = "64 to 256 px" if size == 256 else "64 to 1024 px, both"
-        gain = mean(found[f"passed {size} gain"])
+        gain = mean(found[f"passed {size} gain"], signed=True)
         beside = f"{mean(found[f'passed {size}']).value:.2f} dB"
         name = f"{way}, renders passed through the decoder, over bicubic"
         rows.append(aimed(name, gain, GAIN_WHOLE, "dB", beside=beside))
@@ -272,12 +272,12 @@ def upsamplers(new: Side, old: Side | None) -> list[Row]:
         rows.append(aimed(name, alone, GAIN, "dB"))
     for size in (256, 1024):
         way = f"{size // 4} to {size} px"
-        gain = mean(found[f"clean {size} gain"])
+        gain = mean(found[f"clean {size} gain"], signed=True)
         beside = f"{mean(found[f'clean {size}']).value:.2f} dB"
         rows.append(Row(f"{way}, clean renders, over bicubic", gain, "dB", beside))
         if old is not None:
             before = old.upsampled[f"clean {size}"]
-            change = mean([a - b for a, b in zip(found[f"clean {size}"], before, strict=True)])
+            change = mean([a - b for a, b in zip(found[f"clean {size}"], before, strict=True)], signed=True)
             name = f"{way}, clean renders, less the stack before"
             rows.append(aimed(name, change, CLEAN_LOSS, "dB", beside=f"before: {mean(before).value:.2f} dB"))
     for size in (256, 1024):

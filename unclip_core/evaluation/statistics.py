@@ -84,9 +84,14 @@ def proportion(mean: float, count: int) -> Measured:
     )
 
 
-def mean(values: Sequence[float]) -> Measured:
-    """Mean with its interval from the values' own spread, none for a single value or equal ones; none below 0 for
-    sizes. Values know their own spread badly, few the worse: Student's t makes up for it."""
+def mean(values: Sequence[float], *, signed: bool = False) -> Measured:
+    """Mean with its interval from the values' own spread, none for a single value or equal ones.
+
+    The interval ends at 0 where no value is below, as for sizes, unless they are `signed`: a difference may be below
+    though all that were seen are above.
+
+    Values know their own spread badly, few the worse: Student's t makes up for it.
+    """
     if not values:
         raise ValueError("mean: there is no value to average")
     middle = sum(values) / len(values)
@@ -95,7 +100,7 @@ def mean(values: Sequence[float]) -> Measured:
     deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
     spread = student(len(values)) * deviation / math.sqrt(len(values))
     low = middle - spread
-    return Measured(middle, max(0.0, low) if min(values) >= 0.0 else low, middle + spread)
+    return Measured(middle, max(0.0, low) if min(values) >= 0.0 and not signed else low, middle + spread)
 
 
 def ratio_of(above: list[float], below: list[float]) -> Measured:

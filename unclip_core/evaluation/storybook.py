@@ -82,6 +82,6 @@ def upsampler_scores(upsampler: Upsampler, count: int, tick: Tick) -> dict[str, 
         ours.append(psnr(upsampler.sample(low, seed=index), high))
         bicubic.append(psnr(plain, high))
         tick(f"upsample {size}", index + 1, count)
-    gain = mean([mine - theirs for mine, theirs in zip(ours, bicubic, strict=True)])
+    gain = mean([mine - theirs for mine, theirs in zip(ours, bicubic, strict=True)], signed=True)
     means = {"ours": sum(ours) / count, "bicubic": sum(bicubic) / count, "renders": count}
     return {**means, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}

@@ -133,6 +133,12 @@ def _of_run(where: str, stage: str, folder: Path) -> Initial:
     made_of = json.loads(state.get("made_of", "{}"))
     if made_of.get("stage") != stage:
         raise ValueError(f"--init {where}: a run of {made_of.get('stage', 'an older version')}, not of {stage}")
+    recipe = made_of.get("recipe", {})
+    if "lora" in made_of or not recipe.get("train_text", True) or recipe.get("trunk_stages", -1) >= 0:
+        raise ValueError(
+            f"--init {where}: a checkpoint has what its run changes and not the weights that this one keeps; let the "
+            "run come to its end and give what it writes (of a LoRA: begin with the model that it is of)"
+        )
     config = from_plain(STAGE_CONFIGS[stage], made_of["config"], where)
     return Initial(where, stage, config, lambda: state["network"] | state["ema"], metadata=made_of)
 

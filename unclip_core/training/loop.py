@@ -80,6 +80,7 @@ class LoopOptions:
     workers: int = 0  # processes that prepare batches
     tensorboard: bool = False
     log_every: int = 20  # steps
+    tell_seconds: float = 5.0  # progress is yielded at least so often, if steps are slow; it is not logged
     sheet_every: int = 500
     save_every: int = 250
     save_minutes: float = 10.0  # a checkpoint at least so often
@@ -87,7 +88,7 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """One logged moment of a run."""
+    """How far a run is: at every logged step, and at others where steps are slow."""
 
     step: int
     steps: int
@@ -154,6 +155,11 @@ def _locked(folder: RunFolder, world: World) -> Iterator[None]:
 def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> Iterator[Progress]:
     state = _Run(task, recipe, folder, rows, init, identity, options, world)
     start, last = state.resume(), recipe.steps
+    if start > last:
+        raise ValueError(
+            f"--run {folder.path}: step {start} is done already, which is more than --steps {last}; leave --steps out, "
+            "give more, or use another --run"
+        )
     if world.any(start != world.share(start)):
         raise ValueError(
             f"--run {folder.path}: not every process sees the same checkpoint there; give a folder that all machines "
@@ -161,7 +167,7 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
         )
     if world.first:
         folder.forget_after(start)
-    saved = clock = time.perf_counter()
+    saved = clock = told = time.perf_counter()
     since, waited = start, 0.0
     with contextlib.ExitStack() as stack:
         metrics = stack.enter_context(folder.metrics.open("a", encoding="utf-8")) if world.first else None
@@ -200,7 +206,13 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 }
                 clock, since, waited = now, done, 0.0
                 write(line)
+                told = now
                 yield Progress(done, last, line["loss"], speed, numbers)
+            elif (now := time.perf_counter()) - told > options.tell_seconds:  # slow steps: this process's own numbers
+                told = now
+                numbers = {name: _number(value) for name, value in result.numbers.items()}
+                speed = (done - since) * recipe.batch / (now - clock)
+                yield Progress(done, last, float(result.loss), speed, numbers)
             stops = _asked(world, stop)
             due = time.perf_counter() - saved > 60 * options.save_minutes
             if done % options.save_every == 0 or done == last or stops or world.any(due):

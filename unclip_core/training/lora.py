@@ -63,7 +63,9 @@ def precision_for(device: torch.device, dtype: str) -> tuple[str, torch.dtype]:
 def learning_branches(network: nn.Module, settings: LoraSettings, seed: int = 0) -> nn.Module:
     """The network with fresh branches, which alone are trained, in float32."""
     network = network.requires_grad_(False).to(settings.base_dtype)
-    branches = new_branches(LAYERS[settings.layers](network), settings.rank, seed)
+    if not (layers := LAYERS[settings.layers](network)):
+        raise ValueError(f"--lora-layers {settings.layers}: this network has no such layer; choose all")
+    branches = new_branches(layers, settings.rank, seed)
     network = with_branches(network, branches, dtype=torch.float32)
     for layer in _branched(network).values():
         layer.down.requires_grad_()

@@ -141,6 +141,7 @@ def make_plan(
             changes or {}
         ):  # the recipe's own follows a batch that is given
             recipe = replace(recipe, micro_batch=math.gcd(recipe.batch, recipe.micro_batch))
+        recipe.check(f"recipe.{stage}")
         recipes[stage] = recipe
     asked_words = _words(words if words is not None else counted)
     adopts = initial is not None and not asked

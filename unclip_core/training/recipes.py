@@ -5,7 +5,10 @@ The paper's are Table 3 (App. C); the storybook's are those its shipped weights 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+
+TIMESTEPS = ("uniform", "logit_normal")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,31 @@ class Recipe:
     validation: float = 0.02  # share of the rows that is held out, to tell learning from remembering
     pictures: int = 60_000  # scenes drawn for training
     seed: int = 1
+
+    def check(self, where: str) -> None:
+        """Raises ValueError, which begins with `where`, for a number that no run could be made with."""
+        for name in ("embed_drop", "text_drop", "prior_drop", "blur_share", "cousins", "lettered"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{where}.{name} {getattr(self, name)!r}: a share; give 0 to 1")
+        for name in ("ema", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more, and less than 1")
+        for name in ("steps", "batch", "draws", "crop_fraction", "siblings", "pictures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 1 or more")
+        for name in ("lr", "grad_clip", "adam_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give more than 0")
+        for name in ("micro_batch", "warmup", "weight_decay", "embed_levels", "vlb_weight", "low_noise", "shift"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more")
+        if self.timesteps not in TIMESTEPS:
+            raise ValueError(f"{where}.timesteps {self.timesteps!r} is unknown; choose one of {', '.join(TIMESTEPS)}")
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(
+                f"{where}.micro_batch {self.micro_batch}: a step of {self.batch} rows is made of equal parts; give a "
+                f"divisor, as {math.gcd(self.batch, self.micro_batch)}"
+            )
 
 
 # A run may go on with these changed: the steps before are what they were.

@@ -41,6 +41,7 @@ from .task_upsampler import UpsamplerTask
 from .world import this_world
 
 EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPriorTask}  # these read a frozen CLIP
+SHOWN = 3  # of the files that are skipped
 CAPTIONED = ("clip", "prior", "ar_prior")  # these learn nothing from a row without a caption
 
 Told = Callable[[str, int, int], None]  # what is done before the first step, how much of it, of how much
@@ -51,7 +52,8 @@ class RunOptions:
     """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
 
     lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
-    data. note: is told what a prior or decoder will need of memory. stop: see `train`.
+    data. note: is told what of the data is left out, and what a prior or decoder will need of memory. stop: see
+    `train`.
     """
 
     stage: str
@@ -85,8 +87,8 @@ def start(options: RunOptions, plan: Plan) -> Iterator[Progress]:
 
 
 def open_source(options: RunOptions, recipe: Recipe) -> Data:
-    """The data that was asked for."""
-    return open_data(
+    """The data that was asked for; what of it cannot be read is noted."""
+    data = open_data(
         options.data,
         options.cache,
         scenes=recipe.pictures,
@@ -94,6 +96,11 @@ def open_source(options: RunOptions, recipe: Recipe) -> Data:
         swaps=recipe.swaps,
         progress=options.progress,
     )
+    skipped = data.skipped() if isinstance(data, PictureData | EmbeddingPairs) else []
+    if skipped and options.note is not None:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:SHOWN])
+        options.note(f"data: {len(data)} rows, {len(skipped)} skipped ({shown}); `unclip data` lists all")
+    return data
 
 
 def check_trainable(stage: str, plan: Plan) -> None:
@@ -122,6 +129,9 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
     stage, config = options.stage, plan.config(options.stage)
     recipe = plan.recipe(stage)
     rows = rows_for(stage, config, data)
+    if len(rows) < len(data) and options.note is not None:
+        why = "no caption" if stage in CAPTIONED else f"fewer than {config.high_size} px on the short side"
+        options.note(f"{stage} learns from {len(rows)} of {len(data)} rows; the others have {why}")
     with this_world().first_alone():
         task = make_task(options, plan, data, recipe, clip)
         if side := getattr(task, "picture_side", 0):
@@ -189,6 +199,13 @@ def memory_needed(options: RunOptions, config: Any, recipe: Recipe, clip: Clip) 
     return f"{needed}, but {device} has {free / GB:.1f} GB free; --save-memory --micro-batch 1 takes {less}"
 
 
+def _where_captions_go(data: Data) -> str:
+    """What gives the rows of this kind of source captions."""
+    if isinstance(data, EmbeddingPairs):
+        return "put clip-retrieval's metadata_0.parquet or .jsonl beside img_emb_0.npy, in metadata/"
+    return "put .txt files beside the pictures"
+
+
 def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     """The rows that a stage learns from. Raises ValueError where there are none, with the reason."""
     rows = list(range(len(data)))
@@ -197,7 +214,7 @@ def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     if stage in CAPTIONED and isinstance(data, PictureData | EmbeddingPairs):
         rows = [row for row in rows if data.all_captions(row)]
         if not rows:
-            raise ValueError(f"train {stage}: no row has a caption; put .txt files beside the pictures")
+            raise ValueError(f"train {stage}: no row has a caption; {_where_captions_go(data)}")
     if stage not in (*SPEAKERS, "clip") and isinstance(data, PictureData):
         rows = [row for row in rows if min(data.size(row)) >= config.high_size]
         if not rows:

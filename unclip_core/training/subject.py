@@ -2,10 +2,10 @@
 
 DreamBooth (Ruiz et al. 2023) for an unCLIP: the prior must learn which embedding a caption with the word has, or the
 decoder never gets it. The word is one new token (textual inversion, Gal et al. 2022), learned through CLIP's frozen
-text tower. On pictures that the stack itself made, of the subject's class and of ordinary things, the networks are to
-say what they said without the branches: DreamBooth's prior preservation with the expected value of its noisy target.
-With the class alone a prior is soon led to the subject by every caption. No condition is dropped of the subject's rows,
-so that guidance still pushes away from everything, and not from the subject.
+text tower. On pictures that the stack itself made, of the subject's class and of other things, the networks are to say
+what they said without the branches: DreamBooth's prior preservation with the expected value of its noisy target. With
+the class alone a prior is soon led to the subject by every caption. No condition is dropped of the subject's rows, so
+that guidance still pushes away from everything, and not from the subject.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..types import TextEncoding, model_to_image
 from .data import Data, move
 from .frozen import Frozen
 from .lora import LoraSettings, branches_of, learning_branches
-from .ordinary import Ordinary
+from .other_things import OtherThings
 from .recipes import Recipe
 from .sheets import grid, save_png
 from .task_decoder import DecoderTask
@@ -41,7 +41,8 @@ SHEET_ROWS = 8
 # rate serves both.
 WORD_GAIN = 20.0
 NULL_SHARE = 0.3  # of the rows that are kept, that lose their embedding, and of those that lose their caption
-OTHER_SHARE = 0.5  # of the captions that the prior is kept on, which are anything
+OTHER_SHARE = 0.75  # of the captions that the prior is kept on, which are of any other thing, not of the row's
+KEPT_WEIGHT = 3.0  # of what the decoder is kept on, beside what it learns
 
 
 class Subject(nn.Module):
@@ -83,15 +84,16 @@ class WordTexts(Texts):
 
 
 class AnyCaptions:
-    """Rows that are called what they show, or anything else: what a prior says of any caption is to be kept."""
+    """Rows that are called what they show, or any other thing: what a prior says of a caption is to be kept, whatever
+    noised embedding it gets."""
 
-    def __init__(self, data: Data, ordinary: Ordinary) -> None:
-        self.data, self.ordinary = data, ordinary
+    def __init__(self, data: Data, others: OtherThings) -> None:
+        self.data, self.others = data, others
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """See Data."""
         said = self.data.captions(rows, rng)
-        return [self.ordinary.draw(rng) if rng.random() < OTHER_SHARE else own for own in said]
+        return [self.others.draw(rng) if rng.random() < OTHER_SHARE else own for own in said]
 
 
 class SubjectTask:
@@ -100,8 +102,8 @@ class SubjectTask:
 
     networks: read a stage's network, of its config in `configs`, with the weights that stay. clips: the one that reads
     captions, and the one that sees pictures. start: the word's first embedding (W,). data: the subject's rows, then
-    those that are to be kept from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D).
-    settings: None for no branches, the word alone. frozen: see DecoderTask.
+    those that are to be kept from `subjects` on; there may be none. embeddings: CLIP's of all of them (N, D). others:
+    captions that are to be kept too. settings: None for no branches, the word alone. frozen: see DecoderTask.
     """
 
     stage = "subject"
@@ -116,6 +118,7 @@ class SubjectTask:
         data: Data,
         embeddings: Tensor,
         subjects: int,
+        others: OtherThings,
         recipe: Recipe,
         settings: LoraSettings | None,
         frozen: Frozen | None = None,
@@ -138,7 +141,7 @@ class SubjectTask:
         self.prior, self.decoder = stages(replace(recipe, embed_drop=0.0, prior_drop=0.0))
         nulls = dict.fromkeys(("embed_drop", "text_drop", "prior_drop"), NULL_SHARE)
         self.kept_prior, self.kept_decoder = stages(replace(recipe, **nulls))
-        self.kept_prior.data = AnyCaptions(data, Ordinary(clip))
+        self.kept_prior.data = AnyCaptions(data, others)
         self.base: list[nn.Module] = []
 
     def build(self) -> nn.Module:
@@ -150,16 +153,15 @@ class SubjectTask:
         return Subject(*networks, self.start)
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
-        """Both stages' batches of these rows of the subject ("prior", "decoder"), and of random ones that are to be
-        kept ("kept"; None where there are none): as many for the prior, half as many for the decoder, whose steps are
-        dear and which follows its embedding anyway."""
+        """Both stages' batches of these rows of the subject ("prior", "decoder"), and of as many random ones of those
+        that are to be kept ("kept"; None where there are none)."""
         given, others = (rng, generator), range(self.subjects, len(self.data))
         batch = {"prior": self.prior.batch(rows, *given), "decoder": self.decoder.batch(rows, *given), "kept": None}
         if others:
             rows = rng.choices(others, k=len(rows))
             batch["kept"] = {
                 "prior": self.kept_prior.batch(rows, *given),
-                "decoder": self.kept_decoder.batch(rows[: -(-len(rows) // 2)], *given),
+                "decoder": self.kept_decoder.batch(rows, *given),
             }
         return batch
 
@@ -183,7 +185,7 @@ class SubjectTask:
         return prior + decoder + moved, {**numbers, "moved": moved.detach()}
 
     def _moved(self, network: Subject, kept: dict[str, Any]) -> Tensor:
-        """Mean squared distance of both networks' outputs to those without branches, summed."""
+        """Mean squared distances of both networks' outputs to those without branches, the decoder's by KEPT_WEIGHT."""
         priors, decoders = zip(self.base, (network.prior, network.decoder), strict=True)
 
         def decoded(decoder: nn.Module) -> Tensor:
@@ -196,10 +198,10 @@ class SubjectTask:
             return self.kept_prior.predicted(prior, kept["prior"]).float()
 
         found = []
-        for output, (base, learning) in ((guessed, priors), (decoded, decoders)):
+        for output, (base, learning), weight in ((guessed, priors, 1.0), (decoded, decoders, KEPT_WEIGHT)):
             with torch.no_grad():
                 target = output(base)
-            found.append(F.mse_loss(output(learning), target))
+            found.append(weight * F.mse_loss(output(learning), target))
         return sum(found)
 
     def _encoded(self, batch: dict[str, Any], row: Tensor | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .frozen import frozen_beside
 from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
-from .ordinary import Ordinary
+from .other_things import OtherThings
 from .recipes import Recipe
 from .sources.opening import open_data, open_index, processors
 from .sources.pictures import PictureData
@@ -38,6 +38,7 @@ NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures to be kept for each of the subject, unless another number is asked for
 AT_ONCE = 8  # of them painted in one run
 PAINT_STEPS = 25  # of the decoder at most; they are looked at by networks alone
+MARK = "{}"  # in a sentence, for what it is about
 FEW = 4  # pictures of the subject, below which it is warned of
 
 log = logging.getLogger(__name__)
@@ -107,13 +108,14 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     start = first_embedding(clip, options.word, options.kind)
     seer = clip_that_sees(clip, options)
     subject = SubjectData(_open(options), options.word, options.kind)
-    data, embeddings = with_class(options, stack, seer, subject)
+    others = OtherThings(clip, subject.sentences(), MARK, options.kind)
+    data, embeddings = with_class(options, stack, seer, subject, others)
     configs = (entry.stages["prior"].config, entry.stages["decoder"].config)
     settings, decoder = options.settings, entry.stages["decoder"]
     if settings is not None:
         settings = replace(settings, base_dtype=options.base_dtype)
     beside = frozen_beside(decoder.config, partial(stored_state, decoder), seer)
-    rest = (data, embeddings, len(subject), recipe, settings, beside)
+    rest = (data, embeddings, len(subject), others, recipe, settings, beside)
     task = SubjectTask(networks(entry, options.base_dtype), configs, (clip, seer), options.word, start, *rest)
     identity = {
         "stage": "subject",
@@ -199,10 +201,8 @@ def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
     unknown = clip.unknown_words(kind)
     if unknown or not kind.strip():
         knows = clip.vocabulary_summary()
-        raise ValueError(
-            f"--class {kind!r}: CLIP {clip.clip_id} does not know {', '.join(unknown) or 'nothing'}; give a word that "
-            f"it knows{f' ({knows})' if knows else ''}"
-        )
+        said = f"CLIP {clip.clip_id} does not know {', '.join(unknown)}" if unknown else "no word"
+        raise ValueError(f"--class {kind!r}: {said}; give a word that it knows{f' ({knows})' if knows else ''}")
     ids, mask = clip.tokenize([kind])
     inner = ids[0, 1 : int(mask[0].sum()) - 1]  # between start and end
     return clip.text_placed.on_device().token_embedding.weight[inner.to(clip.device)].detach().float().mean(0).cpu()
@@ -260,9 +260,14 @@ class SubjectData(Unrelated):
         """See Data."""
         return [rng.choice(self.said[row]) for row in rows]
 
+    def sentences(self) -> list[str]:
+        """The captions with MARK where they name the subject, each once."""
+        said = [replaced(caption, self.word, MARK)[0] for captions in self.said for caption in captions]
+        return list(dict.fromkeys(said))
+
     def class_captions(self) -> list[str]:
         """What the same pictures would be called if they showed any of the class: "a <class>" first, each once."""
-        said = [replaced(caption, self.word, self.kind)[0] for captions in self.said for caption in captions]
+        said = [sentence.replace(MARK, self.kind) for sentence in self.sentences()]
         return list(dict.fromkeys([f"a {self.kind}", *said]))
 
 
@@ -332,23 +337,25 @@ def _open(options: SubjectOptions) -> PictureData:
     return data
 
 
-def with_class(options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData) -> tuple[Data, Tensor]:
-    """The subject's rows and those of its class, and the embeddings of all (N, D) by `clip`."""
+def with_class(
+    options: SubjectOptions, stack: Stack, clip: Clip, subject: SubjectData, others: OtherThings
+) -> tuple[Data, Tensor]:
+    """The subject's rows and those that are to be kept, and the embeddings of all (N, D) by `clip`."""
     folder = options.cache / "embeddings"
     embeddings = image_embeddings(clip, subject, folder, progress=options.progress)
     wanted = CLASS_SHARE * len(subject) if options.class_pictures is None else options.class_pictures
     if wanted == 0 or options.settings is None:  # a word alone changes nothing that others say
         return subject, embeddings
-    paint_class(stack, kept_captions(stack.clip, subject, wanted), options.run / "class", options.progress)
+    paint_class(stack, kept_captions(subject, others, wanted), options.run / "class", options.progress)
     classes = open_data(str(options.run / "class"), options.cache, progress=options.progress)
-    others = image_embeddings(clip, classes, folder, progress=options.progress)
-    return Chained(subject, classes), torch.cat([embeddings, others])
+    kept = image_embeddings(clip, classes, folder, progress=options.progress)
+    return Chained(subject, classes), torch.cat([embeddings, kept])
 
 
-def kept_captions(clip: Clip, subject: SubjectData, count: int) -> list[str]:
-    """What is painted to be kept: the subject's class and, every other one, ordinary things."""
-    said, ordinary, rng = subject.class_captions(), Ordinary(clip), random.Random(0)
-    return [said[index // 2 % len(said)] if index % 2 == 0 else ordinary.draw(rng) for index in range(count)]
+def kept_captions(subject: SubjectData, others: OtherThings, count: int) -> list[str]:
+    """What is painted to be kept: every third one the subject's class, the rest other things."""
+    said, rng = subject.class_captions(), random.Random(0)
+    return [others.draw(rng) if index % 3 else said[index // 3 % len(said)] for index in range(count)]
 
 
 def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Told | None = None) -> None:

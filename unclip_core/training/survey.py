@@ -14,6 +14,7 @@ from ..clip.words import count_words
 from ..pictures.fonts import cut, font_for
 from .data import Data
 from .sources.decode import square
+from .sources.pairs import EmbeddingPairs
 from .sources.pictures import PictureData
 
 SIDES = (64, 256, 1024)  # what the decoder and the two upsamplers of a cascade paint
@@ -37,6 +38,7 @@ class Survey:
     notes: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)  # words that a given CLIP does not know
     cut: int = 0  # captions that do not fit a given CLIP
+    width: int = 0  # of embeddings, where the source has no pictures
 
     def smaller_than(self, side: int) -> int:
         """Pictures whose short side has fewer pixels."""
@@ -80,6 +82,7 @@ def survey(data: Data, where: str, clip: Clip | None = None) -> Survey:
         notes=Counter(note for seen in files.seen for note in seen.notes) if files else Counter(),
         unknown=unknown,
         cut=too_long,
+        width=data.vectors.shape[1] if isinstance(data, EmbeddingPairs) else 0,
     )
 
 
@@ -91,6 +94,8 @@ def report(found: Survey, *, listed: int = 5) -> str:
         return "; ".join(rows[:listed]) + more
 
     lines = [f"{found.where}: {found.rows} rows kept, {len(found.skipped)} skipped"]
+    if found.width:
+        lines.append(f"  embeddings, {found.width} wide: a prior learns from them, with the CLIP that made them")
     reasons: dict[str, list[str]] = {}
     for name, reason in found.skipped:
         reasons.setdefault(reason, []).append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,3 +28,17 @@ input_option = click.option(
 cache_option = click.option(
     "--cache", type=_PATH, default=Path("data"), show_default=True, help="Folder for drawn scenes."
 )
+
+
+def device_of(name: str) -> Any:
+    """The torch.device of --device, which `auto` chooses. Raises ValueError for one that is not here."""
+    import torch
+
+    from ...unclip_core.runtime.device import pick_device
+
+    if name == "auto":
+        return pick_device()
+    try:
+        return torch.empty(0, device=torch.device(name)).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name}: PyTorch does not find it here; choose auto, cpu, cuda or mps") from None

@@ -57,7 +57,6 @@ def subject(
     from ...nodes.host import current_host
     from ...unclip_core.checkpoints.catalog import find
     from ...unclip_core.pages import keep_pages
-    from ...unclip_core.runtime.device import pick_device
     from ...unclip_core.training.loop import LoopOptions, Stopped
     from ...unclip_core.training.lora import LoraSettings, precision_for
     from ...unclip_core.training.subject_run import (
@@ -68,6 +67,7 @@ def subject(
         subject_recipe,
     )
     from ._fitting import progress_bar
+    from ._options import device_of
     from ._stopping import asked_to_stop
 
     keep_pages()
@@ -79,7 +79,8 @@ def subject(
     target = loras.expanduser() if loras else _lora_folder(host)
     given = {name: value for name, value in changes.items() if value is not None}
     recipe = dataclasses.replace(subject_recipe(entry), **given)
-    chosen = pick_device() if device == "auto" else torch.device(device)
+    recipe.check("recipe.subject")
+    chosen = device_of(device)
     dtype, base = precision_for(chosen, dtype)
     settings = LoraSettings(rank, layers or default_layers(entry)) if rank else None
     loop = LoopOptions(device=chosen, dtype=dtype, save_memory=save_memory, sheet_every=100)

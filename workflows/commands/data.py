@@ -14,6 +14,8 @@ Examples:
   unclip data 'shards/{000..011}.tar' --clip storybook
 """
 
+SHEETS = (".png", ".jpg", ".webp")
+
 
 @click.command(epilog=EPILOG)
 @click.argument("source")
@@ -34,6 +36,10 @@ def command(source, stack, pictures, output, as_json, cache) -> None:
     from ...unclip_core.training import survey
     from ._fitting import open_pictures
 
+    if output and output.suffix.lower() not in SHEETS:
+        raise ValueError(f"--output {output}: a picture; end its name in {' or '.join(SHEETS)}")
+    if output and not output.expanduser().parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}; make it first")
     clip = load_stack(find(stack, current_host().model_folders()), "fp32").clip if stack else None
     data = open_pictures(source, cache, pictures, seed=1)
     found = survey.survey(data, source, clip)

@@ -98,11 +98,11 @@ def command(
 
     from ...nodes.host import current_host
     from ...unclip_core.pages import keep_pages
-    from ...unclip_core.runtime.device import pick_device
     from ...unclip_core.training.initial import open_initial
     from ...unclip_core.training.loop import LoopOptions, Stopped
     from ...unclip_core.training.lora import FILE_ENDING, LoraSettings, precision_for
     from ...unclip_core.training.plan import make_plan, recipe_changes
+    from ...unclip_core.training.precision import checked
     from ...unclip_core.training.recipes import fine_tuning, lora_tuning
     from ...unclip_core.training.sources.opening import processors
     from ...unclip_core.training.start import RunOptions, start
@@ -110,6 +110,7 @@ def command(
     from ...unclip_core.training.whole import take as take_stage
     from ...unclip_core.training.world import joined, own_device
     from ._fitting import progress_bar
+    from ._options import device_of
     from ._stopping import asked_to_stop
 
     keep_pages()
@@ -138,7 +139,9 @@ def command(
     if print_config:
         click.echo(plan.to_toml(), nl=False)
         return 0
-    chosen = own_device(pick_device() if device == "auto" else torch.device(device))
+    chosen = own_device(device_of(device))
+    if not fp32 and dtype != "auto":
+        checked(dtype, chosen)
     dtype, settings = "fp32" if fp32 else dtype, None
     if lora:
         dtype, base = precision_for(chosen, dtype)
@@ -197,9 +200,11 @@ def _target(name: str, models: Path | None, folders: tuple[Path, ...]) -> Path:
     where another folder's stack of that name would be loaded instead."""
     from ...unclip_core.checkpoints.catalog import ENVIRONMENT, list_stacks, writable_folder
 
+    if name in (".", "..") or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(f"--name {name}: it is to be the name of a folder; leave out slashes and signs as : * ?")
     root = models.expanduser() if models else writable_folder(folders)
     if root is None:
-        raise ValueError(f"no model folder to put {name} into; set ${ENVIRONMENT}, or give --models")
+        raise ValueError(f"no model folder to put {name} into; give --models FOLDER, or set ${ENVIRONMENT} to one")
     found = list_stacks(folders).get(name)
     if found is not None and found.folder.resolve() != (root / name).resolve():
         raise ValueError(f"--name {name}: a model of that name is in {found.folder}; choose another name")

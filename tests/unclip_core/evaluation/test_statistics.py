@@ -177,3 +177,4 @@ def test_spread_is_the_mean_distance_within_each_group():
 
 def test_the_interval_of_sizes_does_not_reach_below_nothing():
     assert mean([0.0, 0.0, 3.0]).low == 0.0 > mean([0.0, -0.1, 3.0]).low
+    assert mean([0.1, 0.1, 3.0], signed=True).against(-0.1) == "undecided"  # a difference could be below all the same

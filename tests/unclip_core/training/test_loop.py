@@ -179,6 +179,12 @@ def test_accumulated_micro_batches_are_the_whole_batch(tmp_path):
         run(tmp_path / "3", recipe=dataclasses.replace(RECIPE, micro_batch=3))
 
 
+def test_slow_steps_are_told_between_logged_ones_and_not_logged(tmp_path):
+    told = [p.step for p in train(Toy(), RECIPE, tmp_path, 8, options=LoopOptions(log_every=100, tell_seconds=0.0))]
+    assert told == list(range(1, RECIPE.steps + 1))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["step"] == told[-1]
+
+
 def test_batches_made_ahead_by_workers_are_the_same(tmp_path):
     run(tmp_path / "here", Toy())
     run(tmp_path / "ahead", Toy(), workers=2)
@@ -214,6 +220,14 @@ def test_more_steps_and_another_rate_go_on_from_where_the_run_was(tmp_path):
     assert [progress.step for progress in seen] == [5, 6, 7, 8]
     rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert max(rates[4:]) <= 0.01 < max(rates[:4])
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    run(tmp_path)
+    exported = (tmp_path / "finished.json").read_bytes()
+    with pytest.raises(ValueError, match="step 8 is done already, which is more than --steps 5"):
+        run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=5))
+    assert (tmp_path / "finished.json").read_bytes() == exported
 
 
 def test_a_checkpoint_older_than_a_field_of_the_recipe_is_still_taken_up(tmp_path):

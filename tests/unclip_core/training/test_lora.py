@@ -147,3 +147,8 @@ def test_settings_say_what_is_wrong():
         LoraSettings(0)
     with pytest.raises(ValueError, match="--lora-layers 'mlp' is unknown; choose one of attention, all"):
         LoraSettings(2, "mlp")
+
+
+def test_a_network_without_the_layers_that_are_to_learn_is_refused():
+    with pytest.raises(ValueError, match="attention: this network has no such layer; choose all"):
+        learning_branches(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraSettings(2))

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import random
-import re
 import shutil
 
 import numpy as np
@@ -23,7 +22,8 @@ from comfyui_unclip.unclip_core.training.subject import Subject
 from comfyui_unclip.unclip_core.training.subject_run import SubjectOptions, paint_class, start_subject
 
 WORD, CLASS = "sks_cup", "star"
-ORDINARY = r"a ((red|blue) )?(star|boat)( in the sea| on a night sky| on a blue sky)?"  # of words that `tiny` knows
+# Of things that `tiny` knows beside the class, what the captions say of the subject.
+OTHERS = {"a boat", "a red boat on the sea", "A blue boat", "the boat", "a boat in the night"}
 CAPTIONS = ("a red sks_cup on the sea", "A blue STAR\n", None, "the SKS_CUP\na sks_cup in the night\n")
 
 
@@ -75,7 +75,7 @@ def test_from_a_folder_to_a_file_that_paints_with_the_word(options, tiny_stack):
     names = sorted(path.name for path in (made.run / "class").iterdir())
     assert names == [f"{number:04}.{kind}" for number in (1, 2, 3) for kind in ("png", "txt")]
     said = [(made.run / "class" / f"{number:04}.txt").read_text() for number in (1, 2, 3)]
-    assert [said[0], said[2]] == ["a star\n", "a red star on the sea\n"] and re.fullmatch(ORDINARY, said[1].strip())
+    assert said[0] == "a star\n" and {caption.strip() for caption in said[1:]} <= OTHERS
     with Image.open(made.run / "sheet-0000002.png") as sheet:
         assert sheet.size == (8 * 66 - 2, 2 * 66 - 2) and len(sheet.convert("RGB").getcolors(2**20)) > 4
 
@@ -135,7 +135,7 @@ def test_rows_are_the_subjects_and_as_many_of_its_class(options, monkeypatch):
     assert rows == 4 and len(task.data) == 7 and named["identity"]["word"] == WORD
     batch = task.prepare(task.batch([0, 1, 2, 3], random.Random(0), torch.Generator().manual_seed(0)))
     for stage in ("prior", "decoder"):
-        assert len(batch[stage]["z"]) == 4 and len(batch["kept"][stage]["z"]) == {"prior": 4, "decoder": 2}[stage]
+        assert len(batch[stage]["z"]) == len(batch["kept"][stage]["z"]) == 4
         assert (batch[stage]["tokens"][2].max(1).values == 0).all()  # every caption says the word
         assert (batch["kept"][stage]["tokens"][2] == -1).all()  # and none of its class's does
     # Nothing of a subject's row is dropped but its caption, which the decoder is to do without too.

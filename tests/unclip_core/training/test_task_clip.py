@@ -162,8 +162,8 @@ def test_facts_are_read_off_both_embeddings_and_the_reader_stays_behind(story_cl
         def captions(self, rows, rng):
             return ["a red star"] * len(rows)
 
-        def pictures(self, rows):
-            return torch.zeros(len(rows), 3, 64, 64)
+        def pictures(self, rows, side):
+            return torch.zeros(len(rows), 3, side, side)
 
     with pytest.raises(ValueError, match="without facts to read"):
         ClipTask(story_clip_config, Files(), recipe).batch([0, 1], random.Random(0), torch.Generator())

@@ -214,3 +214,30 @@ def test_a_clip_learns_from_pictures_of_its_own_size(story_clip_config, story):
     task = ClipTask(dataclasses.replace(story_clip_config, vision=vision), story, STORYBOOK_RECIPES["clip"])
     batch = task.batch([0, 1, 2, 3], random.Random(0), torch.Generator())
     assert batch["pictures"].shape == (4, 3, 96, 96)
+
+
+def test_what_is_left_out_of_the_data_is_said(options, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (256 if i < 4 else 64,) * 2, (40 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "0.txt").write_text("a red star")
+    (folder / "cut.png").write_bytes(b"")
+    notes = []
+    for stage in ("upsampler_256", "prior"):
+        given = dataclasses.replace(options(stage, data=str(folder)), cache=tmp_path, note=notes.append)
+        start(given, plan(stage))
+    said = "data: 6 rows, 1 skipped (cut.png: empty file); `unclip data` lists all"
+    assert notes[:2] == [
+        said,
+        "upsampler_256 learns from 4 of 6 rows; the others have fewer than 256 px on the short side",
+    ]
+    assert notes[2:4] == [said, "prior learns from 1 of 6 rows; the others have no caption"]
+    assert notes[4].startswith("memory: ") and len(notes) == 5
+
+
+@pytest.mark.parametrize("kept", [{"recipe": {"train_text": False}}, {"recipe": {"trunk_stages": 1}}, {"lora": {}}])
+def test_a_run_that_keeps_weights_is_no_beginning_before_its_end(kept, tmp_path):
+    torch.save({"step": 1, "made_of": json.dumps({"stage": "clip", **kept})}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="not the weights that this one keeps; let the run come to its end"):
+        open_initial(str(tmp_path), "clip")

@@ -159,7 +159,7 @@ def test_what_cannot_be_trained_is_said_before_any_work(room, tmp_path, tiny_con
     monkeypatch.setattr(whole, "open_source", None)
     pair = dataclasses.replace(tiny_configs.upsampler_256, final_network=True)
     monkeypatch.setitem(plans.TRAINABLE, "tiny", dataclasses.replace(tiny_configs, upsampler_256=pair))
-    with pytest.raises(ValueError, match="the last step of its upsampler_256 is a second network's"):
+    with pytest.raises(ValueError, match="the last step of this upsampler is a second network's"):
         room()
     target = tmp_path / "models" / "mine"
     config = tiny_configs.prior

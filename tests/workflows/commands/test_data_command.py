@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,6 +50,22 @@ def test_rendered_scenes_are_a_source_too(photos, capsys):
     assert "storybook:: 8 rows kept, 0 skipped" in capsys.readouterr().out
 
 
+def test_embeddings_are_reported_with_their_width_and_what_they_lack(photos, tiny_stack, capsys):
+    np.save(photos / "img_emb_0.npy", np.random.default_rng(0).normal(size=(6, 40)).astype(np.float16))
+    assert run(["data", "photos"]) == 0
+    said = capsys.readouterr().out
+    assert "6 rows kept" in said and "embeddings, 40 wide" in said and "without a caption: 6" in said
+    assert run(["train", "prior", "--data", "photos", "--name", "mine", "--clip", "tiny"]) == 2
+    assert "no row has a caption; put clip-retrieval's metadata_0.parquet or .jsonl" in capsys.readouterr().err
+
+
 def test_a_place_without_pictures_is_one_line(photos, capsys):
     assert run(["data", "nowhere"]) == 2
-    assert "error: --data nowhere: no pictures found" in capsys.readouterr().err
+    assert "error: --data nowhere: no pictures found: there is no such folder" in capsys.readouterr().err
+    picture = photos / "0.png"
+    assert run(["data", str(picture)]) == 2
+    assert f"error: --data {picture}: one file, of which only a .tar shard can be read" in capsys.readouterr().err
+    for output, said in (("sheet.txt", "end its name in .png"), ("no/sheet.png", "there is no folder no")):
+        assert run(["data", "photos", "-o", output]) == 2
+        said_all = capsys.readouterr()
+        assert said in said_all.err and not said_all.out

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import click
 import pytest
 
+from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.evaluation import context as contexts
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands import evaluate
@@ -51,11 +53,14 @@ def test_openings_of_the_test_split_are_counted(desk, capsys):
     assert "opened 2 times so far, 2 with these weights" in capsys.readouterr().out
 
 
-def test_cold_runs_are_timed_by_name_and_by_folder(desk, tiny_models, capsys):
-    command = ["evaluate", "storybook", "--stack", "tiny", "--only", "cold", "--cold-runs", "2"]
-    assert run([*command, "--against", f"{tiny_models}/tiny/"]) == 0
-    shown = capsys.readouterr().out
-    assert "| cold `unclip run` of text_to_image.json |" in shown and "| the same, over the stack before |" in shown
+def test_cold_runs_are_processes_of_their_own_that_find_the_stack(desk, tiny_models, monkeypatch):
+    folder, ticks = f"{tiny_models}/tiny/", []
+    monkeypatch.setenv("UNCLIP_MODELS", "")  # known by its folder alone
+    entry = read_stack(tiny_models / "tiny")
+    (seconds,) = evaluate._cold_runs([(folder, entry)], 1, lambda *tick: ticks.append(tick))
+    assert len(seconds) == 1 and seconds[0] > 0.1 and ticks == [("cold runs", 0, 1), ("cold runs", 1, 1)]
+    with pytest.raises(click.ClickException, match=r"cold run of tiny: error: .*no model 'tiny'"):
+        evaluate._cold_runs([(entry.name, entry)], 1, lambda *tick: None)
 
 
 def test_what_cannot_be_measured_ends_with_one_line_before_any_work(desk, capsys, tmp_path):

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
-from comfyui_unclip.unclip_core.evaluation import judge
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.commands import evaluate
@@ -77,6 +76,16 @@ def test_wrong_weights_and_wrong_words_end_with_one_line_and_code_2(tiny, tiny_m
     assert run(["train", "all"]) == 2 and "train all needs --name" in capsys.readouterr().err
     assert run(["train", "all", "--name", "x", "--stages", "clip,painter"]) == 2
     assert "'painter' is unknown; choose of clip, prior" in capsys.readouterr().err
+    for given, said in (
+        (("--dtype", "fp23"), "--dtype 'fp23' is unknown; choose one of auto, fp32"),
+        (("--device", "gpu"), "--device gpu: PyTorch does not find it here; choose auto"),
+        (("--set", "text_drop=3"), "recipe.decoder.text_drop 3.0: a share; give 0 to 1"),
+        (("--batch", "8", "--micro-batch", "3"), "recipe.decoder.micro_batch 3: a step of 8 rows"),
+    ):
+        assert run(["train", "decoder", *given]) == 2
+        assert said in capsys.readouterr().err
+    assert run(["train", "all", "--name", "../x", "--models", str(tiny)]) == 2
+    assert "--name ../x: it is to be the name of a folder" in capsys.readouterr().err
     assert not (tiny / "runs").exists()
 
 
@@ -192,16 +201,3 @@ def test_evaluate_uses_the_settings_of_the_saved_graph(tiny_stack, tmp_path, rep
     (tmp_path / "changed.json").write_text(json.dumps(graph))
     changed = evaluate.saved_settings(tmp_path / "changed.json")
     assert changed["decoder"] == {"steps": 7, "guidance_scale": 2.5, "eta": 0.25, "sampler": "ddim"}
-
-
-def test_evaluate_measures_a_stack_and_writes_table_and_sheet(tiny, tiny_stack, capsys, monkeypatch):
-    recipe = judge.Recipe(steps=2, batch=8, lr=1e-3, pictures=32, seed=7)
-    monkeypatch.setattr(judge, "JUDGE_RECIPE", recipe)
-    monkeypatch.setattr(judge.trained_judge, "__defaults__", (None, recipe))
-    sizes = ("--samples", "2", "--pairs", "1", "--renders", "0")
-    assert run(["evaluate", "storybook", "--stack", "tiny", *sizes]) == 0
-    shown = capsys.readouterr().out
-    assert "| object, 2 held-out captions |" in shown and "| CLIP retrieval, 256 held-out pairs |" in shown
-    scores = json.loads((tiny / "out" / "evaluate" / "scores.json").read_text())
-    assert scores["count"] == 2 and set(scores["samples"]) == {"object", "colour", "background", "all"}
-    assert (tiny / "out" / "evaluate" / "samples.png").exists()

@@ -53,8 +53,11 @@ def open_index(where: str) -> Index:
         shards, loose = sorted(path.glob("*.tar")), index_folder(path)
         return joined(where, index_shards(where, shards), loose) if shards else loose
     shards = shard_paths(str(path))
+    if path.is_file() and path.suffix != ".tar":
+        raise ValueError(f"--data {where}: one file, of which only a .tar shard can be read; give the folder it is in")
     if not shards:
         raise ValueError(
-            f"--data {where}: no pictures found; give a folder of pictures with .txt captions, or .tar shards"
+            f"--data {where}: no pictures found: there is no such folder or shard; give a folder of pictures with .txt "
+            "captions, or .tar shards"
         )
     return index_shards(where, shards)

@@ -267,8 +267,9 @@ def test_loose_pictures_beside_shards_are_read_too(tmp_path):
 
 def test_nothing_to_read_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("alone")
-    for where in (tmp_path, tmp_path / "no*.tar", tmp_path / "missing"):
-        with pytest.raises(ValueError, match=r"--data .*: no pictures found.*; give a folder of pictures"):
+    absent = ": there is no"
+    for where, why in ((tmp_path, ""), (tmp_path / "no*.tar", absent), (tmp_path / "missing", absent)):
+        with pytest.raises(ValueError, match=rf"--data .*: no pictures found{why}.*; give a folder of pictures"):
             open_data(str(where), tmp_path / "cache")
     (tmp_path / "bad.tar").write_bytes(b"this is no archive" * 100)
     with pytest.raises(ValueError, match=r"no pictures found that can be read \(bad.tar: not an uncompressed"):
