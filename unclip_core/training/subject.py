@@ -42,7 +42,7 @@ SHEET_ROWS = 8
 WORD_GAIN = 20.0
 NULL_SHARE = 0.3  # of the rows that are kept, that lose their embedding, and of those that lose their caption
 OTHER_SHARE = 0.75  # of the captions that the prior is kept on, which are of any other thing, not of the row's
-KEPT_WEIGHT = 3.0  # of what the decoder is kept on, beside what it learns
+KEPT_WEIGHT = 1.5  # of what the decoder is kept on, beside what it learns
 
 
 class Subject(nn.Module):

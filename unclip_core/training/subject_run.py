@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # A network learns a subject by branches at about ten times the rate of a fine-tuning; large ones at a lower one.
 SMALL = Recipe(
-    steps=300,
+    steps=600,
     batch=8,
     lr=2e-3,
     warmup=20,
