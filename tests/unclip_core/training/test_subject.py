@@ -196,7 +196,7 @@ def test_what_cannot_be_learned_is_said_before_any_work(options, pictures, tmp_p
     refused("--word: the word 'star' is in the vocabulary of tiny-1 already; choose another, as sks_star", word="star")
     refused("--word: the word 'two words' must be one lower-case word", word="two words")
     refused("--class 'dragon': CLIP tiny-1 does not know dragon; give a word that it knows", kind="dragon")
-    refused("--class '': CLIP tiny-1 does not know nothing", kind="")
+    refused("--class '': no word; give a word that it knows", kind="")
     refused("no such folder; give one with pictures of the subject", pictures=tmp_path / "gone")
     empty = tmp_path / "empty"
     empty.mkdir()
