@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,6 +89,15 @@ def hub_cache() -> Path:
 def list_stacks(folders: Folders = ()) -> dict[str, StackEntry]:
     """All stacks by name, broken ones included. Of equal names the first on the search path wins, with a warning."""
     return _collect(candidate for root in search_path(folders) for candidate in _candidates(root))
+
+
+def with_clip_towers(entries: Iterable[StackEntry], clip_id: str, towers: Collection[str]) -> StackEntry | None:
+    """The first whole stack of `entries` whose CLIP is of this id and has these towers, or None."""
+    for entry in entries:
+        found = None if entry.problems else entry.stages.get("clip")
+        if found is not None and found.config.clip_id == clip_id and set(towers) <= set(found.config.towers):
+            return entry
+    return None
 
 
 def stacks_in(folder: Path) -> dict[str, StackEntry]:

@@ -16,7 +16,7 @@ from ..checkpoints.catalog import ANALYTIC, PCA, StackEntry, find_table
 from ..clip.model import Clip
 from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish
-from ..training.data import StorybookData
+from ..training.data import StorybookData, Tick
 from ..training.recipes import Recipe
 from ..types import Embedding, GivenNoise, Noise, TextEncoding
 from .judge import JUDGE_RECIPE, Judge, trained_judge
@@ -24,7 +24,6 @@ from .reader import READER_RECIPE, Reader, trained_reader
 from .results import Store, digest
 from .siblings import SIBLING_RECIPE, trained_sibling
 
-Tick = Callable[[str, int, int], None]
 CHUNK = 32  # pictures at a time: more gain nothing on a CPU, and progress is seen
 
 

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pictures.resizing import resize_bicubic
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
@@ -33,7 +32,7 @@ from .pixels import lattice_energies, overshoot
 from .reader import readings
 from .results import Check, digest
 from .statistics import Measured, mean, paired_difference, proportion, ratio_of, share
-from .storybook import SampleSettings, captions_of, pair_right, psnr, real_pictures
+from .storybook import SampleSettings, bicubic, captions_of, pair_right, psnr, real_pictures
 from .synthesis import Fit, fits
 
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
@@ -193,11 +192,6 @@ class Side:
 def shrunk(picture: Tensor, size: int) -> Tensor:
     """IMAGE averaged down to `size` px."""
     return F.avg_pool2d(picture.movedim(-1, 1), picture.shape[1] // size).movedim(1, -1)
-
-
-def bicubic(picture: Tensor, size: int) -> Tensor:
-    """IMAGE enlarged to `size` px by bicubic interpolation."""
-    return resize_bicubic(picture.movedim(-1, 1), size).clamp(0, 1).movedim(1, -1)
 
 
 def one_object(new: Side, old: Side | None) -> list[Row]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..clip.model import Clip
 from ..stack import Stack
+from ..training.data import Tick
 from ..training.sources.index import PICTURES
 from .statistics import Measured, Reference, frechet_over_seeds, mean, precision_recall
-from .storybook import Tick
 
 NEIGHBOURS = 3
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from ..storybook.shards import SIZE, prepare
 from ..types import model_to_image
 
 FINGERPRINT_ROWS = 64  # pictures spread over the scenes; the scenes themselves are all told apart
+
+Tick = Callable[[str, int, int], None]  # is told of a pass over data: what is done, rows so far, of how many
 
 
 class Data(Protocol):

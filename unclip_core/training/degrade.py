@@ -35,21 +35,18 @@ def gaussian_blur(pictures: Tensor, sigma: float, kernel: int = BLUR_KERNEL) -> 
 
 def anisotropic_blur(pictures: Tensor, along: float, across: float, angle: float, kernel: int) -> Tensor:
     """Gaussian blur of deviations `along` the direction `angle` (radians from the x axis) and `across`, in pixels."""
-    reach = kernel // 2
+    reach, channels = kernel // 2, pictures.shape[1]
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    padded = F.pad(pictures, (reach,) * 4, mode="replicate")
     if along == across and kernel > SEPARATED:  # the same in two passes
         row = torch.exp(-0.5 * (steps / along) ** 2)
-        row = (row / row.sum()).to(pictures).expand(pictures.shape[1], 1, 1, kernel)
-        padded = F.pad(pictures, (reach,) * 4, mode="replicate")
-        channels = pictures.shape[1]
+        row = (row / row.sum()).to(pictures).expand(channels, 1, 1, kernel)
         return F.conv2d(F.conv2d(padded, row, groups=channels), row.transpose(2, 3), groups=channels)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
     u = math.cos(angle) * x + math.sin(angle) * y
     v = math.cos(angle) * y - math.sin(angle) * x
     weights = torch.exp(-0.5 * ((u / along) ** 2 + (v / across) ** 2))
     weights = (weights / weights.sum()).to(pictures)
-    channels = pictures.shape[1]
-    padded = F.pad(pictures, (reach,) * 4, mode="replicate")
     return F.conv2d(padded, weights.expand(channels, 1, kernel, kernel), groups=channels)
 
 

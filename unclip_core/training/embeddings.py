@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..clip.model import Clip, preprocess
 from ..runtime.device import pick_dtype
-from .data import Data
+from .data import Data, Tick
 from .locks import one_at_a_time
 from .sources.pairs import EmbeddingPairs
 
@@ -38,7 +37,7 @@ def image_embeddings(
     data: Data,
     folder: Path,
     batch: int = 256,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Tensor:
     """(N, D) float32 on the native scale, for every row of `data`; cached in `folder`, and taken up there after a kill.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.catalog import EMBEDDED, find, list_stacks
+from ..checkpoints.catalog import EMBEDDED, find, list_stacks, with_clip_towers
 from ..checkpoints.header import StageFile, read_stage
 from ..checkpoints.states import read_state
 from ..clip.model import Clip
@@ -20,7 +20,7 @@ from ..config import STAGES, ClipConfig
 from ..runtime.device import pick_dtype
 from ..runtime.estimates import free_bytes
 from ..stack import LARGE_CLIP
-from .data import Data
+from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings
 from .frozen import frozen_beside, network_state, with_own_text
 from .initial import why_not_trained
@@ -44,8 +44,6 @@ EMBEDDING_TASKS = {"prior": PriorTask, "decoder": DecoderTask, "ar_prior": ARPri
 SHOWN = 3  # of the files that are skipped
 CAPTIONED = ("clip", "prior", "ar_prior")  # these learn nothing from a row without a caption
 
-Told = Callable[[str, int, int], None]  # what is done before the first step, how much of it, of how much
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -64,7 +62,7 @@ class RunOptions:
     lora: LoraSettings | None = None
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
-    progress: Told | None = None
+    progress: Tick | None = None
     note: Callable[[str], None] | None = None
     stop: Callable[[], bool] = lambda: False
 
@@ -266,10 +264,9 @@ def _whole_clip(config: ClipConfig, missing: set[str], folders: Iterable[Path], 
 
     Raises ValueError where there is none (Karlo's own folder has no image tower, its variations' has).
     """
-    for entry in list_stacks(folders).values():
-        found = None if entry.problems else entry.stages.get("clip")
-        if found is not None and found.config.clip_id == config.clip_id and missing <= set(found.config.towers):
-            return load_clip(found, device)
+    entry = with_clip_towers(list_stacks(folders).values(), config.clip_id, missing)
+    if entry is not None:
+        return load_clip(entry.stages["clip"], device)
     public = next((each.clip for each in TRAINABLE.values() if each.clip.clip_id == config.clip_id), None)
     if public is None or not public.pretrained:
         raise ValueError(

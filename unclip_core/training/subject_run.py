@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoints.catalog import StackEntry, find, list_stacks
+from ..checkpoints.catalog import StackEntry, find, list_stacks, with_clip_towers
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
 from ..stack import Stack, load_stack
-from .data import Data, Unrelated
+from .data import Data, Tick, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
 from .frozen import frozen_beside
 from .initial import stored_state
@@ -62,8 +62,6 @@ LARGE = Recipe(
 )
 LARGE_WIDTH = 1024  # of a prior, from which on a stack is a large one
 
-Told = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class SubjectOptions:
@@ -87,7 +85,7 @@ class SubjectOptions:
     cache: Path = Path("data")
     folders: tuple[Path, ...] = ()
     loop: LoopOptions = field(default_factory=LoopOptions)
-    progress: Told | None = None
+    progress: Tick | None = None
     stop: Callable[[], bool] = lambda: False
 
 
@@ -174,13 +172,10 @@ def clip_that_sees(clip: Clip, options: SubjectOptions) -> Clip:
     CLIP (Karlo's text-to-image folder has none). Raises ValueError where there is none."""
     if "image" in clip.config.towers and options.clip is None:
         return clip
-    stacks = list_stacks(options.folders)
-    names = [options.clip] if options.clip is not None else list(stacks)
-    for name in names:
-        entry = find(name, options.folders) if options.clip is not None else stacks[name]
-        found = None if entry.problems else entry.stages.get("clip")
-        if found is not None and found.config.clip_id == clip.clip_id and "image" in found.config.towers:
-            return load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders).clip
+    asked = [find(options.clip, options.folders)] if options.clip is not None else None
+    entry = with_clip_towers(asked or list_stacks(options.folders).values(), clip.clip_id, {"image"})
+    if entry is not None:
+        return load_stack(entry, options.base_dtype, options.loop.device, folders=options.folders).clip
     if options.clip is not None:
         raise ValueError(f"--clip {options.clip}: no CLIP {clip.clip_id} with an image tower; give a model that has it")
     raise ValueError(
@@ -358,7 +353,7 @@ def kept_captions(subject: SubjectData, others: OtherThings, count: int) -> list
     return [others.draw(rng) if index % 3 else said[index // 3 % len(said)] for index in range(count)]
 
 
-def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Told | None = None) -> None:
+def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Tick | None = None) -> None:
     """Pictures of the captions by the stack as it is, `0001.png` with `0001.txt` ...; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]

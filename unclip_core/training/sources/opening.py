@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..data import Data, StorybookData
+from ..data import Data, StorybookData, Tick
 from .folder import index_folder
 from .index import Index, joined
 from .pairs import open_pairs, pair_files
-from .pictures import PictureData, Progress
+from .pictures import PictureData
 from .shards import index_shards, shard_paths
 
 STORYBOOK = ("storybook", "storybook:")
@@ -23,7 +23,7 @@ def open_data(
     seed: int = 1,
     swaps: bool = False,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Data:
     """The rows of `where`: "storybook:" (`scenes` rendered ones, see StorybookData), a folder, .tar shards (or a glob
     of them), or a folder of clip-retrieval's embeddings.

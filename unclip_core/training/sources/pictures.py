@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Unrelated, to_model
+from ..data import Tick, Unrelated, to_model
 from .decode import BadPicture, decode, square
 from .index import Index, Sample
 
@@ -41,16 +41,13 @@ class Seen:
     reason: str = ""
 
 
-Progress = Callable[[str, int, int], None]  # what is done, pictures so far, of how many
-
-
 class PictureData(Unrelated):
     """Rows of a source's pictures that can be read; see `data.Data`. cache: the folder that the squares are kept in.
 
     progress: is told of passes over all pictures. Raises ValueError for a source without a readable picture.
     """
 
-    def __init__(self, index: Index, cache: Path, workers: int = 1, progress: Progress | None = None) -> None:
+    def __init__(self, index: Index, cache: Path, workers: int = 1, progress: Tick | None = None) -> None:
         self.index, self.workers, self.progress = index, workers, progress
         self.folder = cache / "pictures" / index.state
         self.seen = self._first_pass()
