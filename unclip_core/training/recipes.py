@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..storybook.captions import CHINESE
 
-TIMESTEPS = ("uniform", "logit_normal")
+TIMESTEPS = ("uniform", "logit_normal", "noisy")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Recipe:
     micro_batch: int = 0  # rows computed at once, a divisor of batch; 0: all. Gradients are the mean over the step
     warmup: int = 200  # steps of linear warm-up
     decay: bool = True  # cosine decay to a tenth of lr over the run
+    decay_steps: int = 0  # over so many steps, of which the run may be a part; 0: the run's own
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
@@ -34,9 +35,7 @@ class Recipe:
     embed_levels: int = 1000  # Stable unCLIP: the levels of noise on embeddings, drawn below this; 0 for none
     draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
-    timesteps: str = (
-        "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
-    )
+    timesteps: str = "uniform"  # how t is drawn: "uniform", "logit_normal" (Esser et al. 2024) or "noisy", see losses
     crop_fraction: int = 4  # upsamplers: crops are the target's side over this (Table 3: 0.25)
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs
@@ -70,7 +69,8 @@ class Recipe:
         for name in ("lr", "grad_clip", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give more than 0")
-        for name in ("micro_batch", "warmup", "weight_decay", "embed_levels", "vlb_weight", "low_noise", "shift"):
+        not_below_0 = "micro_batch warmup decay_steps weight_decay embed_levels vlb_weight low_noise shift"
+        for name in not_below_0.split():
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more")
         if self.timesteps not in TIMESTEPS:
