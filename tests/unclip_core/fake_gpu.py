@@ -1,4 +1,4 @@
-"""A GPU without a GPU: fake tensors, which have shapes, strides and a device but no numbers, and what crosses to them."""
+"""A GPU without a GPU: fake tensors, which have shapes, strides and a device but no numbers; and what goes to them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,27 @@ class Crossing:
 
 
 class FakeGpu(TorchDispatchMode):
-    """Fake tensors everywhere, with every transfer recorded in `crossings` and every operation on a device in `seen`.
+    """Fake tensors everywhere, with every transfer recorded in `crossings`. `watchers` see every operation.
 
-    An operation on tensors of two devices raises, as on a GPU.
+    An operation on tensors of two devices raises, as on a GPU, and so does one in float64.
     """
 
-    def __init__(self, kind: str = "cuda") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.device = torch.device(kind, 0)
+        self.device = torch.device("cuda", 0)
         self.crossings: list[Crossing] = []
         self.watchers = []
         self._pinned: set[int] = set()
         self._kept: list[torch.Tensor] = []  # ids are of living tensors
         self._stack = contextlib.ExitStack()
 
+    @staticmethod
+    def fake_tensors():
+        """Fake tensors alone, without a record."""
+        return FakeTensorMode(allow_non_fake_inputs=True)
+
     def __enter__(self):
-        self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        self._stack.enter_context(self.fake_tensors())
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -63,12 +68,19 @@ class FakeGpu(TorchDispatchMode):
         if function is aten.is_pinned.default:
             return id(args[0]) in self._pinned
         if function is aten._pin_memory.default:
-            assert args[0].device.type == "cpu"
+            assert args[0].device.type == "cpu" and args[0].is_contiguous(), (
+                "rows that share their numbers cannot be pinned"
+            )
             pinned = aten.clone.default(args[0])
             self._pinned.add(id(pinned))
             self._kept.append(pinned)
             return pinned
         out = function(*args, **kwargs)
+        if function is aten.convolution.default and out.ndim == 4:
+            # As cuDNN does, for which fake tensors ask the machine in vain.
+            last = torch.channels_last
+            if any(each.is_contiguous(memory_format=last) and not each.is_contiguous() for each in args[:2]):
+                out = out.contiguous(memory_format=last)
         self._look(function, args, kwargs, out)
         return out
 
@@ -82,11 +94,12 @@ class FakeGpu(TorchDispatchMode):
                 else:
                     self._record("blocking" if waits or id(source) not in self._pinned else "pinned", function)
         else:
-            found = list(_tensors((args, kwargs)))
-            if any(each.device == self.device for each in found):
-                # Indices of the host, say, which an operation copies by itself.
-                if any(each.device.type == "cpu" and each.ndim for each in found):
-                    self._record("blocking", function)
+            # Indices of the host, say, which an operation copies by itself.
+            places = {each.device.type for each in tensors((args, kwargs)) if each.ndim}
+            if {"cpu", self.device.type} <= places:
+                self._record("blocking", function)
+        for each in tensors((out,)):
+            assert each.device != self.device or each.dtype != torch.float64, f"{function}: MPS has no float64"
         for watch in self.watchers:
             watch(function, args, kwargs, out)
 
@@ -100,16 +113,17 @@ class FakeGpu(TorchDispatchMode):
         self.crossings.append(Crossing(kind, where, str(function)))
 
 
-def _tensors(values):
+def tensors(values):
+    """All tensors of nested arguments."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, list | tuple | dict):
-            yield from _tensors(value)
+            yield from tensors(value)
 
 
 def rebinding_apply(self, fn, recurse=True):
-    """`nn.Module._apply` that binds new parameters: PyTorch's cannot swap fake ones, to which a mode holds references."""
+    """`nn.Module._apply` that binds new parameters: PyTorch's own cannot swap fake ones."""
     for child in self.children():
         child._apply(fn)
     for name, parameter in self._parameters.items():

@@ -53,8 +53,8 @@ def memory_format(device: torch.device | str) -> torch.memory_format:
     """The one layout of feature maps from a network's first layer to its last: channels-last, which convolutions like
     best, where norms keep it.
 
-    On CUDA PyTorch's GroupNorm takes and gives channels-last maps since 2.15; before, it copied them to contiguous ones,
-    which the next convolution copied back, twice in every block. MPS has no channels-last convolutions.
+    On CUDA PyTorch's GroupNorm takes and gives channels-last maps since 2.15; before, it copied them to contiguous
+    ones, which the next convolution copied back, twice in every block. MPS has no channels-last convolutions.
     """
     device = torch.device(device)
     if device.type in ("cpu", "meta"):
