@@ -240,14 +240,14 @@ def test_no_step_waits(gpu, name):
     run = fake.watched(gpu, make())
     result = getattr(run.result, "vector", run.result)
     assert result.device.type == "cpu" and len(result) == (4 if "ddim" in name else 2)
-    assert Counter((each.kind, each.where) for each in run.loop()) == Counter({("pinned", "noise.sent"): draws})
+    assert Counter((each.kind, each.where) for each in run.loop()) == Counter({("pinned", "noise.upload"): draws})
 
 
 def test_an_upsampler_waits_only_where_its_last_network_takes_over(gpu):
     run = fake.watched(gpu, make_upsampler(KARLO.upsampler_256).sample_steps(PICTURES, steps=STEPS))
     assert run.result.shape == (2, 256, 256, 3) and run.result.device.type == "cpu"
     loop = [each for step in run.steps[1:-1] for each in step]
-    assert [(each.kind, each.where) for each in loop] == [("pinned", "noise.sent")] * 2
+    assert [(each.kind, each.where) for each in loop] == [("pinned", "noise.upload")] * 2
 
 
 def test_the_autoregressive_prior_never_waits(gpu):

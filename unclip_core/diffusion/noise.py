@@ -43,7 +43,7 @@ class ItemNoise:
         return ItemNoise(self.seed, stop - start, self.stage, self.candidate, self.shared, first=self.first + start)
 
 
-def sent(values: Tensor, like: Tensor) -> Tensor:
+def upload(values: Tensor, like: Tensor) -> Tensor:
     """`values`, from the CPU, on the device and in the dtype of `like`.
 
     A GPU takes them from pinned memory in its own time, while the host goes on: a sampler draws a step's noise once the
