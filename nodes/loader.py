@@ -86,7 +86,7 @@ class UnCLIPLoader:
         except (ValueError, OSError) as error:
             return str(error)
 
-    def load(self, *, model_name, dtype, compile=False):
+    def load(self, *, model_name, dtype, compile=None):
         from ..unclip_core.stack import load_stack
 
         host = current_host()
@@ -105,7 +105,7 @@ class UnCLIPLoader:
             manager=manager,
             folders=folders,
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
-            compiled=compile,
+            compiled=bool(compile),
         )
         return tuple(getattr(stack, stage) for stage in STAGES)
 
