@@ -116,13 +116,15 @@ def load_stack(
     manager: Manager | None = None,
     folders: Folders = (),
     check: Callable[[], None] | None = None,
+    compiled: bool = False,
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
     dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
     manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
     tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
-    use starts it again.
+    use starts it again. compiled: whether the networks that run once a step go through `torch.compile` when first used;
+    RuntimeError is raised then where that does not work.
     """
     device = pick_device(device)
     weights = pick_dtype(dtype, device)
@@ -155,7 +157,7 @@ def load_stack(
         def build(dtype: torch.dtype) -> nn.Module:
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, kind, manager)
+        return Placed(build, device, kind, manager, compiles=compiled)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):

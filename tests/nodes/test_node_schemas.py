@@ -15,7 +15,7 @@ from comfyui_unclip.workflows.document.schema import node_schema
 # and what comes out.
 GOLDEN = {
     "UnCLIPLoader": (
-        "model_name* dtype*",
+        "model_name* dtype* compile*?",
         "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER UNCLIP_UPSAMPLER UNCLIP_UPSAMPLER UNCLIP_AR_PRIOR",
     ),
     "UnCLIPApplyLoRA": ("lora_name* strength* clip? prior? decoder?", "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER"),

@@ -82,7 +82,7 @@ class Denoiser:
         return Prediction(x0, eps, log_variance)
 
     def _thresholded(self, x0: Tensor) -> Tensor:
-        bound = torch.quantile(x0.flatten(1).abs().float(), self.x0_quantile, dim=1).clamp(1.0, self.x0_clamp)
+        bound = _quantile(x0.flatten(1).abs().float(), self.x0_quantile).clamp(1.0, self.x0_clamp)
         bound = bound.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
         return x0.clamp(-bound, bound) / bound
 
@@ -105,6 +105,14 @@ class Denoiser:
             )
         output, variance_output = output.chunk(2, dim=1)
         return output, variance_output
+
+
+def _quantile(x: Tensor, share: float) -> Tensor:
+    """`torch.quantile` of each row of x (B, N): (B,). That one reckons ranks in float64, which MPS has not."""
+    place = share * (x.shape[1] - 1)
+    below = math.floor(place)
+    ordered = x.sort(dim=1).values
+    return torch.lerp(ordered[:, below], ordered[:, math.ceil(place)], place - below)
 
 
 def needs_pair(scale: float) -> bool:

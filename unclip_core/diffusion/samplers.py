@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Prediction
+from .noise import upload
 from .schedule import Step, Steps
 
 Denoise = Callable[[Tensor, Step], Prediction]
@@ -213,4 +214,4 @@ def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
 def _draw(noise: NoiseSource | None, like: Tensor) -> Tensor:
     if noise is None:
         raise ValueError("this sampler adds noise at every step: pass noise=ItemNoise(seed, count, stage)")
-    return noise.draw(like.shape[1:]).to(like.device, like.dtype)
+    return upload(noise.draw(like.shape[1:]), like)

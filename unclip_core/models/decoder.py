@@ -43,6 +43,8 @@ class Conditioning:
 class DecoderNetwork(nn.Module):
     """`condition` once, then `forward` per step."""
 
+    per_step = "forward"
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config

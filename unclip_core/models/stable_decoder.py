@@ -44,6 +44,8 @@ class NoisyEmbed(nn.Module):
 class StableDecoderNetwork(nn.Module):
     """`condition` once, then `forward` per step, as `DecoderNetwork`."""
 
+    per_step = "forward"
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -15,6 +15,8 @@ LEVEL_SCALE = 1000.0  # levels are told on the time features' own scale, 0..1000
 class UpsamplerNetwork(nn.Module):
     """x_t and the enlarged low-resolution picture -> the prediction. No text, no guidance."""
 
+    per_step = "forward"
+
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
         self.config = config

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..models.kernels import freeze
 from ..pages import give_back_pages
+from .compiling import check_compiler, compile_steps
 from .device import memory_format
 from .estimates import does_not_fit, is_out_of_memory
 
@@ -40,6 +41,8 @@ class Placed(Generic[Module]):
     Loading a network evicts every other large one: from an accelerator to the CPU, from the CPU altogether (it is read
     from its file again). So the largest stage sets the memory needed, not the sum of all. manager: an editor's, which
     then decides instead. packs: whether a processor may rearrange the weights, which gradients then no longer pass.
+    compiles: whether a step of the network is compiled (`compile_steps`), which leaves the weights as they are; its
+    float32 and unpacked twins, which are there for exactness and gradients, never are.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Placed(Generic[Module]):
         manager: Manager | None = None,
         *,
         packs: bool = True,
+        compiles: bool = False,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._build = build
         self._manager = manager
-        self._packs = packs and device.type == "cpu" and manager is None
+        self._packs = packs and device.type == "cpu" and manager is None and not compiles
+        self._compiles = compiles
         self._adopted: object = None
         self._module: Module | None = None
         self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
@@ -102,6 +107,8 @@ class Placed(Generic[Module]):
             return self._module
 
     def _build_module(self) -> Module:
+        if self._compiles:
+            check_compiler(self.device)
         started = time.perf_counter()
         module = self._build(self.dtype).eval().requires_grad_(False)
         # Converted on the CPU, so that moving to the device copies nothing but the final weights.
@@ -109,6 +116,8 @@ class Placed(Generic[Module]):
         self._bytes = module_bytes(module)
         if self._packs:
             freeze(module)
+        if self._compiles:
+            compile_steps(module)
         log.info(
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,

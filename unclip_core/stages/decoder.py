@@ -42,6 +42,7 @@ from .run import (
     ImageSteps,
     Settings,
     check_count,
+    exactly,
     finish,
     resolve_settings,
     run_chunks,
@@ -219,7 +220,8 @@ class Decoder(TextStage):
         check_count(self.WHO, "count", count)
         batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        return self._sample(settings, conditions, start, grid, count, items)
+        run = self._sample(settings, conditions, start, grid, count, items)
+        return run if start.inversion is None else exactly(run)
 
     @torch.no_grad()
     def _sample(
@@ -300,7 +302,7 @@ class Decoder(TextStage):
         self._check_extra_input(who, Start())
         picture = grid.fit(image, crop)
         batch = broadcast_batch(who, image=len(picture), **conditions.sizes(), **self._hint_size())
-        return self._invert(settings, conditions, picture, grid.as_float32(), batch, refine)
+        return exactly(self._invert(settings, conditions, picture, grid.as_float32(), batch, refine))
 
     @torch.no_grad()
     def _invert(

@@ -15,6 +15,7 @@ from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
 from ..diffusion.samplers import SAMPLERS, NoiseSource, Sampling, StepState
 from ..diffusion.schedule import Schedule, Steps
+from ..runtime.device import exact_float32
 from ..runtime.estimates import does_not_fit, is_out_of_memory
 
 Result = TypeVar("Result")
@@ -46,6 +47,19 @@ def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepS
             yield state
     except StopIteration as stop:
         return stop.value, state
+    finally:
+        steps.close()
+
+
+def exactly(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, Result]:
+    """The same steps with float32 products in float32 (`exact_float32`); the caller's settings hold between them."""
+    try:
+        while True:
+            with exact_float32():
+                state = next(steps)
+            yield state
+    except StopIteration as stop:
+        return stop.value
     finally:
         steps.close()
 

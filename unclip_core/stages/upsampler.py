@@ -121,8 +121,9 @@ class Upsampler:
         times = time_table(network.time_features, settings.steps, device)
 
         def sample(rows: slice) -> Sampling:
-            large = resize_bicubic(low[rows].to(device), side)
-            large = large.to(placed.dtype).contiguous(memory_format=layout)
+            # On the CPU: one result for all devices, of which MPS cannot resize so.
+            large = resize_bicubic(low[rows], side)
+            large = large.to(device, placed.dtype).contiguous(memory_format=layout)
             noise = items.rows(rows)
             x_t = noise.draw((3, side, side)) if x is None else x[rows]
             denoise = settings.denoiser(lambda x_t, step: network(x_t, None, large, time=times[step.t]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
+from comfyui_unclip.unclip_core.runtime.device import exact_float32, pick_device, pick_dtype
 
 
 def test_pick_device():
@@ -21,3 +21,31 @@ def test_pick_dtype():
     assert pick_dtype("auto", "mps") == torch.float16
     with pytest.raises(ValueError, match="dtype 'half' is unknown; choose one of auto, fp32, bf16, fp16"):
         pick_dtype("half", "cpu")
+
+
+@pytest.mark.parametrize("setting", ["as PyTorch comes", "TF32", "medium"])
+def test_exact_float32_holds_inside_alone(setting):
+    """Whatever another program set, by the old or the new names, which PyTorch lets nobody mix."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    known = matmul.allow_tf32, cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    try:
+        if setting == "TF32":
+            matmul.allow_tf32 = cudnn.allow_tf32 = True
+        elif setting == "medium":
+            torch.set_float32_matmul_precision("medium")
+        before = _precisions(), matmul.allow_tf32, cudnn.allow_tf32
+        with pytest.raises(ZeroDivisionError), exact_float32():
+            assert set(_precisions()) <= {"ieee", False}
+            raise ZeroDivisionError
+        assert (_precisions(), matmul.allow_tf32, cudnn.allow_tf32) == before
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        matmul.allow_tf32, cudnn.allow_tf32 = known
+
+
+def _precisions():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not hasattr(cuda, "fp32_precision"):
+        return [cuda.allow_tf32, cudnn.allow_tf32]
+    return [each.fp32_precision for each in (cuda, cudnn.conv, torch.backends.mkldnn.matmul)]
