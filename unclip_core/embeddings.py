@@ -231,6 +231,7 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
         ("decoder_id", "invert both with one decoder"),
         ("timesteps", "invert both in the same number of steps"),
         ("guidance_scale", "invert both with the same guidance_scale"),
+        ("guidance_interval", "invert both with the same decoder"),
         ("loras", "invert both with the same decoder"),
     ):
         one, two = getattr(a, name), getattr(b, name)

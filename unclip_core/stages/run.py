@@ -55,6 +55,7 @@ class Settings:
     """How one run samples: the stack's defaults with the caller's values over them, all checked.
 
     who: the stage's name in messages. prediction, learned_variance: what the network outputs (see `Denoiser`).
+    guided_at: timesteps at which guidance works; None: at all.
     """
 
     who: str
@@ -66,11 +67,12 @@ class Settings:
     x0_quantile: float | None
     prediction: str
     learned_variance: bool
+    guided_at: frozenset[int] | None = None
 
     @property
     def pair(self) -> bool:
-        """Whether the network runs on [conditional; unconditional] rows."""
-        return needs_pair(self.guidance_scale)
+        """Whether the network runs, at any step, on [conditional; unconditional] rows."""
+        return needs_pair(self.guidance_scale) and self.guided_at != frozenset()
 
     def denoiser(self, network: Network, edits: Sequence[Edit] = (), known: Edit | None = None) -> Denoiser:
         """What the sampler calls, around a network that is conditioned for some rows. edits, known: see `Denoiser`."""
@@ -83,6 +85,7 @@ class Settings:
             self.x0_quantile,
             tuple(edits),
             known,
+            self.guided_at,
         )
 
     def run_sampler(self, denoise: Denoiser, x_T: Tensor, noise: NoiseSource) -> Sampling:
