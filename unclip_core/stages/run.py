@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
-from ..diffusion.samplers import SAMPLERS, NoiseSource, Sampling, StepState
+from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
 from ..diffusion.schedule import Schedule, Steps
 from ..runtime.estimates import does_not_fit, is_out_of_memory
 
@@ -118,7 +118,9 @@ def resolve_settings(
     if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")
     try:
-        schedule_steps = Schedule(schedule).respace(defaults.steps if steps is None else steps)
+        schedule_steps = Schedule(schedule).respace(
+            defaults.steps if steps is None else steps, ends_early=sampler in MULTISTEP
+        )
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from None
     return Settings(

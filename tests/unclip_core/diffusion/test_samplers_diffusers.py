@@ -14,10 +14,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from comfyui_unclip.unclip_core.config import ScheduleConfig
+from comfyui_unclip.unclip_core.config import SamplingConfig, ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion import samplers
 from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, make_betas
+from comfyui_unclip.unclip_core.stages.run import resolve_settings
 
 SHAPE = (2, 3, 8, 8)
 NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -155,19 +156,18 @@ def test_ddim_equals_ddim_scheduler(name, prediction, eta, tables):
     compare(samplers.ddim, step, schedule, denoise, eta=eta, noise=noise, tolerance=TABLES[tables])
 
 
-MULTISTEP = {samplers.dpmpp_2m: DPMSolverMultistepScheduler, samplers.unipc: UniPCMultistepScheduler}
+SCHEDULERS = {samplers.dpmpp_2m: DPMSolverMultistepScheduler, samplers.unipc: UniPCMultistepScheduler}
 
 
 @pytest.mark.parametrize("tables", TABLES)
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-@pytest.mark.parametrize("steps", [2, 3, 5, 12, 25])
-@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
-@pytest.mark.parametrize("sampler", list(MULTISTEP), ids=lambda sampler: sampler.__name__)
-def test_multistep_samplers_equal_their_schedulers(sampler, learned, name, prediction, steps, tables):
+@pytest.mark.parametrize(("prediction", "learned"), [("eps", False), ("eps", True), ("x0", False), ("v", False)])
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize("sampler", list(SCHEDULERS), ids=lambda sampler: sampler.__name__)
+def test_multistep_samplers_equal_their_schedulers(sampler, steps, prediction, learned, name, tables):
     """learned: the network has variance channels, which neither reads; only DPM-Solver's scheduler takes them off."""
     takes_off = learned and sampler is samplers.dpmpp_2m
-    reference = MULTISTEP[sampler](
+    reference = SCHEDULERS[sampler](
         1000,
         beta_schedule=NAMES[name],
         beta_start=1e-4,
@@ -200,3 +200,12 @@ def set_timesteps(reference, schedule):
     level = reference.alphas_cumprod[[step.t for step in schedule]]
     reference.timesteps = torch.tensor([step.t for step in schedule])
     reference.sigmas = torch.cat([((1 - level) / level).sqrt(), torch.zeros(1)]).to(level.dtype)
+
+
+@pytest.mark.parametrize("sampler", list(SCHEDULERS), ids=lambda sampler: sampler.__name__)
+@pytest.mark.parametrize("count", [1, 4, 10, 25])
+def test_multistep_samplers_are_given_their_schedulers_timesteps(sampler, count):
+    settings = resolve_settings("Test", ScheduleConfig(), SamplingConfig(), sampler=sampler.__name__, steps=count)
+    reference = SCHEDULERS[sampler](1000, beta_schedule="squaredcos_cap_v2")
+    reference.set_timesteps(count)
+    assert [step.t for step in settings.steps] == reference.timesteps.tolist()
