@@ -81,7 +81,10 @@ class UnCLIPApplyLoRA:
         file = load_lora(lora_catalog.find_lora(lora_name, _folders()))
         changed = apply_lora(file, strength, clip=clip, prior=prior, decoder=decoder)
         names = ("clip", "prior", "decoder")
-        return tuple(NotLinked("Apply LoRA", name) if value is None else value for name, value in zip(names, changed, strict=True))
+        return tuple(
+            NotLinked("Apply LoRA", name) if value is None else value
+            for name, value in zip(names, changed, strict=True)
+        )
 
 
 def _folders():
