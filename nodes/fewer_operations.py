@@ -26,7 +26,7 @@ class UnCLIPGuidanceInterval:
                 "start": (
                     "FLOAT",
                     {
-                        "default": 0.1,
+                        "default": 0.0,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
@@ -36,7 +36,7 @@ class UnCLIPGuidanceInterval:
                 "end": (
                     "FLOAT",
                     {
-                        "default": 0.6,
+                        "default": 0.7,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
@@ -84,7 +84,7 @@ class UnCLIPStepCache:
                 "depth": (
                     "INT",
                     {
-                        "default": 1,
+                        "default": 2,
                         "min": 1,
                         "max": 100,
                         "tooltip": "How many outer blocks of the network run at every step, on the way in and on the "

@@ -98,10 +98,10 @@ SECTIONS: dict[str, list[Way]] = {
     "interval": [Way(interval=ends) for ends in ((0.0, 0.5), (0.0, 0.7), (0.1, 0.7), (0.3, 1.0))],
     "cache": [Way(cache=cut) for cut in ((2, 1), (2, 2), (2, 3), (3, 3), (5, 3))],
     "together": [
-        Way("unipc", 20, interval=(0.0, 0.7)),  # workflows/fast_text_to_image.json
-        Way("unipc", 15, interval=(0.0, 0.7)),
-        Way("unipc", 20, cache=(2, 3)),
-        Way("unipc", 20, interval=(0.0, 0.7), cache=(2, 3)),
+        Way("unipc", 20, interval=(0.0, 0.7)),
+        Way("unipc", 20, cache=(2, 2)),
+        Way("unipc", 20, interval=(0.0, 0.7), cache=(2, 2)),  # workflows/fast_text_to_image.json
+        Way("unipc", 15, interval=(0.0, 0.7), cache=(2, 2)),
     ],
 }
 ENLARGING: dict[int, list[Way]] = {

@@ -153,7 +153,7 @@ class Decoder(TextStage):
         """
         return replace(self, interval=guidance_interval(start, end))
 
-    def with_step_cache(self, interval: int, depth: int = 1) -> Decoder:
+    def with_step_cache(self, interval: int, depth: int = 2) -> Decoder:
         """This decoder, whose U-Net runs as a whole at every `interval`-th step and else its outer `depth` blocks on
         either way alone; an interval of 1 is off. Inversion, and decoding what was inverted, run every step whole.
 

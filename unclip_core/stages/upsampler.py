@@ -45,7 +45,7 @@ class Upsampler:
         """`sample_steps`, run to its end."""
         return finish(self.sample_steps(image, **options))
 
-    def with_step_cache(self, interval: int, depth: int = 1) -> Upsampler:
+    def with_step_cache(self, interval: int, depth: int = 2) -> Upsampler:
         """See `Decoder.with_step_cache`; a last step that has a network of its own is always whole."""
         return replace(self, cache=step_cache("upsampler", self.config.unet, interval, depth))
 
@@ -161,7 +161,7 @@ class PassThrough:
     def check_size(self, who: str, side: int) -> None:
         """Every size will do."""
 
-    def with_step_cache(self, interval: int, depth: int = 1) -> PassThrough:
+    def with_step_cache(self, interval: int, depth: int = 2) -> PassThrough:
         """Itself: it makes no steps."""
         return self
 
