@@ -81,7 +81,9 @@ class Way:
         """For a table's first cell. own: sampler and steps of the stack."""
         words = {"en": ("steps", "guidance {:g} to {:g}", "cache {}, depth {}", ", "),
                  "zh": ("步", "引导 {:g} 到 {:g}", "缓存间隔 {}，深度 {}", "，")}[language]  # fmt: skip
-        parts = [f"{self.sampler or own['sampler']}{words[3]}{self.steps or own['steps']} {words[0]}"]
+        steps = self.steps or own["steps"]
+        unit = words[0].removesuffix("s") if steps == 1 else words[0]
+        parts = [f"{self.sampler or own['sampler']}{words[3]}{steps} {unit}"]
         parts += [words[1].format(*self.interval)] if self.interval else []
         parts += [words[2].format(*self.cache)] if self.cache else []
         return words[3].join(parts)
@@ -422,6 +424,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=names, help="a table; may be given several times")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/performance.md and help pages")
     options = parser.parse_args()
+    if options.write and options.only:
+        parser.error("--write with --only would leave the other tables out of docs/performance.md; leave out --only")
 
     from storybook import machine
 
