@@ -194,6 +194,7 @@ SAMPLERS: dict[str, Callable[..., Sampling]] = {
     "unipc": unipc,
     "analytic_ddpm": analytic_ddpm,
 }
+MULTISTEP = frozenset({"dpmpp_2m", "unipc"})  # over steps that end early, see `respaced_timesteps`
 
 
 def analytic_variance(step: Step, noise_power: float) -> float:
