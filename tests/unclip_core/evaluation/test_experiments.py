@@ -73,11 +73,11 @@ def test_every_experiment_of_the_register_is_tested_and_quick_is_smaller():
 def test_figures_names_are_unique_over_the_whole_report(make_context):
     """They share a folder."""
     names = []
-    for name in ("pca", "variations", "guidance"):
+    for name in ("pca", "variations", "interpolation"):
         experiment = EXPERIMENTS[name]
         result = experiment.run(make_context(), dataclasses.replace(experiment.full, **SMALL[name]))
         names += [figure.name for figure in result.figures]
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 5
 
 
 def test_a_stack_without_an_autoregressive_prior_or_a_table_is_told_so(make_context, monkeypatch):

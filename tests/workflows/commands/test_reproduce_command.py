@@ -20,8 +20,11 @@ def desk(tmp_path, tiny_stack, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     small = {"steps": 2, "batch": 8, "warmup": 1, "pictures": 64}
     full = contexts.FULL
-    recipes = (dataclasses.replace(recipe, **small) for recipe in (full.judge, full.reader, full.sibling))
-    budget = contexts.Budget(*recipes)
+    judge, reader, sibling = (
+        dataclasses.replace(recipe, **small) for recipe in (full.judge, full.reader, full.siblings.recipe)
+    )
+    raised = dataclasses.replace(full.siblings, recipe=sibling, round=1, captions=4, steps=2)
+    budget = contexts.Budget(judge, reader, raised)
     monkeypatch.setattr(contexts, "QUICK", budget)
     spelling = EXPERIMENTS["spelling"]
     settings = dataclasses.replace(spelling.quick, scenes=3, steps=2)
