@@ -2,7 +2,8 @@
 
 Every experiment is run as it is, on a context that samples nothing: it counts what is asked of it and gives noise back.
 What one network call takes is measured on a few; what the experiments themselves take (drawing, judging, resampling) is
-what they have just taken.
+what they have just taken. Two things are not known before: a setting that is chosen by its score is taken to be the
+first, which is the cheapest, and a refined inversion to need all its iterations.
 """
 
 from __future__ import annotations
@@ -82,10 +83,12 @@ class Planning(Context):
 
     def invert(self, pictures: Tensor, embed: Embedding, what: str = "invert", **options) -> GivenNoise:
         """Noise, of an inversion of these steps."""
-        steps, guidance = self._steps(options)
-        self.calls["decoder"] += len(pictures) * steps * guidance * (1 + options.get("refine", 0))
+        options.setdefault("guidance_scale", 1.0)
+        steps, calls = self._steps(options)
+        self.calls["decoder"] += len(pictures) * steps * calls * (1 + options.get("refine", 0))
         x_T = torch.randn(pictures.movedim(-1, 1).shape)
-        return GivenNoise(x_T, Inversion(tuple(range(steps)), self.decoder.config.decoder_id, 1.0, "", "", 1e-3))
+        made = (tuple(range(steps)), self.decoder.config.decoder_id, options["guidance_scale"], "", "", 1e-3)
+        return GivenNoise(x_T, Inversion(*made))
 
     def decode(
         self,
@@ -100,10 +103,11 @@ class Planning(Context):
     ) -> Tensor:
         """Noise of a picture's size."""
         batch = max((len(given) for given in (embed, text, noise) if given is not None), default=1)
-        steps, guidance = self._steps(options)
         if isinstance(noise, GivenNoise) and noise.inversion is not None:
-            steps = len(noise.inversion.timesteps)
-        self.calls["decoder"] += batch * steps * guidance
+            options = {"guidance_scale": noise.inversion.guidance_scale, **options}
+            options["steps"] = len(noise.inversion.timesteps)
+        steps, calls = self._steps(options)
+        self.calls["decoder"] += batch * steps * calls
         side = self.decoder.config.unet.image_size
         return torch.rand(batch, side, side, 3, generator=torch.Generator().manual_seed(seed))
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..runtime.device import memory_format
+from ..runtime.device import DTYPES, memory_format, pick_dtype
 from ..runtime.placement import Placed
 from ..stages import Decoder
 from ..training.data import StorybookData
@@ -204,7 +204,9 @@ class Nursery:
         task = SiblingTask(kind, config, data, self.clip, self.embeddings(data), recipe)
         spent = Spent(place)
         # Checkpoints often, so that a kill costs a minute; sheets are for people who train.
-        options = LoopOptions(device=self.clip.device, save_every=50, sheet_every=recipe.steps)
+        # The dtype by what the device is, not by timing: rounds that go on elsewhere in the run must not change it.
+        dtype = next(name for name, known in DTYPES.items() if known == pick_dtype("auto", self.clip.device))
+        options = LoopOptions(device=self.clip.device, dtype=dtype, save_every=50, sheet_every=recipe.steps)
         init = on_trunk(task.build().state_dict(), self.trunk())
         for progress in train(task, task.recipe, place, len(data), init=init, options=options):
             spent.note()
