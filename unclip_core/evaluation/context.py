@@ -12,7 +12,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class Context:
         return {
             "judge": self.cache / "judge" if judge == JUDGE_RECIPE else own / f"judge-{digest(asdict(judge))}",
             "reader": own / f"reader-{digest(asdict(self.budget.reader))}",
-            "small decoders": own / f"siblings-{digest(plan.kept, self.weights)}",
+            "small decoders": own / f"siblings-{digest(plan.kept, self.weights_of('clip', 'decoder'))}",
         }
 
     @contextlib.contextmanager
@@ -194,10 +194,15 @@ class Context:
     @cached_property
     def weights(self) -> str:
         """A short hash of every file of the stack, fitted tables included: other weights, other results."""
+        return self.weights_of(*self.entry.stages, tables=(PCA, ANALYTIC))
+
+    @cache  # noqa: B019 (a context lives as long as the command)
+    def weights_of(self, *stages: str, tables: tuple[str, ...] = ()) -> str:
+        """A short hash of the files of these stages and fitted tables: other weights, other samples."""
         found = hashlib.sha256()
-        tables = [find_table(self.entry, kind) for kind in (PCA, ANALYTIC)]
-        files = [path for stage in self.entry.stages.values() for path in stage.files]
-        for path in sorted({*files, *(table for table in tables if table)}):
+        fitted = [table for kind in tables if (table := find_table(self.entry, kind))]
+        files = [path for stage in stages for path in self.entry.stages[stage].files]
+        for path in sorted({*files, *fitted}):
             found.update(path.name.encode())
             with path.open("rb") as file:
                 while part := file.read(1 << 20):
@@ -236,6 +241,7 @@ class Context:
         """Embeddings of texts by one of the priors, item i with seed + i, and the seconds on the clock that each
         took."""
         prior, found, seconds = self.ar_prior if autoregressive else self.prior, [], 0.0
+        weights = self.weights_of("clip", "ar_prior" if autoregressive else "prior", tables=(ANALYTIC,))
         for start in range(0, len(text), CHUNK):
             part = text.take(slice(start, start + CHUNK))
 
@@ -246,7 +252,7 @@ class Context:
                 return {"z": made, "seconds": torch.tensor(time.perf_counter() - began)}
 
             dtype = str(prior.network.dtype)
-            key = digest(self.weights, prior.config, dtype, part.captions, seed + start, options)
+            key = digest(weights, prior.config, dtype, part.captions, seed + start, options)
             kept = self.store.tensors("imagined", key, make)
             found.append(kept["z"])
             seconds += float(kept["seconds"])
@@ -327,7 +333,8 @@ class Context:
 
     def _key(self, decoder: Decoder, *parts: object) -> str:
         """The key of what a decoder makes of these. Decoders of the run have their training in their id."""
-        return digest(self.weights, decoder.config.decoder_id, str(decoder.network.dtype), *parts)
+        weights = self.weights_of("clip", "decoder")
+        return digest(weights, decoder.config.decoder_id, str(decoder.network.dtype), *parts)
 
     def _watch(self, what: str, start: int, batch: int) -> Callable[[Any], None]:
         chunk = min(CHUNK, batch - start)

@@ -165,11 +165,15 @@ def test_weights_are_known_by_their_bytes(make_context, story_models, tmp_path):
     first, second = make_context(), make_context()
     assert first.weights == second.weights and len(first.weights) == 16
     assert digest(1, "a") == digest(1, "a") != digest("a", 1)
+    parts = [("clip", "decoder"), ("clip", "prior"), ("clip", "ar_prior"), tuple(first.entry.stages)]
+    assert len({first.weights_of(*stages) for stages in parts}) == 4
+    painting = first.weights_of("clip", "decoder")
     table = story_models / "tiny" / "tiny.pca.safetensors"
     kept = table.read_bytes()
     try:
         table.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
         assert make_context().weights != first.weights
+        assert make_context().weights_of("clip", "decoder") == painting, "no table is used in painting"
     finally:
         table.write_bytes(kept)
 
