@@ -45,7 +45,7 @@ def test_a_condition_comes_in_through_its_inputs_alone(nursery):
     for value in network.parameters():
         torch.nn.init.normal_(value, std=0.2)
     x_t, t = torch.randn(2, 3, *[nursery.config.unet.image_size] * 2), torch.tensor([400, 400])
-    text = nursery.clip.encode_text(["a red star", "a blue boat on the sea"])
+    text = nursery.clip.encode_text(["a red star", "a blue boat"])  # of one length, which masks tell
     embed = torch.randn(2, nursery.config.clip_dim)
 
     @torch.no_grad()
