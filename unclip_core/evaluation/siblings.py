@@ -168,14 +168,19 @@ class Nursery:
         plan, place = self.upbringing, self.place("caption", seed)
         notes = place / "rounds.json"
         found = [Round(**each) for each in json.loads(notes.read_text())] if notes.exists() else []
-        most = plan.recipe.steps
-        while not found or (
-            found[-1].right < plan.enough and found[-1].steps < most and Spent(place).seconds < 60 * plan.minutes
-        ):
-            steps = min(most, (found[-1].steps if found else 0) + plan.round)
+        while not found or self._needs_more(found[-1], place):
+            steps = min(plan.recipe.steps, (found[-1].steps if found else 0) + plan.round)
+            steps = max(steps, _done(place))
             found.append(Round(steps, measure(self.grown("caption", seed, steps))))
             _write(notes, json.dumps([asdict(each) for each in found]))
         return tuple(found)
+
+    def _needs_more(self, last: Round, place: Path) -> bool:
+        plan = self.upbringing
+        if last.right >= plan.enough or last.steps >= plan.recipe.steps:
+            return False
+        # A round that a kill left trained but not measured is measured, whatever the time.
+        return _done(place) > last.steps or Spent(place).seconds < 60 * plan.minutes
 
     def grown(self, kind: str, seed: int, steps: int) -> Decoder:
         """A sibling after so many steps, which it is trained for as far as it is not yet.
