@@ -11,8 +11,9 @@ from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 
 SMALL = {
     "guidance": {"scenes": 2, "samples": 2, "steps": 3, "guidances": (1.0, 2.0)},
-    "text_diff": {"edits": 2, "steps": 2, "tuning": 2, "thetas": (0.3, 0.5), "guidances": (1.0, 2.0)},
-    "inpainting": {"scenes": 2, "steps": 2, "guidances": (1.0, 2.0), "tuning": 2},
+    # One guidance: which of several wins is not known to a plan, and they differ in cost.
+    "text_diff": {"edits": 2, "steps": 2, "tuning": 2, "thetas": (0.3, 0.5), "guidances": (2.0,)},
+    "inpainting": {"scenes": 2, "steps": 2, "guidances": (2.0,), "tuning": 2},
 }
 
 
