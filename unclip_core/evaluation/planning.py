@@ -85,7 +85,7 @@ class Planning(Context):
         """Noise, of an inversion of these steps."""
         options.setdefault("guidance_scale", 1.0)
         steps, calls = self._steps(options)
-        self.calls["decoder"] += len(pictures) * steps * calls * (1 + options.get("refine", 0))
+        self.calls["decoder"] += len(pictures) * calls * (1 + steps * (1 + options.get("refine", 0)))
         x_T = torch.randn(pictures.movedim(-1, 1).shape)
         made = (tuple(range(steps)), self.decoder.config.decoder_id, options["guidance_scale"], "", "", 1e-3)
         return GivenNoise(x_T, Inversion(*made))
