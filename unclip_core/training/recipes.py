@@ -39,6 +39,12 @@ class Recipe:
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs
     low_noise: float = 0.0  # upsamplers: deviation of the inputs' noise, at most; the scale is -1..1
+    clean_share: float = 0.0  # upsamplers: share of the inputs that are made small and not spoilt
+    passed: int = 8000  # upsamplers told --through: rows that go through the stages before it, and ...
+    passed_share: float = 0.5  # ... their share of the inputs; clean_share is of the others
+    passed_level: float = 0.25  # how far they are noised, of the schedule's length
+    passed_steps: int = 8  # of the decoder's, from there down
+    passed_guidance: float = 0.0  # the decoder's guidance; 0: as it was tuned
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
     swaps: bool = (
@@ -55,19 +61,33 @@ class Recipe:
 
     def check(self, where: str) -> None:
         """Raises ValueError, which begins with `where`, for a number that no run could be made with."""
-        for name in ("embed_drop", "text_drop", "prior_drop", "blur_share", "cousins", "lettered"):
+        for name in (
+            "embed_drop",
+            "text_drop",
+            "prior_drop",
+            "blur_share",
+            "cousins",
+            "lettered",
+            "clean_share",
+            "passed_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: a share; give 0 to 1")
         for name in ("ema", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more, and less than 1")
-        for name in ("steps", "batch", "draws", "crop_fraction", "siblings", "pictures"):
+        for name in ("steps", "batch", "draws", "crop_fraction", "siblings", "pictures", "passed", "passed_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 1 or more")
         for name in ("lr", "grad_clip", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give more than 0")
-        for name in ("micro_batch", "warmup", "weight_decay", "embed_levels", "vlb_weight", "low_noise", "shift"):
+        if not 0 < self.passed_level < 1:
+            raise ValueError(
+                f"{where}.passed_level {self.passed_level!r}: a noise level; give more than 0, less than 1"
+            )
+        counts = ("micro_batch", "warmup", "weight_decay", "embed_levels", "vlb_weight", "low_noise", "shift")
+        for name in (*counts, "passed_guidance"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more")
         if self.timesteps not in TIMESTEPS:
