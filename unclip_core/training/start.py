@@ -154,7 +154,7 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         "clip": f"{clip.clip_id} {clip_fingerprint(clip)}" if stage in SPEAKERS else None,
         "config": dataclasses.asdict(task.config),
         **({} if options.lora is None else {"lora": options.lora.described()}),
-        **({} if getattr(task, "passed", None) is None else {"through": task.passed.key}),
+        **({"through": task.passed and task.passed.key} if stage in UPSAMPLERS else {}),
     }
     if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
         clip.placed.offload()  # what has seen the pictures makes room; it comes back where it is used
