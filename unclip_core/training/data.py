@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storybook.captions import caption, matches
+from ..storybook.captions import CHINESE, caption, matches
 from ..storybook.draw import render
 from ..storybook.facts import facts, said_facts
 from ..storybook.scenes import Scene
@@ -134,10 +134,14 @@ def first_rows(data: Data, count: int) -> list[int]:
 class StorybookData:
     """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for.
 
-    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`.
+    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`. chinese: share of the
+    captions that are Chinese.
     """
 
-    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False) -> None:
+    def __init__(
+        self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False, chinese: float = CHINESE
+    ) -> None:
+        self.chinese = chinese
         self.shard, self.scenes, groups = prepare(folder, count, seed, workers, swaps)
         self._alike: dict[tuple[str, ...], list[int]] = {}
         self._groups: dict[int, list[int]] = {}
@@ -167,11 +171,11 @@ class StorybookData:
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """See Data."""
-        return [caption(self.scenes[row], rng)[0] for row in rows]
+        return [caption(self.scenes[row], rng, chinese=self.chinese)[0] for row in rows]
 
     def all_captions(self, row: int) -> tuple[str, ...]:
         """See Data: one of the many that there are."""
-        return (caption(self.scenes[row], random.Random(row))[0],)
+        return (caption(self.scenes[row], random.Random(row), chinese=self.chinese)[0],)
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
         """See Data: the scenes with the same colours in the same places, background and objects; for cousins, another
@@ -189,7 +193,7 @@ class StorybookData:
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """See Data."""
         scenes = [self.scenes[row] for row in rows]
-        captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
+        captions, stated = zip(*(caption(scene, rng, chinese=self.chinese) for scene in scenes), strict=True)
         fits = [[matches(said, scene) for said in stated] for scene in scenes]
         said = [said_facts(scene, known) for scene, known in zip(scenes, stated, strict=True)]
         seen = torch.tensor([facts(scene) for scene in scenes])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ..storybook.captions import CHINESE
+
 TIMESTEPS = ("uniform", "logit_normal")
 
 
@@ -50,6 +52,7 @@ class Recipe:
     swaps: bool = (
         False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
     )
+    chinese: float = CHINESE  # storybook: share of the captions that are Chinese
     lettered: float = 0.0  # CLIP: share of the groups that are of written words, told from each other
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
     readout: float = 0.0  # CLIP: weight of reading the scene's facts off picture and caption embeddings, linearly
@@ -61,16 +64,8 @@ class Recipe:
 
     def check(self, where: str) -> None:
         """Raises ValueError, which begins with `where`, for a number that no run could be made with."""
-        for name in (
-            "embed_drop",
-            "text_drop",
-            "prior_drop",
-            "blur_share",
-            "cousins",
-            "lettered",
-            "clean_share",
-            "passed_share",
-        ):
+        inputs = ("clean_share", "passed_share", "blur_share")
+        for name in ("embed_drop", "text_drop", "prior_drop", "cousins", "lettered", "chinese", *inputs):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: a share; give 0 to 1")
         for name in ("ema", "validation"):

@@ -98,6 +98,7 @@ def open_source(options: RunOptions, recipe: Recipe) -> Data:
         scenes=recipe.pictures,
         seed=recipe.seed,
         swaps=recipe.swaps,
+        chinese=recipe.chinese,
         progress=options.progress,
     )
     skipped = data.skipped() if isinstance(data, PictureData | EmbeddingPairs) else []

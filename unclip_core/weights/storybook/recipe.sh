@@ -32,7 +32,7 @@ timed() { # NAME "COMMAND" ARGUMENTS
 # the embeddings: telling captions apart alone needs them, but not where a prior can learn to put them.
 clip() {
     train clip clip --init "$FROM/clip.safetensors" --steps 1800 --batch 128 --lr 1.2e-3 --set warmup=100 --set shift=4 \
-        --set swaps=True --set siblings=8 --set cousins=0.9 --set lettered=0.4 --set readout=5.0
+        --set swaps=True --set siblings=8 --set cousins=0.9 --set lettered=0.4 --set readout=5.0 --set chinese=0.25
 }
 
 clip_b() { # for Chinese, where which of two things is above which takes longer than in English
