@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..storybook.captions import CHINESE
 
-TIMESTEPS = ("uniform", "logit_normal")
+TIMESTEPS = ("uniform", "logit_normal", "last")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class Recipe:
     embed_levels: int = 1000  # Stable unCLIP: the levels of noise on embeddings, drawn below this; 0 for none
     draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
-    timesteps: str = (
-        "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
-    )
+    # How t is drawn: "uniform", "logit_normal" (Esser et al. 2024), which favours the middle, or "last", mostly T - 1.
+    timesteps: str = "uniform"
     crop_fraction: int = 4  # upsamplers: crops are the target's side over this (Table 3: 0.25)
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs

@@ -105,5 +105,7 @@ def test_timesteps_are_drawn_within_range():
     assert abs(uniform.float().mean() - 499.5) < 8 and abs(uniform.float().std() - 288.7) < 6
     assert abs(middle.float().median() - 1000 / (1 + math.exp(-0.2))) < 15
     assert ((middle > 250) & (middle < 750)).float().mean() > 0.6
-    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform or logit_normal"):
+    last = draw_timesteps("last", 20_000, 1000, generator)
+    assert 0.74 < (last == 999).float().mean() < 0.77 and 480 < last[last < 999].float().mean() < 520
+    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform, logit_normal or last"):
         draw_timesteps("cubic", 1, 10, generator)

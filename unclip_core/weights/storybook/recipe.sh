@@ -50,16 +50,17 @@ decoder() { # the embedding dropped more often than in the paper, so that captio
 }
 
 # Half of the upsamplers' inputs are renders that passed through the decoder, and through the 256 upsampler before the
-# 1024 one. Of the others a third is clean, so that clean renders come out no worse.
+# 1024 one. Of the others a third is clean, so that clean renders come out no worse. They are to answer in one step, from
+# noise alone.
 upsampler_256() {
-    train upsampler_256 upsampler-256 --init "$FROM/upsampler_256.safetensors" --steps 1600 --batch 32 --lr 1e-3 \
-        --set warmup=50 --set swaps=True --through "$RUNS/clip-b/clip.safetensors" \
+    train upsampler_256 upsampler-256 --init "$FROM/upsampler_256.safetensors" --steps 2000 --batch 32 --lr 1e-3 \
+        --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
         --through "$RUNS/decoder/decoder.safetensors" --set passed=4000 --set clean_share=0.3
 }
 
 upsampler_1024() {
     train upsampler_1024 upsampler-1024 --init "$FROM/upsampler_1024.safetensors" --steps 1600 --batch 32 --lr 2e-3 \
-        --set warmup=50 --set swaps=True --through "$RUNS/clip-b/clip.safetensors" \
+        --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
         --through "$RUNS/decoder/decoder.safetensors" --through "$RUNS/upsampler_256/upsampler_256.safetensors" \
         --set passed=3000 --set clean_share=0.3
 }
