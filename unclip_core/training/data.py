@@ -62,8 +62,9 @@ class Data(Protocol):
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """A caption for each row, and what is known of them."""
 
-    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
-        """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
+        """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side; and
+        their corners, (N, 2) int64 as (left, top) in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +199,10 @@ class StorybookData:
         seen = torch.tensor([facts(scene) for scene in scenes])
         return Told(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
-    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
         """See Data."""
-        return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
+        cut, corners = zip(*(random_crop(self.scenes[row], rng, picture, crop) for row in rows), strict=True)
+        return to_model(np.stack(cut)), torch.tensor(corners)
 
 
 def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
@@ -217,8 +219,8 @@ def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
     return [(scene.background, axis, *(thing.colour for thing in things), *some) for some in known]
 
 
-def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:
-    """A (crop, crop, 3) uint8 window of the scene drawn at `picture` px, its corner on a multiple of 4 pixels.
+def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """A (crop, crop, 3) uint8 window of the scene drawn at `picture` px, and its corner (left, top), multiples of 4.
 
     Two thirds of the windows touch an object: empty sky teaches little.
     """
@@ -230,4 +232,5 @@ def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np
         left, top = (min(room, max(0, round((at * picture - crop / 2) / 4))) for at in centre)
     else:
         left, top = rng.randint(0, room), rng.randint(0, room)
-    return render(scene, crop, (left * 4 / picture, top * 4 / picture, crop / picture), oversample=2)
+    window = (left * 4 / picture, top * 4 / picture, crop / picture)
+    return render(scene, crop, window, oversample=2), (left * 4, top * 4)

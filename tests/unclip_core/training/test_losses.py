@@ -108,5 +108,7 @@ def test_timesteps_are_drawn_within_range():
     assert ((middle > 250) & (middle < 750)).float().mean() > 0.6
     shares = [(t > 850).float().mean().item() for t in (uniform, middle, noisy)]
     assert shares == pytest.approx([0.15, 0.08, 0.44], abs=0.02)
-    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform, logit_normal or noisy"):
+    last = draw_timesteps("last", 20_000, 1000, generator)
+    assert 0.74 < (last == 999).float().mean() < 0.77 and 480 < last[last < 999].float().mean() < 520
+    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform, logit_normal, noisy or last"):
         draw_timesteps("cubic", 1, 10, generator)
