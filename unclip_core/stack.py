@@ -120,15 +120,15 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
-    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
-    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
-    use starts it again.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. int8 is for the networks that
+    sample step by step; autoencoders, CLIP, text encoders and the autoregressive prior are then in what "auto" picks.
+    device: None picks the best. manager: what places the networks; None is `Placed`'s own rule. folders: the host's
+    model folders, where fitted tables may lie. check: called before each tensor that is read; an exception from it
+    stops the reading, and the next use starts it again.
     """
     device = pick_device(device)
-    painting = weights = pick_dtype(dtype, device)
-    if painting == torch.int8:
-        weights = pick_dtype("auto", device)
+    painting = pick_dtype(dtype, device)
+    weights = pick_dtype("auto", device) if painting == torch.int8 else painting
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
@@ -169,7 +169,8 @@ def load_stack(
         handles["prior"] = Prior(found.config, placed(found, kind=painting), null_text, noise_powers)
     if found := entry.stages.get("decoder"):
         if found.config.autoencoder is None:
-            handles["decoder"] = Decoder(found.config, placed(found, kind=painting), null_text, encode_null_image=null_image)
+            network = placed(found, kind=painting)
+            handles["decoder"] = Decoder(found.config, network, null_text, encode_null_image=null_image)
         else:
             # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
             # nothing normalises the sums of its residual blocks; MoVQ is the same network.

@@ -42,7 +42,7 @@ def why_no_integers(device: torch.device) -> str:
 
 @cache
 def integer_operators_work() -> bool:
-    """Whether oneDNN's quantised operators, which are private to PyTorch, are there, take our arguments and sum exactly.
+    """Whether oneDNN's quantised operators, which are private to PyTorch, are there, take our arguments, sum exactly.
 
     Tried once a process on tiny layers, with the largest bytes there are: instructions older than VNNI cut their sums.
     """
@@ -217,7 +217,7 @@ def _round(layer: IntegerConv2d | IntegerLinear, pack) -> None:
 
 def to_integers(network: nn.Module) -> nn.Module:
     """The network with every convolution and linear layer of ours in int8, the weights in place of its own."""
-    for module in network.modules():
+    for module in list(network.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, Conv2d):
                 setattr(module, name, IntegerConv2d.of(layer))

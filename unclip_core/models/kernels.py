@@ -156,7 +156,7 @@ class Conv2d(nn.Conv2d):
 
 
 def doubled_weight(weight: Tensor) -> Tensor:
-    """The 2x2 kernels (4 out, in, 2, 2) of `Conv2d.over_doubled`, phase by phase, of a 3x3 one (out, in, 3, 3). float32."""
+    """A kernel (out, in, 3, 3) as the 2x2 ones of `Conv2d.over_doubled`, phase by phase: (4 out, in, 2, 2) float32."""
     first = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # (taps of the 2, taps of the 3), even phase
     second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # odd phase
     mix = torch.stack([first, second])  # (phase, 2, 3)
