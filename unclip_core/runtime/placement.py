@@ -153,6 +153,11 @@ class Placed(Generic[Module]):
         """Whether the weights have been read."""
         return self._module is not None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights, as they were read; 0 before that."""
+        return self._bytes
+
     def offload(self) -> None:
         """Move the weights to the CPU."""
         if self._module is not None:
