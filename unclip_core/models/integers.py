@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -206,7 +207,7 @@ class IntegerLinear(Linear):
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def _round(layer: IntegerConv2d | IntegerLinear, pack) -> None:
+def _round(layer: IntegerConv2d | IntegerLinear, pack: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Replace the layer's source by oneDNN's layout of it in int8."""
     with packing:
         if layer.packed is None:
