@@ -3,8 +3,8 @@
 A weight (out, ...) has one scale for each output channel, and is zero in its middle. The input of a convolution has
 one scale and one zero for each picture of the batch, that of a linear layer one scale for each row, found anew at every
 call: so they follow the sampler's steps, and no picture depends on its neighbours. Nothing is cut off, because
-outliers matter. Sums are exact integers, and what comes out is float32. Networks' first and last layers, and those of
-time and conditioning, are plain layers of PyTorch's and stay in float32, as norms, attention and biases do.
+outliers matter. Sums are exact integers, and what comes out is float32. Networks' first and last layers, the embeddings
+of time and conditioning, norms, attention and biases stay in float32.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ log = logging.getLogger("comfyui_unclip")
 WEIGHT_LEVELS = 127  # of each sign
 # One less than bytes have: with the zero rounded to a whole level, both ends stay within them.
 INPUT_LEVELS = 254
+# Of residual blocks and attentions, plain layers elsewhere: a sixth of the numbers of Karlo's decoder.
+LARGE_MATRICES = ("time", "context_kv")
 ROW_ZERO = 128  # the level of a linear layer's zero
 _SHAPE_OF_NO_PADDING = [[1, 1], [0, 0], [1, 1], 1]
 
@@ -189,7 +191,7 @@ class IntegerLinear(Linear):
     scales: Tensor
 
     @classmethod
-    def of(cls, layer: Linear) -> IntegerLinear:
+    def of(cls, layer: nn.Linear) -> IntegerLinear:
         """The same layer, with the weight that `layer` has."""
         with torch.device("meta"):
             made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None)
@@ -231,7 +233,7 @@ def to_integers(network: nn.Module) -> nn.Module:
                 continue
             if isinstance(layer, Conv2d):
                 setattr(module, name, IntegerConv2d.of(layer))
-            elif isinstance(layer, Linear):
+            elif isinstance(layer, Linear) or (name in LARGE_MATRICES and isinstance(layer, nn.Linear)):
                 setattr(module, name, IntegerLinear.of(layer))
     return network
 
