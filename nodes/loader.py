@@ -48,7 +48,7 @@ class UnCLIPLoader:
                     {
                         "default": "auto",
                         "tooltip": "Precision of the weights. auto: what suits this processor. fp32: slowest, exact. "
-                        "int8: for processors, fastest and least exact.",
+                        "int8: for processors, least memory and least exact.",
                     },
                 ),
             }
