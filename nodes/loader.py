@@ -44,10 +44,11 @@ class UnCLIPLoader:
                     {"tooltip": "The model's folder name in models/unclip. storybook comes with the pack."},
                 ),
                 "dtype": (
-                    ["auto", "fp32", "bf16", "fp16"],
+                    ["auto", "fp32", "bf16", "fp16", "int8"],
                     {
                         "default": "auto",
-                        "tooltip": "Precision of the weights. auto: what suits this processor. fp32: slowest, exact.",
+                        "tooltip": "Precision of the weights. auto: what suits this processor. fp32: slowest, exact. "
+                        "int8: for processors, least memory and least exact.",
                     },
                 ),
             },

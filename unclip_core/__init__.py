@@ -29,7 +29,8 @@ def load(
 ) -> Stack:
     """The handles of an installed model. Weights are read when a stage is first used.
 
-    name: as `list_models` has it. dtype: "auto", "fp32", "bf16" or "fp16". device: None picks the best there is.
+    name: as `list_models` has it. dtype: "auto", "fp32", "bf16", "fp16", or "int8" on a processor. device: None picks
+    the best there is.
     folders: where to look besides the embedded stacks, `$UNCLIP_MODELS` and the Hugging Face cache.
     Raises ValueError for a model that is not installed, with the names that are.
     """

@@ -14,13 +14,14 @@ VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
 
 @dataclass(frozen=True)
 class Processor:
-    """The features of a processor that decide between float32 and bfloat16."""
+    """The features of a processor that decide between float32, bfloat16 and int8."""
 
     vendor: str = ""  # "intel", "amd", "arm", or "" for all others
     amx: bool = False  # multiplies tiles of bfloat16
     avx512_bf16: bool = False
     arm_bf16: bool = False
     onednn_bf16: bool = False  # whether PyTorch's oneDNN runs bfloat16 here; ONEDNN_MAX_CPU_ISA may forbid it
+    vnni: bool = False  # adds products of bytes up without cutting them off
 
 
 def computes_fast_in_bf16(processor: Processor) -> bool:
@@ -62,6 +63,7 @@ def this_processor() -> Processor:
         avx512_bf16=_ask(getattr(torch.cpu, "_is_avx512_bf16_supported", None)),
         arm_bf16=arm and "bf16" in _cpuinfo("Features").split(),
         onednn_bf16=_ask(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)),
+        vnni=_ask(getattr(torch.cpu, "_is_vnni_supported", None)) or "avx_vnni" in _cpuinfo("flags").split(),
     )
 
 

@@ -20,6 +20,7 @@ from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
 from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
+from .models.integers import to_integers
 from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
 from .runtime.placement import Manager, Placed
@@ -120,14 +121,23 @@ def load_stack(
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
-    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
-    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
-    use starts it again. compiled: whether the networks that run once a step go through `torch.compile` when first used;
-    RuntimeError is raised then where that does not work.
+    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. int8 is for the networks that
+    sample step by step; autoencoders, CLIP, text encoders and the autoregressive prior are then in what "auto" picks.
+    device: None picks the best. manager: what places the networks; None is `Placed`'s own rule. folders: the host's
+    model folders, where fitted tables may lie. check: called before each tensor that is read; an exception from it
+    stops the reading, and the next use starts it again. compiled: whether the networks that run once a step go through
+    `torch.compile` when first used; RuntimeError is raised then where that does not work.
+
+    Raises ValueError for int8 that is to be compiled.
     """
     device = pick_device(device)
-    weights = pick_dtype(dtype, device)
+    painting = pick_dtype(dtype, device)
+    if compiled and painting == torch.int8:
+        raise ValueError(
+            "Load unCLIP: compile does not go with dtype int8, whose operators are compiled already; turn compile off, "
+            "or choose dtype auto"
+        )
+    weights = pick_dtype("auto", device) if painting == torch.int8 else painting
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
@@ -155,6 +165,8 @@ def load_stack(
 
     def placed(found: StageFile, part: str = "", kind: torch.dtype = weights) -> Placed:
         def build(dtype: torch.dtype) -> nn.Module:
+            if dtype == torch.int8:  # rounded straight from the mapped file, in whatever dtype and layout that is
+                return to_integers(load_network(found, part=part, check=check))
             return load_network(found, dtype, memory_format(device), part, check)
 
         return Placed(build, device, kind, manager, compiles=compiled)
@@ -163,15 +175,16 @@ def load_stack(
     if found := entry.stages.get("prior"):
         timesteps = found.config.schedule.timesteps
         noise_powers = partial(read_noise_powers, entry, found.config.prior_id, timesteps, folders)
-        handles["prior"] = Prior(found.config, placed(found), null_text, noise_powers)
+        handles["prior"] = Prior(found.config, placed(found, kind=painting), null_text, noise_powers)
     if found := entry.stages.get("decoder"):
         if found.config.autoencoder is None:
-            handles["decoder"] = Decoder(found.config, placed(found), null_text, encode_null_image=null_image)
+            network = placed(found, kind=painting)
+            handles["decoder"] = Decoder(found.config, network, null_text, encode_null_image=null_image)
         else:
             # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
             # nothing normalises the sums of its residual blocks; MoVQ is the same network.
             kind = torch.float32 if weights == torch.float16 else weights
-            network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
+            network, autoencoder = placed(found, "network", painting), placed(found, "autoencoder", kind)
             own = {}
             if _has_own_text(entry):
                 own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower"))
@@ -183,7 +196,7 @@ def load_stack(
     for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)
-            handles[stage] = Upsampler(found.config, *(placed(found, part) for part in parts))
+            handles[stage] = Upsampler(found.config, *(placed(found, part, painting) for part in parts))
         elif (decoder := entry.stages.get("decoder")) and decoder.config.autoencoder is not None:
             handles[stage] = passing
     if found := entry.stages.get("ar_prior"):

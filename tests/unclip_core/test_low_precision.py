@@ -1,4 +1,4 @@
-"""bfloat16 and float16 on the weights that ship: close to float32's pictures, items apart, memory as estimated.
+"""bfloat16, float16 and int8 on the weights that ship: close to float32's pictures, items apart, memory as estimated.
 
 What rounding does to random weights says nothing about pictures, so none are used here.
 """
@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
+from comfyui_unclip.unclip_core.models.integers import IntegerConv2d, IntegerLinear, integer_bytes, why_no_integers
 from comfyui_unclip.unclip_core.runtime.estimates import prior_row_bytes, unet_row_bytes
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.types import Embedding
 
 # One object each: where two meet, a rounding error may decide which stands in front, and that is no error of precision.
+NO_INTEGERS = why_no_integers(torch.device("cpu"))
+INT8 = pytest.param("int8", marks=pytest.mark.skipif(NO_INTEGERS != "", reason=f"int8 {NO_INTEGERS}"))
 CAPTIONS = ["a big red apple on a night sky", "a small blue star in the snow", "a big yellow fish in the snow"]
 
 
@@ -19,7 +22,8 @@ CAPTIONS = ["a big red apple on a night sky", "a small blue star in the snow", "
 def stacks():
     """stacks[dtype], opened once."""
     entry = read_stack(EMBEDDED / "storybook")
-    return {dtype: load_stack(entry, dtype, "cpu") for dtype in ("fp32", "bf16", "fp16")}
+    dtypes = ("fp32", "bf16", "fp16") if NO_INTEGERS else ("fp32", "bf16", "fp16", "int8")
+    return {dtype: load_stack(entry, dtype, "cpu") for dtype in dtypes}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,48 @@ def test_an_item_is_a_batch_of_one_in_bfloat16(stacks, text, exact):
         if item < len(image):
             alone = stack.upsampler_256.sample(image[item : item + 1], steps=3, seed=5 + item)
             assert psnr(alone, several[item : item + 1]).min() > 55
+
+
+@pytest.mark.parametrize("dtype", [INT8])
+def test_pictures_in_integers_are_those_of_float32(stacks, text, exact, dtype):
+    """Half a bit fewer in all levels costs 3 dB; skip connections in integers too, 7."""
+    embed, small, large = paint(stacks[dtype], text, exact)
+    assert torch.cosine_similarity(embed.vector, exact[0].vector).min() > 0.999
+    found = psnr(small, exact[1])
+    assert 42 < found.mean() < 70 and found.min() > 36, found  # and not because nothing was rounded
+    assert 50 < psnr(large, exact[2]).mean() < 80
+
+
+@pytest.mark.parametrize("dtype", [INT8])
+def test_what_is_in_integers_and_what_is_not(stacks, text, exact, dtype):
+    stack, plain = stacks[dtype], stacks["fp32"]
+    for stage in ("prior", "decoder", "upsampler_256", "upsampler_1024"):
+        placed, before = getattr(stack, stage).network, getattr(plain, stage).network.unpacked().read()
+        network = placed.read()
+        layers = [layer for layer in network.modules() if isinstance(layer, IntegerConv2d | IntegerLinear)]
+        floats = sum(parameter.numel() for parameter in network.parameters())
+        assert layers and placed.weights == torch.int8 and placed.dtype == torch.float32
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+        doubled = sum(9 - 16 for layer in layers if getattr(layer, "doubled", None)) and integer_bytes(network)
+        numbers = sum(parameter.numel() for parameter in before.parameters())
+        assert doubled or floats + integer_bytes(network) == numbers
+        assert placed._bytes < 0.6 * 4 * numbers
+        # What must be exact has the file's own weights.
+        for exactly in (placed.as_float32(), placed.unpacked()):
+            twin = exactly.read()
+            assert not any(isinstance(layer, IntegerConv2d | IntegerLinear) for layer in twin.modules())
+            assert {parameter.dtype for parameter in twin.parameters()} == {torch.float32}
+    assert stack.ar_prior.network.weights != torch.int8 and stack.clip.placed.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [INT8])
+def test_an_inversion_is_exact_beside_integers(stacks, text, exact, dtype):
+    picture, embed = exact[1][:1], Embedding(exact[0].vector[:1], exact[0].clip_id)
+    found = []
+    for stack in (stacks["fp32"], stacks[dtype]):
+        noise = stack.decoder.invert(picture, embed, text.take([0]), steps=4, refine=0)
+        found += [noise.x_T, stack.decoder.sample(embed, text.take([0]), noise=noise)]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

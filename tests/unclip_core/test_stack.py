@@ -26,6 +26,7 @@ from comfyui_unclip.unclip_core.config import (
     UpsamplerConfig,
 )
 from comfyui_unclip.unclip_core.models.build import build_network
+from comfyui_unclip.unclip_core.models.integers import why_no_integers
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stack import load_stack
 
@@ -297,3 +298,9 @@ def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
     text = stack.clip.encode_text(["a red star"])
     stack.decoder.with_clip_guidance(stack.clip, 1.0).sample(None, text, steps=2)
     assert [names for names, _ in manager.brought][-2:] == [["CLIP"], ["DecoderNetwork", "CLIP"]]
+
+
+@pytest.mark.skipif(bool(why_no_integers(torch.device("cpu"))), reason="this processor has no int8 operators")
+def test_integers_are_not_compiled(folder):
+    with pytest.raises(ValueError, match="compile does not go with dtype int8.*turn compile off"):
+        load_stack(catalog.read_stack(folder), "int8", "cpu", compiled=True)

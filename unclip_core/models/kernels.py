@@ -27,7 +27,7 @@ PACKED_ROWS = 256
 # Shorter bfloat16 attention is left to PyTorch's fused kernel, whatever the processor: there is little to win.
 FUSED_ATTENTION_TOKENS = 128
 
-_packing = threading.Lock()
+packing = threading.Lock()  # of layers' weights, one at a time
 
 
 def freeze(network: nn.Module) -> None:
@@ -125,7 +125,7 @@ class Conv2d(nn.Conv2d):
         if self.doubled is None and not (self.frozen and uses_onednn(x, self.bias)):
             return self(F.interpolate(x, scale_factor=2.0, mode="nearest"), bias=bias)
         if self.doubled is None:
-            with _packing:
+            with packing:
                 self._make_doubled()
         shift = None if bias is None else bias.repeat(4)
         phases = self.doubled(x, bias=shift)  # (B, 4 out, H + 1, W + 1)
@@ -140,13 +140,9 @@ class Conv2d(nn.Conv2d):
     def _make_doubled(self) -> None:
         if self.doubled is not None:
             return
-        first = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # (taps of the 2, taps of the 3), even phase
-        second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # odd phase
-        mix = torch.stack([first, second])  # (phase, 2, 3)
-        weight = torch.einsum("ahi,bwj,ocij->abochw", mix, mix, self.weight.float()).flatten(0, 2)
         with torch.device("meta"):
             doubled = Conv2d(self.in_channels, 4 * self.out_channels, 2, padding=1)
-        weight = weight.to(self.weight.dtype, memory_format=torch.channels_last)
+        weight = doubled_weight(self.weight).to(self.weight.dtype, memory_format=torch.channels_last)
         doubled.weight = nn.Parameter(weight, requires_grad=False)
         doubled.bias = nn.Parameter(self.bias.repeat(4), requires_grad=False)
         doubled.frozen = True
@@ -159,6 +155,14 @@ class Conv2d(nn.Conv2d):
             args = (list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape))
             _pack(self, lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *args))
         return self.weight if self.packed is None else self.packed
+
+
+def doubled_weight(weight: Tensor) -> Tensor:
+    """A kernel (out, in, 3, 3) as the 2x2 ones of `Conv2d.over_doubled`, phase by phase: (4 out, in, 2, 2) float32."""
+    first = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # (taps of the 2, taps of the 3), even phase
+    second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # odd phase
+    mix = torch.stack([first, second])  # (phase, 2, 3)
+    return torch.einsum("ahi,bwj,ocij->abochw", mix, mix, weight.float()).flatten(0, 2)
 
 
 class Linear(nn.Linear):
@@ -179,7 +183,7 @@ class Linear(nn.Linear):
 
 def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
     """Replace the layer's weight by oneDNN's layout of it; at no time are there two copies of more than one layer."""
-    with _packing:
+    with packing:
         if layer.packed is None:
             weight = layer.weight.detach()
             layer.packed, layer.weight = reorder(weight), None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig, PriorConfig
 from .build import painting_network
+from .integers import IntegerConv2d, IntegerLinear
 from .layers import SpatialAttention, TransformerBlock
 from .prior import PriorNetwork
 from .spatial_transformer import SpatialTransformer
@@ -189,7 +190,9 @@ def with_branches(network: nn.Module, branches: Mapping[str, Branch], dtype: tor
 
 
 def _dtype(layer: nn.Linear | nn.Conv2d) -> torch.dtype:
-    """The weight's, which a packed layer has not any more."""
+    """The weight's, which a packed layer has not any more; float32 of one in integers."""
+    if isinstance(layer, IntegerConv2d | IntegerLinear):
+        return torch.float32
     parts = (layer.bias, layer.weight, getattr(layer, "packed", None))
     return next(part.dtype for part in parts if part is not None)
 

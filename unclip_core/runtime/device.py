@@ -9,9 +9,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from ..models.integers import why_no_integers
 from ..processor import computes_fast_in_bf16, this_processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+INTEGERS = "int8"  # a stack's setting too, but none to train or to store in
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -28,17 +30,18 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
-    """The weights' dtype for a loader's setting "auto", "fp32", "bf16" or "fp16" on `device`.
+    """The weights' dtype for a loader's setting "auto", INTEGERS or one of DTYPES on `device`.
 
     auto: on a processor bfloat16 where that is the faster one, else float32; on a GPU bfloat16 where it computes in
-    it, else float16. Raises ValueError for another setting.
+    it, else float16. Never int8. Raises ValueError for another setting, and for int8 where nothing computes in it.
     """
+    setting = torch.int8 if setting == INTEGERS else DTYPES.get(setting, setting)
+    if setting == torch.int8 and (lacks := why_no_integers(torch.device(device))):
+        raise ValueError(f"Load unCLIP: dtype int8 {lacks}; choose auto")
     if isinstance(setting, torch.dtype):
         return setting
-    if setting in DTYPES:
-        return DTYPES[setting]
     if setting != "auto":
-        raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}, {INTEGERS}")
     kind = torch.device(device).type
     if kind == "cpu":
         return torch.bfloat16 if computes_fast_in_bf16(this_processor()) else torch.float32

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
+from ..models.integers import integer_bytes
 from ..models.kernels import freeze
 from ..pages import give_back_pages
 from .compiling import check_compiler, compile_steps
@@ -43,6 +44,9 @@ class Placed(Generic[Module]):
     then decides instead. packs: whether a processor may rearrange the weights, which gradients then no longer pass.
     compiles: whether a step of the network is compiled (`compile_steps`), which leaves the weights as they are; its
     float32 and unpacked twins, which are there for exactness and gradients, never are.
+
+    dtype torch.int8: `build` then gives a network whose convolutions and linear layers are in integers (models/
+    integers.py). What is around them computes in float32, which is `dtype` then; `weights` is what was asked for.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class Placed(Generic[Module]):
         compiles: bool = False,
     ) -> None:
         self.device = device
-        self.dtype = dtype
+        self.weights = dtype
+        self.dtype = torch.float32 if dtype == torch.int8 else dtype
         self._build = build
         self._manager = manager
         self._packs = packs and device.type == "cpu" and manager is None and not compiles
@@ -110,7 +115,7 @@ class Placed(Generic[Module]):
         if self._compiles:
             check_compiler(self.device)
         started = time.perf_counter()
-        module = self._build(self.dtype).eval().requires_grad_(False)
+        module = self._build(self.weights).eval().requires_grad_(False)
         # Converted on the CPU, so that moving to the device copies nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
         self._bytes = module_bytes(module)
@@ -121,9 +126,9 @@ class Placed(Generic[Module]):
         log.info(
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,
-            sum(parameter.numel() for parameter in module.parameters()) / 1e6,
+            (sum(parameter.numel() for parameter in module.parameters()) + integer_bytes(module)) / 1e6,
             self._bytes / 1e9,
-            str(self.dtype).removeprefix("torch."),
+            str(self.weights).removeprefix("torch."),
             self.device,
             time.perf_counter() - started,
             torch.get_num_threads(),
@@ -133,7 +138,7 @@ class Placed(Generic[Module]):
 
     def as_float32(self) -> Placed[Module]:
         """The same network in float32, as exact as its file, for what rounding would spoil; this object if it is."""
-        if self.dtype == torch.float32:
+        if self.weights == torch.float32:
             return self
         if self._float32 is None:
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
@@ -157,6 +162,11 @@ class Placed(Generic[Module]):
         """Whether the weights have been read."""
         return self._module is not None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights, as they were read; 0 before that."""
+        return self._bytes
+
     def offload(self) -> None:
         """Move the weights to the CPU."""
         if self._module is not None:
@@ -173,8 +183,8 @@ class Placed(Generic[Module]):
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Size of a network's parameters."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+    """Size of a network's parameters, those that are integers among them."""
+    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters()) + integer_bytes(module)
 
 
 _on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack that is dropped must free its memory

@@ -278,7 +278,7 @@ class Decoder(TextStage):
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
-        painted = run_chunks(self.WHO, chunks, sample, placed.dtype, placed.device, preview=grid.preview)
+        painted = run_chunks(self.WHO, chunks, sample, placed.weights, placed.device, preview=grid.preview)
         x_0, last = yield from with_last_step(painted)
         pictures = []
         for decoded in grid.decode_parts(torch.cat(x_0)):

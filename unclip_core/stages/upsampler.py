@@ -143,7 +143,7 @@ class Upsampler:
         if not chunks:
             chunks.extend(split_rows(len(low), rows_that_fit(device, row_bytes)))
         numbering = {"steps_before": steps_before, "steps_after": steps_after}
-        return torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.dtype, device, **numbering)))
+        return torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.weights, device, **numbering)))
 
 
 class PassThrough:

@@ -20,7 +20,7 @@ _MARKS = {"ok": "ok", "failed": "FAILED", "skipped": "-"}
 
 @click.command(epilog=EPILOG, short_help="Say whether a model is what it should be.")
 @click.argument("name")
-@click.option("--dtype", default="auto", show_default=True, help="Precision of the weights: auto, fp32, bf16 or fp16.")
+@click.option("--dtype", default="auto", show_default=True, help="Precision: auto, fp32, bf16, fp16 or int8.")
 @click.option("--no-pictures", is_flag=True, help="Leave out what paints: the slow part, on a processor.")
 @click.option("--all", "everything", is_flag=True, help="Also list the sizes of tensors that are as they should be.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, with everything.")

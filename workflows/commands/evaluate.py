@@ -196,7 +196,7 @@ def _findable(stack: str, entry: StackEntry, folder: Path) -> tuple[str, dict[st
 @click.option("--size", type=click.Choice(["64", "256"]), default="64", show_default=True, help="Pixels to score at.")
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1))
-@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/samples"), show_default=True)
 def samples(model, captions, reference, limit, size, seed, batch, dtype, output) -> None:
     """CLIP score, and Fréchet distance, precision and recall on CLIP features, of samples with the stack's settings.

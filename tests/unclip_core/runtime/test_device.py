@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.runtime.device import exact_float32, pick_device, pick_dtype
+from comfyui_unclip.unclip_core.models.integers import why_no_integers
+from comfyui_unclip.unclip_core.runtime.device import DTYPES, exact_float32, pick_device, pick_dtype
 
 
 def test_pick_device():
@@ -21,6 +22,20 @@ def test_pick_dtype():
     assert pick_dtype("auto", "mps") == torch.float16
     with pytest.raises(ValueError, match="dtype 'half' is unknown; choose one of auto, fp32, bf16, fp16"):
         pick_dtype("half", "cpu")
+
+
+def test_int8_is_for_processors_that_have_it_and_never_picked_by_itself():
+    lacks = why_no_integers(torch.device("cpu"))
+    if lacks:
+        with pytest.raises(ValueError, match="Load unCLIP: dtype int8 needs"):
+            pick_dtype("int8", "cpu")
+    else:
+        assert pick_dtype("int8", "cpu") == torch.int8
+    for device in ("cuda:0", "mps", "xpu"):
+        with pytest.raises(ValueError, match=f"dtype int8 is for processors, but this runs on {device}.*choose auto"):
+            pick_dtype("int8", device)
+    assert pick_dtype("auto", "cpu").is_floating_point
+    assert "int8" not in DTYPES  # those to train and to store in
 
 
 @pytest.mark.parametrize("setting", ["as PyTorch comes", "TF32", "medium"])
