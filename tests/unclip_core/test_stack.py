@@ -302,5 +302,5 @@ def test_clip_guidance_has_both_networks_in_place_for_the_whole_run(folder):
 
 @pytest.mark.skipif(bool(why_no_integers(torch.device("cpu"))), reason="this processor has no int8 operators")
 def test_integers_are_not_compiled(folder):
-    with pytest.raises(ValueError, match="compile does not go with dtype int8.*turn compile off"):
+    with pytest.raises(ValueError, match=r"compile does not go with dtype int8.*turn compile off"):
         load_stack(catalog.read_stack(folder), "int8", "cpu", compiled=True)
