@@ -112,12 +112,7 @@ class Upsampler:
         """
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
         row_bytes = unet_row_bytes(self.config.unet, side, side, placed.dtype.itemsize)
-        # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
-        # picture would cost more than the room for two.
-        others = [other for other in (self.network, self.final_network) if other not in (placed, None)]
-        network = placed.on_device(
-            *(others if device.type != "cpu" else ()), need=bytes_to_ask_for(len(low), row_bytes)
-        )
+        network = placed.on_device(need=bytes_to_ask_for(len(low), row_bytes))
         times = time_table(network.time_features, settings.steps, device)
 
         def sample(rows: slice) -> Sampling:

@@ -150,7 +150,7 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         **({} if options.lora is None else {"lora": options.lora.described()}),
     }
     if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
-        clip.placed.offload()  # what has seen the pictures makes room; it comes back where it is used
+        clip.placed.unload()  # what has seen the pictures makes room; it comes back where it is used
     return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
 
