@@ -101,6 +101,10 @@ class Host(abc.ABC):
         """A loader's dtype setting after the program's own force flags."""
         return setting
 
+    def half_precisions(self) -> frozenset[str] | None:
+        """Which of "fp16" and "bf16" the device computes well; None leaves it to the core."""
+        return None
+
     def keeps_graphs(self) -> bool:
         """Whether saved pictures carry the graph that made them."""
         return True
@@ -232,6 +236,15 @@ class ComfyHost(Host):
             if setting == "auto" and any(getattr(args, name, False) for name in names):
                 return dtype
         return setting
+
+    def half_precisions(self) -> frozenset[str] | None:
+        from comfy import model_management
+
+        device = self.device()
+        if device.type == "cpu":
+            return None
+        checks = {"fp16": model_management.should_use_fp16, "bf16": model_management.should_use_bf16}
+        return frozenset(name for name, check in checks.items() if check(device))
 
     def keeps_graphs(self) -> bool:
         from comfy.cli_args import args

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from .clip.multilingual import MultilingualTokenizer
 from .config import STAGES
 from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
+from .runtime.halves import half_precisions, widest
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
 from .stages.lora import apply_lora
@@ -116,22 +117,28 @@ def load_stack(
     manager: Manager | None = None,
     folders: Folders = (),
     check: Callable[[], None] | None = None,
+    halves: Collection[str] | None = None,
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the best.
-    manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where fitted
-    tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and the next
-    use starts it again.
+    dtype, halves: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the
+    best. manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where
+    fitted tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and
+    the next use starts it again.
     """
     device = pick_device(device)
-    weights = pick_dtype(dtype, device)
+    if halves is None:
+        halves = () if device.type == "cpu" else half_precisions(device)
+    weights = pick_dtype(dtype, device, halves)
+    # Where "auto" picked float16, sampling is watched for overflow and goes on in `wider`. Text encoders are not.
+    wider = widest(halves) if dtype == "auto" and weights == torch.float16 else None
+    unwatched = torch.bfloat16 if wider == torch.bfloat16 else weights
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
         # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
         large = clip.parameters >= LARGE_CLIP
-        kind = weights if large else torch.float32
+        kind = unwatched if large else torch.float32
         # As that dtype one by one, not first all and then all again.
         read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
@@ -155,7 +162,7 @@ def load_stack(
         def build(dtype: torch.dtype) -> nn.Module:
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, kind, manager)
+        return Placed(build, device, kind, manager, wider=wider if kind == torch.float16 else None)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
@@ -172,11 +179,11 @@ def load_stack(
             network, autoencoder = placed(found, "network"), placed(found, "autoencoder", kind)
             own = {}
             if _has_own_text(entry):
-                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower"))
+                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower", unwatched))
                 own["normalizer"] = placed(found, "normalizer", torch.float32)
             if (words := found.config.multilingual) is not None:
                 tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
-                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower"))
+                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower", unwatched))
             handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image, **own)
     for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):

@@ -49,7 +49,8 @@ class Placed(Generic[Module]):
     large ones, so that the largest stage sets the memory needed, not the sum of all. What leaves is dropped, and read
     from its file again: nothing is copied back. A network larger than its device has its weights fetched as they are
     used, see `stream`. manager: an editor's, which then decides what leaves. packs: whether a processor may rearrange
-    the weights, which gradients then no longer pass.
+    the weights, which gradients then no longer pass. wider: what the network is read as from an overflow on, see
+    `widen`.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Placed(Generic[Module]):
         manager: Manager | None = None,
         *,
         packs: bool = True,
+        wider: torch.dtype | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
+        self._wider = wider
         self._build = build
         self._manager = manager
         self._packs = packs and device.type == "cpu" and manager is None
@@ -138,6 +141,15 @@ class Placed(Generic[Module]):
         if self._float32 is None:
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
         return self._float32
+
+    def widen(self) -> bool:
+        """After an overflow: whether there is a dtype of a wider range to go on with. The next use reads the network as
+        that."""
+        if self._wider is None:
+            return False
+        self.drop()
+        self.dtype, self._wider = self._wider, None
+        return True
 
     def unpacked(self) -> Placed[Module]:
         """The same network with its weights as they are, through which gradients pass; this object where none is ever

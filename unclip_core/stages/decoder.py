@@ -47,6 +47,7 @@ from .run import (
     run_chunks,
     split_rows,
     time_table,
+    wider_on_overflow,
     with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
@@ -219,7 +220,9 @@ class Decoder(TextStage):
         check_count(self.WHO, "count", count)
         batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        return self._sample(settings, conditions, start, grid, count, items)
+        return wider_on_overflow(
+            [self.network], lambda: self._sample(settings, conditions, start, grid, count, items), warn
+        )
 
     @torch.no_grad()
     def _sample(
