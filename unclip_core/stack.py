@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoints.caption_tower import has_caption_tower, load_caption_tower
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
@@ -144,6 +145,8 @@ def load_stack(
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
         options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
         options["captions_alone"] = _has_own_text(entry)
+        if has_caption_tower(clip):
+            options["read_text_half"] = partial(load_caption_tower, clip)
         handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
