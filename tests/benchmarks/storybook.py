@@ -179,7 +179,7 @@ def main() -> int:
     sampling = sum(timing.seconds for timing in first.values())
     rows = [
         (
-            "of a cold run: beside `import torch` and the stages",
+            "cold run beside `import torch` and the stages",
             seconds - torch_seconds - sampling,
             BESIDE_SECONDS,
             "s",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..clip.captions import CaptionTower
@@ -35,8 +37,9 @@ def has_caption_tower(found: StageFile) -> bool:
     return plain and found.layout == "native" and "text" in config.towers
 
 
-def load_caption_tower(found: StageFile, dtype: torch.dtype) -> CaptionTower:
-    """The text half of a CLIP's file, mapped. Raises CheckpointError naming file, key, expected and found."""
+def load_caption_tower(found: StageFile, dtype: torch.dtype, check: Callable[[], None] | None = None) -> CaptionTower:
+    """The text half of a CLIP's file, mapped. check: see `assemble`. Raises CheckpointError naming file, key,
+    expected and found."""
     with torch.device("meta"):
         network = CaptionTower(found.config)
     (weights,) = found.weights(None).values()
@@ -45,7 +48,7 @@ def load_caption_tower(found: StageFile, dtype: torch.dtype) -> CaptionTower:
         for name, source in open_weights(weights).items()
         if not name.startswith("visual.") and name != "logit_scale"
     }
-    state = assemble(network, _rule_of, {"": sources}, str(found.path), dtype=dtype)
+    state = assemble(network, _rule_of, {"": sources}, str(found.path), dtype=dtype, check=check)
     network.load_state_dict(state, strict=True, assign=True)
     return network
 
