@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_iter, tree_map_only
 
 DEVICE = torch.device("lazy")  # a type that every PyTorch knows and none that is installed has kernels for
-_CROSSES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+_CROSSES = (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.to)  # the last under inference mode
 
 
 class _OnDevice(torch.Tensor):
@@ -68,7 +68,7 @@ class PretendedDevice(TorchDispatchMode):
             there = isinstance(args[0], _OnDevice)
         if not here and not there:
             return func(*args, **kwargs)
-        if func not in _CROSSES and any(each.ndim for each in tensors if not isinstance(each, _OnDevice)):
+        if func.overloadpacket not in _CROSSES and any(each.ndim for each in tensors if not isinstance(each, _OnDevice)):
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got some of the CPU")
         if there and len(here) != len(tensors):
             self.copied += sum(each.nbytes for each in tensors if not isinstance(each, _OnDevice))
