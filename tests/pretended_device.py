@@ -68,10 +68,11 @@ class PretendedDevice(TorchDispatchMode):
             there = isinstance(args[0], _OnDevice)
         if not here and not there:
             return func(*args, **kwargs)
-        if func.overloadpacket not in _CROSSES and any(each.ndim for each in tensors if not isinstance(each, _OnDevice)):
+        others = [each for each in tensors if not isinstance(each, _OnDevice)]
+        if func.overloadpacket not in _CROSSES and any(each.ndim for each in others):
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got some of the CPU")
-        if there and len(here) != len(tensors):
-            self.copied += sum(each.nbytes for each in tensors if not isinstance(each, _OnDevice))
+        if there:
+            self.copied += sum(each.nbytes for each in others)
         plain = {**kwargs, **({} if target is None else {"device": "cpu"})}
         inner_args, inner_kwargs = tree_map_only(_OnDevice, lambda x: x.inner, (args, plain))
         out = func(*inner_args, **inner_kwargs)

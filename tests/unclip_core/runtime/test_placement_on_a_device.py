@@ -156,7 +156,7 @@ def test_every_stage_paints_the_same_bit_for_bit_when_its_weights_stream(device,
     }
     lora = Lora.of("test", branches)
     whole = paint(stack, lora)
-    placed = [stack.clip.placed, stack.prior.network, stack.decoder.network]
+    placed = [stack.clip._captions, stack.prior.network, stack.decoder.network]
     assert there(*placed) == [True] * 3
     for each in placed:
         each.unload()
