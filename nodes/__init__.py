@@ -10,6 +10,7 @@ from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
 from .embedding import UnCLIPNoiseEmbedding, UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
+from .fewer_operations import UnCLIPGuidanceInterval, UnCLIPStepCache
 from .grid import UnCLIPImageGrid
 from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader
@@ -38,6 +39,8 @@ _CLASSES = (
     UnCLIPPCAProject,
     UnCLIPStartFromPicture,
     UnCLIPCLIPGuidance,
+    UnCLIPGuidanceInterval,
+    UnCLIPStepCache,
     UnCLIPDepthHint,
     UnCLIPDecoderSample,
     UnCLIPUpsample256,

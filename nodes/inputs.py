@@ -89,6 +89,22 @@ def size_inputs(own: str) -> dict:
     return {"width": side("across"), "height": side("from top to bottom")}
 
 
+class NotLinked:
+    """What comes out beside an optional input that is not linked: using it raises ValueError.
+
+    node: the title of the node that gives it; name: of the input, as the loader's output.
+    """
+
+    def __init__(self, node: str, name: str) -> None:
+        self._message = f"{node}: its input {name} is not linked; link Load unCLIP's {name.upper()} to it"
+
+    def __getattr__(self, name: str) -> Any:
+        # Copying, pickling and inspecting it is no use of it.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise ValueError(self._message)
+
+
 def path_inputs(start: str, end: str, default_end: float, where: str) -> dict:
     """Start, end and number of frames of an interpolation; the names are the node's own."""
 

@@ -50,7 +50,17 @@ class UnCLIPLoader:
                         "tooltip": "Precision of the weights. auto: what suits this processor. fp32: slowest, exact.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "compile": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "torch.compile: the first step of every stage and size takes a minute or more, the "
+                        "others are faster on most GPUs. It needs Triton, on a processor a C++ compiler.",
+                    },
+                ),
+            },
         }
 
     @classmethod
@@ -76,7 +86,7 @@ class UnCLIPLoader:
         except (ValueError, OSError) as error:
             return str(error)
 
-    def load(self, *, model_name, dtype):
+    def load(self, *, model_name, dtype, compile=None):
         from ..unclip_core.stack import load_stack
 
         host = current_host()
@@ -96,6 +106,7 @@ class UnCLIPLoader:
             folders=folders,
             halves=host.half_precisions(),
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
+            compiled=bool(compile),
         )
         return tuple(getattr(stack, stage) for stage in STAGES)
 

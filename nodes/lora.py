@@ -2,7 +2,7 @@
 
 from ..unclip_core.checkpoints import lora_catalog
 from .host import current_host
-from .inputs import FAMILY
+from .inputs import FAMILY, NotLinked
 
 
 class UnCLIPApplyLoRA:
@@ -81,20 +81,10 @@ class UnCLIPApplyLoRA:
         file = load_lora(lora_catalog.find_lora(lora_name, _folders()))
         changed = apply_lora(file, strength, clip=clip, prior=prior, decoder=decoder)
         names = ("clip", "prior", "decoder")
-        return tuple(_NotLinked(name) if value is None else value for name, value in zip(names, changed, strict=True))
-
-
-class _NotLinked:
-    """What comes out beside an input that is not linked: using it raises ValueError."""
-
-    def __init__(self, name):
-        self._message = f"Apply LoRA: its input {name} is not linked; link Load unCLIP's {name.upper()} to it"
-
-    def __getattr__(self, name):
-        # Copying, pickling and inspecting it is no use of it.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise ValueError(self._message)
+        return tuple(
+            NotLinked("Apply LoRA", name) if value is None else value
+            for name, value in zip(names, changed, strict=True)
+        )
 
 
 def _folders():

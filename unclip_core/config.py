@@ -281,6 +281,11 @@ class UNetConfig:
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
     @property
+    def skip_count(self) -> int:
+        """Skip connections from the way down to the way up; each leads to a block there."""
+        return len(self.channel_mult) * (self.depth + 1)
+
+    @property
     def time_width(self) -> int:
         """Width of the time embedding: 4 x channels, as in ADM."""
         return 4 * self.channels

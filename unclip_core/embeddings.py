@@ -231,12 +231,17 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
         ("decoder_id", "invert both with one decoder"),
         ("timesteps", "invert both in the same number of steps"),
         ("guidance_scale", "invert both with the same guidance_scale"),
+        ("guidance_interval", "invert both with the same decoder"),
         ("loras", "invert both with the same decoder"),
     ):
         one, two = getattr(a, name), getattr(b, name)
         if one != two:
             if name == "timesteps":
                 one, two = (f"{len(x)} steps" for x in (one, two))
+            elif name == "guidance_interval":
+                one, two = (
+                    "guidance everywhere" if x is None else "guidance from {:g} to {:g}".format(*x) for x in (one, two)
+                )
             else:
                 one, two = (LoraRecord.describe(x) if name == "loras" else f"{name} {x}" for x in (one, two))
             raise ValueError(f"{who}: noise_a was inverted with {one}, noise_b with {two}; {fix}")

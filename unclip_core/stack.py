@@ -119,13 +119,15 @@ def load_stack(
     folders: Folders = (),
     check: Callable[[], None] | None = None,
     halves: Collection[str] | None = None,
+    compiled: bool = False,
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
     dtype, halves: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. device: None picks the
     best. manager: what places the networks; None is `Placed`'s own rule. folders: the host's model folders, where
     fitted tables may lie. check: called before each tensor that is read; an exception from it stops the reading, and
-    the next use starts it again.
+    the next use starts it again. compiled: whether the networks that run once a step go through `torch.compile` when
+    first used; RuntimeError is raised then where that does not work.
     """
     device = pick_device(device)
     if halves is None:
@@ -165,7 +167,8 @@ def load_stack(
         def build(dtype: torch.dtype) -> nn.Module:
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, kind, manager, wider=wider if kind == torch.float16 else None)
+        widening = wider if kind == torch.float16 else None
+        return Placed(build, device, kind, manager, wider=widening, compiles=compiled)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):

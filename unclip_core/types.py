@@ -128,7 +128,8 @@ class Inversion:
     timesteps: training timesteps, descending. residual: how far the worst item is, in one step at most, from being
     undone exactly (RMS of x_t). latent_error, pixel_error: of a latent decoder, how far the first picture is from
     itself after the way there and back (RMS of its latents, and of its pixels in -1..1). loras: those of the
-    decoder.
+    decoder. guidance_interval: shares of the schedule between which guidance worked; None: everywhere, or there was
+    none.
     """
 
     timesteps: tuple[int, ...]
@@ -140,6 +141,7 @@ class Inversion:
     latent_error: float | None = None
     pixel_error: float | None = None
     loras: tuple[LoraRecord, ...] = ()
+    guidance_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

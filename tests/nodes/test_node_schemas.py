@@ -15,7 +15,7 @@ from comfyui_unclip.workflows.document.schema import node_schema
 # and what comes out.
 GOLDEN = {
     "UnCLIPLoader": (
-        "model_name* dtype*",
+        "model_name* dtype* compile*?",
         "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER UNCLIP_UPSAMPLER UNCLIP_UPSAMPLER UNCLIP_AR_PRIOR",
     ),
     "UnCLIPApplyLoRA": ("lora_name* strength* clip? prior? decoder?", "UNCLIP_CLIP UNCLIP_PRIOR UNCLIP_DECODER"),
@@ -42,6 +42,8 @@ GOLDEN = {
     "UnCLIPNoiseEmbedding": ("decoder embed noise_level* seed*", "UNCLIP_EMBED"),
     "UnCLIPPCAProject": ("clip embed component_counts*", "UNCLIP_EMBED"),
     "UnCLIPCLIPGuidance": ("decoder clip scale*", "UNCLIP_DECODER"),
+    "UnCLIPGuidanceInterval": ("decoder start* end*", "UNCLIP_DECODER"),
+    "UnCLIPStepCache": ("interval* depth* decoder? upsampler?", "UNCLIP_DECODER UNCLIP_UPSAMPLER"),
     "UnCLIPDepthHint": ("decoder hint crop*", "UNCLIP_DECODER"),
     "UnCLIPDecoderSample": (
         "decoder steps* guidance_scale* eta* sampler* seed* noise_per_item* count* "

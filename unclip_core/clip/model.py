@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..pictures.fitting import CROPS
+from ..pictures.resizing import resize_for_gradient
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
 from .byte_pairs import padded
@@ -400,11 +401,11 @@ class Clip:
 
         For runs of another network, which has loaded CLIP together with itself: `network.on_device(clip.placed)`.
         """
-        if pixels.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
-        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.config.image_mean, self.config.image_std))
-        return self._scale(self.placed.read().encode_image(((pixels - mean) / std).to(self.placed.dtype)))
+        pixels = resize_for_gradient(pixels, (self.image_size, self.image_size))
+        # By numbers: a tensor of them would be copied to the device, and waited for, at every step.
+        channels = zip(pixels.unbind(1), self.config.image_mean, self.config.image_std, strict=True)
+        pixels = torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
+        return self._scale(self.placed.read().encode_image(pixels.to(self.placed.dtype)))
 
     @property
     def image_size(self) -> int:

@@ -42,6 +42,8 @@ class Denoiser:
     variance (Nichol & Dhariwal 2021 eq. 15).
     guidance_scale: uncond + scale * (cond - uncond) of the output, the variance being the conditional half's: it is no
     score, so extrapolating it has no meaning (Ho & Salimans 2021).
+    guided_at: timesteps at which guidance works, the network being called with B rows at all others (Kynkäänniemi et
+    al. 2024); None: at all.
     x0_clamp: x_0 is kept within -x0_clamp..x0_clamp; None leaves it as it is. x0_quantile: then it is the largest bound
     of a dynamic threshold: each item is bounded by that quantile of its own |x_0|, 1 at the least, and divided by it
     (Saharia et al. 2022, §2.3), so that it lies within -1..1.
@@ -58,6 +60,7 @@ class Denoiser:
     x0_quantile: float | None = None
     edits: tuple[Edit, ...] = ()
     known: Edit | None = None
+    guided_at: frozenset[int] | None = None
 
     def __call__(self, x_t: Tensor, step: Step) -> Prediction:
         """The prediction at x_t (B, C, ...), in x_t's dtype. Raises ValueError for a wrong number of channels."""
@@ -82,13 +85,14 @@ class Denoiser:
         return Prediction(x0, eps, log_variance)
 
     def _thresholded(self, x0: Tensor) -> Tensor:
-        bound = torch.quantile(x0.flatten(1).abs().float(), self.x0_quantile, dim=1).clamp(1.0, self.x0_clamp)
+        bound = _quantile(x0.flatten(1).abs().float(), self.x0_quantile).clamp(1.0, self.x0_clamp)
         bound = bound.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
         return x0.clamp(-bound, bound) / bound
 
     def _guided(self, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
         """The network's output (B, C, ...) after guidance, and its variance channels."""
-        if not needs_pair(self.guidance_scale):
+        unguided = self.guided_at is not None and step.t not in self.guided_at
+        if unguided or not needs_pair(self.guidance_scale):
             return self._split(self.network(x_t, step).to(x_t.dtype), x_t)
         pair = self.network(torch.cat([x_t, x_t]), step).to(x_t.dtype)
         conditional, unconditional = pair.chunk(2)
@@ -105,6 +109,14 @@ class Denoiser:
             )
         output, variance_output = output.chunk(2, dim=1)
         return output, variance_output
+
+
+def _quantile(x: Tensor, share: float) -> Tensor:
+    """`torch.quantile` of each row of x (B, N): (B,). That one reckons ranks in float64, which MPS has not."""
+    place = share * (x.shape[1] - 1)
+    below = math.floor(place)
+    ordered = x.sort(dim=1).values
+    return torch.lerp(ordered[:, below], ordered[:, math.ceil(place)], place - below)
 
 
 def needs_pair(scale: float) -> bool:

@@ -43,6 +43,19 @@ class ItemNoise:
         return ItemNoise(self.seed, stop - start, self.stage, self.candidate, self.shared, first=self.first + start)
 
 
+def upload(values: Tensor, like: Tensor) -> Tensor:
+    """`values`, from the CPU, on the device and in the dtype of `like`.
+
+    A GPU takes them from pinned memory in its own time, while the host goes on: a sampler draws a step's noise once the
+    step's network is under way, and nobody waits for either. Elsewhere the host waits for the copy.
+    """
+    if like.device.type != "cuda":
+        return values.to(like.device, like.dtype)
+    # Contiguous, because rows that share their numbers cannot be pinned; cast there, because a cast on the way here
+    # would make a copy that is not pinned. The memory is not used anew before it has been read.
+    return values.contiguous().pin_memory().to(like.device, non_blocking=True).to(like.dtype)
+
+
 def _generator(seed: int, stage: str, candidate: int) -> torch.Generator:
     # Hashed, so that neighbouring seeds, stages and candidates are unrelated streams.
     digest = hashlib.blake2b(f"{seed}/{stage}/{candidate}".encode(), digest_size=8).digest()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Prediction
+from .noise import upload
 from .schedule import Step, Steps
 
 Denoise = Callable[[Tensor, Step], Prediction]
@@ -193,6 +194,7 @@ SAMPLERS: dict[str, Callable[..., Sampling]] = {
     "unipc": unipc,
     "analytic_ddpm": analytic_ddpm,
 }
+MULTISTEP = frozenset({"dpmpp_2m", "unipc"})  # over steps that end early, see `respaced_timesteps`
 
 
 def analytic_variance(step: Step, noise_power: float) -> float:
@@ -213,4 +215,4 @@ def posterior_mean(x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
 def _draw(noise: NoiseSource | None, like: Tensor) -> Tensor:
     if noise is None:
         raise ValueError("this sampler adds noise at every step: pass noise=ItemNoise(seed, count, stage)")
-    return noise.draw(like.shape[1:]).to(like.device, like.dtype)
+    return upload(noise.draw(like.shape[1:]), like)

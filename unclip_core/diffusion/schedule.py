@@ -152,12 +152,13 @@ class Schedule:
 
     # -- sampling --
 
-    def respace(self, steps: int) -> Steps:
+    def respace(self, steps: int, *, ends_early: bool = False) -> Steps:
         """`steps` steps, spaced as the config says; with "linspace" a single step starts at T-1.
 
-        Raises ValueError when steps is not an integer in 1..T.
+        ends_early: of "linspace", without the step at t = 0 (see `respaced_timesteps`). Raises ValueError when steps is
+        not an integer in 1..T.
         """
-        linspace = respaced_timesteps(self.timesteps, steps)
+        linspace = respaced_timesteps(self.timesteps, steps, ends_early=ends_early)
         if self.config.spacing == "leading":
             stride = self.timesteps // steps
             # All T timesteps leave no room to begin later.
@@ -231,12 +232,19 @@ def make_betas(name: str, timesteps: int, beta_start: float = 1e-4, beta_end: fl
     raise ValueError(f"schedule {name!r} is unknown; choose 'cosine', 'linear' or 'scaled_linear'")
 
 
-def respaced_timesteps(timesteps: int, steps: int) -> tuple[int, ...]:
-    """round(linspace(0, timesteps-1, steps)), descending."""
+def respaced_timesteps(timesteps: int, steps: int, *, ends_early: bool = False) -> tuple[int, ...]:
+    """round(linspace(0, timesteps-1, steps)), descending.
+
+    ends_early: of one point more, all but 0, as diffusers spaces its multistep solvers. Those extrapolate in the log of
+    the noise level, and from the last but one timestep down to 0 that is as far as all steps before together: with 10
+    steps the result would have a third too much contrast, and the step at 0 itself changes next to nothing.
+    """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be a whole number from 1 to {timesteps}, got {steps!r}")
     if steps == 1:
         return (timesteps - 1,)
+    if ends_early and steps < timesteps:
+        return respaced_timesteps(timesteps, steps + 1)[:-1]
     stride = (timesteps - 1) / (steps - 1)
     return tuple(round(i * stride) for i in reversed(range(steps)))
 

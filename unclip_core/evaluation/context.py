@@ -1,11 +1,18 @@
-"""What every experiment is given: the stack, the judges, the run folder's memory, and short ways to sample."""
+"""What every experiment is given: the stack, the judges, the run folder's memory, and short ways to sample.
+
+Whatever is sampled is kept by chunks, so that an experiment goes on after a kill, and takes up what it has when its
+counts grow.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import inspect
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +20,26 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.catalog import ANALYTIC, PCA, StackEntry, find_table
+from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish
+from ..storybook.shards import make_scenes
 from ..training.data import StorybookData, Tick
+from ..training.embeddings import image_embeddings
+from ..training.loop import Progress
 from ..training.recipes import Recipe
-from ..types import Embedding, GivenNoise, Noise, TextEncoding
-from .judge import JUDGE_RECIPE, Judge, trained_judge
+from ..types import Embedding, GivenNoise, Inversion, Noise, TextEncoding
+from . import synthesis
+from .judge import HEADS, JUDGE_RECIPE, Judge, trained_judge, verdicts
 from .reader import READER_RECIPE, Reader, trained_reader
-from .results import Store, digest
-from .siblings import SIBLING_RECIPE, trained_sibling
+from .results import Store, digest, packed, read, unpacked, written
+from .siblings import SIBLING_RECIPE, UPBRINGING, Nursery, Siblings, Spent, Upbringing
+from .storybook import captions_of
+from .synthesis import fits
 
+SIBLING_SCENES = 3200  # seed of the training scenes whose captions decide how long small decoders are trained
+FITTER = hashlib.sha256(inspect.getsource(synthesis).encode()).hexdigest()[:12]  # another fitter, other fits
 CHUNK = 32  # pictures at a time: more gain nothing on a CPU, and progress is seen
 
 
@@ -33,7 +49,7 @@ class Budget:
 
     judge: Recipe = JUDGE_RECIPE
     reader: Recipe = READER_RECIPE
-    sibling: Recipe = SIBLING_RECIPE
+    siblings: Upbringing = UPBRINGING
 
 
 FULL = Budget()
@@ -41,7 +57,9 @@ QUICK = Budget(
     # Three times the learning rate: few steps are to go far.
     judge=replace(JUDGE_RECIPE, steps=700, batch=64, lr=3e-3, warmup=50, pictures=8_000),
     reader=replace(READER_RECIPE, steps=500, batch=64, lr=3e-3, warmup=50, pictures=8_000),
-    sibling=replace(SIBLING_RECIPE, steps=450, ema=0.99, pictures=8_000),
+    siblings=Upbringing(
+        replace(SIBLING_RECIPE, steps=100, ema=0.98, pictures=8_000), round=50, minutes=2.0, captions=32, steps=10
+    ),
 )
 
 
@@ -59,6 +77,8 @@ class Context:
     ) -> None:
         self.entry, self.stack, self.run, self.cache = entry, stack, run, cache
         self.budget, self.tick, self.store = budget, tick, Store(run)
+        self.training = 0.0  # seconds of processor time that this process has spent on training
+        self._siblings: dict[int, Siblings] = {}
 
     @property
     def clip(self) -> Clip:
@@ -83,80 +103,192 @@ class Context:
     @cached_property
     def judge(self) -> Judge:
         """The judge, trained on renders alone; by its full recipe it is the one that `unclip evaluate` uses."""
-        recipe = self.budget.judge
-        return trained_judge(
-            self.cache / "judge" if recipe == JUDGE_RECIPE else self._folder("judge", recipe),
-            self.data(recipe),
-            lambda p: self.tick("train judge", p.step, p.steps),
-            recipe,
-        )
+        recipe, folder = self.budget.judge, self.places["judge"]
+        with self._trains("judge", folder) as on_progress:
+            return trained_judge(folder, self.data(recipe), on_progress, recipe)
 
     @cached_property
     def reader(self) -> Reader:
         """The reader, trained on renders alone."""
-        return trained_reader(
-            self._folder("reader", self.budget.reader),
-            lambda p: self.tick("train reader", p.step, p.steps),
-            self.budget.reader,
+        folder = self.places["reader"]
+        with self._trains("reader", folder) as on_progress:
+            return trained_reader(folder, on_progress, self.budget.reader)
+
+    def siblings(self, seed: int = 1) -> Siblings:
+        """The decoders alike in all but what they are told, of a training seed: as many steps for every seed."""
+        if seed not in self._siblings:
+            steps = None if seed == 1 else self.siblings().steps
+            before, began = self.training, time.process_time()
+            self._siblings[seed] = self._nursery.raised(seed, self._painted_right, steps)
+            self.training = before + time.process_time() - began  # the judge's, which it may have been the first to ask
+        return self._siblings[seed]
+
+    @cached_property
+    def _nursery(self) -> Nursery:
+        plan = self.budget.siblings
+
+        def trunk() -> dict[str, Tensor]:
+            return load_network(self.entry.stages["decoder"], torch.float32).state_dict()
+
+        return Nursery(
+            self.decoder.config,
+            trunk,
+            self.clip,
+            lambda: self.data(plan.recipe),
+            lambda data: image_embeddings(self.clip, data, self.cache / "embeddings", progress=self.tick),
+            self.places["small decoders"],
+            plan,
+            self.decoder.network.dtype,
+            lambda kind, progress: self.tick(f"train decoder told of {kind}", progress.step, progress.steps),
         )
+
+    def _painted_right(self, decoder: Decoder) -> float:
+        """Share of training scenes' captions that a decoder on captions alone paints right in all three attributes."""
+        plan = self.budget.siblings
+        scenes = make_scenes(plan.captions, SIBLING_SCENES, "train", "one")
+        made = self.decode(
+            None, self.encode(captions_of(scenes)), decoder=decoder, seed=SIBLING_SCENES, steps=plan.steps,
+            guidance_scale=plan.guidance, what="measure the decoder on captions",
+        )  # fmt: skip
+        seen = [said for part in made.split(256) for said in verdicts(self.judge, part)]
+        wanted = [dict(zip(HEADS, scene.triples()[0], strict=True)) for scene in scenes]
+        return sum(said == truth for said, truth in zip(seen, wanted, strict=True)) / len(scenes)
+
+    @property
+    def trainings(self) -> dict[str, float]:
+        """Seconds of processor time that training took in this run folder so far, by what was trained."""
+        found = {name: Spent(self.places[name]).seconds for name in ("judge", "reader")}
+        siblings = self.places["small decoders"]
+        for place in sorted(siblings.iterdir()) if siblings.exists() else ():
+            found[f"decoder told of {place.name}"] = Spent(place).seconds
+        return {name: seconds for name, seconds in found.items() if seconds}
+
+    @cached_property
+    def places(self) -> dict[str, Path]:
+        """The folders of what is trained."""
+        judge, plan = self.budget.judge, self.budget.siblings
+        own = self.run / "models"
+        return {
+            "judge": self.cache / "judge" if judge == JUDGE_RECIPE else own / f"judge-{digest(asdict(judge))}",
+            "reader": own / f"reader-{digest(asdict(self.budget.reader))}",
+            "small decoders": own / f"siblings-{digest(plan.kept, self.weights_of('clip', 'decoder'))}",
+        }
+
+    @contextlib.contextmanager
+    def _trains(self, name: str, folder: Path) -> Iterator[Callable[[Progress], None]]:
+        """Inside, something is made ready in a folder; gives what is to be called with the progress of its training."""
+        began, spent = time.process_time(), Spent(folder)
+
+        def on_progress(progress: Progress) -> None:
+            spent.note()
+            self.tick(f"train {name}", progress.step, progress.steps)
+
+        yield on_progress
+        self.training += time.process_time() - began
 
     def data(self, recipe: Recipe) -> StorybookData:
         """The training pictures of a recipe."""
         self.tick("draw training pictures", 0, 1)
         return StorybookData(self.cache / "storybook", recipe.pictures, 1, workers=torch.get_num_threads())
 
-    def sibling(self, kind: str) -> Decoder:
-        """The small decoder that reads "image" or "text" embeddings."""
-        recipe = self.budget.sibling
-        return trained_sibling(
-            kind,
-            self.decoder.config,
-            self.clip,
-            self.data(recipe),
-            self.cache,
-            self._folder(f"{kind}-sibling", recipe, self.weights),
-            recipe,
-            on_progress=lambda p: self.tick(f"train {kind}-embedding decoder", p.step, p.steps),
-        )
-
     @cached_property
     def weights(self) -> str:
         """A short hash of every file of the stack, fitted tables included: other weights, other results."""
+        return self.weights_of(*self.entry.stages, tables=(PCA, ANALYTIC))
+
+    @cache  # noqa: B019 (a context lives as long as the command)
+    def weights_of(self, *stages: str, tables: tuple[str, ...] = ()) -> str:
+        """A short hash of the files of these stages and fitted tables: other weights, other samples."""
         found = hashlib.sha256()
-        tables = [find_table(self.entry, kind) for kind in (PCA, ANALYTIC)]
-        files = [path for stage in self.entry.stages.values() for path in stage.files]
-        for path in sorted({*files, *(table for table in tables if table)}):
+        fitted = [table for kind in tables if (table := find_table(self.entry, kind))]
+        files = [path for stage in stages for path in self.entry.stages[stage].files]
+        for path in sorted({*files, *fitted}):
             found.update(path.name.encode())
             with path.open("rb") as file:
                 while part := file.read(1 << 20):
                     found.update(part)
         return found.hexdigest()[:16]
 
-    def key(self, *parts: object) -> str:
-        """The key of something that depends on these settings, the weights and the examiners."""
-        return digest(self.weights, asdict(self.budget), *parts)
-
-    def _folder(self, name: str, recipe: Recipe, *parts: object) -> Path:
-        return self.run / "models" / f"{name}-{digest(asdict(recipe), *parts)}"
+    def key(self, *parts: object, siblings: bool = False) -> str:
+        """The key of something that depends on these settings, the weights and the examiners, and where it asks for
+        `siblings`, on those."""
+        examiners = {"judge": asdict(self.budget.judge), "reader": asdict(self.budget.reader)}
+        return digest(self.weights, examiners, asdict(self.budget.siblings) if siblings else None, *parts)
 
     def embed(self, pictures: Tensor) -> Embedding:
         """CLIP embeddings of IMAGE (B, H, W, 3)."""
         parts = [self.clip.encode_image(part) for part in pictures.split(CHUNK)]
         return Embedding(torch.cat([part.vector for part in parts]), parts[0].clip_id)
 
+    def encode(self, captions: list[str]) -> TextEncoding:
+        """CLIP's encoding of captions, in the chunks that they are painted in: a caption's does not depend on how many
+        come after it."""
+        parts = [self.clip.encode_text(captions[start : start + CHUNK]) for start in range(0, len(captions), CHUNK)]
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "embed", "mask", "ids")
+        }
+        return replace(parts[0], captions=tuple(captions), **joined)
+
     def imagine(self, captions: list[str], seed: int = 0, **options: Any) -> tuple[Embedding, TextEncoding]:
-        """What the prior makes of captions, with its defaults unless `options` says otherwise; and their encoding."""
-        text = self.clip.encode_text(captions)
-        return self.prior.sample(text, seed=seed, **options), text
+        """What the prior makes of captions, with its defaults unless `options` says otherwise; and their encoding.
+        Caption i with seed + i."""
+        text = self.encode(captions)
+        return self.sample_prior(text, seed, **options)[0], text
+
+    def sample_prior(
+        self, text: TextEncoding, seed: int = 0, *, autoregressive: bool = False, **options: Any
+    ) -> tuple[Embedding, float]:
+        """Embeddings of texts by one of the priors, item i with seed + i, and the seconds on the clock that each
+        took."""
+        prior, found, seconds = self.ar_prior if autoregressive else self.prior, [], 0.0
+        weights = self.weights_of("clip", "ar_prior" if autoregressive else "prior", tables=(ANALYTIC,))
+        for start in range(0, len(text), CHUNK):
+            part = text.take(slice(start, start + CHUNK))
+
+            def make(part: TextEncoding = part, start: int = start) -> dict[str, Tensor]:
+                prior.network.on_device()  # reads the weights, which is no part of the time
+                began = time.perf_counter()
+                made = prior.sample(part, seed=seed + start, **options).vector
+                return {"z": made, "seconds": torch.tensor(time.perf_counter() - began)}
+
+            dtype = str(prior.network.dtype)
+            key = digest(weights, prior.config, dtype, part.captions, seed + start, options)
+            kept = self.store.tensors("imagined", key, make)
+            found.append(kept["z"])
+            seconds += float(kept["seconds"])
+            self.tick("prior", start + len(part), len(text))
+        return Embedding(torch.cat(found), text.clip_id), seconds / len(text)
+
+    def fitted(self, pictures: Tensor) -> list[dict[str, str]]:
+        """What the fitter says of IMAGE (B, 64, 64, 3), as the judge says it."""
+        found = []
+        for start, part in enumerate(pictures.split(CHUNK)):
+
+            def make(part: Tensor = part) -> dict[str, Tensor]:
+                return {"said": written([fit.said() for fit in fits(part)])}
+
+            found += read(self.store.tensors("fitted", digest(part, FITTER), make)["said"])
+            self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
+        return found
 
     def invert(self, pictures: Tensor, embed: Embedding, what: str = "invert", **options: Any) -> GivenNoise:
         """x_T of IMAGE (B, H, W, 3) under their embeddings, without a caption."""
         found = []
         for start in range(0, len(pictures), CHUNK):
             rows = slice(start, start + CHUNK)
-            part = replace(embed, vector=embed.vector[rows])
-            steps = self.decoder.invert_steps(pictures[rows], part, **options)
-            found.append(finish(steps, self._watch(what, start, len(pictures))))
+            shown, part = pictures[rows], replace(embed, vector=embed.vector[rows])
+
+            def make(shown: Tensor = shown, part: Embedding = part, start: int = start) -> dict[str, Tensor]:
+                steps = self.decoder.invert_steps(shown, part, **options)
+                noise = finish(steps, self._watch(what, start, len(pictures)))
+                return {"x_T": noise.x_T, "inversion": written(asdict(noise.inversion))}
+
+            kept = self.store.tensors("inverted", self._key(self.decoder, shown, part, options), make)
+            said = read(kept["inversion"])
+            found.append(
+                GivenNoise(kept["x_T"], Inversion(**{**said, "timesteps": tuple(said["timesteps"]), "loras": ()}))
+            )
+            self.tick(what, start + len(shown), len(pictures))
         worst = max(noise.inversion.residual for noise in found)
         inversion = replace(found[0].inversion, residual=worst)
         return GivenNoise(torch.cat([noise.x_T for noise in found]), inversion)
@@ -174,19 +306,35 @@ class Context:
     ) -> Tensor:
         """IMAGE (B, S, S, 3): item i with seed + i. embed, text and noise have one size; `options` go to `sample`."""
         sizes = [len(given) for given in (embed, text, noise) if given is not None]
-        batch, found = max(sizes, default=1), []
+        batch, found, decoder = max(sizes, default=1), [], decoder or self.decoder
         for start in range(0, batch, CHUNK):
             rows = slice(start, start + CHUNK)
-            steps = (decoder or self.decoder).sample_steps(
-                embed and replace(embed, vector=embed.vector[rows]),
-                text and text.take(rows),
-                noise=noise and (noise.take(rows) if len(noise) > 1 else noise),
-                seed=seed + start,
-                warn=lambda message: None,  # that guidance is not the inversion's is what an experiment varies
+            given = {
+                "embed": embed and replace(embed, vector=embed.vector[rows]),
+                "text": text and text.take(rows),
+                "noise": noise and (noise.take(rows) if len(noise) > 1 else noise),
+                "seed": seed + start,
                 **options,
-            )
-            found.append(finish(steps, self._watch(what, start, batch)))
+            }
+
+            def make(given: dict[str, Any] = given, start: int = start) -> dict[str, Tensor]:
+                steps = decoder.sample_steps(
+                    **given,
+                    warn=lambda message: None,  # that guidance is not the inversion's is what an experiment varies
+                )
+                return {"pictures": packed(finish(steps, self._watch(what, start, batch)))}
+
+            # A caption says what its encoding is; that is computed anew each time, and may differ in the last bit.
+            named = {**given, "text": text and given["text"].captions}
+            kept = self.store.tensors("decoded", self._key(decoder, named), make)
+            found.append(unpacked(kept["pictures"]))
+            self.tick(what, min(start + CHUNK, batch), batch)
         return torch.cat(found)
+
+    def _key(self, decoder: Decoder, *parts: object) -> str:
+        """The key of what a decoder makes of these. Decoders of the run have their training in their id."""
+        weights = self.weights_of("clip", "decoder")
+        return digest(weights, decoder.config.decoder_id, str(decoder.network.dtype), *parts)
 
     def _watch(self, what: str, start: int, batch: int) -> Callable[[Any], None]:
         chunk = min(CHUNK, batch - start)

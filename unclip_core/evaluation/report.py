@@ -24,7 +24,7 @@ from torch import Tensor
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
-from ..types import PictureStart
+from ..training.passing import pass_through
 from . import probes
 from .context import Context
 from .judge import HEADS, verdicts
@@ -38,7 +38,6 @@ from .synthesis import Fit, fits
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
 LEDGER = "test_split.json"
 CHUNK = 25  # samples kept at a time
-PASSED = 0.25  # the noise level, of the schedule's length, that renders are noised to before the decoder denoises them
 # What a stack is to reach; margins are on differences of the same captions and seeds.
 ATTRIBUTES = {"object": 0.90, "colour": 0.95, "background": 0.95, "all": 0.85}
 NOT_WORSE, BOUND, READ, CHINESE = -0.02, 0.60, 0.50, -0.02
@@ -153,8 +152,7 @@ class Side:
         true = {1024: torch.from_numpy(render(scene, 1024, oversample=2).copy()).float()[None] / 255}
         true[256], true[64] = (shrunk(true[1024], size) for size in (256, 64))
         embed, text = self.context.embed(true[64]), self.context.clip.encode_text(captions_of([scene]))
-        start = PictureStart(true[64], strength=PASSED)
-        passed = {64: self.context.decode(embed, text, noise=start, seed=seed, what="pass renders through the decoder")}
+        passed = {64: pass_through(self.context.decoder, true[64], embed, text, seed=seed)}
         passed[256] = self.enlarged(passed[64], 256, seed)
         passed[1024] = self.enlarged(passed[256], 1024, seed)
         clean = {256: self.enlarged(true[64], 256, seed), 1024: self.enlarged(true[256], 1024, seed)}

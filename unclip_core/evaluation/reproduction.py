@@ -1,4 +1,5 @@
-"""Runs the experiments, one after another, and writes the report. What was computed before is taken from the folder."""
+"""Runs the experiments, one after another, and writes the report: a page that says what was found, and one with all the
+numbers. What was computed before is taken from the folder."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .context import Context
 from .experiments import EXPERIMENTS, Experiment
-from .results import Check, Result, Table
+from .results import Check, Figure, Result, Table
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,29 @@ def run_all(
 ) -> Iterator[Finished]:
     """Run what is not kept yet; yields each experiment as it is finished. full: names not to be quick with."""
     for experiment in experiments:
-        shortened = quick and experiment.name not in full
-        settings = experiment.quick if shortened else experiment.full
-        key = context.key(experiment.name, asdict(settings), _source(experiment))
+        settings, key, shortened = chosen_settings(context, experiment, quick, full)
         result = context.store.load(experiment.name, key)
         cached = result is not None
         if result is None:
             context.tick(experiment.name, 0, 1)
             started, worked = time.perf_counter(), time.process_time()
+            context.store.earlier = context.training = 0.0
             result = experiment.run(context, settings)
-            spent = {"seconds": time.perf_counter() - started, "processor": time.process_time() - worked}
-            result = replace(result, **spent)
+            # Training is reported apart; what runs before this one had sampled took its time, too.
+            own = time.process_time() - worked - context.training + context.store.earlier
+            result = replace(result, seconds=time.perf_counter() - started, processor=max(0.0, own))
             context.store.save(experiment.name, key, result)
         yield Finished(experiment, result, key, cached, shortened)
+
+
+def chosen_settings(
+    context: Context, experiment: Experiment, quick: bool, full: Container[str]
+) -> tuple[Any, str, bool]:
+    """An experiment's settings, the key that its result is kept under, and whether they are the quick ones."""
+    shortened = quick and experiment.name not in full
+    settings = experiment.quick if shortened else experiment.full
+    key = context.key(experiment.name, asdict(settings), _source(experiment), siblings=experiment.siblings)
+    return settings, key, shortened
 
 
 def _source(experiment: Experiment) -> str:
@@ -66,22 +78,68 @@ def _source(experiment: Experiment) -> str:
 
 
 def write_report(context: Context, finished: list[Finished], path: Path) -> None:
-    """Markdown at `path`, pictures in the folder of its name beside it."""
-    pictures = path.parent / path.stem
-    pictures.mkdir(parents=True, exist_ok=True)
-    lines = _head(context, finished)
+    """Markdown at `path`, what was found on one page; in the folder of its name beside it `details.md` with all the
+    numbers, and the pictures of both."""
+    folder = path.parent / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
     for done in finished:
         for figure in done.result.figures:
             shutil.copyfile(
-                context.store.picture(done.experiment.name, done.key, figure), pictures / f"{figure.name}.png"
+                context.store.picture(done.experiment.name, done.key, figure), folder / f"{figure.name}.png"
             )
-        lines += _section(done, pictures.name)
+    _write(folder / DETAILS, _details(context, finished, path.name))
+    _write(path, _summary(context, finished, folder.name))
+
+
+DETAILS = "details.md"
+
+
+def _write(path: Path, lines: list[str]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
-def _head(context: Context, finished: list[Finished]) -> list[str]:
+def _summary(context: Context, finished: list[Finished], folder: str) -> list[str]:
+    """One page: claims, what was found, and the pictures that show it."""
+    checks = [check.verdict for done in finished for check in done.result.checks]
+    counts = ", ".join(f"{checks.count(verdict)} {verdict}" for verdict in ("reached", "undecided", "missed"))
+    rows = [
+        [f"[{done.experiment.title}]({folder}/{DETAILS}#{_anchor(done)})", done.experiment.paper, " ".join(found)]
+        for done in finished
+        if (found := done.result.paper or done.result.notes[:1])
+    ]
+    lines = [
+        "# The paper's experiments, at storybook scale",
+        "",
+        f"{_written_by(context, finished)} Every number with its interval, all pictures and the processor time of each "
+        f"part: [details]({folder}/{DETAILS}).",
+        "",
+        *_table(Table("", ["experiment", "the paper", "here"], rows)),
+        "",
+        f"Targets: {counts}; an interval that holds the target decides nothing. Distances and shares are of drawings "
+        "and compare with each other alone, not with the paper's numbers, which are of photographs.",
+        "",
+    ]
+    for done in finished:
+        shown = [figure for figure in done.result.figures if figure.name in done.experiment.shown]
+        lines += [line for figure in shown for line in _pictured(f"{folder}/", figure, done.experiment.title)]
+    return lines
+
+
+def _anchor(done: Finished) -> str:
+    """The link that a Markdown renderer gives a section's title."""
+    kept = "".join(letter for letter in done.experiment.title.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
+
+
+def _pictured(folder: str, figure: Figure, title: str = "") -> list[str]:
+    caption = f"{title}. {figure.caption}" if title else figure.caption
+    return [f"![{caption}]({folder}{figure.name}.png)", "", f"*{caption}*", ""]
+
+
+def _written_by(context: Context, finished: list[Finished]) -> str:
+    """The command, on what and on which machine, how long it took, and with which counts."""
     quick, full = ([done for done in finished if done.quick is kind] for kind in (True, False))
     mixed = full if quick else []
     scale = (
@@ -93,7 +151,7 @@ def _head(context: Context, finished: list[Finished]) -> list[str]:
     if mixed:
         titles = ", ".join(done.experiment.title for done in mixed)
         scale += f" **Full counts** were given to: {titles}; the judge is fully trained for all."
-    minutes, worked = (sum(getattr(done.result, spent) for done in finished) / 60 for spent in ("seconds", "processor"))
+    worked = (sum(done.result.processor for done in finished) + sum(context.trainings.values())) / 60
     command = " ".join(
         ["unclip reproduce", *(["--quick"] if quick else []), *(f"--full {done.experiment.name}" for done in mixed)]
     )
@@ -101,12 +159,21 @@ def _head(context: Context, finished: list[Finished]) -> list[str]:
     machine = (
         f"{threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}"
     )
-    lines = [
-        "# The paper's experiments, at storybook scale",
-        "",
+    seeds = context.budget.siblings.seeds
+    trained = ""
+    if any(done.experiment.siblings for done in finished):
+        trained = f" Small decoders: {'one training seed' if seeds == 1 else f'{seeds} training seeds'}."
+    return (
         f"Written by `{command}` on the stack `{context.entry.name}` (weights {context.weights}), "
-        f"{time.strftime('%Y-%m-%d')}; {minutes:.1f} minutes, {worked:.1f} of processor time, on {machine}; models "
-        f"and samples kept from before took none. {scale}",
+        f"{time.strftime('%Y-%m-%d')}; {worked:.0f} minutes of processor time, on {machine}. {scale}{trained}"
+    )
+
+
+def _details(context: Context, finished: list[Finished], summary: str) -> list[str]:
+    lines = [
+        "# The paper's experiments: all numbers",
+        "",
+        f"The [summary](../{summary}) says what was found. {_written_by(context, finished)}",
         "",
         "Scenes that results come from are held out: their combinations of object, colour and background are in no "
         "training picture of any stage or judge. Guidance and theta are chosen on training scenes, one value for all "
@@ -120,12 +187,19 @@ def _head(context: Context, finished: list[Finished]) -> list[str]:
             Table("", ["experiment", "measured", "value (95 % interval)", "target", "verdict"], _target_rows(finished))
         ),
         "",
-        "## How this stands to the paper",
-        "",
-        *(f"- **{done.experiment.title}.** {said}" for done in finished for said in done.result.paper),
-        "",
     ]
-    return lines
+    for done in finished:
+        lines += _section(done)
+    times = [[done.experiment.title, f"{done.result.processor / 60:.1f}"] for done in finished]
+    times += [[f"training: {name}", f"{seconds / 60:.1f}"] for name, seconds in context.trainings.items()]
+    return [
+        *lines,
+        "## Processor time",
+        "",
+        "Of all threads and of every run that worked on a part. What was trained by another command is not counted.",
+        "",
+        *_table(Table("", ["part", "minutes"], times)),
+    ]
 
 
 def _target_rows(finished: list[Finished]) -> list[list[str]]:
@@ -133,7 +207,7 @@ def _target_rows(finished: list[Finished]) -> list[list[str]]:
     return [[done.experiment.title, *check.row()] for done, check in rows]
 
 
-def _section(done: Finished, folder: str) -> list[str]:
+def _section(done: Finished) -> list[str]:
     result, claim = done.result, done.experiment.paper
     lines = [
         f"## {done.experiment.title}",
@@ -148,9 +222,7 @@ def _section(done: Finished, folder: str) -> list[str]:
         lines += [f"{table.title}:", "", *_table(table), ""]
     for note in (*result.paper, *result.notes):
         lines += [note, ""]
-    for figure in result.figures:
-        lines += [f"![{figure.caption}]({folder}/{figure.name}.png)", "", f"*{figure.caption}*", ""]
-    return lines
+    return lines + [line for figure in result.figures for line in _pictured("", figure)]
 
 
 def _table(table: Table) -> list[str]:

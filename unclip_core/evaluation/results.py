@@ -1,4 +1,8 @@
-"""What an experiment finds, and where it is kept: JSON and PNG in the run folder, so that a killed run goes on."""
+"""What an experiment finds, and where it is kept: JSON and PNG in the run folder, so that a killed run goes on.
+
+Samples are kept a chunk at a time, each under a key of all that it was made from, with the processor time that it took:
+a killed experiment loses the chunk that was under way, and a larger count adds chunks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..training.sheets import save_png
 from .statistics import Measured
+
+LEVELS = 255 * 256  # of a picture that is kept
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ class Figure:
 @dataclass(frozen=True)
 class Result:
     """One experiment's findings. paper: how they stand to the paper's claim, a sentence each. notes: conditions to
-    know when reading the numbers. seconds: on the clock; processor: of all threads, whatever else the machine did."""
+    know when reading the numbers. seconds: on the clock, of the run that finished it; processor: of all threads and of
+    all runs that worked on it, whatever else the machine did, without the training of judges and small decoders."""
 
     checks: list[Check] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -109,10 +118,14 @@ def result_from_json(data: dict[str, Any]) -> Result:
 
 
 class Store:
-    """A run folder's memory. Whatever is in it is whole: files are written beside and renamed, a JSON last."""
+    """A run folder's memory. Whatever is in it is whole: files are written beside and renamed, a JSON last.
+
+    earlier: seconds of processor time that the tensors which were there already had taken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.earlier = 0.0
 
     def load(self, name: str, key: str) -> Result | None:
         """The result kept under this key, or None."""
@@ -135,21 +148,54 @@ class Store:
         """Tensors made once: what takes long inside an experiment survives a kill of that experiment."""
         path = self.folder / "made" / f"{name}-{key}.safetensors"
         if not path.exists():
+            began = time.process_time()
             found = {label: tensor.contiguous() for label, tensor in make().items()}
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.partial")
-            save_file(found, partial)
+            save_file(found, partial, {"processor": f"{time.process_time() - began:.3f}"})
             os.replace(partial, path)
-        return load_file(path)
+            return found
+        with safe_open(path, "pt") as file:
+            self.earlier += float((file.metadata() or {}).get("processor", 0.0))
+            return {label: file.get_tensor(label) for label in file.keys()}  # noqa: SIM118 (it is no dictionary)
 
     def _place(self, name: str, key: str) -> Path:
         return self.folder / "results" / f"{name}-{key}"
 
 
 def digest(*parts: object) -> str:
-    """A short key of anything that JSON, or str, can spell."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+    """A short key of anything that JSON, or str, can spell; of tensors, by their values; of dataclasses, by fields."""
+    text = json.dumps(parts, sort_keys=True, default=_spelled)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _spelled(part: object) -> object:
+    if isinstance(part, Tensor):
+        raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return [str(part.dtype), list(part.shape), hashlib.sha256(raw).hexdigest()]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return [type(part).__name__, {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}]
+    return str(part)
+
+
+def packed(image: Tensor) -> Tensor:
+    """IMAGE, values 0..1, as 16-bit integers: 8-bit values exactly, others to 1e-5."""
+    return (image.clamp(0, 1) * LEVELS).round().to(torch.int32).to(torch.uint16)
+
+
+def unpacked(kept: Tensor) -> Tensor:
+    """The IMAGE that was packed."""
+    return kept.to(torch.int32).float() / LEVELS
+
+
+def written(value: object) -> Tensor:
+    """Anything that JSON can spell, as a tensor of bytes."""
+    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def read(kept: Tensor) -> Any:
+    """What was written."""
+    return json.loads(bytes(kept.tolist()))
 
 
 def to_pil(image: Tensor) -> Image.Image:

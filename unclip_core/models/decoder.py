@@ -19,7 +19,7 @@ from .autoencoders.movq import MoVQ
 from .layers import KeyValue
 from .multilingual import MultilingualEncoder
 from .text_encoder import TextEncoder
-from .unet import UNet
+from .unet import DeepFeatures, UNet
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,20 @@ class Conditioning:
     def __len__(self) -> int:
         return self.addition.shape[0]
 
+    def first(self, rows: int) -> Conditioning:
+        """That of the first rows: views, nothing is copied."""
+        return Conditioning(
+            self.addition[:rows],
+            tuple((keys[:rows], values[:rows]) for keys, values in self.context),
+            None if self.mask is None else self.mask[:rows],
+            None if self.extra is None else self.extra[:rows],
+        )
+
 
 class DecoderNetwork(nn.Module):
     """`condition` once, then `forward` per step."""
+
+    per_step = "forward"
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -134,13 +145,22 @@ class DecoderNetwork(nn.Module):
         """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
         return self.unet.time_features(t)
 
-    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, time: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        time: Tensor | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows).
+        deep: see `UNet.forward`."""
         if time is None:
             time = self.time_features(t)
         if conditioning.extra is not None:
             x_t = torch.cat([x_t, conditioning.extra.to(x_t.dtype)], dim=1)
-        return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask)
+        return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask, deep)
 
     def _check_extra(self, extra: Tensor | None) -> None:
         wanted, found = self.config.extra_channels, 0 if extra is None else extra.shape[1]

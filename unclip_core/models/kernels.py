@@ -38,9 +38,11 @@ def freeze(network: nn.Module) -> None:
 
 
 def uses_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's own operators may run a layer: on a processor, without gradients or autocast."""
+    """Whether oneDNN's own operators may run a layer: on a processor, without gradients or autocast. A compiler chooses
+    for itself."""
     return (
         x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
@@ -187,6 +189,8 @@ def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
 def beats_fused_attention(q: Tensor) -> bool:
     """Whether two matrix products beat PyTorch's fused attention: long, in bfloat16, on processors that gain by it."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling():
         return False
     return q.shape[-2] >= FUSED_ATTENTION_TOKENS and products_beat_fused_attention(this_processor())
 

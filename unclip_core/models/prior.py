@@ -34,6 +34,8 @@ class PriorCache:
 class PriorNetwork(nn.Module):
     """Predicts the scaled image embedding x_0 from x_t, the time and a caption."""
 
+    per_step = "step"
+
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config = config

@@ -13,7 +13,7 @@ from ..config import DecoderConfig
 from .decoder import Conditioning, build_autoencoder
 from .layers import time_features
 from .text_tower import TextTower
-from .unet import UNet
+from .unet import DeepFeatures, UNet
 
 
 class EmbedNormalizer(nn.Module):
@@ -43,6 +43,8 @@ class NoisyEmbed(nn.Module):
 
 class StableDecoderNetwork(nn.Module):
     """`condition` once, then `forward` per step, as `DecoderNetwork`."""
+
+    per_step = "forward"
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -96,11 +98,20 @@ class StableDecoderNetwork(nn.Module):
         """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
         return self.unet.time_features(t)
 
-    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, time: Tensor | None = None) -> Tensor:
-        """x_t (B, in, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows)."""
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        time: Tensor | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
+        """x_t (B, in, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows).
+        deep: see `UNet.forward`."""
         if time is None:
             time = self.time_features(t)
-        return self.unet(x_t, time + conditioning.addition, conditioning.context)
+        return self.unet(x_t, time + conditioning.addition, conditioning.context, deep=deep)
 
 
 class StableDecoder(nn.Module):

@@ -29,6 +29,30 @@ class Level(nn.Module):
         self.first_context = first  # index of the first attention's keys and values in the conditioning
 
 
+class DeepFeatures:
+    """What a UNet's deep part made of an earlier step, for steps that run its outer blocks alone (DeepCache, Ma et al.
+    2023): from one step to the next the deep features hardly change.
+
+    depth: how many blocks on the way down, and on the way up, run at every step. reuse: whether the next forward takes
+    what was kept, if it can; a whole forward keeps. It is the memory of one run over one batch, and holds no weights.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.reuse = False
+        self._kept: Tensor | None = None
+
+    def keep(self, x: Tensor) -> None:
+        """x (B, C, h, w), which enters the first outer block on the way up."""
+        self._kept = x
+
+    def take(self, rows: int) -> Tensor | None:
+        """What was kept for the first `rows` rows; None for a forward that is to be whole, or of more rows."""
+        if not self.reuse or self._kept is None or len(self._kept) < rows:
+            return None
+        return self._kept[:rows]
+
+
 class UNet(nn.Module):
     """(B, in, H, W) and a time embedding -> (B, out, H, W). H and W: multiples of patch_size * 2^(levels - 1)."""
 
@@ -88,10 +112,12 @@ class UNet(nn.Module):
         time: Tensor,
         context: Sequence[KeyValue] = (),
         context_mask: Tensor | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """x (B, in, H, W); time (B, time_width), conditioning already added; returns (B, out, H, W) float32.
 
         context: from `project_context`; context_mask (B, L) bool, True = attend to that token ("joint" alone).
+        deep: the memory of a run that does not compute every block at every step; None computes all.
         """
         x = x.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
@@ -99,22 +125,34 @@ class UNet(nn.Module):
         time = F.silu(time)
         masks: dict[int, Tensor] = {}  # key mask per number of pixels
 
+        reused = None if deep is None else deep.take(len(x))
+        outer = self.config.skip_count if reused is None else deep.depth  # blocks to run on either way
+
         x = self.conv_in(x)
         skips = [x]
         for level in self.down:
             for index, block in enumerate(level.blocks):
-                x = _attend(level, index, block(x, time), context, context_mask, masks)
-                skips.append(x)
-            if level.resample is not None:
+                if len(skips) < outer:
+                    x = _attend(level, index, block(x, time), context, context_mask, masks)
+                    skips.append(x)
+            if level.resample is not None and len(skips) < outer:
                 x = level.resample(x, time)
                 skips.append(x)
-        x = _attend(self.mid, 0, self.mid.blocks[0](x, time), context, context_mask, masks)
-        x = self.mid_out(x, time)
+        if reused is None:
+            x = _attend(self.mid, 0, self.mid.blocks[0](x, time), context, context_mask, masks)
+            x = self.mid_out(x, time)
+        else:
+            x = reused
+        left = self.config.skip_count  # blocks of the way up that are to come
         for level in self.up:
             for index, block in enumerate(level.blocks):
-                x = block(torch.cat([x, skips.pop()], dim=1), time)
-                x = _attend(level, index, x, context, context_mask, masks)
-            if level.resample is not None:
+                if left <= outer:
+                    if deep is not None and reused is None and left == deep.depth:
+                        deep.keep(x)
+                    x = block(torch.cat([x, skips.pop()], dim=1), time)
+                    x = _attend(level, index, x, context, context_mask, masks)
+                left -= 1
+            if level.resample is not None and left < outer:
                 x = level.resample(x, time)
 
         x = silu(self.norm_out(x))

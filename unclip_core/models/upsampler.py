@@ -7,13 +7,15 @@ from torch import Tensor, nn
 
 from ..config import UpsamplerConfig
 from .layers import TimeEmbedding, zero_init
-from .unet import UNet
+from .unet import DeepFeatures, UNet
 
 LEVEL_SCALE = 1000.0  # levels are told on the time features' own scale, 0..1000
 
 
 class UpsamplerNetwork(nn.Module):
     """x_t and the enlarged low-resolution picture -> the prediction. No text, no guidance."""
+
+    per_step = "forward"
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -29,12 +31,19 @@ class UpsamplerNetwork(nn.Module):
         return self.unet.time_features(t)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, low: Tensor, level: Tensor | None = None, *, time: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        low: Tensor,
+        level: Tensor | None = None,
+        *,
+        time: Tensor | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """x_t (B, 3, H, W), t (B,), low (B, 3, H, W) in -1..1, already enlarged -> (B, out, H, W) float32.
 
         level: (B,) in 0..1, how degraded `low` is; None means the config's `sampling_level`. time: precomputed
-        `time_features` of t (B or 1 rows), which then replaces t.
+        `time_features` of t (B or 1 rows), which then replaces t. deep: see `UNet.forward`.
         """
         if low.shape != x_t.shape:
             raise ValueError(
@@ -46,7 +55,7 @@ class UpsamplerNetwork(nn.Module):
             if level is None:
                 level = torch.full((1,), self.config.sampling_level, device=x_t.device)
             time = time + self.level_embed(level * LEVEL_SCALE)
-        output = self.unet(torch.cat([x_t, low.to(x_t.dtype)], dim=1), time)
+        output = self.unet(torch.cat([x_t, low.to(x_t.dtype)], dim=1), time, deep=deep)
         return output + low if self.config.residual else output
 
 

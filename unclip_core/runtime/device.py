@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 
 from ..processor import computes_fast_in_bf16, this_processor
 from .halves import half_precisions, most_exact
@@ -47,5 +50,49 @@ def pick_dtype(
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:
-    """The layout of feature maps that convolutions like best: channels-last, but on MPS, which has no such kernels."""
-    return torch.contiguous_format if torch.device(device).type == "mps" else torch.channels_last
+    """The one layout of feature maps from a network's first layer to its last: channels-last, which convolutions like
+    best, where norms keep it.
+
+    On CUDA PyTorch's GroupNorm takes and gives channels-last maps since 2.15; before, it copied them to contiguous
+    ones, which the next convolution copied back, twice in every block. MPS has no channels-last convolutions.
+    """
+    device = torch.device(device)
+    if device.type in ("cpu", "meta"):
+        return torch.channels_last
+    keeps = device.type != "mps" and _norms_keep_channels_last(device.type)
+    return torch.channels_last if keeps else torch.contiguous_format
+
+
+@cache
+def _norms_keep_channels_last(kind: str) -> bool:
+    """Asked of the installed PyTorch by a tiny map on the device."""
+    with torch.no_grad():
+        x = torch.zeros(1, 4, 2, 2, device=kind).contiguous(memory_format=torch.channels_last)
+        return F.group_norm(x, 2).is_contiguous(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products of float32 numbers in float32: no TF32, and no bfloat16 in its place, whatever the program around set.
+
+    PyTorch lets cuDNN's convolutions use TF32, with a mantissa of 10 bits, unless told otherwise.
+    """
+    settings = [
+        (owner, "fp32_precision", "ieee")
+        for owner in (
+            torch.backends.cuda.matmul,
+            *(getattr(torch.backends.cudnn, name, None) for name in ("conv", "rnn")),
+            *(getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv")),
+        )
+        if hasattr(owner, "fp32_precision")
+    ]
+    if not settings:  # PyTorch before 2.9
+        settings = [(torch.backends.cuda.matmul, "allow_tf32", False), (torch.backends.cudnn, "allow_tf32", False)]
+    before = [getattr(owner, name) for owner, name, _ in settings]
+    try:
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..models.kernels import freeze
 from ..pages import give_back_pages
+from .compiling import check_compiler, compile_steps
 from .device import memory_format
 from .estimates import Need, does_not_fit, free_bytes, is_out_of_memory
 from .streamed import stream
@@ -50,7 +51,8 @@ class Placed(Generic[Module]):
     from its file again: nothing is copied back. A network larger than its device has its weights fetched as they are
     used, see `stream`. manager: an editor's, which then decides what leaves. packs: whether a processor may rearrange
     the weights, which gradients then no longer pass. wider: what the network is read as from an overflow on, see
-    `widen`.
+    `widen`. compiles: whether a step of the network is compiled (`compile_steps`), which leaves the weights as they
+    are; its float32 and unpacked twins, which are there for exactness and gradients, never are.
     """
 
     def __init__(
@@ -62,13 +64,15 @@ class Placed(Generic[Module]):
         *,
         packs: bool = True,
         wider: torch.dtype | None = None,
+        compiles: bool = False,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self._wider = wider
         self._build = build
         self._manager = manager
-        self._packs = packs and device.type == "cpu" and manager is None
+        self._packs = packs and device.type == "cpu" and manager is None and not compiles
+        self._compiles = compiles
         self._adopted: object = None
         self._adopted_module: Module | None = None  # the manager's handle outlives the weights, see `_leave`
         self._module: Module | None = None
@@ -114,6 +118,8 @@ class Placed(Generic[Module]):
             return self._module
 
     def _build_module(self) -> Module:
+        if self._compiles:
+            check_compiler(self.device)
         started = time.perf_counter()
         module = self._build(self.dtype).eval().requires_grad_(False)
         # Converted on the CPU, so that moving to the device copies nothing but the final weights.
@@ -121,6 +127,8 @@ class Placed(Generic[Module]):
         self._bytes = module_bytes(module)
         if self._packs:
             freeze(module)
+        if self._compiles:
+            compile_steps(module)
         log.info(
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,

@@ -44,7 +44,7 @@ class ClipGuidance:
 
     def edit(self, embed: Embedding | None, text: TextEncoding | None, rows: slice, batch: int, grid: Grid) -> Edit:
         """The edit of the predicted x_0 on `grid` for the given rows of `batch`."""
-        target = expand_rows(F.normalize(_vector(embed, text).float(), dim=1), batch)[rows]
+        target = expand_rows(F.normalize(_vector(embed, text).float(), dim=1), batch)[rows].to(self.clip.device)
 
         def closer(x_0: Tensor, step: Step) -> Tensor:
             gradient = self.gradient(x_0, target, grid)
@@ -55,14 +55,14 @@ class ClipGuidance:
         return closer
 
     def gradient(self, x_0: Tensor, target: Tensor, grid: Grid) -> Tensor:
-        """Of the cosine between the picture of each x_0 (B, C, h, w) and its target (B, D), with respect to x_0."""
+        """Of the cosine between the picture of each x_0 (B, C, h, w) and its target (B, D), which is on CLIP's device,
+        with respect to x_0."""
         # Nodes run under inference mode, whose tensors no gradient passes: clones made outside of it are plain ones.
         with torch.inference_mode(False), torch.enable_grad():
             x = x_0.detach().to(self.clip.device, torch.float32).clone().requires_grad_()
             pixels = grid.small_pixels(x, self.clip.image_size).to(self.clip.device)
             embeds = self.clip.embed_pixels((pixels.clamp(-1.0, 1.0) + 1.0) * 0.5)
-            targets = target.to(self.clip.device).clone()
-            (gradient,) = torch.autograd.grad(F.cosine_similarity(embeds, targets, dim=1).sum(), x)
+            (gradient,) = torch.autograd.grad(F.cosine_similarity(embeds, target.clone(), dim=1).sum(), x)
         return gradient.to(x_0.device)
 
 

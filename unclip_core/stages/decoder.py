@@ -35,6 +35,7 @@ from ..types import (
 from .clip_guidance import ClipGuidance, clip_guidance
 from .embed_noise import noise_embedding
 from .grid import Grid, resolve_grid
+from .guidance_interval import GuidanceInterval, guidance_interval
 from .inversion import describe, resolve_decoding, resolve_inversion, with_round_trip
 from .lora import add_lora, branched, records
 from .own_text import OwnText
@@ -42,6 +43,7 @@ from .run import (
     ImageSteps,
     Settings,
     check_count,
+    exactly,
     finish,
     resolve_settings,
     run_chunks,
@@ -51,6 +53,7 @@ from .run import (
     with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
+from .step_cache import StepCache, step_cache
 from .text import TextRows, TextStage, stack_texts
 
 NoiseSteps = Generator[StepState, None, GivenNoise]
@@ -87,9 +90,9 @@ class Decoder(TextStage):
     """The decoder: image embeddings, captions or neither -> pictures (§2.1).
 
     autoencoder: of a latent decoder. encode_null_image: gives the null embedding of a decoder for which it is CLIP's
-    of an all-zero picture. guidance_by_clip, hint, loras: what `with_clip_guidance`, `with_depth_hint` and `with_lora`
-    added. own_text: of a decoder with a text encoder of its own. normalizer: of a Stable unCLIP, the units in which
-    embeddings are noised.
+    of an all-zero picture. guidance_by_clip, hint, loras, interval, cache: what `with_clip_guidance`,
+    `with_depth_hint`, `with_lora`, `with_guidance_interval` and `with_step_cache` added. own_text: of a decoder with a
+    text encoder of its own. normalizer: of a Stable unCLIP, the units in which embeddings are noised.
     """
 
     config: DecoderConfig
@@ -101,6 +104,8 @@ class Decoder(TextStage):
     loras: tuple[AppliedLora, ...] = ()
     own_text: OwnText | None = None
     normalizer: Placed[EmbedNormalizer] | None = None
+    interval: GuidanceInterval | None = None
+    cache: StepCache | None = None
 
     WHO = "Decoder Sample"
 
@@ -141,6 +146,22 @@ class Decoder(TextStage):
         Raises ValueError for branches of another network, and for a strength that is no number.
         """
         return add_lora("decoder", self, lora, strength)
+
+    def with_guidance_interval(self, start: float, end: float) -> Decoder:
+        """This decoder, guided between two shares of the schedule alone (0 pure noise, 1 the picture), for sampling and
+        inversion; outside it makes one forward a step instead of two. 0 to 1 is guidance everywhere.
+
+        It takes the place of an earlier interval. Raises ValueError unless 0 <= start < end <= 1.
+        """
+        return replace(self, interval=guidance_interval(start, end))
+
+    def with_step_cache(self, interval: int, depth: int = 2) -> Decoder:
+        """This decoder, whose U-Net runs as a whole at every `interval`-th step and else its outer `depth` blocks on
+        either way alone; an interval of 1 is off. Inversion, and decoding what was inverted, run every step whole.
+
+        It takes the place of an earlier cache. Raises ValueError for numbers out of range.
+        """
+        return replace(self, cache=step_cache("decoder", self.config.unet, interval, depth))
 
     def null_text(self) -> TextEncoding | None:
         """See `TextStage`; of a decoder with a text encoder of its own, what that makes of the empty caption."""
@@ -211,18 +232,22 @@ class Decoder(TextStage):
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, "eta": eta}
         if start.inversion is not None:
             settings = resolve_decoding(
-                self.WHO, config, start.inversion, **given, loras=records(self.loras), warn=warn
+                self.WHO, config, start.inversion, **given, loras=records(self.loras), interval=self.interval, warn=warn
             )
         else:
             settings = resolve_settings(self.WHO, config.schedule, config.sampling, **given)
-        settings = steps_from(settings, config.schedule, start.strength)
+        settings = self._guided(steps_from(settings, config.schedule, start.strength))
         self._warn_of_no_effect(settings, eta, conditions, start, warn)
         check_count(self.WHO, "count", count)
         batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        return wider_on_overflow(
-            [self.network], lambda: self._sample(settings, conditions, start, grid, count, items), warn
-        )
+
+        def run() -> ImageSteps:
+            return self._sample(settings, conditions, start, grid, count, items)
+
+        if start.inversion is not None:
+            return exactly(run())
+        return wider_on_overflow([self.network], run, warn)
 
     @torch.no_grad()
     def _sample(
@@ -253,7 +278,8 @@ class Decoder(TextStage):
                 for guidance in self.guidance_by_clip
             ]
             extra = self._extra_input(network, start, hint, rows, batch)
-            conditioned = self._conditioned(network, times, settings, nulled, rows, extra)
+            cache = self.cache if start.inversion is None else None
+            conditioned = self._conditioned(network, times, settings, nulled, rows, extra, cache)
             denoise = settings.denoiser(conditioned, by_clip, known)
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
@@ -297,13 +323,14 @@ class Decoder(TextStage):
         input, unequal batches or a value out of range.
         """
         who = "DDIM Invert"
-        settings = resolve_inversion(who, self.config, steps, guidance_scale, refine)
+        settings = self._guided(resolve_inversion(who, self.config, steps, guidance_scale, refine))
+        self._warn_of_whole_steps(who, warn)
         conditions = self._without_unread(who, self._check(who, Conditions(embed, text)), warn)
         grid = resolve_grid(who, self.config, self.autoencoder, width, height, None, warn)
         self._check_extra_input(who, Start())
         picture = grid.fit(image, crop)
         batch = broadcast_batch(who, image=len(picture), **conditions.sizes(), **self._hint_size())
-        return self._invert(settings, conditions, picture, grid.as_float32(), batch, refine)
+        return exactly(self._invert(settings, conditions, picture, grid.as_float32(), batch, refine))
 
     @torch.no_grad()
     def _invert(
@@ -332,7 +359,7 @@ class Decoder(TextStage):
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
         text, loras = None if conditions.text is None else nulled.text, records(self.loras)
-        inversion = describe(self.config, settings, conditions.embed, text, residual, loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras, self.interval)
         if grid.lossy:
             # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
 
@@ -344,6 +371,19 @@ class Decoder(TextStage):
             (x_0,) = yield from run_chunks(settings.who, first, back, None, placed.device, **options)
             inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
         return GivenNoise(x_T, inversion)
+
+    def _guided(self, settings: Settings) -> Settings:
+        """The settings, with the timesteps at which this decoder is guided."""
+        if self.interval is None:
+            return settings
+        return replace(settings, guided_at=self.interval.guided_at(settings.steps, self.config.schedule.timesteps))
+
+    def _warn_of_whole_steps(self, who: str, warn: Callable[[str], None]) -> None:
+        if self.cache is not None:
+            warn(
+                f"{who}: an inversion is exact or worth little, so every step runs the whole network, and Step Cache "
+                "has no effect; link the decoder from before it"
+            )
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
         """The conditions. Raises ValueError for what is none, or another CLIP's."""
@@ -407,6 +447,19 @@ class Decoder(TextStage):
             )
         if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
+        if self.interval is not None and start.inversion is None:
+            if settings.guidance_scale == 1.0:
+                warn(
+                    f"{self.WHO}: at guidance_scale 1 Guidance Interval has no effect; raise guidance_scale, or link "
+                    "the decoder from before it"
+                )
+            elif not settings.guided_at:
+                warn(
+                    f"{self.WHO}: none of the {len(settings.steps)} steps lies within the guidance interval "
+                    f"{self.interval}, so nothing is guided; widen it, or make more steps"
+                )
+        if start.inversion is not None:
+            self._warn_of_whole_steps(self.WHO, warn)
         levels = [e.noise_level for e in (conditions.embed, conditions.negative_embed) if e is not None]
         if self.config.embed_noise is None and any(levels):
             warn(
@@ -479,6 +532,7 @@ class Decoder(TextStage):
         conditions: Conditions,
         rows: slice,
         extra: Tensor | None,
+        cache: StepCache | None = None,
     ) -> Network:
         """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them.
 
@@ -486,7 +540,10 @@ class Decoder(TextStage):
         if extra is not None and settings.pair:
             extra = torch.cat([extra, extra])
         conditioning = self._condition(network, conditions, rows, settings.pair, extra)
-        return lambda x_t, step: network(x_t, None, conditioning, time=times[step.t])
+        count = rows.stop - rows.start
+        by_rows = {len(conditioning): conditioning, count: conditioning.first(count)}  # steps without guidance take one
+        memory = (lambda step: None) if cache is None else cache.memory(settings.steps)
+        return lambda x_t, step: network(x_t, None, by_rows[len(x_t)], time=times[step.t], deep=memory(step))
 
     def _condition(
         self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool, extra: Tensor | None

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config import AutoencoderConfig, DecoderConfig
 from ..models.decoder import Autoencoder
 from ..pictures.fitting import Picture, fit_mask, fit_picture
+from ..pictures.resizing import thin_for_gradient
 from ..runtime.estimates import (
     autoencoder_gradient_bytes,
     autoencoder_row_bytes,
@@ -167,8 +168,8 @@ class LatentGrid(Grid):
     def small_pixels(self, x_0: Tensor, side: int) -> Tensor:
         """Decodes thinned latents: a whole decode a step, with its gradient, would take longer than the step."""
         placed = self.autoencoder.unpacked()
-        small = F.interpolate(x_0.to(placed.device), self._small(side, *x_0.shape[-2:]), mode="area")
-        return placed.read().decode(small)
+        small = self._small(side, *x_0.shape[-2:])
+        return placed.read().decode(thin_for_gradient(x_0.to(placed.device), small))
 
     def _small(self, side: int, height: int, width: int) -> tuple[int, int]:
         """The sides of latents that decode to `side` px at the shorter one, if theirs are larger."""

@@ -10,8 +10,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..config import DecoderConfig
+from ..diffusion.denoiser import needs_pair
 from ..diffusion.schedule import Schedule
 from ..types import Embedding, Inversion, LoraRecord, TextEncoding
+from .guidance_interval import GuidanceInterval
 from .run import Settings, resolve_settings
 
 log = logging.getLogger("comfyui_unclip")
@@ -46,12 +48,13 @@ def resolve_decoding(
     guidance_scale: float | None,
     eta: float | None,
     loras: tuple[LoraRecord, ...] = (),
+    interval: GuidanceInterval | None = None,
     warn: Callable[[str], None],
 ) -> Settings:
     """How an inverted x_T is decoded: over its own timesteps; None is the value that it was inverted with.
 
-    loras: the decoder's. Raises ValueError for another decoder or other steps; warns about what will not lead back to
-    the picture.
+    loras, interval: the decoder's. Raises ValueError for another decoder or other steps; warns about what will not
+    lead back to the picture.
     """
     if inversion.decoder_id != config.decoder_id:
         raise ValueError(
@@ -82,6 +85,15 @@ def resolve_decoding(
             f"{who}: this x_T was inverted at guidance_scale {inversion.guidance_scale:g}, but is decoded at "
             f"{settings.guidance_scale:g}, so it will not lead back to its picture; use the same on both nodes"
         )
+    elif settings.pair and _bounds(interval) != inversion.guidance_interval:
+        before, now = (
+            "everywhere" if bounds is None else f"from {bounds[0]:g} to {bounds[1]:g}"
+            for bounds in (inversion.guidance_interval, _bounds(interval))
+        )
+        warn(
+            f"{who}: this x_T was inverted with guidance {before}, but is decoded with guidance {now}, so it will not "
+            "lead back to its picture; link one decoder to both nodes"
+        )
     if settings.sampler != "ddim":
         warn(
             f"{who}: an inverted x_T leads back to its picture with the sampler ddim alone, not with "
@@ -93,6 +105,10 @@ def resolve_decoding(
             f"{LoraRecord.describe(loras)}, so it will not lead back to its picture; link one decoder to both nodes"
         )
     return replace(settings, steps=schedule_steps, x0_clamp=None)
+
+
+def _bounds(interval: GuidanceInterval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.start, interval.end)
 
 
 def _numbers(loras: tuple[LoraRecord, ...]) -> list[tuple[str, float]]:
@@ -107,6 +123,7 @@ def describe(
     text: TextEncoding | None,
     residual: Tensor,
     loras: tuple[LoraRecord, ...] = (),
+    interval: GuidanceInterval | None = None,
 ) -> Inversion:
     """The record that travels with an inverted x_T."""
     return Inversion(
@@ -117,6 +134,7 @@ def describe(
         text_hash=fingerprint(None if text is None else text.tokens),
         residual=residual.max().item(),
         loras=loras,
+        guidance_interval=_bounds(interval) if needs_pair(settings.guidance_scale) else None,
     )
 
 

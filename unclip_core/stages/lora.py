@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import DecoderConfig, PriorConfig
 from ..models.lora import AppliedLora, Lora, joined, layer_shapes, with_branches
+from ..runtime.compiling import compile_steps, is_compiled
 from ..types import LoraRecord
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def check_strength(strength: float) -> None:
 
 def branched(network: Network, loras: tuple[AppliedLora, ...]) -> Network:
     """The network for one run of a handle with these LoRAs. What it was given stays as it is."""
-    return with_branches(network, joined(loras)) if loras else network
+    if not loras:
+        return network
+    twin = with_branches(network, joined(loras))
+    return compile_steps(twin) if is_compiled(network) else twin
 
 
 def records(loras: tuple[AppliedLora, ...]) -> tuple[LoraRecord, ...]:

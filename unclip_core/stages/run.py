@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
-from ..diffusion.samplers import SAMPLERS, NoiseSource, Sampling, StepState
+from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
 from ..diffusion.schedule import Schedule, Steps
+from ..runtime.device import exact_float32
 from ..runtime.estimates import does_not_fit, is_out_of_memory
 from ..runtime.placement import Placed
 
@@ -68,11 +69,25 @@ def wider_on_overflow(
             warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
 
 
+def exactly(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, Result]:
+    """The same steps with float32 products in float32 (`exact_float32`); the caller's settings hold between them."""
+    try:
+        while True:
+            with exact_float32():
+                state = next(steps)
+            yield state
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
 @dataclass(frozen=True)
 class Settings:
     """How one run samples: the stack's defaults with the caller's values over them, all checked.
 
     who: the stage's name in messages. prediction, learned_variance: what the network outputs (see `Denoiser`).
+    guided_at: timesteps at which guidance works; None: at all.
     """
 
     who: str
@@ -84,11 +99,12 @@ class Settings:
     x0_quantile: float | None
     prediction: str
     learned_variance: bool
+    guided_at: frozenset[int] | None = None
 
     @property
     def pair(self) -> bool:
-        """Whether the network runs on [conditional; unconditional] rows."""
-        return needs_pair(self.guidance_scale)
+        """Whether the network runs, at any step, on [conditional; unconditional] rows."""
+        return needs_pair(self.guidance_scale) and self.guided_at != frozenset()
 
     def denoiser(self, network: Network, edits: Sequence[Edit] = (), known: Edit | None = None) -> Denoiser:
         """What the sampler calls, around a network that is conditioned for some rows. edits, known: see `Denoiser`."""
@@ -101,6 +117,7 @@ class Settings:
             self.x0_quantile,
             tuple(edits),
             known,
+            self.guided_at,
         )
 
     def run_sampler(self, denoise: Denoiser, x_T: Tensor, noise: NoiseSource) -> Sampling:
@@ -133,7 +150,9 @@ def resolve_settings(
     if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")
     try:
-        schedule_steps = Schedule(schedule).respace(defaults.steps if steps is None else steps)
+        schedule_steps = Schedule(schedule).respace(
+            defaults.steps if steps is None else steps, ends_early=sampler in MULTISTEP
+        )
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from None
     return Settings(

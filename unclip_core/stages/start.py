@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import ScheduleConfig
 from ..diffusion.denoiser import Edit, keep_known
+from ..diffusion.samplers import MULTISTEP
 from ..diffusion.schedule import Schedule, respaced_timesteps
 from ..embeddings import draw_x_T
 from ..pictures.fitting import Picture
@@ -150,5 +151,6 @@ def steps_from(settings: Settings, schedule: ScheduleConfig, strength: float) ->
     if strength == 1.0:
         return settings
     levels = round(strength * (schedule.timesteps - 1)) + 1
-    timesteps = respaced_timesteps(levels, min(len(settings.steps), levels))
+    count = min(len(settings.steps), levels)
+    timesteps = respaced_timesteps(levels, count, ends_early=settings.sampler in MULTISTEP)
     return replace(settings, steps=Schedule(schedule).steps_through(timesteps))

@@ -20,18 +20,21 @@ from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import check_image, image_to_model, model_to_image
 from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table, wider_on_overflow
+from .step_cache import StepCache, step_cache
 
 
 @dataclass(frozen=True, eq=False)
 class Upsampler:
     """A diffusion upsampler: pictures -> larger pictures, from the picture alone (§2.1).
 
-    final_network: makes the last step, where the config has one (Karlo's super-resolution).
+    final_network: makes the last step, where the config has one (Karlo's super-resolution). cache: what
+    `with_step_cache` added.
     """
 
     config: UpsamplerConfig
     network: Placed[UpsamplerNetwork]
     final_network: Placed[UpsamplerNetwork] | None = None
+    cache: StepCache | None = None
 
     @property
     def WHO(self) -> str:
@@ -41,6 +44,10 @@ class Upsampler:
     def sample(self, image: Tensor, **options) -> Tensor:
         """`sample_steps`, run to its end."""
         return finish(self.sample_steps(image, **options))
+
+    def with_step_cache(self, interval: int, depth: int = 2) -> Upsampler:
+        """See `Decoder.with_step_cache`; a last step that has a network of its own is always whole."""
+        return replace(self, cache=step_cache("upsampler", self.config.unet, interval, depth))
 
     def check_size(self, who: str, side: int) -> None:
         """Raises ValueError unless it makes pictures of `side` px."""
@@ -118,11 +125,15 @@ class Upsampler:
         times = time_table(network.time_features, settings.steps, device)
 
         def sample(rows: slice) -> Sampling:
-            large = resize_bicubic(low[rows].to(device), side)
-            large = large.to(placed.dtype).contiguous(memory_format=layout)
+            # On the CPU: one result for all devices, of which MPS cannot resize so.
+            large = resize_bicubic(low[rows], side)
+            large = large.to(device, placed.dtype).contiguous(memory_format=layout)
             noise = items.rows(rows)
             x_t = noise.draw((3, side, side)) if x is None else x[rows]
-            denoise = settings.denoiser(lambda x_t, step: network(x_t, None, large, time=times[step.t]))
+            memory = (lambda step: None) if self.cache is None else self.cache.memory(settings.steps)
+            denoise = settings.denoiser(
+                lambda x_t, step: network(x_t, None, large, time=times[step.t], deep=memory(step))
+            )
             return settings.run_sampler(denoise, x_t.to(device).contiguous(memory_format=layout), noise)
 
         chunks = [] if chunks is None else chunks
@@ -147,6 +158,10 @@ class PassThrough:
 
     def check_size(self, who: str, side: int) -> None:
         """Every size will do."""
+
+    def with_step_cache(self, interval: int, depth: int = 2) -> PassThrough:
+        """Itself: it makes no steps."""
+        return self
 
     def sample(self, image: Tensor, **options) -> Tensor:
         """`sample_steps`, run to its end."""

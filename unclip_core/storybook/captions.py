@@ -140,18 +140,22 @@ EXTRA_WORDS = (
     "一幅",
     "画",
 )
+CHINESE = 0.4  # share of the captions: with a quarter, which of two things is above was not learnt in Chinese
 SOMETHING, ZH_SOMETHING = "something", "东西"  # a thing of two of which a caption does not say what it is
 
 
-def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> tuple[str, Stated]:
+def caption(
+    scene: Scene, rng: random.Random, language: str | None = None, full: bool = False, chinese: float = CHINESE
+) -> tuple[str, Stated]:
     """A sentence about `scene` and the attributes it states.
 
     Of two things, either may be just "something": what a caption leaves open is how parts of it get a meaning of their
     own in CLIP's embedding.
 
-    language: "en", "zh" or None for a mixture (two in five Chinese). full: state object, colour and background always.
+    language: "en", "zh" or None for a mixture, of which the share `chinese` is Chinese. full: state object, colour and
+    background always.
     """
-    language = language or ("zh" if rng.random() < 0.4 else "en")
+    language = language or ("zh" if rng.random() < chinese else "en")
     stated: Stated = {"things": [], "background": None, "relation": None, "position": None, "word": None}
     keep = 1.0 if full else 0.92
     if full or rng.random() < 0.9:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storybook.captions import caption, matches
+from ..storybook.captions import CHINESE, caption, matches
 from ..storybook.draw import render
 from ..storybook.facts import facts, said_facts
 from ..storybook.scenes import Scene
@@ -62,8 +62,9 @@ class Data(Protocol):
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """A caption for each row, and what is known of them."""
 
-    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
-        """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side."""
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
+        """(N, 3, crop, crop): random windows, at multiples of 4 pixels, of the picture at `picture` px a side; and
+        their corners, (N, 2) int64 as (left, top) in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +134,14 @@ def first_rows(data: Data, count: int) -> list[int]:
 class StorybookData:
     """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for.
 
-    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`.
+    swaps: scenes in groups that differ by an exchange alone, see `storybook.shards.make_swaps`. chinese: share of the
+    captions that are Chinese.
     """
 
-    def __init__(self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False) -> None:
+    def __init__(
+        self, folder: Path, count: int, seed: int, workers: int = 1, swaps: bool = False, chinese: float = CHINESE
+    ) -> None:
+        self.chinese = chinese
         self.shard, self.scenes, groups = prepare(folder, count, seed, workers, swaps)
         self._alike: dict[tuple[str, ...], list[int]] = {}
         self._groups: dict[int, list[int]] = {}
@@ -166,11 +171,11 @@ class StorybookData:
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
         """See Data."""
-        return [caption(self.scenes[row], rng)[0] for row in rows]
+        return [caption(self.scenes[row], rng, chinese=self.chinese)[0] for row in rows]
 
     def all_captions(self, row: int) -> tuple[str, ...]:
         """See Data: one of the many that there are."""
-        return (caption(self.scenes[row], random.Random(row))[0],)
+        return (caption(self.scenes[row], random.Random(row), chinese=self.chinese)[0],)
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
         """See Data: the scenes with the same colours in the same places, background and objects; for cousins, another
@@ -188,15 +193,16 @@ class StorybookData:
     def told(self, rows: list[int], rng: random.Random) -> Told:
         """See Data."""
         scenes = [self.scenes[row] for row in rows]
-        captions, stated = zip(*(caption(scene, rng) for scene in scenes), strict=True)
+        captions, stated = zip(*(caption(scene, rng, chinese=self.chinese) for scene in scenes), strict=True)
         fits = [[matches(said, scene) for said in stated] for scene in scenes]
         said = [said_facts(scene, known) for scene, known in zip(scenes, stated, strict=True)]
         seen = torch.tensor([facts(scene) for scene in scenes])
         return Told(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
-    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
         """See Data."""
-        return to_model(np.stack([random_crop(self.scenes[row], rng, picture, crop) for row in rows]))
+        cut, corners = zip(*(random_crop(self.scenes[row], rng, picture, crop) for row in rows), strict=True)
+        return to_model(np.stack(cut)), torch.tensor(corners)
 
 
 def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
@@ -213,8 +219,8 @@ def _likeness(scene: Scene, cousins: bool) -> list[tuple[object, ...]]:
     return [(scene.background, axis, *(thing.colour for thing in things), *some) for some in known]
 
 
-def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np.ndarray:
-    """A (crop, crop, 3) uint8 window of the scene drawn at `picture` px, its corner on a multiple of 4 pixels.
+def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """A (crop, crop, 3) uint8 window of the scene drawn at `picture` px, and its corner (left, top), multiples of 4.
 
     Two thirds of the windows touch an object: empty sky teaches little.
     """
@@ -226,4 +232,5 @@ def random_crop(scene: Scene, rng: random.Random, picture: int, crop: int) -> np
         left, top = (min(room, max(0, round((at * picture - crop / 2) / 4))) for at in centre)
     else:
         left, top = rng.randint(0, room), rng.randint(0, room)
-    return render(scene, crop, (left * 4 / picture, top * 4 / picture, crop / picture), oversample=2)
+    window = (left * 4 / picture, top * 4 / picture, crop / picture)
+    return render(scene, crop, window, oversample=2), (left * 4, top * 4)

@@ -107,7 +107,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         return recipe.lr * (step + 1) / recipe.warmup
     if not recipe.decay:
         return recipe.lr
-    share = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+    steps = recipe.decay_steps or recipe.steps
+    share = min(1.0, (step - recipe.warmup) / max(1, steps - recipe.warmup))
     return recipe.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
 

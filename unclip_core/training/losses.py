@@ -9,15 +9,30 @@ from torch import Tensor
 
 from ..diffusion.schedule import Schedule
 
+LAST_SHARE = 0.75  # of the timesteps "last"
+
 
 def draw_timesteps(how: str, count: int, timesteps: int, generator: torch.Generator) -> Tensor:
-    """(count,) int64 in 0..timesteps-1. "logit_normal": sigmoid of N(0.2, 1.1), a little toward noise."""
+    """(count,) int64 in 0..timesteps-1.
+
+    "logit_normal": sigmoid of N(0.2, 1.1), a little toward noise. "noisy": half of them so, half sigmoid of N(2.6, 1):
+    which of two things has which colour is settled at t > 0.85, where the first has 8 % of its draws, this 44 %.
+    "last": noise alone in three of four, all that a network sampled in one step is asked for; the rest uniform, so that
+    more steps still work.
+    """
     if how == "uniform":
         return torch.randint(timesteps, (count,), generator=generator)
     if how == "logit_normal":
         share = torch.sigmoid(0.2 + 1.1 * torch.randn(count, generator=generator))
         return (share * timesteps).long().clamp(max=timesteps - 1)
-    raise ValueError(f"Recipe.timesteps {how!r} is unknown; choose uniform or logit_normal")
+    if how == "noisy":
+        normal, late = torch.randn(count, generator=generator), torch.rand(count, generator=generator) < 0.5
+        share = torch.sigmoid(torch.where(late, 2.6 + normal, 0.2 + 1.1 * normal))
+        return (share * timesteps).long().clamp(max=timesteps - 1)
+    if how == "last":
+        drawn = torch.randint(timesteps, (count,), generator=generator)
+        return drawn.masked_fill(torch.rand(count, generator=generator) < LAST_SHARE, timesteps - 1)
+    raise ValueError(f"Recipe.timesteps {how!r} is unknown; choose uniform, logit_normal, noisy or last")
 
 
 def simple_loss(schedule: Schedule, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

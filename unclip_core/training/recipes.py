@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-TIMESTEPS = ("uniform", "logit_normal")
+from ..storybook.captions import CHINESE
+
+TIMESTEPS = ("uniform", "logit_normal", "noisy", "last")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Recipe:
     micro_batch: int = 0  # rows computed at once, a divisor of batch; 0: all. Gradients are the mean over the step
     warmup: int = 200  # steps of linear warm-up
     decay: bool = True  # cosine decay to a tenth of lr over the run
+    decay_steps: int = 0  # over so many steps, of which the run may be a part; 0: the run's own
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
@@ -32,18 +35,23 @@ class Recipe:
     embed_levels: int = 1000  # Stable unCLIP: the levels of noise on embeddings, drawn below this; 0 for none
     draws: int = 1  # prior: noises and timesteps drawn for each caption of a batch
     vlb_weight: float = 0.001  # L_simple + 0.001 L_vlb where the variance is learned (Nichol & Dhariwal 2021)
-    timesteps: str = (
-        "uniform"  # how t is drawn: "uniform", or "logit_normal" (Esser et al. 2024), which favours the middle
-    )
+    timesteps: str = "uniform"  # how t is drawn: "uniform", "logit_normal" (Esser et al. 2024), "noisy" or "last"
     crop_fraction: int = 4  # upsamplers: crops are the target's side over this (Table 3: 0.25)
     level_power: float = 1.0  # upsamplers: degradation levels are u^level_power; above 1, mostly mild ones
     blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs
     low_noise: float = 0.0  # upsamplers: deviation of the inputs' noise, at most; the scale is -1..1
+    clean_share: float = 0.0  # upsamplers: share of the inputs that are made small and not spoilt
+    passed: int = 8000  # upsamplers told --through: rows that go through the stages before it, and ...
+    passed_share: float = 0.5  # ... their share of the inputs; clean_share is of the others
+    passed_level: float = 0.25  # how far they are noised, of the schedule's length
+    passed_steps: int = 8  # of the decoder's, from there down
+    passed_guidance: float = 0.0  # the decoder's guidance; 0: as it was tuned
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
     swaps: bool = (
         False  # storybook: 40 % of two things, in groups that differ by an exchange alone; CLIP meets them whole
     )
+    chinese: float = CHINESE  # storybook: share of the captions that are Chinese
     lettered: float = 0.0  # CLIP: share of the groups that are of written words, told from each other
     shift: int = 0  # CLIP: pictures are moved by up to so many pixels each way, edges mirrored
     readout: float = 0.0  # CLIP: weight of reading the scene's facts off picture and caption embeddings, linearly
@@ -55,19 +63,27 @@ class Recipe:
 
     def check(self, where: str) -> None:
         """Raises ValueError, which begins with `where`, for a number that no run could be made with."""
-        for name in ("embed_drop", "text_drop", "prior_drop", "blur_share", "cousins", "lettered"):
+        inputs = ("clean_share", "passed_share", "blur_share")
+        for name in ("embed_drop", "text_drop", "prior_drop", "cousins", "lettered", "chinese", *inputs):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: a share; give 0 to 1")
         for name in ("ema", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more, and less than 1")
-        for name in ("steps", "batch", "draws", "crop_fraction", "siblings", "pictures"):
+        for name in ("steps", "batch", "draws", "crop_fraction", "siblings", "pictures", "passed", "passed_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 1 or more")
         for name in ("lr", "grad_clip", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give more than 0")
-        for name in ("micro_batch", "warmup", "weight_decay", "embed_levels", "vlb_weight", "low_noise", "shift"):
+        if not 0 < self.passed_level < 1:
+            raise ValueError(
+                f"{where}.passed_level {self.passed_level!r}: a noise level; give more than 0, less than 1"
+            )
+        not_below_0 = (
+            "micro_batch warmup decay_steps weight_decay embed_levels vlb_weight low_noise shift passed_guidance"
+        )
+        for name in not_below_0.split():
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more")
         if self.timesteps not in TIMESTEPS:

@@ -16,17 +16,18 @@ from ..checkpoints.header import StageFile, read_stage
 from ..checkpoints.states import read_state
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
-from ..config import STAGES, ClipConfig
+from ..config import STAGES, ClipConfig, UpsamplerConfig
 from ..runtime.device import pick_dtype
 from ..runtime.estimates import free_bytes
-from ..stack import LARGE_CLIP
+from ..stack import LARGE_CLIP, UPSAMPLERS
 from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings
 from .frozen import frozen_beside, network_state, with_own_text
 from .initial import why_not_trained
-from .loop import LoopOptions, Progress, Task, train
+from .loop import LoopOptions, Progress, Stopped, Task, train
 from .lora import LORA_TASKS, LoraSettings
 from .memory import CONTEXT, COUNTED, GB, estimate
+from .passing import Passed, check_through, open_through, pass_data
 from .plan import SPEAKERS, TRAINABLE, Plan, components
 from .precision import candidates
 from .recipes import Recipe
@@ -51,7 +52,7 @@ class RunOptions:
 
     lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
     data. note: is told what of the data is left out, and what a prior or decoder will need of memory. stop: see
-    `train`.
+    `train`. through: models or files of the stages that make an upsampler's inputs, see `passing`.
     """
 
     stage: str
@@ -65,6 +66,7 @@ class RunOptions:
     progress: Tick | None = None
     note: Callable[[str], None] | None = None
     stop: Callable[[], bool] = lambda: False
+    through: tuple[str, ...] = ()
 
 
 def start(options: RunOptions, plan: Plan) -> Iterator[Progress]:
@@ -72,6 +74,10 @@ def start(options: RunOptions, plan: Plan) -> Iterator[Progress]:
     check_trainable(options.stage, plan)
     if options.lora is not None:
         check_lora(options.stage, plan)
+    if options.through:
+        if options.stage not in UPSAMPLERS:
+            raise ValueError(f"--through makes inputs of upsamplers, not of the {options.stage}; leave it out")
+        check_through(open_through(options.through, options.folders), plan.config(options.stage))
     recipe = plan.recipe(options.stage)
     clip = None
     if options.stage in SPEAKERS:
@@ -92,6 +98,7 @@ def open_source(options: RunOptions, recipe: Recipe) -> Data:
         scenes=recipe.pictures,
         seed=recipe.seed,
         swaps=recipe.swaps,
+        chinese=recipe.chinese,
         progress=options.progress,
     )
     skipped = data.skipped() if isinstance(data, PictureData | EmbeddingPairs) else []
@@ -148,6 +155,7 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         "clip": f"{clip.clip_id} {clip_fingerprint(clip)}" if stage in SPEAKERS else None,
         "config": dataclasses.asdict(task.config),
         **({} if options.lora is None else {"lora": options.lora.described()}),
+        **({"through": task.passed and task.passed.key} if stage in UPSAMPLERS else {}),
     }
     if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
         clip.placed.unload()  # what has seen the pictures makes room; it comes back where it is used
@@ -160,7 +168,7 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
     if stage == "clip":
         return ClipTask(config, data, recipe)
     if stage not in SPEAKERS:
-        return UpsamplerTask(stage, config, data, recipe)
+        return UpsamplerTask(stage, config, data, recipe, _passed(options, config, data, recipe))
     embeddings = image_embeddings(clip, data, options.cache / "embeddings", progress=options.progress)
     if stage == "ar_prior" and plan.initial is None and "components" not in plan.given.get(stage, {}):
         needed = fit_pca(embeddings, config.clip_id).needed(KEPT_VARIANCE)
@@ -175,6 +183,22 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
     config, settings = plan.initial.config, options.lora
     return LORA_TASKS[stage](
         config, *rest, weights=lambda: network_state(config, plan.initial.read()), settings=settings
+    )
+
+
+def _passed(options: RunOptions, config: UpsamplerConfig, data: Data, recipe: Recipe) -> Passed | None:
+    """The inputs that the stages of --through make, if any are named."""
+    if not options.through:
+        return None
+
+    def stop() -> None:
+        if options.stop():
+            raise Stopped(f"train {options.stage}: stopped while pictures pass through; the same command goes on")
+
+    entry, rows = open_through(options.through, options.folders), rows_for(options.stage, config, data)
+    device = options.loop.device
+    return pass_data(
+        entry, config, data, rows, recipe, options.cache, device=device, progress=options.progress, stop=stop
     )
 
 

@@ -1,12 +1,16 @@
-"""Training an upsampler on crops of the pictures it is to make, its low-resolution input spoilt (§2.1, App. C)."""
+"""Training an upsampler on crops of the pictures it is to make, its low-resolution input spoilt (§2.1, App. C), or
+what the stages before it made of it (see `passing`)."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
@@ -20,6 +24,7 @@ from ..types import model_to_image
 from .data import Data
 from .degrade import degrade
 from .losses import diffusion_loss, draw_timesteps
+from .passing import Passed
 from .recipes import Recipe
 from .sheets import grid, save_png
 from .validation import fixed_batch, quarter_losses, some_rows
@@ -34,10 +39,13 @@ def psnr(made: Tensor, true: Tensor) -> Tensor:
 
 
 class UpsamplerTask:
-    """stage: "upsampler_256" or "upsampler_1024"."""
+    """stage: "upsampler_256" or "upsampler_1024". passed: inputs that the stages before it made, of which a share of
+    every batch is; None for none."""
 
-    def __init__(self, stage: str, config: UpsamplerConfig, data: Data, recipe: Recipe) -> None:
-        self.stage, self.config, self.data, self.recipe = stage, config, data, recipe
+    def __init__(
+        self, stage: str, config: UpsamplerConfig, data: Data, recipe: Recipe, passed: Passed | None = None
+    ) -> None:
+        self.stage, self.config, self.data, self.recipe, self.passed = stage, config, data, recipe, passed
         self.schedule = Schedule(config.schedule)
         self.factor = config.high_size // config.low_size
         self.picture_side = config.high_size
@@ -48,13 +56,35 @@ class UpsamplerTask:
         return stored_upsampler(self.config)
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Tensor | None]:
-        """High-resolution crops, their spoilt low-resolution selves, levels, noise and timesteps."""
+        """High-resolution crops, their spoilt low-resolution selves, levels, noise and timesteps.
+
+        For a share of the rows another one stands, which went through the stages before; the network is told of those,
+        and of clean ones, the level that it is told when pictures are made.
+        """
         size, crop = len(rows), self.config.high_size // self.recipe.crop_fraction
-        high = self.data.crops(rows, rng, self.config.high_size, crop)
+        places: list[int | None] = [None] * size
+        if self.passed is not None:
+            places = [self.passed.place(row) if rng.random() < self.recipe.passed_share else None for row in rows]
+            rows = [row if at is None else self.passed.rows[at] for row, at in zip(rows, places, strict=True)]
+        high, corners = self.data.crops(rows, rng, self.config.high_size, crop)
         level = torch.rand(size, generator=generator) ** self.recipe.level_power
+        through = torch.tensor([at is not None for at in places])
+        clean = (
+            torch.tensor([rng.random() < self.recipe.clean_share for _ in rows]) if self.recipe.clean_share else False
+        )
+        spoilt = ~(through | clean)
+        level[~spoilt] = self.config.sampling_level
         told = level if self.config.augmentation_level else None
-        strength = {"blur_share": self.recipe.blur_share, "noise": self.recipe.low_noise}
-        low = degrade(high, self.factor, self.config.augmentation, told, rng, generator, **strength)
+        low = F.avg_pool2d(high, self.factor)
+        if spoilt.any():
+            strength = {"blur_share": self.recipe.blur_share, "noise": self.recipe.low_noise}
+            levels = None if told is None else told[spoilt]
+            low[spoilt] = degrade(
+                high[spoilt], self.factor, self.config.augmentation, levels, rng, generator, **strength
+            )
+        if through.any():
+            at = [place for place in places if place is not None]
+            low[through] = self.passed.windows(at, corners[through] // self.factor, crop // self.factor)
         return {
             "x_0": high,
             "low": low,
@@ -75,13 +105,36 @@ class UpsamplerTask:
         return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
-        """Loss by quarters; PSNR of sampled crops, and of their inputs enlarged by the bicubic filter. The sheet: six
-        enlarged inputs, the upsampler's answers, the originals."""
+        """Loss by quarters; PSNR of sampled crops, and of their inputs enlarged by the bicubic filter: of spoilt
+        inputs, and of those that went through the stages before. The sheet: six enlarged inputs, the upsampler's
+        answers, the originals; then of the latter kind."""
         device = next(network.parameters()).device
-        batch = fixed_batch(self, some_rows(rows, SHEET_ROWS), device)
-        level = batch["level"]
+        usual = self._seeing(None, 0.0)
+        batch, made = usual._answers(network, some_rows(rows, SHEET_ROWS), device)
+        triples = [torch.stack([batch["low"], made, batch["x_0"]], 1)]
+        found = {"psnr": psnr(made, batch["x_0"]), "psnr_bicubic": psnr(batch["low"], batch["x_0"])}
+        if self.passed is not None and self.passed.shown:
+            shown = dataclasses.replace(self.passed, rows=self.passed.rows[: self.passed.shown], shown=0)
+            batch, made = self._seeing(shown, 1.0)._answers(network, list(range(self.passed.shown)), device)
+            triples.append(torch.stack([batch["low"], made, batch["x_0"]], 1))
+            found["psnr_passed"] = psnr(made, batch["x_0"])
+            found["psnr_passed_bicubic"] = psnr(batch["low"], batch["x_0"])
+        save_png(grid(model_to_image(torch.cat(triples).flatten(0, 1)), columns=6), path)
+        return {**quarter_losses(usual, network, rows, device), **found}
+
+    def _seeing(self, passed: Passed | None, share: float) -> UpsamplerTask:
+        """This task with other inputs that went through the stages before, and a share of them."""
+        other = copy.copy(self)
+        other.passed, other.recipe = passed, dataclasses.replace(self.recipe, passed_share=share, clean_share=0.0)
+        return other
+
+    def _answers(
+        self, network: nn.Module, rows: list[int], device: torch.device
+    ) -> tuple[dict[str, Tensor | None], Tensor]:
+        """A fixed batch of these rows, and what the network makes of it."""
+        batch = fixed_batch(self, rows, device)
+        level, x_0 = batch["level"], batch["noise"]
         steps = self.schedule.respace(self.config.sampling.steps)
-        x_0 = batch["noise"]
 
         def enlarge(x_t: Tensor, step: Step) -> Tensor:
             return network(x_t, torch.full((len(x_t),), step.t, device=x_t.device), batch["low"], level)
@@ -90,13 +143,7 @@ class UpsamplerTask:
         denoise = Denoiser(enlarge, schedule.prediction, schedule.variance == "learned_range", x0_clamp=1.0)
         for state in ddim(denoise, batch["noise"], steps):
             x_0 = state.x0
-        sheet = torch.stack([batch["low"], x_0, batch["x_0"]], 1).flatten(0, 1)
-        save_png(grid(model_to_image(sheet), columns=6), path)
-        return {
-            **quarter_losses(self, network, rows, device),
-            "psnr": psnr(x_0, batch["x_0"]),
-            "psnr_bicubic": psnr(batch["low"], batch["x_0"]),
-        }
+        return batch, x_0
 
     def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """<stage>.safetensors, stored as bf16."""

@@ -17,8 +17,11 @@ Examples:
   unclip reproduce --only variations --only text_diff
   unclip reproduce --quick -o docs/reproduction.md
   unclip reproduce --quick --full variations --full interpolation
+  unclip reproduce --plan                             # what each part will cost, then stop
+  unclip reproduce --stack storybook --seeds 3 --sibling-minutes 60
 \b
-Stop it at any time: the same command goes on with the experiment that was under way.
+Stop it at any time: the same command goes on with the samples that were under way. More --sibling-minutes go on with
+the small decoders' training, too.
 """
 
 
@@ -29,13 +32,29 @@ Stop it at any time: the same command goes on with the experiment that was under
     "--only", multiple=True, metavar="NAME", help="An experiment; may be given several times.  [default: all]"
 )
 @click.option("--full", multiple=True, metavar="NAME", help="With --quick: an experiment to run with full counts.")
+@click.option("--plan", "planned", is_flag=True, help="Show the processor time that each part will take, and stop.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Trainings of the small decoders.",
+)
+@click.option(
+    "--sibling-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Processor time to train each small decoder for, at most.  [default: 35; with --quick 2]",
+)
 @click.option("--list", "listed", is_flag=True, help="Show the experiments and stop.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), default=Path("runs/reproduce"), show_default=True)
 @cache_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The report.  [default: RUN/report.md]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-def command(stack, quick, only, full, listed, run_folder, cache, output, threads) -> None:
-    """Run the paper's experiments and write a report with tables, plots and pictures."""
+def command(
+    stack, quick, only, full, planned, seeds, sibling_minutes, listed, run_folder, cache, output, threads
+) -> None:
+    """Run the paper's experiments and write a report: a page of findings, and one with all tables and pictures."""
     import torch
 
     from ...nodes.host import current_host
@@ -57,9 +76,18 @@ def command(stack, quick, only, full, listed, run_folder, cache, output, threads
     _check_stages(entry)
     keep_pages()
     torch.set_num_threads(threads or os.cpu_count() or 1)
+    budget = QUICK if quick else FULL
+    if full:
+        budget = replace(budget, judge=FULL.judge)
+    raised = {"seeds": seeds} | ({"minutes": sibling_minutes} if sibling_minutes else {})
+    budget = replace(budget, siblings=replace(budget.siblings, **raised))
+    handles, finished = load_stack(entry, folders=folders), []
+    if planned:
+        from ...unclip_core.evaluation.planning import Planning
+
+        return _show_plan(Planning(entry, handles, run_folder, cache, budget), experiments, quick, full)
     path = output or run_folder / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handles, finished = load_stack(entry, folders=folders), []
     with _bar() as bar:
 
         def tick(what: str, done: int, total: int) -> None:
@@ -67,15 +95,28 @@ def command(stack, quick, only, full, listed, run_folder, cache, output, threads
             bar.total, bar.n = total, done
             bar.refresh()
 
-        budget = QUICK if quick else FULL
-        if full:
-            budget = replace(budget, judge=FULL.judge)
         context = Context(entry, handles, run_folder, cache, budget, tick)
         for done in run_all(context, experiments, quick, full):
             finished.append(done)
             bar.write(_line(done))
             write_report(context, finished, path)
     click.echo(f"wrote {path}")
+
+
+def _show_plan(context, experiments, quick, full) -> None:
+    """A line a part, as soon as it is counted."""
+    from ...unclip_core.evaluation.planning import plan, training
+
+    total = 0.0
+    for part in plan(context, experiments, quick, full):
+        total += part.seconds
+        calls = ", ".join(f"{count:,} {name}" for name, count in sorted(part.calls.items()))
+        click.echo(f"{part.experiment.name:18}{part.seconds / 60:8.1f} minutes   {calls}")
+    click.echo(f"{'all':18}{total / 60:8.1f} minutes of processor time at this machine's present speed, and training:")
+    needed = {"judge", "reader", *(["decoder"] if any(each.siblings for each in experiments) else [])}
+    for name, told in training(context).items():
+        if name.split()[0] in needed:
+            click.echo(f"  {name}: {told}")
 
 
 def _bar():

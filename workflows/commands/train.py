@@ -27,6 +27,7 @@ Examples:
   unclip train clip --preset storybook --steps 500
   unclip train all --name mine --data photos/ --print-config > mine.toml
   unclip train decoder --init karlo-v1-alpha:decoder --clip karlo-v1-alpha-image-variations --lora 8 --data photos/
+  unclip train upsampler-256 --init storybook:upsampler-256 --through storybook --data photos/
   unclip train subject --help
   torchrun --nproc-per-node 2 -m comfyui_unclip.workflows.cli train prior --name mine --data photos/
 \b
@@ -61,6 +62,12 @@ class _Train(click.Command):
 @click.option("--take", multiple=True, metavar="MODEL:STAGE", help="all: this stage of an installed model as it is.")
 @cache_option
 @click.option("--clip", help="Frozen CLIP: a file or an installed model.")
+@click.option(
+    "--through",
+    multiple=True,
+    metavar="MODEL",
+    help="Upsamplers: learn from what this model's decoder makes of the data. Also a file of a stage. Repeatable.",
+)
 @click.option("--init", help="Begin with these weights and their config: MODEL:STAGE, a file, or a run's folder.")
 @click.option(
     "--lora", type=click.IntRange(1), metavar="RANK", help="Prior, decoder: train a LoRA of --init's weights."
@@ -87,9 +94,9 @@ class _Train(click.Command):
 @click.option("--save-minutes", default=10.0, show_default=True, help="A checkpoint at least so often.")
 @click.option("--tensorboard", is_flag=True, help="Also write event files; needs comfyui-unclip[train].")
 def command(
-    stage, data, name, preset, config, print_config, words, run_folder, models, stages, take, cache, clip, init,
-    lora, lora_layers, device, dtype, fp32, threads, workers, compile, save_memory, save_minutes, tensorboard, changed,
-    **changes,
+    stage, data, name, preset, config, print_config, words, run_folder, models, stages, take, cache, clip, through,
+    init, lora, lora_layers, device, dtype, fp32, threads, workers, compile, save_memory, save_minutes, tensorboard,
+    changed, **changes,
 ) -> int:  # fmt: skip
     """Train one STAGE, or all that a stack NAME lacks, with checkpoints, sample sheets and exact resume."""
     import dataclasses
@@ -125,6 +132,8 @@ def command(
         raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
     if stage == "all" and init:
         raise click.UsageError("--init begins one stage; name that stage instead of all")
+    if stage == "all" and through:
+        raise click.UsageError("--through is of one upsampler; train it by its own name, once the decoder is there")
     given = {name: value for name, value in changes.items() if value is not None}
     plan = make_plan(
         preset,
@@ -162,7 +171,7 @@ def command(
         run = run_folder or (runs if stage == "all" else runs / made)
         shown, say = progress if world.first else None, click.echo if world.first else _nothing
         note = (lambda text: click.echo(text, err=True)) if world.first else None
-        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop)
+        options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop, through)
         try:
             if stage == "all":
                 target = _target(name, models, folders)

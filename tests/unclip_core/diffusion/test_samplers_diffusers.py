@@ -6,12 +6,19 @@ Samples are float32. Their tables come as shipped, or worked out in float64: as 
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UnCLIPScheduler,
+    UniPCMultistepScheduler,
+)
 
-from comfyui_unclip.unclip_core.config import ScheduleConfig
+from comfyui_unclip.unclip_core.config import SamplingConfig, ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion import samplers
 from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, make_betas
+from comfyui_unclip.unclip_core.stages.run import resolve_settings
 
 SHAPE = (2, 3, 8, 8)
 NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -149,29 +156,56 @@ def test_ddim_equals_ddim_scheduler(name, prediction, eta, tables):
     compare(samplers.ddim, step, schedule, denoise, eta=eta, noise=noise, tolerance=TABLES[tables])
 
 
+SCHEDULERS = {samplers.dpmpp_2m: DPMSolverMultistepScheduler, samplers.unipc: UniPCMultistepScheduler}
+
+
 @pytest.mark.parametrize("tables", TABLES)
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-@pytest.mark.parametrize("steps", [5, 25])
-def test_dpmpp_2m_equals_dpmsolver_multistep_scheduler(name, prediction, steps, tables):
-    reference = DPMSolverMultistepScheduler(
+@pytest.mark.parametrize(("prediction", "learned"), [("eps", False), ("eps", True), ("x0", False), ("v", False)])
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize("sampler", list(SCHEDULERS), ids=lambda sampler: sampler.__name__)
+def test_multistep_samplers_equal_their_schedulers(sampler, steps, prediction, learned, name, tables):
+    """learned: the network has variance channels, which neither reads; only DPM-Solver's scheduler takes them off."""
+    takes_off = learned and sampler is samplers.dpmpp_2m
+    reference = SCHEDULERS[sampler](
         1000,
         beta_schedule=NAMES[name],
         beta_start=1e-4,
         beta_end=0.02,
         prediction_type=PREDICTIONS[prediction],
         final_sigmas_type="zero",
+        **({"variance_type": "learned_range"} if takes_off else {}),
     )
     with_tables(reference, name, tables)
     # Not from T-1: at the cosine schedule's end their float32 sigma of 20,000 has no digits left to compare.
-    schedule = Schedule(ScheduleConfig(name=name, prediction=prediction)).steps_through(
-        tuple(round(980 - i * 980 / (steps - 1)) for i in range(steps))
-    )
-    reference.set_timesteps(timesteps=[step.t for step in schedule])
+    config = ScheduleConfig(name=name, prediction=prediction, variance="learned_range" if learned else "fixed_small")
+    schedule = Schedule(config).steps_through(tuple(round(980 - i * 980 / (steps - 1)) for i in range(steps)))
+    set_timesteps(reference, schedule)
     noise = Recorded(5)
 
     def step(output, t, x, _):
-        return reference.step(output, t, x).prev_sample, None
+        return reference.step(output if takes_off else output[:, :3], t, x).prev_sample, None
 
-    denoise = Denoiser(network(), prediction)
-    compare(samplers.dpmpp_2m, step, schedule, denoise, noise=noise, tolerance=TABLES[tables])
+    denoise = Denoiser(network(6 if learned else 3), prediction, learned)
+    compare(sampler, step, schedule, denoise, noise=noise, tolerance=TABLES[tables])
+    assert not noise.draws
+
+
+def set_timesteps(reference, schedule):
+    """Theirs over our timesteps. UniPC's takes only a number of steps, so its tables are filled in by hand."""
+    if not isinstance(reference, UniPCMultistepScheduler):
+        reference.set_timesteps(timesteps=[step.t for step in schedule])
+        return
+    reference.set_timesteps(len(schedule))
+    level = reference.alphas_cumprod[[step.t for step in schedule]]
+    reference.timesteps = torch.tensor([step.t for step in schedule])
+    reference.sigmas = torch.cat([((1 - level) / level).sqrt(), torch.zeros(1)]).to(level.dtype)
+
+
+@pytest.mark.parametrize("sampler", list(SCHEDULERS), ids=lambda sampler: sampler.__name__)
+@pytest.mark.parametrize("count", [1, 4, 10, 25])
+def test_multistep_samplers_are_given_their_schedulers_timesteps(sampler, count):
+    settings = resolve_settings("Test", ScheduleConfig(), SamplingConfig(), sampler=sampler.__name__, steps=count)
+    reference = SCHEDULERS[sampler](1000, beta_schedule="squaredcos_cap_v2")
+    reference.set_timesteps(count)
+    assert [step.t for step in settings.steps] == reference.timesteps.tolist()

@@ -9,7 +9,7 @@ from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.evaluation.context import Budget, Context
 from comfyui_unclip.unclip_core.evaluation.judge import JUDGE_RECIPE
 from comfyui_unclip.unclip_core.evaluation.reader import READER_RECIPE
-from comfyui_unclip.unclip_core.evaluation.siblings import SIBLING_RECIPE
+from comfyui_unclip.unclip_core.evaluation.siblings import SIBLING_RECIPE, Upbringing
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.training.data import StorybookData
@@ -51,7 +51,7 @@ def short_budget():
     return Budget(
         dataclasses.replace(JUDGE_RECIPE, **small),
         dataclasses.replace(READER_RECIPE, **small),
-        dataclasses.replace(SIBLING_RECIPE, **small),
+        Upbringing(dataclasses.replace(SIBLING_RECIPE, **small), round=1, minutes=0.2, captions=4, steps=2),
     )
 
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.evaluation import context as contexts
 from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
-from comfyui_unclip.unclip_core.evaluation.results import Check
+from comfyui_unclip.unclip_core.evaluation.results import Check, Store
 from comfyui_unclip.unclip_core.evaluation.statistics import share
 
 SMALL = {
@@ -61,8 +62,73 @@ def test_an_experiment_runs_and_fills_its_tables(name, make_context):
         assert result.paper and result.notes and result.figures
 
 
+# What grows when more is asked of an experiment, and by how much.
+COUNTS = {
+    "judges": {"samples": 5, "scenes": 4},
+    "reconstruction": {"photographs": 2},
+    "variations": {"scenes": 3},
+    "interpolation": {"pairs": 3},
+    "text_diff": {"edits": 3},
+    "inpainting": {"scenes": 6},
+    "pca": {"scenes": 3},
+    "prior_importance": {"samples": 6},
+    "priors": {"captions": 6, "decoded": 3},
+    "analytic": {"captions": 6},
+    "guidance": {"scenes": 3},
+    "binding": {"scenes": 4},
+    "spelling": {"scenes": 4},
+    "typographic": {"scenes": 4},
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_killed_experiment_goes_on_and_a_larger_count_adds(name, make_context, tmp_path, monkeypatch):
+    """Chunks of one, and how many of them are made: none twice, and for a larger count only those that are new."""
+    monkeypatch.setattr(contexts, "CHUNK", 1)
+    made, limit, kept = [], [10**9], Store.tensors
+
+    def counted(store, kind, key, make):
+        def count():
+            if len(made) == limit[0]:
+                raise KeyboardInterrupt
+            made.append((kind, key))
+            return make()
+
+        return kept(store, kind, key, count)
+
+    monkeypatch.setattr(Store, "tensors", counted)
+    experiment, shared = EXPERIMENTS[name], make_context()
+    small = dataclasses.replace(experiment.full, **SMALL[name])
+
+    def run(folder, settings):
+        context = make_context(folder)
+        context.judge, context.reader = shared.judge, shared.reader
+        if experiment.siblings:
+            context._siblings = {1: shared.siblings()}
+        made.clear()
+        try:
+            return experiment.run(context, settings), set(made)
+        finally:
+            assert len(made) == len(set(made))
+
+    fresh, needed = run(tmp_path / "fresh", small)
+    assert len(needed) > 2
+    limit[0] = len(needed) // 2
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", small)
+    before, limit[0] = set(made), 10**9
+    again, added = run(tmp_path / "killed", small)
+    assert before | added == needed and not before & added
+    if name not in ("priors", "analytic"):  # whose tables show seconds
+        assert again.tables == fresh.tables
+    larger = dataclasses.replace(small, **COUNTS[name])
+    _, whole = run(tmp_path / "larger", larger)
+    _, added = run(tmp_path / "fresh", larger)
+    assert added == whole - needed and added and len(whole & needed) >= len(needed) // 2
+
+
 def test_every_experiment_of_the_register_is_tested_and_quick_is_smaller():
-    assert set(SMALL) == set(EXPERIMENTS)
+    assert set(SMALL) == set(COUNTS) == set(EXPERIMENTS)
     for experiment in EXPERIMENTS.values():
         full, quick = dataclasses.asdict(experiment.full), dataclasses.asdict(experiment.quick)
         sizes = [name for name, value in full.items() if isinstance(value, int) and name != "refine"]
@@ -73,11 +139,11 @@ def test_every_experiment_of_the_register_is_tested_and_quick_is_smaller():
 def test_figures_names_are_unique_over_the_whole_report(make_context):
     """They share a folder."""
     names = []
-    for name in ("pca", "variations", "guidance"):
+    for name in ("pca", "variations", "interpolation"):
         experiment = EXPERIMENTS[name]
         result = experiment.run(make_context(), dataclasses.replace(experiment.full, **SMALL[name]))
         names += [figure.name for figure in result.figures]
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 5
 
 
 def test_a_stack_without_an_autoregressive_prior_or_a_table_is_told_so(make_context, monkeypatch):

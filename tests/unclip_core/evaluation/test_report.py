@@ -11,6 +11,7 @@ from comfyui_unclip.unclip_core.evaluation import report, storybook
 from comfyui_unclip.unclip_core.evaluation.report import LEDGER, PARTS, Plan, Row, Side, aimed, cold, opened, table
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured, share
 from comfyui_unclip.unclip_core.evaluation.storybook import SampleSettings, real_pictures
+from comfyui_unclip.unclip_core.stages import Decoder
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 
 SETTINGS = SampleSettings({"steps": 2, "candidates": 1}, {"steps": 2, "guidance_scale": 1.0})
@@ -62,10 +63,10 @@ def test_samples_are_kept_in_parts_that_more_captions_go_on_from(side, monkeypat
     monkeypatch.setattr(report, "CHUNK", 2)
     side.plan = dataclasses.replace(PLAN, count=4)
     four = side.samples("two")
-    files = set((side.context.run / "made").iterdir())
+    files = set((side.context.run / "made").glob("two-en-*"))
     side.plan = dataclasses.replace(PLAN, count=6)
     six = side.samples("two")
-    assert torch.equal(six[:4], four) and len(set((side.context.run / "made").iterdir()) - files) == 1
+    assert torch.equal(six[:4], four) and len(set((side.context.run / "made").glob("two-en-*")) - files) == 1
     assert not torch.equal(six[0], six[1])
     side.plan = dataclasses.replace(PLAN, count=4, seed=2)
     assert not torch.equal(side.samples("two"), four)
@@ -134,13 +135,13 @@ def test_upsamplers_are_measured_against_the_render(side):
 
 def test_renders_are_passed_through_the_decoder_at_a_quarter_of_the_noise(side, monkeypatch):
     seen = []
-    decode = type(side.context).decode
+    sample = Decoder.sample
 
     def watched(self, embed, text=None, **options):
         seen.append(options["noise"].strength)
-        return decode(self, embed, text, **options)
+        return sample(self, embed, text, **options)
 
-    monkeypatch.setattr(type(side.context), "decode", watched)
+    monkeypatch.setattr(Decoder, "sample", watched)
     side.enlarged = lambda pictures, size, seed: report.bicubic(pictures, size)
     assert "passed 256 gain" in side.upsampled and seen == [0.25, 0.25]
 

@@ -10,8 +10,20 @@ from comfyui_unclip.unclip_core.evaluation import reproduction
 from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
 from comfyui_unclip.unclip_core.evaluation.experiments.common import Experiment
 from comfyui_unclip.unclip_core.evaluation.reproduction import chosen, run_all, write_report
-from comfyui_unclip.unclip_core.evaluation.results import Check, Figure, Result, Store, Table, digest
+from comfyui_unclip.unclip_core.evaluation.results import (
+    Check,
+    Figure,
+    Result,
+    Store,
+    Table,
+    digest,
+    packed,
+    unpacked,
+)
+from comfyui_unclip.unclip_core.evaluation.siblings import Spent
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
+from comfyui_unclip.unclip_core.training.loop import Progress
+from comfyui_unclip.unclip_core.types import Embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +99,18 @@ def test_a_result_half_written_is_no_result(tmp_path, monkeypatch):
     assert store.load("x", "1") is None
 
 
+def test_pictures_are_kept_as_they_are_shown_and_keys_know_values():
+    eight = torch.arange(256).float().view(1, 16, 16, 1) / 255
+    assert torch.equal(unpacked(packed(eight)), eight)
+    picture = torch.rand(1, 4, 4, 3)
+    assert (unpacked(packed(picture)) - picture).abs().max() < 1e-5
+    one = {"embed": Embedding(torch.ones(1, 3), "c"), "seed": 1}
+    assert digest(one) == digest({"seed": 1, "embed": Embedding(torch.ones(1, 3), "c")})
+    others = [{**one, "seed": 2}, {**one, "embed": Embedding(torch.tensor([[1.0, 1.0, 1.0 + 1e-6]]), "c")}]
+    others += [{**one, "embed": Embedding(torch.ones(3, 1), "c")}, {**one, "embed": Embedding(torch.ones(1, 3), "d")}]
+    assert len({digest(one), *map(digest, others)}) == 5
+
+
 def test_tensors_are_made_once(tmp_path):
     store, made = Store(tmp_path), []
 
@@ -125,6 +149,9 @@ def test_other_settings_weights_or_budgets_are_other_results(make_context, tmp_p
     budget = dataclasses.replace(context.budget, judge=dataclasses.replace(context.budget.judge, steps=3))
     list(run_all(make_context(tmp_path, budget=budget), [experiment], False))
     assert calls == [3, 1, 3]
+    raised = dataclasses.replace(context.budget, siblings=dataclasses.replace(context.budget.siblings, minutes=9.0))
+    list(run_all(make_context(tmp_path, budget=raised), [experiment], False))  # which it does not ask for
+    assert calls == [3, 1, 3]
     changed = make_context(tmp_path)
     changed.__dict__["weights"] = "other"
     list(run_all(changed, [experiment], False))
@@ -138,30 +165,71 @@ def test_weights_are_known_by_their_bytes(make_context, story_models, tmp_path):
     first, second = make_context(), make_context()
     assert first.weights == second.weights and len(first.weights) == 16
     assert digest(1, "a") == digest(1, "a") != digest("a", 1)
+    parts = [("clip", "decoder"), ("clip", "prior"), ("clip", "ar_prior"), tuple(first.entry.stages)]
+    assert len({first.weights_of(*stages) for stages in parts}) == 4
+    painting = first.weights_of("clip", "decoder")
     table = story_models / "tiny" / "tiny.pca.safetensors"
     kept = table.read_bytes()
     try:
         table.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
         assert make_context().weights != first.weights
+        assert make_context().weights_of("clip", "decoder") == painting, "no table is used in painting"
     finally:
         table.write_bytes(kept)
 
 
-def test_the_report_has_everything_and_its_pictures_beside_it(make_context, tmp_path, counted):
+def test_the_report_is_a_page_of_findings_and_one_of_all_numbers(make_context, tmp_path, counted):
     experiment, _ = counted
+    shown = dataclasses.replace(experiment, name="shown", title="Limits: it, shown", shown=("grid",))
     context = make_context(tmp_path / "run")
-    finished = list(run_all(context, [experiment], True))
+    finished = list(run_all(context, [experiment, shown], True))
     path = tmp_path / "docs" / "report.md"
     path.parent.mkdir()
     write_report(context, finished, path)
-    text = path.read_text(encoding="utf-8")
-    assert "`unclip reproduce --quick`" in text and "**Quick run**" in text and context.weights in text
-    assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | undecided |" in text
-    assert "- **Counting.** Agrees with §0." in text and "| one \\| two | 2 |" in text and "A note." in text
-    pictures = re.findall(r"\]\((.*?)\)", text)
-    assert pictures == ["report/grid.png"] and all((path.parent / picture).is_file() for picture in pictures)
+    page, details = (each.read_text(encoding="utf-8") for each in (path, path.parent / "report" / "details.md"))
+    for text in (page, details):
+        assert "`unclip reproduce --quick`" in text and "**Quick run**" in text and context.weights in text
+    assert "| [Counting](report/details.md#counting) | §0: one, two | Agrees with §0. |" in page
+    assert "(report/details.md#limits-it-shown)" in page and "## Limits: it, shown" in details
+    assert "Targets: 0 reached, 2 undecided, 2 missed" in page and "A note." not in page
+    assert "| Counting | kept | 90% (80% to 95%) | ≥ 85% | undecided |" in details
+    assert "| one \\| two | 2 |" in details and "A note." in details and "](../report.md)" in details
+    assert re.findall(r"!\[.*?\]\((.*?)\)", page) == ["report/grid.png"]
+    assert re.findall(r"!\[.*?\]\((.*?)\)", details) == ["grid.png", "grid.png"]
+    assert (path.parent / "report" / "grid.png").is_file()
+    assert re.search(r"\| Counting \| \d+\.\d \|\n", details.split("## Processor time")[1])
     write_report(context, list(run_all(context, [experiment], False)), path)
     assert "Quick run" not in path.read_text(encoding="utf-8")
+
+
+def test_processor_time_is_of_all_runs_and_leaves_training_out(make_context, tmp_path, monkeypatch):
+    """A clock that only the experiment moves: its own work, samples of an earlier run, and training."""
+    clock = [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+
+    def sample():
+        clock[0] += 5.0
+        return {"x": torch.zeros(1)}
+
+    def run(context, settings):
+        context.store.tensors("chunk", "first", sample)
+        if run.killed:
+            raise KeyboardInterrupt
+        context.store.tensors("chunk", "second", sample)
+        clock[0] += 1.0
+        with context._trains("judge", tmp_path / "judge") as on_progress:
+            clock[0] += 100.0
+            on_progress(Progress(1, 1, 0.0, 1.0, {}))
+        return result()
+
+    experiment = Experiment("timed", "Timed", "§0", Settings(), Settings(), run)
+    run.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        list(run_all(make_context(tmp_path), [experiment], False))
+    run.killed = False
+    (done,) = run_all(make_context(tmp_path), [experiment], False)
+    assert done.result.processor == pytest.approx(11.0)
+    assert Spent(tmp_path / "judge").seconds == pytest.approx(100.0)
 
 
 def test_single_experiments_of_a_quick_run_can_be_full(make_context, tmp_path, counted):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfyui_unclip.unclip_core.pictures.fitting import Picture, fit_mask, fit_picture
-from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic
+from comfyui_unclip.unclip_core.pictures.resizing import resize_bicubic, resize_for_gradient, thin_for_gradient
 
 SIZE = (64, 64)
 
@@ -138,3 +139,32 @@ def test_a_mixed_paste_follows_the_masks_grey():
     mask = torch.tensor([[[[0.0, 0.25], [0.75, 1.0]]]])
     assert torch.equal(Picture(known, mask).paste(x, mix=True)[0, 0], mask[0, 0])
     assert torch.equal(Picture(known, mask).paste(x)[0, 0], torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+
+
+class OnMps(torch.Tensor):
+    """Numbers on the CPU that say they lie on a GPU of Apple's."""
+
+    device = torch.device("mps")
+
+
+def test_mps_is_asked_for_no_operation_that_it_lacks():
+    """Neither antialiased resizing nor means over areas of broken pixels, for which others give nearly the same."""
+    lines = torch.linspace(0, 6, 96)
+    x = (lines[:, None].sin() + lines.cos()).expand(1, 3, 96, 96).contiguous()
+    operations = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            operations.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    for resize in (resize_for_gradient, thin_for_gradient):
+        for size in ((28, 28), (48, 28)):
+            expected, on_mps = resize(x, size), x.as_subclass(OnMps).requires_grad_()
+            with Record():
+                found = resize(on_mps, size)
+                (gradient,) = torch.autograd.grad(found.sum(), on_mps)
+            assert (found.as_subclass(torch.Tensor) - expected).abs().max() < 0.05  # of 4
+            assert (gradient != 0).all()
+    assert any("upsample_bilinear2d" in each for each in operations)
+    assert not [each for each in operations if "_aa" in each or "adaptive" in each]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.runtime import device as chosen
-from comfyui_unclip.unclip_core.runtime.device import pick_device, pick_dtype
+from comfyui_unclip.unclip_core.runtime.device import exact_float32, pick_device, pick_dtype
 from comfyui_unclip.unclip_core.runtime.halves import of_amd, of_intel, of_nvidia
 from comfyui_unclip.unclip_core.stack import load_stack
 
@@ -102,3 +102,31 @@ def test_a_stack_says_what_its_networks_widen_to(tiny_latent_models, dtype, halv
         assert (placed.dtype, placed._wider) == (network, wider)
     autoencoder = stack.decoder.autoencoder  # never float16
     assert autoencoder.dtype == (torch.float32 if network == torch.float16 else network) and autoencoder._wider is None
+
+
+@pytest.mark.parametrize("setting", ["as PyTorch comes", "TF32", "medium"])
+def test_exact_float32_holds_inside_alone(setting):
+    """Whatever another program set, by the old or the new names, which PyTorch lets nobody mix."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    known = matmul.allow_tf32, cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    try:
+        if setting == "TF32":
+            matmul.allow_tf32 = cudnn.allow_tf32 = True
+        elif setting == "medium":
+            torch.set_float32_matmul_precision("medium")
+        before = _precisions(), matmul.allow_tf32, cudnn.allow_tf32
+        with pytest.raises(ZeroDivisionError), exact_float32():
+            assert set(_precisions()) <= {"ieee", False}
+            raise ZeroDivisionError
+        assert (_precisions(), matmul.allow_tf32, cudnn.allow_tf32) == before
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        matmul.allow_tf32, cudnn.allow_tf32 = known
+
+
+def _precisions():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not hasattr(cuda, "fp32_precision"):
+        return [cuda.allow_tf32, cudnn.allow_tf32]
+    return [each.fp32_precision for each in (cuda, cudnn.conv, torch.backends.mkldnn.matmul)]

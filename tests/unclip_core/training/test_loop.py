@@ -468,6 +468,8 @@ def test_the_rate_warms_up_and_decays_to_a_tenth():
     assert learning_rate(recipe, 110) == pytest.approx(0.1)
     rates = [learning_rate(recipe, step) for step in range(10, 110)]
     assert rates == sorted(rates, reverse=True)
+    part = dataclasses.replace(recipe, steps=60, decay_steps=110)
+    assert [learning_rate(part, step) for step in range(60)] == [learning_rate(recipe, step) for step in range(60)]
     assert learning_rate(dataclasses.replace(recipe, decay=False), 100) == 1.0
     assert learning_rate(dataclasses.replace(recipe, warmup=0), 0) == 1.0
 

@@ -100,10 +100,15 @@ def test_timesteps_are_drawn_within_range():
     generator = torch.Generator().manual_seed(0)
     uniform = draw_timesteps("uniform", 20_000, 1000, generator)
     middle = draw_timesteps("logit_normal", 20_000, 1000, generator)
-    for t in (uniform, middle):
+    noisy = draw_timesteps("noisy", 20_000, 1000, generator)
+    for t in (uniform, middle, noisy):
         assert t.dtype == torch.int64 and t.min() >= 0 and t.max() <= 999
     assert abs(uniform.float().mean() - 499.5) < 8 and abs(uniform.float().std() - 288.7) < 6
     assert abs(middle.float().median() - 1000 / (1 + math.exp(-0.2))) < 15
     assert ((middle > 250) & (middle < 750)).float().mean() > 0.6
-    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform or logit_normal"):
+    shares = [(t > 850).float().mean().item() for t in (uniform, middle, noisy)]
+    assert shares == pytest.approx([0.15, 0.08, 0.44], abs=0.02)
+    last = draw_timesteps("last", 20_000, 1000, generator)
+    assert 0.74 < (last == 999).float().mean() < 0.77 and 480 < last[last < 999].float().mean() < 520
+    with pytest.raises(ValueError, match="timesteps 'cubic' is unknown; choose uniform, logit_normal, noisy or last"):
         draw_timesteps("cubic", 1, 10, generator)

@@ -20,8 +20,11 @@ def desk(tmp_path, tiny_stack, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     small = {"steps": 2, "batch": 8, "warmup": 1, "pictures": 64}
     full = contexts.FULL
-    recipes = (dataclasses.replace(recipe, **small) for recipe in (full.judge, full.reader, full.sibling))
-    budget = contexts.Budget(*recipes)
+    judge, reader, sibling = (
+        dataclasses.replace(recipe, **small) for recipe in (full.judge, full.reader, full.siblings.recipe)
+    )
+    raised = dataclasses.replace(full.siblings, recipe=sibling, round=1, captions=4, steps=2)
+    budget = contexts.Budget(judge, reader, raised)
     monkeypatch.setattr(contexts, "QUICK", budget)
     spelling = EXPERIMENTS["spelling"]
     settings = dataclasses.replace(spelling.quick, scenes=3, steps=2)
@@ -33,14 +36,16 @@ def test_a_report_is_written_and_what_is_kept_is_not_computed_again(desk, capsys
     command = ["reproduce", "--stack", "tiny", "--quick", "--only", "spelling"]
     assert run(command) == 0
     assert "wrote runs/reproduce/report.md" in capsys.readouterr().out
-    report = (desk / "runs" / "reproduce" / "report.md").read_text(encoding="utf-8")
-    assert "## Limits: spelling" in report and "Quick run" in report and "| renders |" in report
-    assert (desk / "runs" / "reproduce" / "report" / "spelling.png").is_file()
+    folder = desk / "runs" / "reproduce"
+    page, details = ((folder / name).read_text(encoding="utf-8") for name in ("report.md", "report/details.md"))
+    assert "[Limits: spelling](report/details.md#limits-spelling)" in page and "Quick run" in page
+    assert "## Limits: spelling" in details and "| renders |" in details and "training: reader" in details
+    assert (folder / "report" / "spelling.png").is_file()
     assert run([*command, "-o", "docs/again.md"]) == 0
     shown = capsys.readouterr()
     assert "spelling: kept from before" in shown.out + shown.err
     again = (desk / "docs" / "again.md").read_text(encoding="utf-8")
-    assert again == report.replace("(report/", "(again/") and (desk / "docs" / "again" / "spelling.png").is_file()
+    assert again == page.replace("(report/", "(again/") and (desk / "docs" / "again" / "spelling.png").is_file()
 
 
 def test_experiments_are_listed(desk, capsys):
@@ -49,12 +54,22 @@ def test_experiments_are_listed(desk, capsys):
     assert [line.split()[0] for line in lines] == list(EXPERIMENTS) and "§3.1" in lines[2]
 
 
+def test_a_plan_names_the_cost_of_each_part_and_runs_nothing(desk, capsys):
+    assert run(["reproduce", "--stack", "tiny", "--quick", "--only", "spelling", "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("spelling ") and " minutes " in lines[0] and " decoder" in lines[0]
+    assert lines[1].startswith("all ") and [line.split(":")[0].strip() for line in lines[2:]] == ["judge", "reader"]
+    assert not (desk / "runs").exists()
+
+
 def test_wrong_names_end_with_one_line_before_any_work(desk, capsys):
     assert run(["reproduce", "--only", "dreams"]) == 2
     assert capsys.readouterr().err.startswith("error: reproduce: experiment 'dreams' is unknown; choose of judges")
     for wrong in (["--full", "pca"], ["--quick", "--only", "pca", "--full", "spelling"]):
         assert run(["reproduce", *wrong]) == 2
         assert "for --quick, and experiments that --only does not leave out" in capsys.readouterr().err
+    for wrong in (["--seeds", "0"], ["--sibling-minutes", "0"]):
+        assert run(["reproduce", *wrong]) == 2 and wrong[0] in capsys.readouterr().err
     assert run(["reproduce", "--stack", "nope"]) == 2
     assert "no model 'nope'" in capsys.readouterr().err
     assert not (desk / "runs").exists()

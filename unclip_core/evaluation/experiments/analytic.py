@@ -35,12 +35,9 @@ def run(context: Context, settings: Settings) -> Result:
         for name, sampler in SAMPLERS.items():
 
             def sample(text, seed, steps=steps, sampler=sampler):
-                return context.prior.sample(text, seed=seed, steps=steps, sampler=sampler, candidates=1)
+                return context.sample_prior(text, seed, steps=steps, sampler=sampler, candidates=1)
 
-            made = [
-                sampled(context, sample, settings.captions, seed, f"{name}, {steps} steps")
-                for seed in range(settings.seeds)
-            ]
+            made = [sampled(context, sample, settings.captions, seed) for seed in range(settings.seeds)]
             numbers[name, steps] = Scores.of(reference, made, settings.repeats)
             rows.append([str(steps), name, *numbers[name, steps].row()])
     lines = {

@@ -24,7 +24,9 @@ Setting = TypeVar("Setting")
 
 @dataclass(frozen=True)
 class Experiment:
-    """One of the paper's experiments. full, quick: its settings, a frozen dataclass; run: what it does with them."""
+    """One of the paper's experiments. full, quick: its settings, a frozen dataclass; run: what it does with them.
+    siblings: whether it asks for the decoders that only experiments need. shown: names of its figures that stand on the
+    report's first page."""
 
     name: str
     title: str
@@ -32,6 +34,8 @@ class Experiment:
     full: Any
     quick: Any
     run: Callable[[Context, Any], Result]
+    siblings: bool = False
+    shown: tuple[str, ...] = ()
 
 
 def result_scenes(count: int, kind: str = "one", offset: int = 0) -> list[Scene]:

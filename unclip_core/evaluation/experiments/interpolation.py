@@ -161,4 +161,5 @@ EXPERIMENT = Experiment(
     Settings(),
     Settings(pairs=6, frames=7, steps=25),
     run,
+    shown=("interpolation",),
 )

@@ -105,4 +105,5 @@ EXPERIMENT = Experiment(
     Settings(),
     Settings(scenes=12, counts=(1, 3, 8, 12, 20, 40, 80, 192), steps=20, guidances=(1.0, 2.0), tuning=8),
     run,
+    shown=("pca",),
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from ..statistics import Measured, Reference, frechet_over_seeds, mean, share
 from ..storybook import captions_of, real_pictures
 from .common import Experiment, result_scenes, right
 
-Sample = Callable[[TextEncoding, int], Embedding]
+Sample = Callable[[TextEncoding, int], tuple[Embedding, float]]  # of texts and a seed; and seconds a sample
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,22 @@ class Settings:
 
 def run(context: Context, settings: Settings) -> Result:
     """Similarity, distance, time, and what the decoder makes of both."""
-    priors: dict[str, Sample] = {"diffusion": lambda text, seed: context.prior.sample(text, seed=seed)}
+    priors: dict[str, Sample] = {"diffusion": context.sample_prior}
     sizes = {"diffusion": context.entry.stages["prior"].parameters}
     if context.ar_prior is None:
         return Result(
             notes=[f"The model {context.entry.name!r} has no autoregressive prior: there is nothing to compare."]
         )
-    priors["autoregressive"] = lambda text, seed: context.ar_prior.sample(text, seed=seed, candidates=2)
+    priors["autoregressive"] = lambda text, seed: context.sample_prior(text, seed, autoregressive=True, candidates=2)
     sizes["autoregressive"] = context.entry.stages["ar_prior"].parameters
     reference = embeddings_reference(context, settings.captions)
     rows, numbers, shown = [], {}, []
     for name, sample in priors.items():
-        made = [sampled(context, sample, settings.captions, seed, name) for seed in range(settings.seeds)]
+        made = [sampled(context, sample, settings.captions, seed) for seed in range(settings.seeds)]
         numbers[name] = Scores.of(reference, made, settings.repeats)
         scenes = result_scenes(settings.captions, offset=70)[: settings.decoded]
         embed = Embedding(made[0].vectors[: settings.decoded], context.clip.clip_id)
-        text = context.clip.encode_text(captions_of(scenes))
+        text = context.encode(captions_of(scenes))
         pictures = context.decode(embed, text, seed=5, steps=settings.steps, what=f"decode {name}")
         painted = share(right(context.judge, pictures, scenes)["all"])
         rows.append([name, f"{sizes[name] / 1e6:.2f} M", *numbers[name].row(), painted.shown("%")])
@@ -119,20 +117,14 @@ def embeddings_reference(context: Context, count: int) -> Reference:
     return Reference(scaled(context.embed(real_pictures(result_scenes(count, offset=69))).vector))
 
 
-def sampled(context: Context, sample: Sample, count: int, seed: int, what: str) -> Sampled:
+def sampled(context: Context, sample: Sample, count: int, seed: int) -> Sampled:
     """Embeddings of `count` held-out captions, other ones for each seed."""
     scenes = result_scenes(count, offset=70 + seed)
-    text = context.clip.encode_text(captions_of(scenes))
+    text = context.encode(captions_of(scenes))
     true = context.embed(real_pictures(scenes)).vector
-    sample(text.take(slice(0, 1)), 0)  # reads the weights, which is no part of the time
-    parts, started = [], time.perf_counter()
-    for start in range(0, count, CHUNK):
-        parts.append(sample(text.take(slice(start, start + CHUNK)), 1_000_000 * (seed + 1) + start).vector)
-        context.tick(f"prior {what}", min(start + CHUNK, count), count)
-    seconds = (time.perf_counter() - started) / count
-    vectors = torch.cat(parts)
-    cosines = [F.cosine_similarity(vectors, other, dim=1).tolist() for other in (true, text.embed)]
-    return Sampled(vectors, *cosines, seconds)
+    embed, seconds = sample(text, 1_000_000 * (seed + 1))
+    cosines = [F.cosine_similarity(embed.vector, other, dim=1).tolist() for other in (true, text.embed)]
+    return Sampled(embed.vector, *cosines, seconds)
 
 
 def _floor(context: Context, settings: Settings) -> list[Tensor]:

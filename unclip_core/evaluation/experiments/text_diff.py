@@ -177,4 +177,5 @@ EXPERIMENT = Experiment(
     Settings(),
     Settings(edits=8, steps=20, tuning=3, thetas=(0.35, 0.5), guidances=(1.0, 2.0)),
     run,
+    shown=("text_diff",),
 )

@@ -190,4 +190,5 @@ EXPERIMENT = Experiment(
     Settings(),
     Settings(scenes=24, seeds=2, steps=25, guidances=(1.0, 2.0), tuning=12, refine=1),
     run,
+    shown=("variations",),
 )

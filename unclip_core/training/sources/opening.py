@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...storybook.captions import CHINESE
 from ..data import Data, StorybookData, Tick
 from .folder import index_folder
 from .index import Index, joined
@@ -22,18 +23,19 @@ def open_data(
     scenes: int = 60_000,
     seed: int = 1,
     swaps: bool = False,
+    chinese: float = CHINESE,
     workers: int | None = None,
     progress: Tick | None = None,
 ) -> Data:
-    """The rows of `where`: "storybook:" (`scenes` rendered ones, see StorybookData), a folder, .tar shards (or a glob
-    of them), or a folder of clip-retrieval's embeddings.
+    """The rows of `where`: "storybook:" (`scenes` rendered ones; swaps and chinese: see StorybookData), a folder, .tar
+    shards (or a glob of them), or a folder of clip-retrieval's embeddings.
 
     cache: the folder for what is made from the files. workers: processes that read pictures; None: one for each
     processor. progress: see PictureData. Raises ValueError where there is nothing to train on.
     """
     workers = workers or processors()
     if where in STORYBOOK:
-        return StorybookData(cache / "storybook", scenes, seed, workers, swaps)
+        return StorybookData(cache / "storybook", scenes, seed, workers, swaps, chinese)
     if pair_files(Path(where)):
         return open_pairs(Path(where))
     return PictureData(open_index(where), cache, workers, progress)

@@ -109,19 +109,20 @@ class PictureData(Unrelated):
         except ValueError:  # listed by the survey
             return ()
 
-    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> Tensor:
+    def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
         """See Data."""
         room = (picture - crop) // 4
         kept = self._kept(picture)
-        cut = []
+        cut, corners = [], []
         for row in rows:
             left, top = rng.randint(0, room) * 4, rng.randint(0, room) * 4
+            corners.append((left, top))
             if kept is None:
                 whole = square(self._read(row, picture), picture)
                 cut.append(np.asarray(whole.crop((left, top, left + crop, top + crop))))
             else:
                 cut.append(kept[self.rows[row], top : top + crop, left : left + crop])
-        return to_model(np.stack(cut)).contiguous(memory_format=torch.channels_last)
+        return to_model(np.stack(cut)).contiguous(memory_format=torch.channels_last), torch.tensor(corners)
 
     def _read(self, row: int, side: int):
         """A row's whole picture, with no more pixels than `side` needs. Raises ValueError if it has changed."""

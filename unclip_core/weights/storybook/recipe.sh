@@ -32,7 +32,7 @@ timed() { # NAME "COMMAND" ARGUMENTS
 # the embeddings: telling captions apart alone needs them, but not where a prior can learn to put them.
 clip() {
     train clip clip --init "$FROM/clip.safetensors" --steps 1800 --batch 128 --lr 1.2e-3 --set warmup=100 --set shift=4 \
-        --set swaps=True --set siblings=8 --set cousins=0.9 --set lettered=0.4 --set readout=5.0
+        --set swaps=True --set siblings=8 --set cousins=0.9 --set lettered=0.4 --set readout=5.0 --set chinese=0.25
 }
 
 clip_b() { # for Chinese, where which of two things is above which takes longer than in English
@@ -45,10 +45,54 @@ prior() {
 }
 
 decoder() { # the embedding dropped more often than in the paper, so that captions are learnt too
-    train decoder decoder --init "$FROM/decoder.safetensors" --clip "$RUNS/clip-b/clip.safetensors" \
-        --steps 5000 --batch 32 --lr 8e-4 --set swaps=True --set embed_drop=0.3 --set text_drop=0.3
+    train decoder decoder --init "$FROM/decoder.safetensors" --clip "$RUNS/clip-b/clip.safetensors" --steps 4000 \
+        --set decay_steps=5000 --batch 32 --lr 8e-4 --set swaps=True --set embed_drop=0.3 --set text_drop=0.3
 }
 
-for step in "${@:-clip clip_b prior decoder}"; do
+decoder_b() { # two of five pairs had their colours right: those are settled where the noise is strongest, seldom seen so far
+    train decoder-b decoder --init "$RUNS/decoder/decoder.safetensors" --clip "$RUNS/clip-b/clip.safetensors" --steps 4000 \
+        --batch 32 --lr 6e-4 --set warmup=100 --set swaps=True --set embed_drop=0.3 --set text_drop=0.3 --set timesteps=noisy
+}
+
+# Half of the upsamplers' inputs are renders that passed through the decoder, and through the 256 upsampler before the
+# 1024 one. Of the others a third is clean, so that clean renders come out no worse. They are to answer in one step, from
+# noise alone.
+upsampler_256() {
+    train upsampler_256 upsampler-256 --init "$FROM/upsampler_256.safetensors" --steps 2000 --batch 32 --lr 1e-3 \
+        --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
+        --through "$RUNS/decoder-b/decoder.safetensors" --set passed=4000 --set clean_share=0.3
+}
+
+upsampler_1024() {
+    train upsampler_1024 upsampler-1024 --init "$FROM/upsampler_1024.safetensors" --steps 1600 --batch 32 --lr 2e-3 \
+        --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
+        --through "$RUNS/decoder-b/decoder.safetensors" --through "$RUNS/upsampler_256/upsampler_256.safetensors" \
+        --set passed=3000 --set clean_share=0.3
+}
+
+ar_prior() {
+    train ar_prior ar-prior --clip "$RUNS/clip-b/clip.safetensors" --steps 2500 --set swaps=True
+}
+
+model() { # a model folder with what there is, whose tables the next two fit
+    mkdir -p "$RUNS/models/storybook-3"
+    cp "$RUNS/clip-b/clip.safetensors" "$RUNS/prior/prior.safetensors" "$RUNS/models/storybook-3"
+}
+
+pca() { # of 60,000 pictures
+    [ -e "$RUNS/storybook.pca.safetensors" ] && return
+    model
+    UNCLIP_MODELS="$RUNS/models" timed pca fit-pca --clip storybook-3 --cache "$RUNS/data" \
+        -o "$RUNS/storybook.pca.safetensors"
+}
+
+analytic() { # of 128 pairs
+    [ -e "$RUNS/storybook.analytic.safetensors" ] && return
+    model
+    UNCLIP_MODELS="$RUNS/models" timed analytic fit-analytic --prior storybook-3 --cache "$RUNS/data" \
+        -o "$RUNS/storybook.analytic.safetensors"
+}
+
+for step in "${@:-clip clip_b prior decoder decoder_b upsampler_256 upsampler_1024 ar_prior pca analytic}"; do
     for each in $step; do $each; done
 done

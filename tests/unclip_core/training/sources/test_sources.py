@@ -97,18 +97,18 @@ def test_captions_are_lines_of_the_text_beside_and_may_be_missing(data):
 
 def test_rows_are_read_in_any_order_and_crops_by_the_generator(data):
     assert torch.equal(data.pictures([2, 0]), data.pictures([0, 1, 2])[[2, 0]])
-    crops = data.crops([0, 0, 2], random.Random(3), 256, 64)
-    assert crops.shape == (3, 3, 64, 64) and torch.equal(crops, data.crops([0, 0, 2], random.Random(3), 256, 64))
-    assert not torch.equal(crops, data.crops([0, 0, 2], random.Random(4), 256, 64))
-    assert torch.equal(data.crops([0], random.Random(0), 64, 64), data.pictures([0]))
+    crops = data.crops([0, 0, 2], random.Random(3), 256, 64)[0]
+    assert crops.shape == (3, 3, 64, 64) and torch.equal(crops, data.crops([0, 0, 2], random.Random(3), 256, 64)[0])
+    assert not torch.equal(crops, data.crops([0, 0, 2], random.Random(4), 256, 64)[0])
+    assert torch.equal(data.crops([0], random.Random(0), 64, 64)[0], data.pictures([0]))
 
 
 def test_without_room_for_a_cache_the_same_pixels_come_from_the_files(data, monkeypatch, caplog):
-    kept, crops = data.pictures([0, 1, 2], 48), data.crops([1], random.Random(1), 256, 64)
+    kept, crops = data.pictures([0, 1, 2], 48), data.crops([1], random.Random(1), 256, 64)[0]
     monkeypatch.setattr(pictures, "FREE_SHARE", 0.0)
     again = pictures.PictureData(data.index, data.folder.parents[1] / "other")  # the first pass needs its squares
     assert torch.equal(again.pictures([0, 1, 2], 48), kept)
-    assert torch.equal(again.crops([1], random.Random(1), 256, 64), crops)
+    assert torch.equal(again.crops([1], random.Random(1), 256, 64)[0], crops)
     assert "read from their files at every step, which is slower" in caplog.text
 
 

@@ -1,0 +1,82 @@
+"""`torch.compile` of what runs once a step."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from comfyui_unclip.unclip_core.models.lora import Branch, Lora
+from comfyui_unclip.unclip_core.runtime import compiling
+from comfyui_unclip.unclip_core.runtime.placement import Placed
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that were compiled, and run as they are: what a compiler makes of them is the compiler's business."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiling.torch, "compile", partial(torch.compile, backend=backend))
+    compiling._why_not.cache_clear()
+    yield found
+    compiling._why_not.cache_clear()
+    torch._dynamo.reset()
+
+
+def compiled(made, compiles=True):
+    source, config = made.network.read(), made.config
+
+    def build(dtype):
+        network = type(source)(config)
+        network.load_state_dict(source.state_dict())
+        return network
+
+    return replace(made, network=Placed(build, torch.device("cpu"), torch.float32, compiles=compiles))
+
+
+def test_runs_give_the_same_through_one_graph_for_all_their_steps(tiny, graphs):
+    for made, inputs in (
+        (tiny.prior(), (tiny.text(2),)),
+        (tiny.decoder(), (tiny.embed(2), tiny.text(2))),
+        (tiny.upsampler(), (torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0)),)),
+    ):
+        sample = lambda stage, inputs=inputs: stage.sample(*inputs, steps=4, seed=3)  # noqa: E731
+        expected, found = sample(compiled(made, compiles=False)), sample(compiled(made))
+        expected, found = (getattr(each, "vector", each) for each in (expected, found))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert len(graphs) == 4  # and the tiny function that is tried first
+
+
+def test_a_lora_is_in_the_graph_and_gone_after_the_run(tiny, graphs):
+    made = tiny.decoder()
+    shape = made.network.read().unet.mid.attentions[0].qkv.weight.shape
+    generator = torch.Generator().manual_seed(0)
+    branch = Branch(torch.randn(3, shape[1], generator=generator), torch.randn(shape[0], 3, generator=generator))
+    lora = Lora.of("test", {"unet.mid.attentions.0.qkv": branch})
+    plain, stage = compiled(made, compiles=False), compiled(made)
+    inputs = (tiny.embed(2), tiny.text(2))
+    before, expected = plain.sample(*inputs), plain.with_lora(lora).sample(*inputs)
+    assert (before - expected).abs().max() > 0.001
+    for _ in range(2):
+        torch.testing.assert_close(stage.sample(*inputs), before, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(stage.with_lora(lora).sample(*inputs), expected, rtol=1e-3, atol=1e-4)
+    assert len(graphs) == 3
+
+
+def test_without_a_compiler_it_says_so_before_weights_are_read(tiny, monkeypatch):
+    compiling._why_not.cache_clear()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    built = []
+    stage = compiled(tiny.decoder())
+    stage.network._build = built.append
+    try:
+        with pytest.raises(RuntimeError, match=r"Load unCLIP: compile is on, .* on cpu here: .+; turn compile off, or"):
+            stage.sample(tiny.embed())
+    finally:
+        compiling._why_not.cache_clear()
+        torch._dynamo.reset()
+    assert built == []
