@@ -169,6 +169,28 @@ def test_every_stage_paints_the_same_bit_for_bit_when_its_weights_stream(device,
     assert all(each._resident < each._bytes for each in placed)
 
 
+def test_a_second_picture_reads_nothing_and_copies_no_weights(device, tiny_models, monkeypatch):
+    entry = read_stack(Path(tiny_models) / "tiny")
+    box = device(10**9)
+    stack, reads = load_stack(entry, "fp32", DEVICE), []
+    monkeypatch.setattr(Placed, "_build_module", _noting(Placed._build_module, reads))
+    copied = []
+    for seed in (1, 2):
+        box.copied = 0
+        stack.text_to_image("a red star", seed=seed)
+        copied.append(box.copied)
+    weights = sum(placed._bytes for placed in reads)
+    assert len(reads) == 5 and copied[0] - copied[1] >= weights  # noise, times and text travel for each picture
+
+
+def _noting(build, reads):
+    def noted(placed):
+        reads.append(placed)
+        return build(placed)
+
+    return noted
+
+
 def test_what_is_fetched_lies_in_the_mapped_file(device, tiny_models):
     device(10**9)
     stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
