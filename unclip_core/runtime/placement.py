@@ -18,7 +18,7 @@ from ..pages import give_back_pages
 from .compiling import check_compiler, compile_steps
 from .device import memory_format
 from .estimates import Need, does_not_fit, free_bytes, is_out_of_memory
-from .streamed import stream
+from .streamed import fetches_all, forget_fetched, stream
 
 log = logging.getLogger("comfyui_unclip")
 # On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
@@ -99,7 +99,8 @@ class Placed(Generic[Module]):
         for other in others:
             if other.device != self.device:
                 other.on_device()
-        networks = (self, *(other for other in others if other.device == self.device))
+        # Each once: a decoder may be guided by one CLIP twice.
+        networks = tuple(dict.fromkeys((self, *(other for other in others if other.device == self.device))))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
         with torch.inference_mode(False):
             if self._manager is None and self.device.type == "cpu":
@@ -118,7 +119,7 @@ class Placed(Generic[Module]):
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype, torch.device("cpu"))) from error
+                    raise MemoryError(does_not_fit("Load unCLIP", self.weights, torch.device("cpu"))) from error
                 self._module, self._resident, self._fetched = module, self._bytes, 0
             return self._module
 
@@ -148,8 +149,9 @@ class Placed(Generic[Module]):
         return module
 
     def as_float32(self) -> Placed[Module]:
-        """The same network in float32, as exact as its file, for what rounding would spoil; this object if it is."""
-        if self.weights == torch.float32:
+        """The same network in float32, as exact as its file and not compiled, for what rounding would spoil; this
+        object if it is."""
+        if self.weights == torch.float32 and not self._compiles:
             return self
         if self._float32 is None:
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
@@ -221,6 +223,7 @@ class Placed(Generic[Module]):
             for layer in self._module.modules():
                 for name, parameter in layer.named_parameters(recurse=False):
                     layer._parameters[name] = nn.Parameter(parameter.new_empty(0, device="cpu"), requires_grad=False)
+            forget_fetched(self._module)
             self._module = self._adopted_module = None
 
 
@@ -288,7 +291,7 @@ def _place(networks: Sequence[Placed], need: Need) -> None:
     if room >= weights:
         for placed in fetching:
             placed.drop()
-    elif not fetching or sum(placed._resident for placed in networks) > room:
+    elif not fetching or (sum(placed._resident for placed in networks) > room and not all(map(_at_least, networks))):
         _stream(networks, max(0, room))
     _bring(networks, need)
 
@@ -297,6 +300,11 @@ def _place_alone(networks: Sequence[Placed], need: Need) -> None:
     for other in _current(networks[0].device):
         other.drop()
     _place(networks, need)
+
+
+def _at_least(placed: Placed) -> bool:
+    """Whether no less of the network can lie on the device."""
+    return fetches_all(placed.read())
 
 
 def _place_least(networks: Sequence[Placed], need: Need) -> None:
