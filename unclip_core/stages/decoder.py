@@ -445,7 +445,7 @@ class Decoder(TextStage):
                 f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
                 "to 0"
             )
-        if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
+        if settings.guidance_scale == 1.0 and (conditions.negative_embed is not None or conditions.negative_text is not None):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
         if self.interval is not None and start.inversion is None:
             if settings.guidance_scale == 1.0:
