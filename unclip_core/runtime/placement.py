@@ -84,6 +84,8 @@ class Placed(Generic[Module]):
         self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
         self._resident = 0  # of those, how many are on the device while it runs
         self._fetched = 0  # and how many are copied there as they are used
+        self._need = Need()  # of the run that used it last
+        self._too_large: int | None = None  # bytes of one row's forward beside which weights do not fit
         self._said = False  # whether the user was told that some are
         self._float32: Placed[Module] | None = None
         self._unpacked: Placed[Module] | None = None
@@ -99,6 +101,7 @@ class Placed(Generic[Module]):
         for other in others:
             if other.device != self.device:
                 other.on_device()
+        self._need = need
         # Each once: a decoder may be guided by one CLIP twice.
         networks = tuple(dict.fromkeys((self, *(other for other in others if other.device == self.device))))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
@@ -108,6 +111,12 @@ class Placed(Generic[Module]):
             else:
                 _load_on_accelerator(networks, need)
         return self.read()
+
+    def in_memory(self) -> Module:
+        """The network once more, as it is read, for what looks at its weights: those of one that runs may be packed, or
+        fetched as they are used, and are no parameters then."""
+        with torch.inference_mode(False):
+            return self._build(self.dtype).eval().requires_grad_(False)
 
     def read(self) -> Module:
         """The network, on whatever device it is. Reads its weights, up to gigabytes, if they are not in memory."""
@@ -167,6 +176,16 @@ class Placed(Generic[Module]):
         self._wider = None
         return True
 
+    def fetch_more(self) -> bool:
+        """After a forward of one row did not fit: whether fewer weights can lie on the device. From then on as few as
+        can be do, for forwards of that size and larger ones; other networks leave."""
+        if self._module is None or self.device.type == "cpu" or fetches_all(self._module):
+            return False
+        self._too_large = self._need.least
+        for placed in _current(self.device):
+            placed.drop()
+        return True
+
     def unpacked(self) -> Placed[Module]:
         """The same network with its weights as they are, through which gradients pass; this object where none is ever
         packed."""
@@ -184,6 +203,11 @@ class Placed(Generic[Module]):
     def loaded(self) -> bool:
         """Whether the weights have been read."""
         return self._module is not None
+
+    @property
+    def fetches(self) -> bool:
+        """Whether some of its weights are copied to the device each time they are used."""
+        return self._module is not None and self._fetched > 0
 
     @property
     def weight_bytes(self) -> int:
@@ -287,6 +311,8 @@ def _place(networks: Sequence[Placed], need: Need) -> None:
         placed.read()
     weights = sum(placed._bytes for placed in networks)
     room = _room(networks, weights, need)
+    if any(placed._too_large is not None and need.least >= placed._too_large for placed in networks):
+        room = 0
     fetching = [placed for placed in networks if placed._fetched]
     if room >= weights:
         for placed in fetching:
