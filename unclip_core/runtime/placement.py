@@ -18,7 +18,7 @@ from ..pages import give_back_pages
 from .compiling import check_compiler, compile_steps
 from .device import memory_format
 from .estimates import Need, does_not_fit, free_bytes, is_out_of_memory
-from .streamed import stream
+from .streamed import fetches_all, forget_fetched, stream
 
 log = logging.getLogger("comfyui_unclip")
 # On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
@@ -84,6 +84,8 @@ class Placed(Generic[Module]):
         self._bytes = 0  # of the weights as they were read: packed ones are no parameters any more
         self._resident = 0  # of those, how many are on the device while it runs
         self._fetched = 0  # and how many are copied there as they are used
+        self._need = Need()  # of the run that used it last
+        self._too_large: int | None = None  # bytes of one row's forward beside which weights do not fit
         self._said = False  # whether the user was told that some are
         self._float32: Placed[Module] | None = None
         self._unpacked: Placed[Module] | None = None
@@ -99,7 +101,9 @@ class Placed(Generic[Module]):
         for other in others:
             if other.device != self.device:
                 other.on_device()
-        networks = (self, *(other for other in others if other.device == self.device))
+        self._need = need
+        # Each once: a decoder may be guided by one CLIP twice.
+        networks = tuple(dict.fromkeys((self, *(other for other in others if other.device == self.device))))
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
         with torch.inference_mode(False):
             if self._manager is None and self.device.type == "cpu":
@@ -107,6 +111,12 @@ class Placed(Generic[Module]):
             else:
                 _load_on_accelerator(networks, need)
         return self.read()
+
+    def in_memory(self) -> Module:
+        """The network once more, as it is read, for what looks at its weights: those of one that runs may be packed, or
+        fetched as they are used, and are no parameters then."""
+        with torch.inference_mode(False):
+            return self._build(self.dtype).eval().requires_grad_(False)
 
     def read(self) -> Module:
         """The network, on whatever device it is. Reads its weights, up to gigabytes, if they are not in memory."""
@@ -118,7 +128,7 @@ class Placed(Generic[Module]):
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise MemoryError(does_not_fit("Load unCLIP", self.dtype, torch.device("cpu"))) from error
+                    raise MemoryError(does_not_fit("Load unCLIP", self.weights, torch.device("cpu"))) from error
                 self._module, self._resident, self._fetched = module, self._bytes, 0
             return self._module
 
@@ -148,8 +158,9 @@ class Placed(Generic[Module]):
         return module
 
     def as_float32(self) -> Placed[Module]:
-        """The same network in float32, as exact as its file, for what rounding would spoil; this object if it is."""
-        if self.weights == torch.float32:
+        """The same network in float32, as exact as its file and not compiled, for what rounding would spoil; this
+        object if it is."""
+        if self.weights == torch.float32 and not self._compiles:
             return self
         if self._float32 is None:
             self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
@@ -163,6 +174,16 @@ class Placed(Generic[Module]):
         self.drop()
         self.weights = self.dtype = self._wider
         self._wider = None
+        return True
+
+    def fetch_more(self) -> bool:
+        """After a forward of one row did not fit: whether fewer weights can lie on the device. From then on as few as
+        can be do, for forwards of that size and larger ones; other networks leave."""
+        if self._module is None or self.device.type == "cpu" or fetches_all(self._module):
+            return False
+        self._too_large = self._need.least
+        for placed in _current(self.device):
+            placed.drop()
         return True
 
     def unpacked(self) -> Placed[Module]:
@@ -182,6 +203,11 @@ class Placed(Generic[Module]):
     def loaded(self) -> bool:
         """Whether the weights have been read."""
         return self._module is not None
+
+    @property
+    def fetches(self) -> bool:
+        """Whether some of its weights are copied to the device each time they are used."""
+        return self._module is not None and self._fetched > 0
 
     @property
     def weight_bytes(self) -> int:
@@ -221,6 +247,7 @@ class Placed(Generic[Module]):
             for layer in self._module.modules():
                 for name, parameter in layer.named_parameters(recurse=False):
                     layer._parameters[name] = nn.Parameter(parameter.new_empty(0, device="cpu"), requires_grad=False)
+            forget_fetched(self._module)
             self._module = self._adopted_module = None
 
 
@@ -284,11 +311,13 @@ def _place(networks: Sequence[Placed], need: Need) -> None:
         placed.read()
     weights = sum(placed._bytes for placed in networks)
     room = _room(networks, weights, need)
+    if any(placed._too_large is not None and need.least >= placed._too_large for placed in networks):
+        room = 0
     fetching = [placed for placed in networks if placed._fetched]
     if room >= weights:
         for placed in fetching:
             placed.drop()
-    elif not fetching or sum(placed._resident for placed in networks) > room:
+    elif not fetching or (sum(placed._resident for placed in networks) > room and not all(map(_at_least, networks))):
         _stream(networks, max(0, room))
     _bring(networks, need)
 
@@ -297,6 +326,11 @@ def _place_alone(networks: Sequence[Placed], need: Need) -> None:
     for other in _current(networks[0].device):
         other.drop()
     _place(networks, need)
+
+
+def _at_least(placed: Placed) -> bool:
+    """Whether no less of the network can lie on the device."""
+    return fetches_all(placed.read())
 
 
 def _place_least(networks: Sequence[Placed], need: Need) -> None:

@@ -47,6 +47,17 @@ def stream(module: nn.Module, device: torch.device, budget: int) -> tuple[int, i
     return total, largest
 
 
+def fetches_all(module: nn.Module) -> bool:
+    """Whether all weights that `stream` can have fetched are, so that no less of the network can lie on a device."""
+    return all(parameter.nbytes < SMALL_BYTES for parameter in module.parameters())
+
+
+def forget_fetched(module: nn.Module) -> None:
+    """Drop the weights that are fetched, of a network that will not run again."""
+    for layer in module.modules():
+        layer.__dict__.pop("_kept", None)
+
+
 def _fetch(layer: nn.Module, names: tuple[str, ...], device: torch.device) -> None:
     """Take parameters out of a layer and have each read of them give a copy on `device`."""
     kept = {name: layer._parameters.pop(name).detach() for name in names}

@@ -49,7 +49,7 @@ from .run import (
     run_chunks,
     split_rows,
     time_table,
-    wider_on_overflow,
+    until_it_fits,
     with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
@@ -246,8 +246,8 @@ class Decoder(TextStage):
             return self._sample(settings, conditions, start, grid, count, items)
 
         if start.inversion is not None:
-            return exactly(run())
-        return wider_on_overflow([self.network], run, warn)
+            return exactly(until_it_fits([self.network.as_float32()], run, warn))
+        return until_it_fits([self.network], run, warn)
 
     @torch.no_grad()
     def _sample(
@@ -330,7 +330,12 @@ class Decoder(TextStage):
         self._check_extra_input(who, Start())
         picture = grid.fit(image, crop)
         batch = broadcast_batch(who, image=len(picture), **conditions.sizes(), **self._hint_size())
-        return exactly(self._invert(settings, conditions, picture, grid.as_float32(), batch, refine))
+        exact = grid.as_float32()
+
+        def run() -> NoiseSteps:
+            return self._invert(settings, conditions, picture, exact, batch, refine)
+
+        return exactly(until_it_fits([self.network.as_float32()], run, warn))
 
     @torch.no_grad()
     def _invert(
@@ -445,7 +450,8 @@ class Decoder(TextStage):
                 f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
                 "to 0"
             )
-        if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
+        negatives = conditions.negative_embed, conditions.negative_text
+        if settings.guidance_scale == 1.0 and any(each is not None for each in negatives):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
         if self.interval is not None and start.inversion is None:
             if settings.guidance_scale == 1.0:

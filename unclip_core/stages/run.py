@@ -52,11 +52,16 @@ def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepS
         steps.close()
 
 
-def wider_on_overflow(
+class ItemTooLarge(MemoryError):
+    """A network's forward of a single item does not fit into memory."""
+
+
+def until_it_fits(
     networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
 ) -> Generator[StepState, None, Result]:
-    """The steps of `run()`; from the start, in a dtype of a wider range, if one of `networks` overflows in a dtype that
-    nobody asked for. It stays in that. warn: told so. Raises FloatingPointError where there is no such dtype."""
+    """The steps of `run()`; from the start in another way if numbers or memory of `networks` overflow, see
+    `Placed.widen` and `Placed.fetch_more`. warn: told so. Raises FloatingPointError and MemoryError where there is no
+    other way."""
     while True:
         try:
             return (yield from run())
@@ -67,6 +72,11 @@ def wider_on_overflow(
             name = str(widened[0].dtype).removeprefix("torch.")
             found, _, _ = str(error).partition(";")
             warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
+        except ItemTooLarge as error:
+            if not any([placed.fetch_more() for placed in networks]):
+                raise
+            found, _, _ = str(error).partition(";")
+            warn(f"{found}; it runs again with weights that are copied there each time they are used, which is slow")
 
 
 def exactly(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, Result]:
@@ -200,7 +210,7 @@ def run_chunks(
     messages; no dtype is float32 by need.
     steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
     take the same list. preview: what shows a predicted x_0 that is no picture, see `StepState`.
-    Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
+    Raises FloatingPointError at a NaN, ItemTooLarge if a single item does not fit.
     """
     results: list[Result] = []
     done = 0  # steps of the finished chunks
@@ -232,7 +242,7 @@ def run_chunks(
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
-                raise MemoryError(does_not_fit(who, dtype, device)) from error
+                raise ItemTooLarge(does_not_fit(who, dtype, device)) from error
             middle = (chunk.start + chunk.stop) // 2
             chunks[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
             continue

@@ -19,7 +19,7 @@ from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import check_image, image_to_model, model_to_image
-from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table, wider_on_overflow
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
 from .step_cache import StepCache, step_cache
 
 
@@ -89,7 +89,7 @@ class Upsampler:
         low = resize_bicubic(low, config.low_size).clamp(-1.0, 1.0)
         items = ItemNoise(seed, len(low), f"upsampler_{config.high_size}")
         networks = [placed for placed in (self.network, self.final_network) if placed is not None]
-        return wider_on_overflow(networks, lambda: self._sample(settings, low, items), warn)
+        return until_it_fits(networks, lambda: self._sample(settings, low, items), warn)
 
     @torch.no_grad()
     def _sample(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:

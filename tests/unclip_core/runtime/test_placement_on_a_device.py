@@ -13,6 +13,7 @@ from torch import nn
 
 from comfyui_unclip.tests.pretended_device import DEVICE, PretendedDevice
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
+from comfyui_unclip.unclip_core.evaluation.check import _Check, _Network
 from comfyui_unclip.unclip_core.models.lora import Branch, Lora, all_layers
 from comfyui_unclip.unclip_core.pages import _backed_by_a_file
 from comfyui_unclip.unclip_core.runtime import estimates, placement, streamed
@@ -167,6 +168,52 @@ def test_every_stage_paints_the_same_bit_for_bit_when_its_weights_stream(device,
     for one, other in zip(whole, streamed_pictures, strict=True):
         assert torch.equal(one, other)
     assert all(each._resident < each._bytes for each in placed)
+
+
+def test_an_item_that_does_not_fit_beside_the_weights_runs_again_while_they_stream(device, tiny_models, monkeypatch):
+    box = device(10**9)
+    stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
+    text, reads, said = stack.clip.encode_text(["a red star"]), [], []
+    options = {"text": text, "seed": 2, "sampler": "ddim", "steps": 2, "warn": said.append}
+    peaks = []
+    stack.decoder.null_text()
+    stack.clip._captions.unload()
+    for room in (1, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(placement, "_room", lambda networks, weights, need, room=room: weights * room)
+            stack.decoder.network.unload()
+            box.peak = 0
+            picture = stack.decoder.sample(**options)
+            peaks.append(box.peak)
+    stack.decoder.network.unload()
+    assert peaks[1] < peaks[0] - 10 * KB and not said
+    box.capacity = sum(peaks) // 2
+    for module in (placement, estimates):  # what it says of itself is wrong
+        monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)
+    monkeypatch.setattr(Placed, "_build_module", _noting(Placed._build_module, reads))
+    assert torch.equal(stack.decoder.sample(**options), picture)
+    assert len(said) == 1 and "one item at a time does not fit into the GPU" in said[0]
+    assert "it runs again with weights that are copied there each time they are used, which is slow" in said[0]
+    assert reads == [stack.decoder.network] * 3  # whole; whole again, to be split
+    assert torch.equal(stack.decoder.sample(**options), picture) and len(said) == 1 and len(reads) == 3
+    inverted = stack.decoder.invert(picture, text=text, steps=2, warn=said.append)
+    assert inverted.x_T.isfinite().all()
+    box.capacity = peaks[1] // 2
+    with pytest.raises(MemoryError, match="does not fit into the GPU"):
+        stack.decoder.sample(**options)
+
+
+def test_a_check_of_what_streams_counts_all_weights(device, tiny_models, monkeypatch):
+    device(10**9)
+    stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
+    monkeypatch.setattr(placement, "_room", lambda networks, weights, need: 0)
+    prior = stack.prior.network
+    looked_at = _Check(stack)._weights(_Network("prior", "prior", prior, lambda rows: None))
+    found = {finding.check: finding for finding in looked_at}
+    assert prior.fetches
+    whole = sum(tensor.numel() for tensor in prior.in_memory().state_dict().values())
+    assert found["prior: size"].found.startswith(f"{whole:,} numbers, float32")
+    assert found["prior: matrices the right way round"].status == "skipped"
 
 
 def test_a_second_picture_reads_nothing_and_copies_no_weights(device, tiny_models, monkeypatch):
