@@ -72,6 +72,18 @@ class Conditions:
         """Batch sizes by input name."""
         return {name: len(value) for name, value in vars(self).items() if value is not None}
 
+    def with_text_of_each_embed(self) -> Conditions:
+        """With captions repeated to go with embeddings of which several were made of each: rows are row-major, item =
+        caption * count + k."""
+        embeds = 1 if self.embed is None else len(self.embed)
+
+        def of_each(text: TextEncoding | None) -> TextEncoding | None:
+            if text is None or len(text) == 0 or embeds % len(text):
+                return text
+            return repeat_rows(embeds // len(text), text)[0]
+
+        return replace(self, text=of_each(self.text), negative_text=of_each(self.negative_text))
+
     def repeat(self, count: int) -> Conditions:
         """Every item `count` times in a row."""
         return Conditions(*repeat_rows(count, self.embed, self.text, self.negative_embed, self.negative_text))
@@ -214,7 +226,8 @@ class Decoder(TextStage):
 
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
-        over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
+        over its own timesteps. Batches of 1 broadcast; of B captions and B * k embeddings each caption goes with k in a
+        row, as a prior makes them. noise_per_item off: every item uses item 0's draws. count:
         pictures of each item, row = item * count + k. eta: for the sampler "ddim". width, height: of a latent decoder's
         pictures, in pixels; None is the size that it was trained at, or that of a noise which has one. warn: called for
         every value without effect, and for a size that is rounded. Raises ValueError for another CLIP's input, unequal
@@ -391,14 +404,14 @@ class Decoder(TextStage):
             )
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
-        """The conditions. Raises ValueError for what is none, or another CLIP's."""
+        """The conditions, with a caption for each embedding. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
                 self.check_embed(name, embed, who)
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)
-        return conditions
+        return conditions.with_text_of_each_embed()
 
     def _check_extra_input(self, who: str, start: Start) -> None:
         """Raises ValueError for a decoder that needs a mask or a hint and has none."""
