@@ -92,8 +92,8 @@ def _warnings(clip, captions: list[str]) -> list[str]:
     if marks := list(dict.fromkeys(mark for caption in captions for mark in _MARKS.findall(caption))):
         shown = ", ".join(marks[:3]) + (", ..." if len(marks) > 3 else "")
         warnings.append(
-            f"{_NAME}: {shown} in a caption is read as plain text: words have no weights, parts or files here; say it in "
-            "words, or raise guidance_scale"
+            f"{_NAME}: {shown} in a caption is read as plain text: words have no weights, parts or files here; say it "
+            "in words, or raise guidance_scale"
         )
     if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
         known = clip.vocabulary_summary()

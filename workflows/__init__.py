@@ -51,8 +51,8 @@ class Report:
 
 
 def load(path: str | Path) -> Workflow:
-    """A graph as the editor saves or exports it: JSON, or a picture that carries it; or the name of one that comes with the
-    pack. Raises WorkflowError."""
+    """A graph as the editor saves or exports it: JSON, or a picture that carries it; or by the name of one that comes
+    with the pack. Raises WorkflowError."""
     from .document.reading import load_workflow
 
     return load_workflow(path)
