@@ -49,6 +49,7 @@ from .run import (
     run_chunks,
     split_rows,
     time_table,
+    wider_on_overflow,
     with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
@@ -240,8 +241,13 @@ class Decoder(TextStage):
         check_count(self.WHO, "count", count)
         batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        run = self._sample(settings, conditions, start, grid, count, items)
-        return run if start.inversion is None else exactly(run)
+
+        def run() -> ImageSteps:
+            return self._sample(settings, conditions, start, grid, count, items)
+
+        if start.inversion is not None:
+            return exactly(run())
+        return wider_on_overflow([self.network], run, warn)
 
     @torch.no_grad()
     def _sample(

@@ -17,6 +17,7 @@ from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, Ste
 from ..diffusion.schedule import Schedule, Steps
 from ..runtime.device import exact_float32
 from ..runtime.estimates import does_not_fit, is_out_of_memory
+from ..runtime.placement import Placed
 
 Result = TypeVar("Result")
 ImageSteps = Generator[StepState, None, Tensor]
@@ -49,6 +50,23 @@ def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepS
         return stop.value, state
     finally:
         steps.close()
+
+
+def wider_on_overflow(
+    networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
+) -> Generator[StepState, None, Result]:
+    """The steps of `run()`; from the start, in a dtype of a wider range, if one of `networks` overflows in a dtype that
+    nobody asked for. It stays in that. warn: told so. Raises FloatingPointError where there is no such dtype."""
+    while True:
+        try:
+            return (yield from run())
+        except FloatingPointError as error:
+            widened = [placed for placed in networks if placed.widen()]
+            if not widened:
+                raise
+            name = str(widened[0].dtype).removeprefix("torch.")
+            found, _, _ = str(error).partition(";")
+            warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
 
 
 def exactly(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, Result]:
@@ -257,7 +275,8 @@ class NanWatch:
         for (state, _), good in zip(self._pending, finite, strict=True):
             if not good:
                 name = str(self.dtype).removeprefix("torch.")
-                fix = "load the model with dtype fp32" if self.dtype != torch.float32 else "the weights may be damaged"
+                wider = "dtype bf16 or fp32" if self.dtype == torch.float16 else "dtype fp32"
+                fix = f"load the model with {wider}" if self.dtype != torch.float32 else "the weights may be damaged"
                 raise FloatingPointError(
                     f"{self.who}: NaN or infinity at step {state.index + 1} of {state.total} (t={state.t}) in {name}; "
                     f"{fix}"
