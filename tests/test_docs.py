@@ -5,6 +5,7 @@ import shlex
 from glob import glob
 
 import click
+import pytest
 from PIL import Image
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
@@ -51,14 +52,32 @@ def commands(repository):
                         yield page.relative_to(repository).as_posix(), words[1:]
 
 
-def test_every_command_of_the_pages_is_one(repository):
+@pytest.fixture
+def desk(repository, tiny_models, tmp_path, monkeypatch):
+    """A folder with what the pages' commands take for granted: the graphs, some files; and the models' names."""
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflows").symlink_to(repository / "workflows")
+    for folder in ("shapes", "photos", "input", "models"):
+        (tmp_path / folder).mkdir()
+    for name in ("shapes/000.png", "photo.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    for name, text in {
+        "prompts.txt": "a red star\n",
+        "jobs.csv": "prompt,seed\na red star,1\n",
+        "shapes.toml": 'preset = "storybook"\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_every_command_of_the_pages_is_one(repository, desk):
     """Its subcommand, options and the types of their values; `unclip run` is tried further below."""
     tried = 0
     for page, words in commands(repository):
-        group, name, rest = unclip, words[0], words[1:]
-        command = group.get_command(None, name)
-        while command is not None and hasattr(command, "get_command") and rest:
-            name, command, rest = rest[0], command.get_command(None, rest[0]), rest[1:]
+        name, command, rest = "unclip", unclip, words
+        while isinstance(command, click.Group) and rest:
+            name, command, rest = rest[0], command.get_command(click.Context(command), rest[0]), rest[1:]
         assert command is not None, f"{page}: unclip {shlex.join(words)}"
         try:
             command.make_context(name, list(rest))
@@ -70,17 +89,8 @@ def test_every_command_of_the_pages_is_one(repository):
     assert tried > 60
 
 
-def test_every_run_of_the_pages_passes_all_checks_before_work(repository, tiny_models, tmp_path, monkeypatch, capsys):
+def test_every_run_of_the_pages_passes_all_checks_before_work(repository, desk, capsys):
     """The graphs are here, and every name and value that `-s`, `--sweep` and `--table` set is one of theirs."""
-    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "workflows").symlink_to(repository / "workflows")
-    for folder in ("shapes", "photos", "input", "models"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (64, 64)).save(tmp_path / "shapes" / "000.png")
-    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
-    (tmp_path / "prompts.txt").write_text("a red star\n")
-    (tmp_path / "jobs.csv").write_text("prompt,seed\na red star,1\n")
     tried = set()
     for page, words in commands(repository):
         if words[0] not in ("run", "show", "graph", "validate") or {"--server", "--ray", "--nodes"} & set(words):
