@@ -19,7 +19,7 @@ class UnCLIPZeroShot:
     RETURN_NAMES = ("PROBABILITIES", "CHART")
     OUTPUT_TOOLTIPS = (
         "One line a picture: label and probability, most likely first.",
-        "A bar chart for each picture, in the order of the labels.",
+        "A bar chart for each picture, most likely label first.",
     )
 
     @classmethod
@@ -53,10 +53,8 @@ class UnCLIPZeroShot:
 
         names = [line.strip() for line in labels.splitlines() if line.strip()]
         table = classify(clip, image, names).tolist()
-        lines = []
-        for row in table:
-            ranked = sorted(zip(names, row, strict=True), key=lambda pair: -pair[1])
-            lines.append(", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked))
-        charts = torch.cat([bar_chart(names, row) for row in table])
+        tables = [sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]) for row in table]
+        lines = [", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked) for ranked in tables]
+        charts = torch.cat([bar_chart(*zip(*ranked, strict=True)) for ranked in tables])
         shown = {"text": lines, "labels": [names], "probabilities": table}
         return {"ui": shown, "result": ("\n".join(lines), charts)}

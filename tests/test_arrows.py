@@ -224,6 +224,7 @@ def test_nothing_hides_the_shipped_graphs_from_the_editor():
         "bars.js",
         "faults.js",
         "filmstrip.js",
+        "template_order.js",
         "widget.js",
         "wire_colours.js",
     }

@@ -55,7 +55,9 @@ FIT = """([barLeft, barTop, barRight, barBottom]) => {
 }"""
 BARS = (72, 96, 16, 64)
 # Messages come and go by themselves, the view stays.
-QUIET = ".p-toast, [role=tooltip], [data-testid=queue-notification-banner] { display: none !important }"
+QUIET = (
+    ".p-toast, #unclip-welcome, [role=tooltip], [data-testid=queue-notification-banner] { display: none !important }"
+)
 
 
 def load_desk() -> Any:

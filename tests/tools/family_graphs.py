@@ -3,37 +3,28 @@
     python tests/tools/family_graphs.py          # workflows/*.json, those that are declared here; prints what changed
 
 Sockets, widgets and defaults come from the node classes: where a node gets an input, run this again. Nodes stand in
-columns, a group each, under each other; links go to the right or down. The note's text stays as it is in the file;
-whatever else is changed there by hand is lost.
+columns, a group each; layout.py gives them their places. The note's text stays as it is in the file; whatever else is
+changed there by hand is lost.
 """
 
 from __future__ import annotations
 
 import json
-import unicodedata
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layout import least_height, tidy, written
+
 from comfyui_unclip.workflows.document.schema import InputSpec, node_classes, node_schema
 
 ROOT = Path(__file__).parents[2]
-BLUE, GREEN, ORANGE, PURPLE = "#3f789e", "#8A8", "#b06634", "#a1309b"
 NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 CAPTION_COLOURS = {"color": "#232", "bgcolor": "#353"}
 WIDE = {"UnCLIPImageGrid": 640, "UnCLIPSaveAnimation": 640, "SaveImage": 640}
 # Pixels below the widgets that a picture takes after a run.
-PREVIEWS = {
-    "UnCLIPDecoderSample": 258,
-    "UnCLIPDDIMInvert": 258,
-    "UnCLIPUpsample256": 258,
-    "UnCLIPUpsample1024": 258,
-    "UnCLIPSaveAnimation": 410,
-    "SaveImage": 480,
-    "PreviewImage": 320,
-}
-NOTE_WIDTH = 56  # columns of a note's text; a Chinese character takes two
+PICTURES = {"UnCLIPSaveAnimation": 410, "SaveImage": 480, "PreviewImage": 320}
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Node:
     control: str = "fixed"
 
 
-Columns = tuple[tuple[str, str, tuple[Node, ...]], ...]  # (title, colour, nodes) from left to right
+Columns = tuple[tuple[str, tuple[Node, ...]], ...]  # (title, nodes) from left to right
 
 
 def node(title: str, kind: str, control: str = "fixed", **inputs: Any) -> Node:
@@ -59,18 +50,16 @@ def draw(name: str, columns: Columns, note: str) -> dict:
     nodes: list[dict] = [_note(note)]
     groups, links = [], []
     made: dict[str, tuple[dict, Node]] = {}
-    left = 560
-    for index, (title, colour, column) in enumerate(columns, 1):
-        top, width = 80, max(WIDE.get(entry.kind, 340) for entry in column)
-        for entry in column:
-            drawn = _draw_node(len(nodes) + 1, entry, (left, top), width)
+    for index, (title, column) in enumerate(columns, 1):
+        for row, entry in enumerate(column):
+            drawn = _draw_node(len(nodes) + 1, entry, (1000 * index, row))
             made[entry.title] = (drawn, entry)
             nodes.append(drawn)
-            top += drawn["size"][1] + 60
-        bounding = [left - 20, 0, width + 40, top - 60 + 20]
-        group = {"id": index, "title": f"{index} · {title}", "bounding": bounding, "color": colour}
-        groups.append(group | {"font_size": 24, "flags": {}})
-        left += width + 80
+        bounding = [1000 * index, 0, 0, len(column)]
+        groups.append({"id": index, "title": f"{index} · {title}", "bounding": bounding, "flags": {}})
+    kinds = {entry["type"]: entry for entry in nodes}
+    if "UnCLIPSaveAnimation" in kinds and "SaveImage" in kinds:
+        kinds["SaveImage"]["flags"] = {"collapsed": True}  # the animation shows the same frames
     for drawn, entry in made.values():
         for place, socket in enumerate(drawn["inputs"]):
             given = entry.inputs.get(socket["name"])
@@ -83,7 +72,7 @@ def draw(name: str, columns: Columns, note: str) -> dict:
             links.append([len(links) + 1, source["id"], slot, drawn["id"], place, kind])
             socket["link"] = links[-1][0]
             source["outputs"][slot]["links"] = [*(source["outputs"][slot]["links"] or []), links[-1][0]]
-    return {
+    graph = {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-unclip/{name}")),
         "revision": 0,
         "last_node_id": len(nodes),
@@ -92,18 +81,18 @@ def draw(name: str, columns: Columns, note: str) -> dict:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.65, "offset": [60, 120]}},
+        "extra": {},
         "version": 0.4,
     }
+    return tidy(graph)
 
 
 def _note(text: str) -> dict:
-    lines = sum(max(1, -(-_columns(line) // NOTE_WIDTH)) for line in text.splitlines())
     return {
         "id": 1,
         "type": "MarkdownNote",
-        "pos": [60, 80],
-        "size": [400, 60 + 19 * lines],
+        "pos": [0, 0],
+        "size": [0, 0],
         "flags": {},
         "order": 0,
         "mode": 0,
@@ -116,11 +105,7 @@ def _note(text: str) -> dict:
     }
 
 
-def _columns(line: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
-
-
-def _draw_node(number: int, entry: Node, place: tuple[int, int], width: int) -> dict:
+def _draw_node(number: int, entry: Node, place: tuple[int, int]) -> dict:
     kind, specs = entry.kind, _specs(entry.kind)
     if unknown := set(entry.inputs) - specs.keys():
         raise ValueError(f"{entry.title}: {kind} has no input {', '.join(sorted(unknown))}")
@@ -131,7 +116,7 @@ def _draw_node(number: int, entry: Node, place: tuple[int, int], width: int) -> 
         "id": number,
         "type": kind,
         "pos": list(place),
-        "size": [width, _height(kind, sockets, widgets, outputs)],
+        "size": [WIDE.get(kind, 0), 0],
         "flags": {},
         "order": number - 1,
         "mode": 0,
@@ -149,13 +134,8 @@ def _draw_node(number: int, entry: Node, place: tuple[int, int], width: int) -> 
         values += [entry.control] * spec.extra_widgets
     if values:
         found["widgets_values"] = values
+    found["size"][1] = least_height(found) + PICTURES.get(kind, 0)
     return found | (CAPTION_COLOURS if kind in ("UnCLIPTextEncode", "CLIPTextEncode") else {})
-
-
-def _height(kind: str, sockets: list[InputSpec], widgets: list[InputSpec], outputs: list) -> int:
-    texts = [spec for spec in widgets if spec.options.get("multiline")]
-    rows = len(widgets) - len(texts) + sum(spec.extra_widgets for spec in widgets)
-    return 22 + 20 * max(len(sockets), len(outputs)) + 24 * rows + 110 * len(texts) + PREVIEWS.get(kind, 0)
 
 
 def _specs(kind: str) -> dict[str, InputSpec]:
@@ -223,7 +203,6 @@ GRAPHS: dict[str, Columns] = {
     "text_to_image_kandinsky": (
         (
             "Model and caption",
-            BLUE,
             (
                 _model("kandinsky-2-2"),
                 node("prompt", "TextEncode", clip="model.CLIP", text="a portrait of an old fisherman, oil painting"),
@@ -231,12 +210,10 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Imagine an embedding",
-            GREEN,
             (node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),),
         ),
         (
             "Paint",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -247,22 +224,19 @@ GRAPHS: dict[str, Columns] = {
                 ),
             ),
         ),
-        ("Save", PURPLE, (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="kandinsky"),)),
+        ("Save", (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="kandinsky"),)),
     ),
     "variations_kandinsky": (
         (
             "Model and picture",
-            BLUE,
             (_model("kandinsky-2-2"), node("picture", "ExamplePicture", name="red apple in the snow")),
         ),
         (
             "What CLIP sees",
-            GREEN,
             (node("what CLIP sees (z_i)", "ImageEncode", clip="model.CLIP", image="picture.IMAGE"),),
         ),
         (
             "Paint",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -276,7 +250,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Look",
-            PURPLE,
             (
                 node("grid", "ImageGrid", image="decoder.IMAGE"),
                 node("save", "SaveImage", images="grid.IMAGE", filename_prefix="kandinsky/variations"),
@@ -286,7 +259,6 @@ GRAPHS: dict[str, Columns] = {
     "interpolate_kandinsky": (
         (
             "A picture and a caption",
-            BLUE,
             (
                 _model("kandinsky-2-2"),
                 node("picture", "ExamplePicture", name="red apple in the snow"),
@@ -295,7 +267,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Both as embeddings",
-            GREEN,
             (
                 node("what CLIP sees (z_i)", "ImageEncode", clip="model.CLIP", image="picture.IMAGE"),
                 node("prior", "DiffusionPrior", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
@@ -310,7 +281,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint from one noise",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -323,7 +293,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Look",
-            PURPLE,
             (
                 node("grid", "ImageGrid", image="decoder.IMAGE", columns=5),
                 node("save", "SaveImage", images="grid.IMAGE", filename_prefix="kandinsky/interpolation"),
@@ -334,7 +303,6 @@ GRAPHS: dict[str, Columns] = {
     "text_diff_kandinsky": (
         (
             "A picture and two captions",
-            BLUE,
             (
                 _model("kandinsky-2-2"),
                 node("picture", "ExamplePicture", name="red apple in the snow"),
@@ -344,7 +312,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Take it apart, turn the embedding",
-            GREEN,
             (
                 node("what CLIP sees (z_i)", "ImageEncode", clip="model.CLIP", image="picture.IMAGE"),
                 node(
@@ -367,7 +334,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint with the rest kept",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -382,7 +348,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Look",
-            PURPLE,
             (
                 node("grid", "ImageGrid", image="decoder.IMAGE", columns=3, column_labels="theta 0\n0.25\n0.5"),
                 node("save", "SaveImage", images="grid.IMAGE", filename_prefix="kandinsky/text_diff"),
@@ -392,7 +357,6 @@ GRAPHS: dict[str, Columns] = {
     "inpaint_kandinsky": (
         (
             "A picture and a caption",
-            BLUE,
             (
                 _model("kandinsky-2-2-inpaint"),
                 node("picture", "ExamplePicture", name="red apple in the snow"),
@@ -401,7 +365,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "What to paint, and where",
-            GREEN,
             (
                 node("prior", "DiffusionPrior", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
                 node("start", "StartFromPicture", image="picture.IMAGE", mask="picture.MASK"),
@@ -409,7 +372,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Repaint what is white in the mask",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -423,7 +385,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Before and after",
-            PURPLE,
             (
                 node("grid", "ImageGrid", image="picture.IMAGE", image_2="decoder.IMAGE", cell_height=512),
                 node("before and after", "PreviewImage", images="grid.IMAGE"),
@@ -434,7 +395,6 @@ GRAPHS: dict[str, Columns] = {
     "depth_kandinsky": (
         (
             "Model, depth and caption",
-            BLUE,
             (
                 _model("kandinsky-2-2-controlnet-depth"),
                 node("depth map", "ExamplePicture", name="red apple in the snow"),
@@ -443,7 +403,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "What to paint, and where",
-            GREEN,
             (
                 node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
                 node("follow the depth", "DepthHint", decoder="model.DECODER", hint="depth map.IMAGE"),
@@ -451,15 +410,13 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint",
-            ORANGE,
             (node("decoder", "DecoderSample", "randomize", decoder="follow the depth.DECODER", embed="prior.EMBED"),),
         ),
-        ("Save", PURPLE, (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="kandinsky/depth"),)),
+        ("Save", (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="kandinsky/depth"),)),
     ),
     "text_to_image_sd_unclip": (
         (
             "Model and caption",
-            BLUE,
             (
                 _model("stable-diffusion-2-1-unclip-small"),
                 node("prompt", "TextEncode", clip="model.CLIP", text="a portrait of an old fisherman, photograph"),
@@ -467,7 +424,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Imagine an embedding",
-            GREEN,
             (
                 node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
                 node("noise", "NoiseEmbedding", decoder="model.DECODER", embed="prior.EMBED", noise_level=0),
@@ -475,7 +431,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -487,12 +442,11 @@ GRAPHS: dict[str, Columns] = {
                 ),
             ),
         ),
-        ("Save", PURPLE, (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="sd_unclip"),)),
+        ("Save", (node("save", "SaveImage", images="decoder.IMAGE", filename_prefix="sd_unclip"),)),
     ),
     "subject": (
         (
             "Model and what it learned",
-            BLUE,
             (
                 _model("storybook"),
                 node(
@@ -507,7 +461,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Caption with the new word, and its embedding",
-            GREEN,
             (
                 node("prompt", "TextEncode", clip="subject.CLIP", text="a purple sks_snail on a night sky"),
                 node("prior", "DiffusionPrior", "randomize", prior="subject.PRIOR", text="prompt.TEXT"),
@@ -515,7 +468,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint",
-            ORANGE,
             (
                 node(
                     "decoder",
@@ -529,7 +481,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Enlarge and save",
-            PURPLE,
             (
                 node("upsample256", "Upsample256", upsampler="model.UPSAMPLER 256", image="decoder.IMAGE"),
                 node("upsample1024", "Upsample1024", upsampler="model.UPSAMPLER 1024", image="upsample256.IMAGE"),
@@ -540,7 +491,6 @@ GRAPHS: dict[str, Columns] = {
     "prior_into_sd_unclip_comfyui": (
         (
             "Models and captions",
-            BLUE,
             (
                 _model("karlo-v1-alpha"),
                 node("prompt", "TextEncode", clip="model.CLIP", text="a portrait of an old fisherman"),
@@ -556,7 +506,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Our prior's embedding for ComfyUI",
-            GREEN,
             (
                 node("prior", "DiffusionPrior", "randomize", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
                 node("for ComfyUI", "ToClipVision", embed="prior.EMBED"),
@@ -570,7 +519,6 @@ GRAPHS: dict[str, Columns] = {
         ),
         (
             "Paint",
-            ORANGE,
             (
                 node("size", "EmptyLatentImage", width=768, height=768),
                 node(
@@ -585,7 +533,7 @@ GRAPHS: dict[str, Columns] = {
                 node("VAE Decode", "VAEDecode", samples="sampler.LATENT", vae="SD 2.1 unCLIP.VAE"),
             ),
         ),
-        ("Save", PURPLE, (node("save", "SaveImage", images="VAE Decode.IMAGE", filename_prefix="prior_into_sd"),)),
+        ("Save", (node("save", "SaveImage", images="VAE Decode.IMAGE", filename_prefix="prior_into_sd"),)),
     ),
 }
 
@@ -597,7 +545,7 @@ def main() -> None:
         notes = (
             [entry["widgets_values"][0] for entry in json.loads(saved)["nodes"] if entry["id"] == 1] if saved else []
         )
-        text = json.dumps(draw(name, columns, *notes or [f"## {name}\n"]), ensure_ascii=False, indent=2) + "\n"
+        text = written(draw(name, columns, *notes or [f"## {name}\n"]))
         if text != saved:
             path.write_text(text, encoding="utf-8")
             print(path.relative_to(ROOT))

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..types import image_to_model, model_to_image
-from .fonts import cut, font_for, width_of, wrapped
+from .fonts import font_for, width_of, wrapped
 
 INK, PAPER, TRACK, BAR = (32, 32, 32), (255, 255, 255), (228, 228, 228), (70, 120, 200)
 MAX_SIDE = 16_384  # pixels of a grid
@@ -84,20 +84,28 @@ def near_square(count: int) -> int:
 
 
 def bar_chart(names: Sequence[str], values: Sequence[float], size: int = 512) -> Tensor:
-    """IMAGE (1, H, size, 3): a horizontal bar in 0..1 for each name, in the order given, with its value in percent."""
+    """IMAGE (1, H, size, 3): a horizontal bar in 0..1 for each name, in the order given, with its value in percent.
+
+    A long name takes several lines, so that none is cut short before `size / 2` pixels by four lines. H follows
+    the names alone: charts of the same names, in any order, make one batch.
+    """
     text_size = size // 28
     font = font_for("".join(names), text_size)
-    line, edge = text_size * 2, text_size
+    leading, edge = text_size * 5 // 4, text_size
     number_width = width_of(font, "100.0 %")
     name_width = min(max(width_of(font, name) for name in names), size // 2)
     room = size - name_width - number_width - 4 * edge
-    picture = Image.new("RGB", (size, 2 * edge + line * len(names)), PAPER)
+    blocks = [wrapped(font, name, name_width) for name in names]
+    height = edge + sum(leading * len(block) + edge for block in blocks)
+    picture = Image.new("RGB", (size, height), PAPER)
     pen = ImageDraw.Draw(picture)
-    for index, (name, value) in enumerate(zip(names, values, strict=True)):
-        y = edge + index * line
-        pen.text((edge, y), cut(font, name, name_width), INK, font)
-        start = name_width + 2 * edge
+    top, start = edge, name_width + 2 * edge
+    for block, value in zip(blocks, values, strict=True):
+        for number, text in enumerate(block):
+            pen.text((edge, top + number * leading), text, INK, font)
+        y = top + leading * (len(block) - 1) // 2
         pen.rectangle((start, y, start + room, y + text_size), fill=TRACK)
         pen.rectangle((start, y, start + round(room * value), y + text_size), fill=BAR)
         pen.text((start + room + edge, y), f"{100 * value:.1f} %", INK, font)
+        top += leading * len(block) + edge
     return torch.from_numpy(np.asarray(picture).copy())[None].float() / 255.0

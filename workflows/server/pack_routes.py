@@ -19,6 +19,7 @@ from .editor import Editor, json_response
 from .object_info import PACK, describe_all
 
 _GRAPHS = CHECKOUT / "workflows"
+_BLUEPRINTS = CHECKOUT / "subgraphs"
 _WEB = CHECKOUT / "web"
 _LOCALES = CHECKOUT / "locales"
 _OWN = Path(__file__).parent / "page"
@@ -40,7 +41,8 @@ def routes() -> Iterator[tuple[str, str, Any]]:
     yield "GET", "/models/{kind}", models
     yield "GET", "/experiment/models", nothing
     yield "GET", "/embeddings", nothing
-    yield "GET", "/global_subgraphs", no_entries
+    yield "GET", "/global_subgraphs", list_blueprints
+    yield "GET", "/global_subgraphs/{name}", get_blueprint
     yield "GET", "/node_replacements", no_entries
 
 
@@ -68,6 +70,22 @@ async def list_templates(editor: Editor, request: web.Request) -> web.Response:
 
 async def get_template(editor: Editor, request: web.Request) -> web.StreamResponse:
     return _file(_GRAPHS, request.match_info["file"], {".json", ".jpg"})
+
+
+async def list_blueprints(editor: Editor, request: web.Request) -> web.Response:
+    """Boxes that the page offers among the nodes, by the id that it asks for them under."""
+    entry = {"source": "custom_node", "info": {"node_pack": f"custom_nodes.{PACK}"}}
+    names = sorted(path.stem for path in _BLUEPRINTS.glob("*.json"))
+    return json_response({name: entry | {"name": name} for name in names})
+
+
+async def get_blueprint(editor: Editor, request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    path = next((path for path in _BLUEPRINTS.glob("*.json") if path.stem == name), None)
+    if path is None:
+        raise web.HTTPNotFound(text=f"there is no blueprint {name!r}")
+    text = await editor.in_thread(path.read_text, "utf-8")
+    return json_response({"source": "custom_node", "name": name, "data": text})
 
 
 async def translations(editor: Editor, request: web.Request) -> web.Response:

@@ -280,7 +280,8 @@ def test_the_pack_is_served_with_templates_help_and_words(ask, repository):
                 return await response.read()
 
         templates = json.loads(await get("/api/workflow_templates"))
-        assert templates == {"comfyui-unclip": sorted(path.stem for path in (repository / "workflows").glob("*.json"))}
+        order = json.loads(await get("/extensions/comfyui-unclip/graphs.json"))  # the page sorts them by it
+        assert sorted(templates["comfyui-unclip"]) == sorted(order) and order[0] == "text_to_image"
         graph = await get("/api/workflow_templates/comfyui-unclip/text_to_image.json")
         assert graph == (repository / "workflows" / "text_to_image.json").read_bytes()
         assert (await client.get("/api/workflow_templates/comfyui-unclip/graph.py")).status == 404

@@ -2,6 +2,7 @@
 import { app } from '/scripts/app.js'
 
 const GRAPH = 'text_to_image'
+const STAYS = 15000 // milliseconds
 const SEEN = 'unclip-edit.welcome'
 const TEXT = {
   en: {
@@ -24,8 +25,24 @@ function words() {
   return String(language).startsWith('zh') ? TEXT.zh : TEXT.en
 }
 
+/** A card at the foot of the canvas, where no step of a graph lies; a click closes it. */
 function welcome() {
-  app.extensionManager?.toast?.add({ severity: 'info', ...words(), life: 15000 })
+  const { summary, detail } = words()
+  const [title, text] = ['strong', 'div'].map((tag) => document.createElement(tag))
+  title.textContent = summary
+  text.textContent = detail
+  const card = document.createElement('div')
+  card.append(title, text)
+  card.id = 'unclip-welcome'
+  card.setAttribute('role', 'status')
+  card.style.cssText =
+    'position: fixed; left: 84px; bottom: 16px; max-width: 560px; z-index: 1000; padding: 10px 14px; cursor: pointer; ' +
+    'font-size: 13px; line-height: 1.4; border-radius: 8px; border: 1px solid var(--border-color, #4e4e4e); ' +
+    'color: var(--input-text, #ddd); background: var(--comfy-menu-bg, #353535)'
+  card.onclick = () => card.remove()
+  document.getElementById(card.id)?.remove()
+  document.body.append(card)
+  setTimeout(() => card.remove(), STAYS)
 }
 
 app.registerExtension({

@@ -1,0 +1,271 @@
+"""Lays saved graphs out for a person, and says what is wrong with a layout.
+
+    python tests/tools/layout.py                # every workflows/*.json; prints what changed
+    python tests/tools/layout.py my.json        # one of yours
+    python tests/tools/layout.py --check        # changes nothing, prints the faults
+
+Groups stand side by side as they stood, with the nodes that they held. A node is as high as its widgets; one that shows
+its result keeps the height that it was saved with. A node that shows a preview while it samples stands last in its
+column: previews are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening
+view is the whole graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from comfyui_unclip.workflows.document.schema import node_classes, node_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+COLOURS = ("#8fc7ee", "#9fd49f", "#f2b487", "#dca6df", "#c3c3ea")  # groups from left to right
+CANVAS = ("#141414", "#222222")  # the editor's backgrounds: newest and older dark themes
+CONTRAST = 3.0  # WCAG's least for large letters
+WINDOW = (1600, 1000)
+BARS = (72, 96, 16, 64)  # the page's own bars over the canvas: left, top, right, bottom
+TITLE, FONT = 30, 24  # pixels: a node's title above its place, a group's letters
+TOP, PAD, GAP, BETWEEN = 80, 20, 20, 40  # first node below the group's edge, inside a group, nodes, groups
+WIDTH, NARROW, NOTE = 320, 290, 400
+ROW, LINK, FIELD = 24, 20, 54  # heights of a widget, a socket, and the least of a text field
+SLACK = 60  # pixels that a node may be higher than it must be
+# They show a preview while they sample, and only where previews are on.
+SAMPLERS = ("UnCLIPDecoderSample", "UnCLIPDDIMInvert", "UnCLIPUpsample256", "UnCLIPUpsample1024", "KSampler")
+# They show what they made, always.
+SHOWS = ("SaveImage", "PreviewImage", "UnCLIPSaveAnimation", "UnCLIPZeroShot")
+NOTES = ("MarkdownNote", "Note")
+TEXTS = {"UnCLIPTextEncode": 1, "CLIPTextEncode": 1, "UnCLIPImageGrid": 2, "UnCLIPZeroShot": 1}  # text fields
+Graph = dict[str, Any]
+CLASSES = node_classes()
+
+
+def width_of(text: str, size: int = FONT) -> float:
+    """Pixels of a group's title, rather too many than too few: the editor's font differs from machine to machine."""
+    return sum((1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.53) * size for letter in text)
+
+
+def least_height(node: Graph) -> int:
+    """Pixels of a node with every socket and widget, as the editor computes them."""
+    texts = TEXTS.get(node["type"], 0)
+    sockets = [entry for entry in node.get("inputs", []) if "widget" not in entry]
+    rows = max(0, _values(node) - texts)
+    links = LINK * max(len(sockets), len(node.get("outputs", [])))
+    return links + ROW * rows + FIELD * texts + (14 if rows + texts else 6)
+
+
+def _values(node: Graph) -> int:
+    """How many widgets a node has, those that came after it was saved too."""
+    saved = len(node.get("widgets_values") or [])
+    if node["type"] not in CLASSES:
+        return saved
+    widgets = [spec for spec in node_schema(CLASSES[node["type"]]).inputs.values() if spec.is_widget]
+    return max(saved, sum(1 + spec.extra_widgets for spec in widgets))
+
+
+def note_height(text: str, width: int = NOTE) -> int:
+    """Pixels that a note's text takes, as measured in the editor's page: letters of 10 px, 14 px in headings."""
+    height, code = 0, False
+    for line in text.splitlines():
+        plain = line.lstrip("#-* ").replace("*", "").replace("`", "")
+        wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in plain)
+        if not plain:
+            height += 10 if not line else 2
+            continue
+        size, leading = (14, 19) if line.startswith("#") else (10, 15 if wide else 12)
+        height += 22 if line.startswith("    ") and not code else 0  # around a block of code
+        code = line.startswith("    ")
+        room = width - 40 - (30 if line.startswith("- ") else 0)
+        height += leading * -(-round(width_of(plain, size) * 0.89) // room)
+    return round(1.08 * height) + 36
+
+
+def contrast(colour: str, canvas: str) -> float:
+    """WCAG's ratio of a group's title to the band behind it: the same colour, twice a quarter over the canvas."""
+    letters, below = (_channels(text) for text in (colour, canvas))
+    band = [ink * 0.4375 + paper * 0.5625 for ink, paper in zip(letters, below, strict=True)]
+    high, low = sorted((_luminance(letters), _luminance(band)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _channels(colour: str) -> list[float]:
+    digits = colour.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    return [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+
+
+def _luminance(channels: list[float]) -> float:
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def holders(graph: Graph, node: Graph) -> list[Graph]:
+    """The groups in which a node's upper left corner lies."""
+    x, y = node["pos"]
+    return [group for group in graph["groups"] if _inside(group["bounding"], x, y)]
+
+
+def _inside(box: list[float], x: float, y: float) -> bool:
+    return box[0] <= x <= box[0] + box[2] and box[1] <= y <= box[1] + box[3]
+
+
+def _box(node: Graph) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom with the title."""
+    height = 0 if node["flags"].get("collapsed") else node["size"][1]
+    x, y = node["pos"]
+    return x, y - TITLE, x + node["size"][0], y + height
+
+
+def extent(graph: Graph) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of everything."""
+    boxes = [_box(node) for node in graph["nodes"]]
+    boxes += [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in graph["groups"])]
+    return tuple(choose(box[side] for box in boxes) for side, choose in enumerate((min, min, max, max)))
+
+
+def tidy(graph: Graph) -> Graph:
+    """Lay a graph out anew, in place; laying it out twice changes nothing more."""
+    left = 60
+    for note in (node for node in graph["nodes"] if node["type"] in NOTES):
+        note["pos"] = [left, TOP]
+        note["size"] = [NOTE, note_height(note["widgets_values"][0])]
+    left += NOTE + BETWEEN
+    groups = sorted(graph["groups"], key=lambda group: group["bounding"][0])
+    held = [
+        [node for node in graph["nodes"] if node["type"] not in NOTES and group in holders(graph, node)]
+        for group in groups
+    ]
+    for number, (group, nodes) in enumerate(zip(groups, held, strict=True)):
+        columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
+        x, bottom = left + PAD, 0
+        for column in columns:
+            width = max(_width(node, len(columns)) for node in column)
+            y = TOP
+            for node in column:
+                node["pos"], node["size"] = [x, y], [width, _height(node)]
+                y = _box(node)[3] + GAP + TITLE
+            bottom, x = max(bottom, y - GAP - TITLE), x + width + PAD
+        wide = max(x - left, 10 * -(-round(width_of(group["title"]) + 2 * PAD) // 10))
+        group |= {"bounding": [left, 0, wide, bottom + PAD], "color": COLOURS[number % len(COLOURS)], "font_size": FONT}
+        left += wide + BETWEEN
+    graph["extra"] |= {"ds": opening(graph)}
+    return graph
+
+
+def _reading(node: Graph) -> tuple[float, float]:
+    return node["pos"][0], node["pos"][1]
+
+
+def _columns(nodes: list[Graph]) -> list[list[Graph]]:
+    """A column for each sampler, which ends it; what else there is stands above the first."""
+    others = [node for node in nodes if node["type"] not in SAMPLERS]
+    samplers = [node for node in nodes if node["type"] in SAMPLERS]
+    if not samplers:
+        return [others]
+    return [[*others, samplers[0]], *([sampler] for sampler in samplers[1:])]
+
+
+def _width(node: Graph, columns: int) -> int:
+    if node["type"] in ("SaveImage", "UnCLIPSaveAnimation", "UnCLIPImageGrid", "PreviewImage"):
+        return max(WIDTH, node["size"][0])
+    return NARROW if columns > 1 else WIDTH
+
+
+def _height(node: Graph) -> int:
+    least, texts = least_height(node), TEXTS.get(node["type"], 0)
+    if node["type"] in SHOWS:
+        return max(least, node["size"][1])
+    return least + (SLACK - 10 if texts == 1 else 0)
+
+
+def opening(graph: Graph) -> dict[str, Any]:
+    """The editor's zoom and place that show everything between the page's bars."""
+    left, top, right, bottom = extent(graph)
+    room = (WINDOW[0] - BARS[0] - BARS[2], WINDOW[1] - BARS[1] - BARS[3])
+    scale = int(1000 * min(room[0] / (right - left), room[1] / (bottom - top), 1.0)) / 1000
+    x = (BARS[0] + (room[0] - (right - left) * scale) / 2) / scale - left
+    y = (BARS[1] + (room[1] - (bottom - top) * scale) / 2) / scale - top
+    return {"scale": scale, "offset": [round(x), round(y)]}
+
+
+def faults(graph: Graph) -> list[str]:
+    """What a person would stumble over, one line each."""
+    groups, nodes = graph["groups"], graph["nodes"]
+    found = []
+    for group in groups:
+        title, (x, y, width, height) = group["title"], group["bounding"]
+        if not title.strip():
+            found.append(f"a group at {x}, {y} has no name")
+        if width_of(title, group["font_size"]) + PAD > width:
+            found.append(f"group {title!r}: its title is wider than its {width} px")
+        least = min(contrast(group["color"], canvas) for canvas in CANVAS)
+        if least < CONTRAST:
+            found.append(f"group {title!r}: contrast {least:.2f} of its title, {CONTRAST} needed")
+        for other in groups:
+            a, b, c, d = other["bounding"]
+            if other is not group and x < a + c and a < x + width and y < b + d and b < y + height:
+                found.append(f"groups {title!r} and {other['title']!r} overlap")
+    for node in nodes:
+        name, box = node.get("title") or node["type"], _box(node)
+        if node["type"] in NOTES:
+            found += _note_faults(node, name)
+            continue
+        held = holders(graph, node)
+        if len(held) != 1:
+            found.append(f"{name}: in {len(held)} groups")
+        for x, y, width, height in (group["bounding"] for group in held):
+            if box[0] < x or box[1] < y or box[2] > x + width or box[3] > y + height:
+                found.append(f"{name}: sticks out of its group")
+        if node["type"] not in SHOWS and node["size"][1] > least_height(node) + SLACK:
+            found.append(f"{name}: {node['size'][1] - least_height(node)} px of it are empty")
+        for other in nodes:
+            if other is not node and other["id"] > node["id"] and _overlap(box, _box(other)):
+                found.append(f"{name} and {other.get('title')}: one lies over the other")
+            below = _box(other)[0] < box[2] and box[0] < _box(other)[2] and other["pos"][1] > node["pos"][1]
+            if node["type"] in SAMPLERS and below and other["type"] not in NOTES:
+                found.append(f"{name}: its preview would lie over {other.get('title')}")
+    view, (left, top, right, bottom) = graph["extra"]["ds"], extent(graph)
+    seen = [(value + view["offset"][side % 2]) * view["scale"] for side, value in enumerate((left, top, right, bottom))]
+    limits = (BARS[0], BARS[1], WINDOW[0] - BARS[2], WINDOW[1] - BARS[3])
+    if seen[0] < limits[0] - 1 or seen[1] < limits[1] - 1 or seen[2] > limits[2] + 1 or seen[3] > limits[3] + 1:
+        found.append(f"the opening view shows {[round(value) for value in seen]} px of {limits}")
+    return found
+
+
+def _note_faults(node: Graph, name: str) -> list[str]:
+    needed, height = note_height(node["widgets_values"][0], node["size"][0]), node["size"][1]
+    if height < needed:
+        return [f"{name}: {height} px high, its text needs {needed}"]
+    return [f"{name}: more than a third of it is empty"] if height > 1.5 * needed else []
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def written(graph: Graph) -> str:
+    """A graph as its file's text."""
+    return json.dumps(graph, ensure_ascii=False, indent=2) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graphs", nargs="*", type=Path, help="none: every one in workflows/")
+    parser.add_argument("--check", action="store_true", help="print the faults, change nothing")
+    options = parser.parse_args()
+    wrong = 0
+    for path in options.graphs or sorted((ROOT / "workflows").glob("*.json")):
+        text = path.read_text("utf-8")
+        graph = json.loads(text)
+        if not options.check and written(tidy(graph)) != text:
+            path.write_text(written(graph), "utf-8")
+            print(path.name)
+        for fault in faults(graph):
+            wrong += 1
+            print(f"{path.name}: {fault}")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

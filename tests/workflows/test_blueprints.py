@@ -1,0 +1,85 @@
+"""subgraphs/*.json: the boxes are what their script draws, and in a graph they paint what the shipped graphs paint."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from comfyui_unclip.workflows import load, run
+
+NAMES = ("Text to picture", "Vary a picture", "Blend two pictures", "Change by words")
+
+
+@pytest.fixture(autouse=True)
+def models(tiny_models, monkeypatch):
+    monkeypatch.setenv("UNCLIP_MODELS", str(tiny_models))
+
+
+@pytest.fixture
+def painted(repository, tmp_path):
+    """painted(box, **widgets) -> pixels of what a graph of the box, example pictures and Save Image saves."""
+
+    def paint(name, **widgets):
+        data = json.loads((repository / "subgraphs" / f"{name} (unCLIP).json").read_text("utf-8"))
+        (box,) = data["nodes"]
+        links = []
+        for slot, socket in enumerate(box["inputs"]):
+            if socket["type"] == "IMAGE":
+                number = 10 + slot
+                socket["link"] = number
+                links.append([number, number, 0, 1, slot, "IMAGE"])
+                outputs = [{"name": "IMAGE", "type": "IMAGE", "links": [number]}, {"name": "MASK", "type": "MASK"}]
+                data["nodes"].append(plain(number, "UnCLIPExamplePicture", ["red apple in the snow"], [], outputs))
+        box["outputs"][0]["links"] = [99]
+        links.append([99, 1, 0, 99, 0, "IMAGE"])
+        saved = [{"name": "images", "type": "IMAGE", "link": 99}]
+        data["nodes"].append(plain(99, "SaveImage", ["box"], saved, []))
+        data["links"] = links
+        path = tmp_path / "graph.json"
+        path.write_text(json.dumps(data), "utf-8")
+        return pixels(load(path), {f"{name} (unCLIP).{key}": value for key, value in widgets.items()}, tmp_path)
+
+    return paint
+
+
+def plain(number, kind, values, inputs, outputs):
+    place = {"pos": [0, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0, "properties": {}}
+    return {"id": number, "type": kind, "widgets_values": values, "inputs": inputs, "outputs": outputs, **place}
+
+
+def pixels(graph, settings, output):
+    report = run(graph, settings, output=output)
+    assert not report.failed, report.failed[0].error
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(report.files) if path.suffix == ".png"])
+
+
+def test_the_files_are_what_the_script_draws(repository):
+    folder = str(repository / "tests" / "tools")
+    sys.path.insert(0, folder)
+    try:
+        files = importlib.import_module("blueprints").files()
+    finally:
+        sys.path.remove(folder)
+    assert {path: path.read_text("utf-8") for path in (repository / "subgraphs").iterdir()} == files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_box_paints_by_its_own_widgets(painted, name):
+    few = {"frames": 2} if name in NAMES[2:] else {"count": 2}
+    pictures = painted(name, model_name="tiny", **few)
+    assert len(pictures) == 2 and pictures.std() > 1
+    seeds = {"Text to picture": "painting_seed", "Change by words": "end_theta"}
+    turned = painted(name, model_name="tiny", **few, **{seeds.get(name, "seed"): 0.9 if name == NAMES[3] else 99})
+    if name == "Vary a picture":  # eta 1: each step draws noise
+        assert painted(name, model_name="tiny", eta=0.0, **few).shape == pictures.shape
+    assert not np.array_equal(turned, pictures)
+
+
+def test_the_text_box_is_the_shipped_graph(painted, repository, tmp_path):
+    graph = load(repository / "workflows" / "text_to_image.json")
+    settings = {"model.model_name": "tiny", "prompt.text": "a blue boat"}
+    whole = pixels(graph, settings, tmp_path / "graph")
+    assert np.array_equal(painted("Text to picture", model_name="tiny", text="a blue boat"), whole)
