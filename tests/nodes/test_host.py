@@ -370,7 +370,11 @@ def test_what_the_editor_has_no_room_for_is_fetched_as_it_is_used(editor, monkey
     editor.free = 10**9
     assert len(list(placed.on_device().parameters())) == 2
     sys.modules["comfy.model_management"].vram_state = "none"  # --novram
-    assert list(dict(placed.on_device().named_parameters())) == ["bias"]
+    module = placed.on_device()
+    assert list(dict(module.named_parameters())) == ["bias"]
+    assert placed.on_device() is module  # not read anew: less of it cannot lie there
+    placed.adopted().detach(True)
+    assert "_kept" not in module.__dict__  # what is taken off keeps nothing in memory, although the editor holds it
 
 
 def test_what_the_editor_takes_off_is_not_copied_back_and_is_read_again(editor):
