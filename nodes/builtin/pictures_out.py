@@ -133,7 +133,8 @@ class SaveAnimatedWEBP:
                 exif=graph_exif(graph_metadata(prompt, extra_pnginfo)),
             )
             path = move_to_free_number(temporary, folder, stem, counter, ending="_.webp")
-        return {"ui": {"images": [file_entry(path, root, "output")], "animated": (len(images) > 1,)}}
+        shown = {"images": [file_entry(path, root, "output")]}
+        return {"ui": shown | ({"animated": (True,)} if others else {})}
 
 
 def _bytes(image):

@@ -127,8 +127,8 @@ def main() -> None:
             started = {data["node"] for event, data in heard.heard if event == "executing"} - {None}
             shown = [data["output"] for event, data in heard.heard if event == "executed" and data["node"] == "node"]
             tensors |= {f"{case}/{slot}": value.contiguous() for slot, value in found.items() if torch.is_tensor(value)}
-            files = [cases.read_picture(Path(folder, entry["filename"])) for entry in cases.files_of(shown)]
-            tensors |= {f"{case}/file": torch.from_numpy(frames) for frames, _ in files}
+            files = cases.files_of(shown[0] if shown else None, lambda kind, folder=folder: folder)
+            tensors |= {f"{case}/file{n}": torch.from_numpy(frames) for n, (frames, _) in enumerate(files)}
             values[case] = {
                 "executed": sorted(started),
                 "ui": shown[0] if shown else None,
