@@ -83,7 +83,7 @@ class UnCLIPSaveAnimation:
             options = {"disposal": 2, "optimize": False}
             if format == "webp":
                 texts = graph_metadata(prompt, extra_pnginfo)
-                options = {"quality": 90, "method": 4} | ({"exif": _exif(texts)} if texts else {})
+                options = {"quality": 90, "method": 4} | ({"exif": graph_exif(texts)} if texts else {})
             frames[0].save(
                 temporary,
                 format=FORMATS[format],
@@ -98,8 +98,8 @@ class UnCLIPSaveAnimation:
         return {"ui": {"images": [shown], "animated": [True], "frames": [forwards]}}
 
 
-def _exif(texts: dict[str, str]):
-    """The graph as the editor looks for it in a WebP; it looks for none in a GIF."""
+def graph_exif(texts: dict[str, str]):
+    """A graph's texts by name (`graph_metadata`) as the editor looks for them in a WebP; in a GIF it looks for none."""
     from PIL import Image
 
     exif, free = Image.Exif(), _FIRST_TEXT

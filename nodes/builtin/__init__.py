@@ -3,23 +3,61 @@
 Reroute, PrimitiveNode, Note and MarkdownNote live in the editor's page alone; workflows/document/ resolves them.
 """
 
+from .batches import BatchImagesNode, ImageBatch, ImageFromBatch, RepeatImageBatch
+from .blending import ImageBlend, ImageCompositeMasked, ImageInvert
+from .choices import ComfySwitchNode, CustomCombo
+from .mask_pictures import ImageColorToMask, ImageToMask, MaskToImage
+from .masks import CropMask, FeatherMask, GrowMask, InvertMask, MaskComposite, SolidMask, ThresholdMask
 from .pictures_in import LoadImage, LoadImageMask
-from .pictures_out import PreviewImage, SaveImage
+from .pictures_out import MaskPreview, PreviewImage, SaveAnimatedWEBP, SaveImage
 from .primitives import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
-from .scaling import ImageBatch, ImageScale
+from .scaling import ImageScale, ImageScaleBy, ImageScaleToMaxDimension, ImageScaleToTotalPixels
+from .texts import PreviewAny, StringConcatenate
+from .transforms import EmptyImage, GetImageSize, ImageCrop, ImageFlip, ImagePadForOutpaint, ImageRotate
 
 _CLASSES = (
     LoadImage,
     LoadImageMask,
     SaveImage,
     PreviewImage,
+    SaveAnimatedWEBP,
     ImageScale,
+    ImageScaleBy,
+    ImageScaleToTotalPixels,
+    ImageScaleToMaxDimension,
+    ImageCrop,
+    ImageFlip,
+    ImageRotate,
+    ImageInvert,
+    ImagePadForOutpaint,
+    ImageBlend,
+    ImageCompositeMasked,
+    EmptyImage,
+    GetImageSize,
     ImageBatch,
+    BatchImagesNode,
+    ImageFromBatch,
+    RepeatImageBatch,
+    MaskToImage,
+    ImageToMask,
+    ImageColorToMask,
+    MaskPreview,
+    SolidMask,
+    InvertMask,
+    GrowMask,
+    FeatherMask,
+    ThresholdMask,
+    CropMask,
+    MaskComposite,
     PrimitiveInt,
     PrimitiveFloat,
     PrimitiveString,
     PrimitiveStringMultiline,
     PrimitiveBoolean,
+    ComfySwitchNode,
+    CustomCombo,
+    StringConcatenate,
+    PreviewAny,
 )
 
 BUILTIN_CLASS_MAPPINGS = {node.__name__: node for node in _CLASSES}

@@ -31,7 +31,7 @@ class PrimitiveFloat(_Primitive):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"value": ("FLOAT", {"default": 0.0, "min": -float(_INT_LIMIT), "max": float(_INT_LIMIT)})}}
+        return {"required": {"value": ("FLOAT", {"default": 0.0, "min": -_INT_LIMIT, "max": _INT_LIMIT})}}
 
 
 class PrimitiveString(_Primitive):

@@ -1,7 +1,9 @@
-"""ImageScale and ImageBatch as the editor has them, to the last bit."""
+"""Pictures brought to other sizes as the editor's own nodes do it, to the last bit."""
+
+import math
 
 _METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
-_MAX_SIDE = 16384
+MAX_SIDE = 16384
 
 
 class ImageScale:
@@ -14,7 +16,7 @@ class ImageScale:
 
     @classmethod
     def INPUT_TYPES(cls):
-        side = ("INT", {"default": 512, "min": 0, "max": _MAX_SIDE, "step": 1})
+        side = ("INT", {"default": 512, "min": 0, "max": MAX_SIDE, "step": 1})
         return {
             "required": {
                 "image": ("IMAGE",),
@@ -34,24 +36,77 @@ class ImageScale:
         return (scaled(image, width, height, upscale_method, crop == "center"),)
 
 
-class ImageBatch:
-    """Two batches as one. The second takes the first's size, cut at the middle."""
+class ImageScaleBy:
+    """Pictures scaled by a factor."""
 
-    TITLE = "Batch Images"
-    CATEGORY = "image"
-    FUNCTION = "batch"
+    TITLE = "Upscale Image By"
+    CATEGORY = "image/upscaling"
+    FUNCTION = "upscale"
     RETURN_TYPES = ("IMAGE",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
+        factor = ("FLOAT", {"default": 1.0, "min": 0.01, "max": 8.0, "step": 0.01})
+        return {"required": {"image": ("IMAGE",), "upscale_method": (_METHODS,), "scale_by": factor}}
 
-    def batch(self, image1, image2):
-        import torch
+    def upscale(self, image, upscale_method, scale_by):
+        height, width = (_at_least_one(side * scale_by) for side in image.shape[1:3])
+        return (scaled(image, width, height, upscale_method, False),)
 
-        if image1.shape[1:] != image2.shape[1:]:
-            image2 = scaled(image2, image1.shape[2], image1.shape[1], "bilinear", True)
-        return (torch.cat((image1, image2)),)
+
+class ImageScaleToTotalPixels:
+    """Pictures scaled to about so many million pixels (of 1024 x 1024), both sides multiples of `resolution_steps`."""
+
+    TITLE = "Scale Image to Total Pixels"
+    CATEGORY = "image/upscaling"
+    FUNCTION = "upscale"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (_METHODS,),
+                "megapixels": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 16.0, "step": 0.01}),
+                "resolution_steps": ("INT", {"default": 1, "min": 1, "max": 256}),
+            }
+        }
+
+    def upscale(self, image, upscale_method, megapixels, resolution_steps=1):
+        old_height, old_width = image.shape[1:3]
+        factor = math.sqrt(megapixels * 1024 * 1024 / (old_width * old_height))
+        sides = (_at_least_one(side * factor / resolution_steps) * resolution_steps for side in (old_width, old_height))
+        return (scaled(image, *sides, upscale_method, False),)
+
+
+class ImageScaleToMaxDimension:
+    """Pictures scaled so that their longer side has a length."""
+
+    TITLE = "ImageScaleToMaxDimension"
+    CATEGORY = "image/upscaling"
+    FUNCTION = "upscale"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        methods = ["area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bicubic"]
+        side = ("INT", {"default": 512, "min": 0, "max": MAX_SIDE, "step": 1})
+        return {"required": {"image": ("IMAGE",), "upscale_method": (methods,), "largest_size": side}}
+
+    def upscale(self, image, upscale_method, largest_size):
+        if largest_size == 0:
+            raise ValueError("largest_size=0 leaves no picture; give 1 or more")
+        height, width = image.shape[1:3]
+        if height > width:
+            sides = (_at_least_one(width / height * largest_size), largest_size)
+        else:
+            sides = (largest_size, _at_least_one(height / width * largest_size))
+        return (scaled(image, *sides, upscale_method, False),)
+
+
+def _at_least_one(side: float) -> int:
+    return max(1, round(side))
 
 
 def scaled(image, width: int, height: int, method: str, centre: bool):

@@ -6,7 +6,6 @@ class must exist, and an output that is wrong does not stop the others.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,8 @@ from ..document.schema import with_schemas
 from .async_calls import AsyncCalls
 from .faults import Fault
 from .input_checks import node_faults
+from .unknown_nodes import why_unknown
 
-_ELSEWHERE = (
-    "ComfyUI or another node pack may have it: add a pack with --nodes, or run the graph on ComfyUI "
-    "(unclip run --server URL)"
-)
-_CLOSE = 0.75  # of 1: a slip of the fingers, while ImageBlend and ImageScale are two nodes
 _MAX_CYCLES = 3  # named one by one; a graph with more has one cause
 _MAX_DEPENDENT = 100  # outputs for which the nodes that spoil them are listed
 
@@ -107,16 +102,11 @@ def _refused(prompt: Prompt, faults: list[Fault]) -> Validation:
 
 def _class_fault(node_id: str, node: dict, classes: dict[str, type]) -> Fault | None:
     class_type = node.get("class_type")
-    if not isinstance(class_type, str):
-        # A page leaves the class of a node out that it does not know itself, and keeps its title.
-        if title := saved_title(node):
-            return Fault("invalid_prompt", f"{title!r} is no node that is known here; {_ELSEWHERE}", node_id)
+    # A page leaves the class of a node out that it does not know itself, and keeps its title.
+    if not isinstance(class_type, str) and not saved_title(node):
         return Fault("invalid_prompt", "has no class_type; export the graph again", node_id)
     if class_type not in classes:
-        close = difflib.get_close_matches(class_type, classes, 1, _CLOSE)
-        hint = f"did you mean {close[0]}?" if close else ""
-        advice = hint if hint and class_type.startswith("UnCLIP") else "; ".join(filter(None, (_ELSEWHERE, hint)))
-        return Fault("invalid_prompt", f"unknown node class {class_type!r}; {advice}", node_id)
+        return Fault("invalid_prompt", why_unknown(node, classes), node_id)
     if not isinstance(node.get("inputs"), dict):
         return Fault("invalid_prompt", "has no inputs; export the graph again", node_id)
     return None

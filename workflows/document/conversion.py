@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from .graph import Problem, Prompt, node_name, node_title
+from .graph import Problem, Prompt, node_name, node_title, saved_origin
 from .reading import Workflow
 from .replacements import SAVERS, choose, fill_name
 from .subgraphs import Constant, Nothing, Origin, Scope, Unfolded
@@ -52,8 +52,10 @@ def convert(data: dict, classes: dict[str, type]) -> tuple[Prompt, list[Problem]
             inputs, found = _inputs(unfolded, scope, node_id)
             name = node_name(path, node, classes)
             problems += [Problem("bad_linked_input", text, name, socket) for socket, text in found]
-            title = node_title(node, classes)
-            prompt[path] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
+            meta: dict[str, Any] = {"title": node_title(node, classes)}
+            if node["type"] not in classes and (origin := saved_origin(node)):
+                meta["origin"] = origin
+            prompt[path] = {"inputs": inputs, "class_type": node["type"], "_meta": meta}
     return prompt, problems
 
 

@@ -6,6 +6,7 @@ The executor runs this form, which is the editor's own:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -76,6 +77,24 @@ def saved_title(node: dict) -> str | None:
     """The title that the file itself carries, or None."""
     meta = node.get("_meta")
     return node.get("title") or (meta.get("title") if isinstance(meta, dict) else None)
+
+
+def saved_origin(node: dict) -> dict[str, str]:
+    """The "pack" that a node comes from and its "version", as far as the file says. Takes nodes of both forms: the
+    editor writes them among a saved node's properties, `to_api` takes them over for classes that are not known."""
+    meta, properties = node.get("_meta"), node.get("properties")
+    if isinstance(meta, dict) and isinstance(meta.get("origin"), dict):
+        given = meta["origin"]
+    elif isinstance(properties, dict):
+        # cnr_id: the name in ComfyUI's registry. aux_id: owner/repository on GitHub, of packs that are not in there.
+        given = {"pack": properties.get("cnr_id") or properties.get("aux_id"), "version": properties.get("ver")}
+    else:
+        return {}
+    origin = {key: given.get(key) for key in ("pack", "version")}
+    told = {key: value for key, value in origin.items() if isinstance(value, str) and value}
+    if re.fullmatch("[0-9a-f]{40}", told.get("version", "")):  # a commit
+        told["version"] = told["version"][:8]
+    return told
 
 
 def links_of(node: dict) -> dict[str, tuple[str, int]]:
