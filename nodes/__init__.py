@@ -5,9 +5,23 @@ With release 1.0.0 ids freeze and inputs are only ever added at the end.
 
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
+from .batches import (
+    UnCLIPEmbeddingBatch,
+    UnCLIPEmbeddingFromBatch,
+    UnCLIPNoiseBatch,
+    UnCLIPNoiseFromBatch,
+    UnCLIPTextBatch,
+    UnCLIPTextFromBatch,
+)
 from .clip_vision import UnCLIPFromClipVision, UnCLIPToClipVision
 from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
-from .embedding import UnCLIPNoiseEmbedding, UnCLIPSlerp, UnCLIPTextAsEmbedding, UnCLIPTextDiff
+from .embedding import (
+    UnCLIPEmbeddingBlend,
+    UnCLIPNoiseEmbedding,
+    UnCLIPSlerp,
+    UnCLIPTextAsEmbedding,
+    UnCLIPTextDiff,
+)
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
 from .fewer_operations import UnCLIPGuidanceInterval, UnCLIPStepCache
@@ -18,6 +32,7 @@ from .lora import UnCLIPApplyLoRA
 from .noise import UnCLIPDDIMInvert, UnCLIPRandomNoise, UnCLIPSlerpNoise, UnCLIPStartFromPicture
 from .pca import UnCLIPPCAProject
 from .prior import UnCLIPDiffusionPrior
+from .rank import UnCLIPRankByCLIP
 from .text import UnCLIPTextEncode
 from .upsample import UnCLIPUpsample256, UnCLIPUpsample1024
 from .zero_shot import UnCLIPZeroShot
@@ -35,6 +50,14 @@ _CLASSES = (
     UnCLIPSlerp,
     UnCLIPSlerpNoise,
     UnCLIPTextDiff,
+    UnCLIPEmbeddingBlend,
+    UnCLIPEmbeddingBatch,
+    UnCLIPEmbeddingFromBatch,
+    UnCLIPTextBatch,
+    UnCLIPTextFromBatch,
+    UnCLIPNoiseBatch,
+    UnCLIPNoiseFromBatch,
+    UnCLIPRankByCLIP,
     UnCLIPNoiseEmbedding,
     UnCLIPPCAProject,
     UnCLIPStartFromPicture,

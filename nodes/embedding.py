@@ -1,7 +1,7 @@
-"""Text As Embedding, Slerp, Text Diff and Noise Embedding: moving in the space that the decoder paints from."""
+"""Text As Embedding, Slerp, Text Diff, Embedding Blend, Noise Embedding: moving where the decoder paints from."""
 
 from .host import current_host
-from .inputs import FAMILY, path_inputs, seed_input
+from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input
 
 
 class _Embedding:
@@ -94,6 +94,76 @@ class UnCLIPTextDiff(_Embedding):
         turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
         current_host().warn(*warnings)
         return (turned,)
+
+
+class UnCLIPEmbeddingBlend(_Embedding):
+    """One embedding of several, each with a weight."""
+
+    TITLE = "Embedding Blend"
+    SEARCH_ALIASES = (*FAMILY, "mix", "mean", "average", "combine", "weights", "merge", "cross")
+    DESCRIPTION = (
+        "The weighted mean of embeddings of one CLIP: a picture of all of them at once. With one input linked the rows "
+        "of its batch are blended into one; with several, row by row. A caption takes part through Text As Embedding."
+    )
+    FUNCTION = "blend"
+    OUTPUT_TOOLTIPS = ("The blend: one embedding, or one for each row.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "embed": ("UNCLIP_EMBED", {"tooltip": "The first, or a batch whose rows are blended."}),
+                "weights": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "A number for each, such as 1, 0.5; only their ratio counts. Below 0: away from "
+                        "it. Empty: all the same.",
+                    },
+                ),
+            },
+            "optional": further_inputs("UNCLIP_EMBED", "embed", "What to blend with, place {number}."),
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, weights=None):
+        try:
+            _weights(weights or "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def blend(
+        self,
+        *,
+        embed,
+        weights,
+        embed_2=None,
+        embed_3=None,
+        embed_4=None,
+        embed_5=None,
+        embed_6=None,
+        embed_7=None,
+        embed_8=None,
+    ):
+        from ..unclip_core.embeddings import blend_embeddings
+
+        warnings = []
+        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
+        blended = blend_embeddings(embeds, _weights(weights), warn=warnings.append)
+        current_host().warn(*warnings)
+        return (blended,)
+
+
+def _weights(text: str) -> list[float]:
+    """Numbers between commas, semicolons or spaces. Raises ValueError for what is none."""
+    weights = []
+    for part in text.replace(",", " ").replace(";", " ").replace("，", " ").split():
+        try:
+            weights.append(float(part))
+        except ValueError:
+            raise ValueError(f"weights: {part!r} is no number; write them as 1, 0.5") from None
+    return weights
 
 
 class UnCLIPNoiseEmbedding(_Embedding):

@@ -1,8 +1,6 @@
 """Image Grid: pictures side by side, with labels."""
 
-from .inputs import FAMILY
-
-_MORE = 7  # further rows that can be linked
+from .inputs import FAMILY, further_inputs, linked
 
 
 class UnCLIPImageGrid:
@@ -54,7 +52,7 @@ class UnCLIPImageGrid:
                     },
                 ),
             },
-            "optional": {f"image_{number}": ("IMAGE", {"tooltip": f"Row {number}."}) for number in range(2, _MORE + 2)},
+            "optional": further_inputs("IMAGE", "image", "Row {number}."),
         }
 
     def draw(
@@ -76,8 +74,8 @@ class UnCLIPImageGrid:
     ):
         from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
-        further = (image_2, image_3, image_4, image_5, image_6, image_7, image_8)
-        rows = same_size([image, *(batch for batch in further if batch is not None)], cell_height)
+        batches = linked(image, image_2, image_3, image_4, image_5, image_6, image_7, image_8)
+        rows = same_size(batches, cell_height)
         if len(rows) == 1:
             rows = list(rows[0].split(columns or near_square(len(rows[0]))))
         return (labelled_grid(rows, _lines(row_labels), _lines(column_labels), gap),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import contextvars
+import functools
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..unclip_core.diffusion.samplers import StepState
+    from ..unclip_core.runtime.estimates import Need
     from ..unclip_core.runtime.placement import Manager
 
 Result = TypeVar("Result")
@@ -98,6 +100,10 @@ class Host(abc.ABC):
     def dtype(self, setting: str) -> str:
         """A loader's dtype setting after the program's own force flags."""
         return setting
+
+    def half_precisions(self) -> frozenset[str] | None:
+        """Which of "fp16" and "bf16" the device computes well; None leaves it to the core."""
+        return None
 
     def keeps_graphs(self) -> bool:
         """Whether saved pictures carry the graph that made them."""
@@ -231,6 +237,15 @@ class ComfyHost(Host):
                 return dtype
         return setting
 
+    def half_precisions(self) -> frozenset[str] | None:
+        from comfy import model_management
+
+        device = self.device()
+        if device.type == "cpu":
+            return None
+        checks = {"fp16": model_management.should_use_fp16, "bf16": model_management.should_use_bf16}
+        return frozenset(name for name, check in checks.items() if check(device))
+
     def keeps_graphs(self) -> bool:
         from comfy.cli_args import args
 
@@ -278,22 +293,52 @@ def graph_name(pnginfo: Any, client: str | None) -> str:
 class _EditorMemory:
     """Networks among all the models that ComfyUI moves to the device and away again, those of other packs included."""
 
-    def adopt(self, module: torch.nn.Module) -> Any:
+    def adopt(self, module: torch.nn.Module, leave: Callable[[], None]) -> Any:
         from comfy import model_management
-        from comfy.model_patcher import ModelPatcher
 
         offload = model_management.unet_offload_device()
-        return ModelPatcher(module, load_device=model_management.get_torch_device(), offload_device=offload)
+        patcher = _patcher_class()(module, load_device=model_management.get_torch_device(), offload_device=offload)
+        patcher.unclip_leave = leave
+        return patcher
+
+    def room(self, adopted: Sequence[Any], weights: int, need: Need) -> int:
+        from comfy import model_management
+
+        if model_management.vram_state == model_management.VRAMState.NO_VRAM:
+            return 0  # --novram: as little as can be
+        device = model_management.get_torch_device()
+        here = sum(patcher.loaded_size() for patcher in adopted)
+        forward = need.least + model_management.extra_reserved_memory()
+        ours = [loaded for loaded in model_management.current_loaded_models if loaded.model in adopted]
+        model_management.free_memory(max(0, weights - here) + forward, device, keep_loaded=ours)
+        return int(model_management.get_free_memory(device) + here - forward)
 
     def bring(self, adopted: Sequence[Any], need: int) -> None:
         from comfy import model_management
 
-        # In full: of a part, the layers left behind would be on another device than their input.
+        # In full: `room` said that it fits, and the core took out of the network what does not.
         model_management.load_models_gpu(list(adopted), memory_required=need, force_full_load=True)
         for patcher in adopted:
             kind = patcher.load_device.type
             if any(parameter.device.type != kind for parameter in patcher.model.parameters()):
                 patcher.partially_load(patcher.load_device, _WHOLE)  # --novram does not heed force_full_load
+
+
+@functools.cache
+def _patcher_class() -> type:
+    """ComfyUI's ModelPatcher for networks that leave the device as a whole, by having their weights dropped."""
+    from comfy.model_patcher import ModelPatcher
+
+    class DroppingPatcher(ModelPatcher):
+        def partially_unload(self, *_: Any, **__: Any) -> int:
+            return 0  # nothing freed: it takes the network off as a whole then
+
+        def detach(self, unpatch_all: bool = True) -> Any:
+            if unpatch_all:
+                self.unclip_leave()  # before it would be copied to the CPU
+            return super().detach(unpatch_all)
+
+    return DroppingPatcher
 
 
 class _Bar(Progress):

@@ -89,19 +89,36 @@ def size_inputs(own: str) -> dict:
     return {"width": side("across"), "height": side("from top to bottom")}
 
 
+FURTHER = range(2, 9)  # numbers of what more can be linked beside a first
+
+
+def further_inputs(kind: str, name: str, tooltip: str) -> dict:
+    """Optional sockets name_2 to name_8. tooltip: may hold {number}."""
+    return {f"{name}_{number}": (kind, {"tooltip": tooltip.format(number=number)}) for number in FURTHER}
+
+
+def linked(*inputs: Any) -> list:
+    """Those of several inputs that are linked, in their order."""
+    return [value for value in inputs if value is not None]
+
+
 class NotLinked:
     """What comes out beside an optional input that is not linked: using it raises ValueError.
 
-    node: the title of the node that gives it; name: of the input, as the loader's output.
+    node: the title of the node that gives it; name: of the input; fix: what to link, by itself the loader's output.
     """
 
-    def __init__(self, node: str, name: str) -> None:
-        self._message = f"{node}: its input {name} is not linked; link Load unCLIP's {name.upper()} to it"
+    def __init__(self, node: str, name: str, fix: str = "") -> None:
+        fix = fix or f"Load unCLIP's {name.upper()}"
+        self._message = f"{node}: its input {name} is not linked; link {fix} to it"
 
     def __getattr__(self, name: str) -> Any:
         # Copying, pickling and inspecting it is no use of it.
         if name.startswith("_"):
             raise AttributeError(name)
+        raise ValueError(self._message)
+
+    def __iter__(self) -> Any:
         raise ValueError(self._message)
 
 

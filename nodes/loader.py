@@ -105,6 +105,7 @@ class UnCLIPLoader:
             device=host.device(),
             manager=manager,
             folders=folders,
+            halves=host.half_precisions(),
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
             compiled=bool(compile),
         )

@@ -1,10 +1,17 @@
 """CLIP Text Encode: from captions to what the prior and the decoder read."""
 
+import re
+
 from ..unclip_core.presets import explain_clip
 from .host import current_host
 from .inputs import FAMILY
 
 _NAME = "CLIP Text Encode"
+# What other encoders of this name take for commands: (word:1.2), ((word)), BREAK, embedding:name,
+# <lora:name:1>.
+_MARKS = re.compile(
+    r"\([^()]*:\s*\d*\.?\d+\s*\)|\({2,}[^()]+\){2,}|\bBREAK\b|\bembedding:[\w.-]+|<(?:lora|lyco|hypernet):[^>]*>"
+)
 
 
 class UnCLIPTextEncode:
@@ -14,7 +21,8 @@ class UnCLIPTextEncode:
     SEARCH_ALIASES = (*FAMILY, "prompt", "caption", "text to image", "t2i")
     DESCRIPTION = (
         "Reads a caption with the model's CLIP. The result drives the Diffusion Prior and, if you like, the decoder. "
-        "Warns about words that the model does not know and about what it had to cut off."
+        "Warns about words that the model does not know and about what it had to cut off. A caption is plain text: "
+        "(word:1.2), BREAK and embedding:name do nothing, and are warned of."
     )
     CATEGORY = "unCLIP/encode"
     FUNCTION = "encode"
@@ -81,6 +89,12 @@ def _warnings(clip, captions: list[str]) -> list[str]:
                 f"{_NAME}: {which} is longer than the {clip.config.context_length} tokens of {clip.clip_id}; "
                 f"dropped {_beginning(dropped)}"
             )
+    if marks := list(dict.fromkeys(mark for caption in captions for mark in _MARKS.findall(caption))):
+        shown = ", ".join(marks[:3]) + (", ..." if len(marks) > 3 else "")
+        warnings.append(
+            f"{_NAME}: {shown} in a caption is read as plain text: words have no weights, parts or files here; say it "
+            "in words, or raise guidance_scale"
+        )
     if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
         known = clip.vocabulary_summary()
         hint = f"; it knows {known}" if known else ""

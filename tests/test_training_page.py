@@ -1,4 +1,5 @@
-"""The path of docs/training.md, word for word: its blocks are taken from the page and run, with fewer steps."""
+"""The paths of docs/training.md and training-lora.md, word for word: their blocks are run as they stand, with fewer
+steps."""
 
 import re
 import shlex
@@ -17,9 +18,9 @@ SAMPLING = ["-s", "steps=2"]  # the fewer steps of a run; of the trainings the f
 @pytest.fixture
 def blocks(repository):
     """blocks(heading) -> {language: text} of a section's blocks."""
-    text = (repository / "docs" / "training.md").read_text(encoding="utf-8")
 
-    def under(heading):
+    def under(heading, page="training.md"):
+        text = (repository / "docs" / page).read_text(encoding="utf-8")
         section = text.split(f"## {heading}")[1].split("\n## ")[0]
         return dict(re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL))
 
@@ -70,7 +71,10 @@ def test_from_a_folder_to_a_model(blocks, shell, tmp_path, monkeypatch):
 def test_a_thing_of_yours(blocks, shell, tmp_path, monkeypatch):
     monkeypatch.setattr(task_decoder, "SHEET_STEPS", 2)
     short = ["--steps", "2", "--batch", "2", "--class-pictures", "2", "--dtype", "fp32"]
-    said = shell(blocks("A thing of yours: subjects")["bash"], {"train": short, "run": ["-s", "decoder.steps=2"]})
+    said = shell(
+        blocks("A thing of yours: subjects", "training-lora.md")["bash"],
+        {"train": short, "run": ["-s", "decoder.steps=2"]},
+    )
     assert "Apply LoRA lists it as sks_snail.safetensors, from models/loras; say sks_snail in the caption" in said
     assert len(list((tmp_path / "snails").glob("*.png"))) == len(list((tmp_path / "snails").glob("*.txt"))) == 20
     (sheet,) = (tmp_path / "out").glob("grid*.png")

@@ -36,6 +36,7 @@ class ScheduleConfig:
     x0_quantile: float | None = None  # dynamic threshold (Saharia et al. 2022): bound by this quantile, up to x0_clamp
     # Which timesteps n steps visit: "linspace", from T-1 to 0; "leading", multiples of T // n from 0 up, plus
     # `first_timestep`; "trailing", multiples of T / n from T down, less 1 (Lin et al. 2024, Table 2).
+    # Multistep samplers leave out the step next to the picture, see `respaced_timesteps`.
     spacing: str = "linspace"
     first_timestep: int = 0
 

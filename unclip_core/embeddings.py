@@ -1,4 +1,5 @@
-"""Moving in CLIP's space and in the space of start noises: slerp, text difference, similarity. Pure tensor functions.
+"""Moving in CLIP's space and in the space of start noises: slerp, text difference, blends, similarity; and their
+batches: joined, taken apart, sorted. Pure tensor functions.
 
 Everything is computed in float32, one angle per sample over all its dimensions. Frames make batches, row-major:
 item = row * frames + frame.
@@ -6,9 +7,11 @@ item = row * frames + frame.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +23,9 @@ from .types import (
     Embedding,
     GivenNoise,
     Inversion,
+    JoinedNoise,
     LoraRecord,
+    Noise,
     RandomNoise,
     SlerpedNoise,
     TextEncoding,
@@ -33,6 +38,7 @@ from .types import (
 MAX_FRAMES = 1000
 _SMALL = 1e-4  # sine of an angle below which directions are mixed linearly: the sines' quotient loses its digits
 Warn = Callable[[str], None]
+Part = TypeVar("Part")
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor | float) -> Tensor:
@@ -75,14 +81,13 @@ def slerp_embeddings(
     """
     who = "Slerp"
     shares = path(who, "start", start, "end", end, frames)
-    _check_spaces(who, a, b)
+    _check_spaces(who, {"embed_a": a, "embed_b": b})
     broadcast_batch(who, embed_a=len(a), embed_b=len(b))
-    modality = a.modality if a.modality == b.modality else "image"
     level = common_noise_level(who, warn, a, b)
-    return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, modality, level)
+    return Embedding(_frames(who, a.vector, b.vector, shares, warn), a.clip_id, _common_modality((a, b)), level)
 
 
-StartNoise = RandomNoise | GivenNoise | SlerpedNoise
+StartNoise = RandomNoise | GivenNoise | SlerpedNoise | JoinedNoise
 
 
 def slerp_noises(
@@ -94,25 +99,13 @@ def slerp_noises(
     also for two sizes, for inversions with other timesteps, decoders or guidance, and for a picture to start from.
     """
     who = "Slerp Noise"
-    for name, noise in (("noise_a", a), ("noise_b", b)):
-        if not isinstance(noise, StartNoise):
-            raise ValueError(
-                f"{who}: {name} is a {type(noise).__name__}, which has no single x_T to mix; link Random Noise or DDIM "
-                "Invert, and Start From Picture after this node"
-            )
+    named = {"noise_a": a, "noise_b": b}
+    shape, inversion = _common_start(who, named)
     shares = path(who, "start", start, "end", end, frames)
-    batch = broadcast_batch(who, noise_a=len(a), noise_b=len(b))
-    sizes = {tuple(noise.x_T.shape[1:]) for noise in (a, b) if isinstance(noise, GivenNoise)}
-    if not sizes:
+    batch = broadcast_batch(who, **{name: len(noise) for name, noise in named.items()})
+    if shape is None:
         pairs = [(row if len(a) > 1 else 0, row if len(b) > 1 else 0) for row in range(batch)]
         return SlerpedNoise(a, b, tuple((*pair, share) for pair in pairs for share in shares.tolist()))
-    if len(sizes) > 1:
-        raise ValueError(
-            f"{who}: noise_a is {tuple(a.x_T.shape[2:])} pixels and noise_b {tuple(b.x_T.shape[2:])}; "
-            "make both for the same decoder"
-        )
-    (shape,) = sizes
-    inversion = _common_inversion(who, *(getattr(noise, "inversion", None) for noise in (a, b)))
     return GivenNoise(_frames(who, draw_x_T(a, shape), draw_x_T(b, shape), shares, warn), inversion)
 
 
@@ -122,6 +115,8 @@ def draw_x_T(noise: StartNoise, shape: tuple[int, ...]) -> Tensor:
         return noise.x_T
     if isinstance(noise, RandomNoise):
         return ItemNoise(noise.seed, noise.count, "decoder", shared=noise.shared).draw(shape)
+    if isinstance(noise, JoinedNoise):
+        return torch.cat([draw_x_T(part, shape) for part in noise.parts])
     first, second = draw_x_T(noise.first, shape), draw_x_T(noise.second, shape)
     rows_a, rows_b, shares = (list(column) for column in zip(*noise.mixes, strict=True))
     return slerp(first[rows_a], second[rows_b], torch.tensor(shares))
@@ -182,6 +177,122 @@ def similarity(a: Embedding | TextEncoding, b: Embedding | TextEncoding) -> Tens
     return F.cosine_similarity(one.float(), two.float(), dim=1)
 
 
+def blend_embeddings(
+    embeds: Sequence[Embedding], weights: Sequence[float] = (), *, warn: Warn = warnings.warn
+) -> Embedding:
+    """The weighted mean of embeddings: of their directions, as norm(sum w_i * norm(z_i)), and of their norms.
+
+    Of several batches row i goes with row i, and batches of 1 broadcast; the rows of a single batch are blended into
+    one. weights: one for each batch, or for each row of the single one; empty: all the same. Below 0 it leads away
+    from that one, whose norm counts with the weight's size. Two equal weights are the middle of `slerp_embeddings`.
+    Raises ValueError for two CLIPs, another number of weights, none that counts, unequal batches, or embeddings that
+    cancel out; warns of unequal noise levels.
+    """
+    who = "Embedding Blend"
+    named = _numbered("embed", embeds)
+    _check_spaces(who, named)
+    one_batch = len(embeds) == 1
+    level, modality = common_noise_level(who, warn, *embeds), _common_modality(embeds)
+    batch = broadcast_batch(who, **{name: len(embed) for name, embed in named.items()})
+    # (B, parts, D)
+    stacked = embeds[0].vector[None] if one_batch else torch.stack([expand_rows(e.vector, batch) for e in embeds], 1)
+    stacked = stacked.float()
+    shares = _shares(who, weights, stacked.shape[1], "rows of embed" if one_batch else "embeddings")
+    shares = shares.to(stacked.device)[:, None]  # (parts, 1)
+    norms = (stacked.norm(dim=2, keepdim=True) * shares.abs()).sum(1)
+    direction = (F.normalize(stacked, dim=2) * shares).sum(1)
+    if gone := (direction.norm(dim=1) < _SMALL).nonzero().flatten().tolist():
+        where = f" in row {gone[0]}" if batch > 1 and not one_batch else ""
+        raise ValueError(
+            f"{who}: the weighted embeddings cancel out{where}, so that no direction is left; change a weight"
+        )
+    return Embedding(F.normalize(direction, dim=1) * norms, embeds[0].clip_id, modality, level)
+
+
+def join_embeddings(embeds: Sequence[Embedding], *, warn: Warn = warnings.warn) -> Embedding:
+    """All rows of several batches, one batch after another; they carry the highest noise level.
+
+    Raises ValueError for two CLIPs; warns of unequal noise levels.
+    """
+    who = "Embedding Batch"
+    _check_spaces(who, _numbered("embed", embeds))
+    level = common_noise_level(who, warn, *embeds)
+    vector = torch.cat([embed.vector.float() for embed in embeds])
+    return Embedding(vector, embeds[0].clip_id, _common_modality(embeds), level)
+
+
+def join_texts(texts: Sequence[TextEncoding]) -> TextEncoding:
+    """All captions of several batches, one batch after another. Raises ValueError for two CLIPs."""
+    _check_spaces("Text Batch", _numbered("text", texts))
+    length = max(text.ids.shape[1] for text in texts)
+    long = max(text.tokens.shape[1] for text in texts)  # none, where the decoder encodes captions itself
+
+    def cat(name: str, length: int, *behind: int) -> Tensor:
+        parts = [getattr(text, name) for text in texts]
+        return torch.cat([F.pad(part, (*behind, 0, length - part.shape[1])) for part in parts])
+
+    return replace(
+        texts[0],
+        tokens=cat("tokens", long, 0, 0),
+        embed=torch.cat([text.embed for text in texts]),
+        mask=cat("mask", length),
+        ids=cat("ids", length),
+        captions=tuple(caption for text in texts for caption in text.captions),
+    )
+
+
+def join_noises(noises: Sequence[StartNoise]) -> JoinedNoise | GivenNoise:
+    """All rows of several start noises, one after another.
+
+    Random ones stay a recipe. An inverted one fixes the size, and its timesteps pass to the whole batch. Raises
+    ValueError for two sizes, for inversions with other timesteps, decoders or guidance, and for a picture.
+    """
+    shape, inversion = _common_start("Noise Batch", _numbered("noise", noises))
+    if shape is None:
+        return JoinedNoise(tuple(noises))
+    return GivenNoise(torch.cat([draw_x_T(noise, shape).float() for noise in noises]), inversion)
+
+
+Batch = TypeVar("Batch", Embedding, TextEncoding, Noise)
+
+
+def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) -> Batch:
+    """`length` rows of a batch from row `index` (0: the first) on; length 0: all that follow.
+
+    who, what: the node's name and the rows' in messages. Raises ValueError for rows that are not there.
+    """
+    for name, value in (("index", index), ("length", length)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{who}: {name} must be a whole number from 0 up, got {value!r}")
+    count = len(batch)
+    if index >= count:
+        there = "only one, number 0" if count == 1 else f"{count}, numbered 0 to {count - 1}"
+        raise ValueError(f"{who}: there is no {what} {index}; the batch has {there}. Lower index")
+    if length > count - index:
+        raise ValueError(
+            f"{who}: from {what} {index} on there are {count - index}, not {length}; lower length, or set it to 0 for "
+            "all of them"
+        )
+    return batch.take(slice(index, index + length if length else count))
+
+
+def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[list[int], Tensor]:
+    """(rows of `embed`, their cosines to the caption), the closest first; equal ones in their order.
+
+    keep: how many of the closest; 0: all. Raises ValueError for two CLIPs, several captions, or more to keep than
+    there are.
+    """
+    who = "Rank by CLIP"
+    check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
+    if len(text) > 1:
+        raise ValueError(f"{who}: text has {len(text)} captions, but ranks are by one; pick it with Text From Batch")
+    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= len(embed):
+        raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {len(embed)} there are, got {keep!r}")
+    scores = similarity(embed, text)
+    order = scores.argsort(descending=True, stable=True)[: keep or len(embed)]
+    return order.tolist(), scores[order]
+
+
 def path(who: str, start_name: str, start: float, end_name: str, end: float, frames: int) -> Tensor:
     """`frames` shares (frames,) from start to end. Raises ValueError for one outside 0..1 or frames outside 1..1000."""
     for name, value in ((start_name, start), (end_name, end)):
@@ -215,18 +326,76 @@ def _right_angle(a: Tensor) -> Tensor:
     return F.normalize(axis - (axis * a).sum(1, keepdim=True) * a, dim=1)
 
 
-def _check_spaces(who: str, a: Embedding, b: Embedding) -> None:
-    if (a.clip_id, a.vector.shape[1]) != (b.clip_id, b.vector.shape[1]):
+def _numbered(name: str, parts: Sequence[Part]) -> dict[str, Part]:
+    """Inputs by the names that the nodes have for them: embed, embed_2, embed_3 ..."""
+    return {name if number == 1 else f"{name}_{number}": part for number, part in enumerate(parts, 1)}
+
+
+def _check_spaces(who: str, named: dict[str, Embedding] | dict[str, TextEncoding]) -> None:
+    """Raises ValueError for inputs of two CLIPs."""
+    spaces = {
+        name: (part.clip_id, (part.embed if isinstance(part, TextEncoding) else part.vector).shape[1])
+        for name, part in named.items()
+    }
+    first, (clip_id, dim) = next(iter(spaces.items()))
+    for name, (other_id, other_dim) in spaces.items():
+        if (other_id, other_dim) != (clip_id, dim):
+            every = "both" if len(named) == 2 else "all"
+            raise ValueError(
+                f"{who}: {first} is {dim}-d from {explain_clip(clip_id)}, but {name} {other_dim}-d from "
+                f"{explain_clip(other_id)}; encode {every} with the CLIP of one Load unCLIP"
+            )
+
+
+def _common_modality(embeds: Sequence[Embedding]) -> str:
+    return embeds[0].modality if len({embed.modality for embed in embeds}) == 1 else "image"
+
+
+def _shares(who: str, weights: Sequence[float], count: int, what: str) -> Tensor:
+    """Weights (count,) whose sizes add up to 1."""
+    if weights and len(weights) != count:
         raise ValueError(
-            f"{who}: embed_a is {a.vector.shape[1]}-d from {explain_clip(a.clip_id)}, but embed_b "
-            f"{b.vector.shape[1]}-d from {explain_clip(b.clip_id)}; encode both with the CLIP of one Load unCLIP"
+            f"{who}: {len(weights)} weights for {count} {what}; give one for each, or none, and all count the same"
         )
+    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+        raise ValueError(f"{who}: a weight must be a number, such as 0.5, got {wrong[0]}")
+    shares = torch.tensor(weights or [1.0] * count, dtype=torch.float64)
+    if not shares.any():
+        raise ValueError(f"{who}: all weights are 0, so that nothing is left to blend; raise one")
+    return (shares / shares.abs().sum()).float()
 
 
-def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inversion | None:
-    """The conditions that a mix of the two must be decoded under."""
-    if a is None or b is None:
-        return a or b
+def _common_start(who: str, named: dict[str, StartNoise]) -> tuple[tuple[int, ...] | None, Inversion | None]:
+    """(the grid (C, H, W) that inverted noises fix, None without any; the inversion that all must be decoded under).
+
+    Raises ValueError for a picture, for two grids, and for inversions that do not go together.
+    """
+    for name, noise in named.items():
+        if not isinstance(noise, StartNoise):
+            raise ValueError(
+                f"{who}: {name} is a {type(noise).__name__}, which has no x_T of its own; link Random Noise or DDIM "
+                "Invert, and Start From Picture after this node"
+            )
+    given = {name: noise for name, noise in named.items() if isinstance(noise, GivenNoise)}
+    inverted: tuple[str, Inversion] | None = None
+    for name, noise in given.items():
+        (first, one), shape = next(iter(given.items())), noise.x_T.shape[1:]
+        if one.x_T.shape[1:] != shape:
+            raise ValueError(
+                f"{who}: {first} is {tuple(one.x_T.shape[2:])} pixels and {name} {tuple(shape[1:])}; make "
+                f"{'both' if len(named) == 2 else 'all'} for the same decoder"
+            )
+        if noise.inversion is not None:
+            before, common = inverted or (name, noise.inversion)
+            if inverted is not None:
+                common = _common_inversion(who, before, common, name, noise.inversion)
+            inverted = before, common
+    shape = next((tuple(noise.x_T.shape[1:]) for noise in given.values()), None)
+    return shape, inverted[1] if inverted else None
+
+
+def _common_inversion(who: str, name_a: str, a: Inversion, name_b: str, b: Inversion) -> Inversion:
+    """The conditions that two, named as inputs, must be decoded under together."""
     for name, fix in (
         ("decoder_id", "invert both with one decoder"),
         ("timesteps", "invert both in the same number of steps"),
@@ -244,7 +413,7 @@ def _common_inversion(who: str, a: Inversion | None, b: Inversion | None) -> Inv
                 )
             else:
                 one, two = (LoraRecord.describe(x) if name == "loras" else f"{name} {x}" for x in (one, two))
-            raise ValueError(f"{who}: noise_a was inverted with {one}, noise_b with {two}; {fix}")
+            raise ValueError(f"{who}: {name_a} was inverted with {one}, {name_b} with {two}; {fix}")
     hashes = {
         name: getattr(a, name) if getattr(a, name) == getattr(b, name) else f"{getattr(a, name)}+{getattr(b, name)}"
         for name in ("embed_hash", "text_hash")

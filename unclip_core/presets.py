@@ -221,7 +221,13 @@ STORYBOOK_3 = replace(
     ),
     upsampler_256=replace(STORYBOOK.upsampler_256, sampling=SamplingConfig("ddim", 1)),
     upsampler_1024=replace(STORYBOOK.upsampler_1024, sampling=SamplingConfig("ddim", 1)),
-    ar_prior=replace(STORYBOOK.ar_prior, clip_id="storybook-3", ar_prior_id="storybook-3/ar_prior"),
+    ar_prior=replace(
+        STORYBOOK.ar_prior,
+        clip_id="storybook-3",
+        ar_prior_id="storybook-3/ar_prior",
+        components=48,  # 45 keep 99 % of the variance, which this CLIP spreads over more of them
+        context_length=50,
+    ),
 )
 
 _KANDINSKY_UNET = UNetConfig(

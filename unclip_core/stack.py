@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoints.caption_tower import has_caption_tower, load_caption_tower
 from .checkpoints.catalog import StackEntry
 from .checkpoints.header import StageFile
 from .checkpoints.loading import load_network
@@ -23,6 +24,7 @@ from .config import STAGES
 from .models.integers import to_integers
 from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
+from .runtime.halves import half_precisions, widest
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
 from .stages.lora import apply_lora
@@ -117,38 +119,46 @@ def load_stack(
     manager: Manager | None = None,
     folders: Folders = (),
     check: Callable[[], None] | None = None,
+    halves: Collection[str] | None = None,
     compiled: bool = False,
 ) -> Stack:
     """The handles of an entry's stages; nothing is read until one is used.
 
-    dtype: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. int8 is for the networks that
-    sample step by step; autoencoders, CLIP, text encoders and the autoregressive prior are then in what "auto" picks.
-    device: None picks the best. manager: what places the networks; None is `Placed`'s own rule. folders: the host's
-    model folders, where fitted tables may lie. check: called before each tensor that is read; an exception from it
-    stops the reading, and the next use starts it again. compiled: whether the networks that run once a step go through
-    `torch.compile` when first used; RuntimeError is raised then where that does not work.
+    dtype, halves: see `pick_dtype`; a CLIP of fewer than LARGE_CLIP parameters stays in float32. int8 is for the
+    networks that sample step by step; autoencoders, CLIP, text encoders and the autoregressive prior are then in what
+    "auto" picks. device: None picks the best. manager: what places the networks; None is `Placed`'s own rule. folders:
+    the host's model folders, where fitted tables may lie. check: called before each tensor that is read; an exception
+    from it stops the reading, and the next use starts it again. compiled: whether the networks that run once a step go
+    through `torch.compile` when first used; RuntimeError is raised then where that does not work.
 
     Raises ValueError for int8 that is to be compiled.
     """
     device = pick_device(device)
-    painting = pick_dtype(dtype, device)
+    if halves is None:
+        halves = () if device.type == "cpu" else half_precisions(device)
+    painting = pick_dtype(dtype, device, halves)
     if compiled and painting == torch.int8:
         raise ValueError(
             "Load unCLIP: compile does not go with dtype int8, whose operators are compiled already; turn compile off, "
             "or choose dtype auto"
         )
-    weights = pick_dtype("auto", device) if painting == torch.int8 else painting
+    weights = pick_dtype("auto", device, halves) if painting == torch.int8 else painting
+    # Where "auto" picked float16, sampling is watched for overflow and goes on in `wider`. Text encoders are not.
+    wider = widest(halves) if dtype == "auto" and weights == torch.float16 else None
+    unwatched = torch.bfloat16 if wider == torch.bfloat16 else weights
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
         # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
         # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
         large = clip.parameters >= LARGE_CLIP
-        kind = weights if large else torch.float32
+        kind = unwatched if large else torch.float32
         # As that dtype one by one, not first all and then all again.
         read_clip = partial(read_state, clip, dtype=kind, check=check)
         pca = partial(read_basis, entry, clip.config.clip_id, folders)
         options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
         options["captions_alone"] = _has_own_text(entry)
+        if has_caption_tower(clip):
+            options["read_text_half"] = partial(load_caption_tower, clip, check=check)
         handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
@@ -169,7 +179,8 @@ def load_stack(
                 return to_integers(load_network(found, part=part, check=check))
             return load_network(found, dtype, memory_format(device), part, check)
 
-        return Placed(build, device, kind, manager, compiles=compiled)
+        widening = wider if kind == torch.float16 else None
+        return Placed(build, device, kind, manager, wider=widening, compiles=compiled)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
@@ -187,11 +198,11 @@ def load_stack(
             network, autoencoder = placed(found, "network", painting), placed(found, "autoencoder", kind)
             own = {}
             if _has_own_text(entry):
-                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower"))
+                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower", unwatched))
                 own["normalizer"] = placed(found, "normalizer", torch.float32)
             if (words := found.config.multilingual) is not None:
                 tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
-                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower"))
+                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower", unwatched))
             handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image, **own)
     for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):

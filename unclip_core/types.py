@@ -70,6 +70,10 @@ class Embedding:
     def __len__(self) -> int:
         return self.vector.shape[0]
 
+    def take(self, rows: slice | list[int]) -> Embedding:
+        """The given rows as an Embedding of their own."""
+        return replace(self, vector=self.vector[rows])
+
 
 @dataclass(frozen=True)
 class PCABasis:
@@ -188,8 +192,8 @@ class SlerpedNoise:
     """Start noises between random ones. mixes: for each item a row of `first`, a row of `second`, and the share of the
     way between them, 0..1."""
 
-    first: RandomNoise | SlerpedNoise
-    second: RandomNoise | SlerpedNoise
+    first: RandomNoise | SlerpedNoise | JoinedNoise
+    second: RandomNoise | SlerpedNoise | JoinedNoise
     mixes: tuple[tuple[int, int, float], ...]
 
     def __len__(self) -> int:
@@ -198,6 +202,27 @@ class SlerpedNoise:
     def take(self, rows: slice) -> SlerpedNoise:
         """The given rows as a noise of their own."""
         return replace(self, mixes=self.mixes[rows])
+
+
+@dataclass(frozen=True)
+class JoinedNoise:
+    """Start noises one after another, none of which has a size yet."""
+
+    parts: tuple[RandomNoise | SlerpedNoise | JoinedNoise, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def take(self, rows: slice) -> JoinedNoise:
+        """The given rows as a noise of their own."""
+        start, stop, _ = rows.indices(len(self))
+        kept, before = [], 0
+        for part in self.parts:
+            first, last = max(start - before, 0), min(stop - before, len(part))
+            if first < last:
+                kept.append(part.take(slice(first, last)))
+            before += len(part)
+        return JoinedNoise(tuple(kept))
 
 
 @dataclass(frozen=True)
@@ -213,7 +238,7 @@ class PictureStart:
     mask: Tensor | None = None
     strength: float = 1.0
     crop: str = "center"
-    noise: RandomNoise | GivenNoise | SlerpedNoise | None = None
+    noise: RandomNoise | GivenNoise | SlerpedNoise | JoinedNoise | None = None
 
     def __len__(self) -> int:
         masks = 1 if self.mask is None or self.mask.ndim == 2 else len(self.mask)
@@ -228,7 +253,7 @@ class PictureStart:
 
 
 # Where a decoder starts: a recipe that it turns into x_T on its own grid.
-Noise = RandomNoise | GivenNoise | SlerpedNoise | PictureStart
+Noise = RandomNoise | GivenNoise | SlerpedNoise | JoinedNoise | PictureStart
 
 
 def common_noise_level(who: str, warn: Callable[[str], None], *embeds: Embedding) -> int:
@@ -275,10 +300,8 @@ def repeat_rows(count: int, *batches: TextEncoding | Embedding | Tensor | None) 
     for batch in batches:
         if batch is None or len(batch) == 1 or count == 1:
             repeated.append(batch)
-        elif isinstance(batch, TextEncoding):
+        elif isinstance(batch, TextEncoding | Embedding):
             repeated.append(batch.take([row for row in range(len(batch)) for _ in range(count)]))
-        elif isinstance(batch, Embedding):
-            repeated.append(replace(batch, vector=batch.vector.repeat_interleave(count, dim=0)))
         else:
             repeated.append(batch.repeat_interleave(count, dim=0))
     return repeated

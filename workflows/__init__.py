@@ -2,7 +2,7 @@
 
     from comfyui_unclip.workflows import load, run
 
-    graph = load("workflows/text_to_image.json")
+    graph = load("text_to_image")
     report = run(graph, {"prompt": "a red star on a night sky"}, sweep={"seed": range(4)}, grid=True)
     print(report.files)
 
@@ -51,7 +51,8 @@ class Report:
 
 
 def load(path: str | Path) -> Workflow:
-    """A graph as the editor saves or exports it: JSON, or a picture that carries it. Raises WorkflowError."""
+    """A graph as the editor saves or exports it: JSON, or a picture that carries it; or by the name of one that comes
+    with the pack. Raises WorkflowError."""
     from .document.reading import load_workflow
 
     return load_workflow(path)

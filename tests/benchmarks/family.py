@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import median
 
 from karlo import ALLOCATOR, best_rate, peak_gigabytes
+from kernels import rates
 
 PIECES = ("prior", "decoder", "movq", "memory")
 PRIOR, DECODER, STACK = "kandinsky-2-2-prior", "kandinsky-2-2-decoder", "kandinsky-2-2"
@@ -468,7 +469,7 @@ def main() -> None:
     if options.serve:
         return serve(options.serve, options)
     if set(options.pieces) - {"memory"}:
-        print(measure(options), flush=True)
+        print(f"{rates()}\n\n{measure(options)}", flush=True)
     if "memory" in options.pieces:
         print(memory(options))
 

@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from kernels import rates
+
 CAPTION = "a red star on a night sky"
 STAGES = {"prior": 25, "decoder": 25, "super_res": 7}  # steps of a picture
 # What diffusers needs for a stage, besides its text encoder.
@@ -389,6 +391,7 @@ def main() -> None:
         return write_folder(options.folder)
     if options.serve:
         return serve(options.serve, options)
+    print(rates(), flush=True)  # before the sides are there: they keep the processor busy
     sides = {name: Side.start(name, options, options.tuned and name != "ours") for name in ("diffusers", "ours")}
     try:
         rate = measure(sides, options)

@@ -1,6 +1,6 @@
 """Rows on a local Ray cluster of two workers, one of which is killed in the middle: every row exactly once.
 
-    pip install 'comfyui-unclip[ray]'
+    pip install 'unclip[ray]'
     python tests/benchmarks/ray_rows.py
 
 Run by hand: Ray is too large for CI (80 MB, 300 MB installed) and takes longer to start than all rows to run.

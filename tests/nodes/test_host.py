@@ -16,6 +16,8 @@ import torch
 from comfyui_unclip.nodes import host
 from comfyui_unclip.nodes.host import ComfyHost, Interrupted, LocalHost, current_host, preview_picture, use_host
 from comfyui_unclip.unclip_core.diffusion.samplers import StepState
+from comfyui_unclip.unclip_core.runtime import streamed
+from comfyui_unclip.unclip_core.runtime.estimates import Need
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 
 
@@ -133,6 +135,9 @@ class Editor:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loads: list = field(default_factory=list)
     loads_fully: bool = True
+    free: int = 10**9
+    asked_to_leave: list = field(default_factory=list)
+    copied_back: list = field(default_factory=list)
 
     @property
     def currently_running(self):
@@ -167,6 +172,16 @@ def editor(monkeypatch, tmp_path):
             told.loads.append(("rest of", self.model, device, extra_memory))
             self.model.to(device)
 
+        def partially_unload(self, device, memory_to_free):
+            raise AssertionError("layers would be copied to the CPU")
+
+        def loaded_size(self):
+            size = sum(parameter.nbytes for parameter in self.model.parameters())
+            return size if next(self.model.parameters()).device == self.load_device else 0
+
+        def detach(self, unpatch_all=True):
+            told.copied_back += [parameter.numel() for parameter in self.model.parameters()]
+
     def load_models_gpu(patchers, memory_required, force_full_load):
         told.loads.append(([p.model for p in patchers], memory_required, force_full_load))
         for patcher in patchers if told.loads_fully else ():
@@ -175,6 +190,7 @@ def editor(monkeypatch, tmp_path):
     def add(name, path):
         told.folders.setdefault(name, ([], set()))[0].append(path)
 
+    host._patcher_class.cache_clear()
     modules = {
         "comfy": {},
         "comfy.utils": {"ProgressBar": ProgressBar},
@@ -184,6 +200,12 @@ def editor(monkeypatch, tmp_path):
             "get_torch_device": lambda: told.device,
             "unet_offload_device": lambda: torch.device("cpu"),
             "load_models_gpu": load_models_gpu,
+            "VRAMState": types.SimpleNamespace(NO_VRAM="none", NORMAL_VRAM="normal"),
+            "vram_state": "normal",
+            "extra_reserved_memory": lambda: 100,
+            "current_loaded_models": [],
+            "free_memory": lambda size, device, keep_loaded: told.asked_to_leave.append(size),
+            "get_free_memory": lambda device: told.free,
         },
         "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
         "comfy_execution": {},
@@ -329,10 +351,37 @@ def test_networks_are_loaded_whole_by_the_editors_memory_manager(editor):
     editor.device = META
     manager = ComfyHost().memory_manager()
     first, second = (Placed(network, META, torch.float32, manager) for _ in range(2))
-    module = first.on_device(second, need=1000)
+    module = first.on_device(second, need=Need(1000, 500))
     assert editor.loads == [([module, second.read()], 1000, True)]
+    assert editor.asked_to_leave == [2 * 80 + 500 + 100]
     assert module.weight.device == META and not module.weight.is_inference()
-    assert second.on_device(need=5) is second.read() and editor.loads[1] == ([second.read()], 5, True)
+    assert second.on_device(need=Need(5, 5)) is second.read() and editor.loads[1] == ([second.read()], 5, True)
+    assert editor.asked_to_leave[1:] == [5 + 100]  # its weights are there already
+
+
+def test_what_the_editor_has_no_room_for_is_fetched_as_it_is_used(editor, monkeypatch):
+    monkeypatch.setattr(streamed, "SMALL_BYTES", 20)
+    editor.device = META
+    placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
+    editor.free = 100 + 80 - 1
+    module = placed.on_device()
+    assert editor.loads == [([module], 0, True)] and list(dict(module.named_parameters())) == ["bias"]
+    assert module.weight.device == META  # a copy, at each use
+    editor.free = 10**9
+    assert len(list(placed.on_device().parameters())) == 2
+    sys.modules["comfy.model_management"].vram_state = "none"  # --novram
+    assert list(dict(placed.on_device().named_parameters())) == ["bias"]
+
+
+def test_what_the_editor_takes_off_is_not_copied_back_and_is_read_again(editor):
+    editor.device = META
+    placed = Placed(network, META, torch.float32, ComfyHost().memory_manager())
+    module, patcher = placed.on_device(), placed.adopted()
+    assert patcher.partially_unload(torch.device("cpu"), 10) == 0  # then the editor takes it off as a whole:
+    patcher.detach(True)
+    assert editor.copied_back == [0, 0] and not placed.loaded and placed._adopted is patcher
+    again = placed.on_device()
+    assert again is not module and again.weight.shape == (4, 4) and placed.adopted() is not patcher
 
 
 def test_what_the_editor_leaves_behind_is_loaded_too(editor):
@@ -366,7 +415,7 @@ def test_load_unclip_hands_the_manager_to_every_stage(editor, tiny_models, monke
     text = clip.encode_text(["a red star"])
     ComfyHost().drive(decoder.sample_steps(None, text, steps=2), "Decoder Sample")
     loaded = [([type(module).__name__ for module in modules], need) for modules, need, _ in editor.loads]
-    assert loaded[0] == (["CLIP"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000
+    assert loaded[0] == (["CaptionTower"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000
 
 
 def test_cancel_ends_the_reading_of_weights_too_and_the_next_run_reads_them(editor, tiny_models, monkeypatch):

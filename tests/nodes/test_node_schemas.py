@@ -11,6 +11,11 @@ from comfyui_unclip.nodes.inputs import FAMILY
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
 from comfyui_unclip.workflows.document.schema import node_schema
 
+
+def further(name):
+    return " ".join(f"{name}_{number}?" for number in range(2, 9))
+
+
 # Class id -> sockets and widgets in the order that saved graphs count them, widgets with a *, optional ones with a ?,
 # and what comes out.
 GOLDEN = {
@@ -39,6 +44,14 @@ GOLDEN = {
     "UnCLIPStartFromPicture": ("image strength* crop* mask? noise?", "UNCLIP_NOISE"),
     "UnCLIPSlerp": ("embed_a embed_b start* end* frames*", "UNCLIP_EMBED"),
     "UnCLIPTextDiff": ("embed text_from text_to start_theta* end_theta* frames*", "UNCLIP_EMBED"),
+    "UnCLIPEmbeddingBlend": ("embed weights* " + further("embed"), "UNCLIP_EMBED"),
+    "UnCLIPEmbeddingBatch": ("embed " + further("embed"), "UNCLIP_EMBED"),
+    "UnCLIPEmbeddingFromBatch": ("embed index* length*", "UNCLIP_EMBED"),
+    "UnCLIPTextBatch": ("text " + further("text"), "UNCLIP_TEXT"),
+    "UnCLIPTextFromBatch": ("text index* length*", "UNCLIP_TEXT"),
+    "UnCLIPNoiseBatch": ("noise " + further("noise"), "UNCLIP_NOISE"),
+    "UnCLIPNoiseFromBatch": ("noise index* length*", "UNCLIP_NOISE"),
+    "UnCLIPRankByCLIP": ("text keep* embed? image? clip?", "UNCLIP_EMBED IMAGE STRING"),
     "UnCLIPNoiseEmbedding": ("decoder embed noise_level* seed*", "UNCLIP_EMBED"),
     "UnCLIPPCAProject": ("clip embed component_counts*", "UNCLIP_EMBED"),
     "UnCLIPCLIPGuidance": ("decoder clip scale*", "UNCLIP_DECODER"),
@@ -53,8 +66,7 @@ GOLDEN = {
     "UnCLIPUpsample256": ("upsampler image steps* seed* crop*", "IMAGE"),
     "UnCLIPUpsample1024": ("upsampler image steps* seed* crop*", "IMAGE"),
     "UnCLIPImageGrid": (
-        "image columns* row_labels* column_labels* gap* cell_height* "
-        + " ".join(f"image_{number}?" for number in range(2, 9)),
+        "image columns* row_labels* column_labels* gap* cell_height* " + further("image"),
         "IMAGE",
     ),
     "UnCLIPSaveAnimation": ("images filename_prefix* fps* format* back_and_forth*", ""),

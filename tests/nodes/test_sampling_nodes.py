@@ -32,6 +32,29 @@ def test_a_whole_novel_as_caption_makes_a_warning_that_can_be_read(node, host):
     assert "star a red star" in too_long and "(1490 words)" in too_long  # of 1500
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a (red:1.2) star", "(red:1.2) in a caption is read as plain text"),
+        ("a ((red)) star BREAK a red star", "((red)), BREAK in a caption"),
+        ("embedding:star.pt a red star", "embedding:star.pt in a caption"),
+        ("a red star <lora:star:0.8>\na (red:2) star, a (red:2) star", "<lora:star:0.8>, (red:2) in a caption"),
+    ],
+)
+def test_other_encoders_commands_in_a_caption_are_told_once_and_read_as_plain_text(node, host, text, named):
+    node("UnCLIPTextEncode", text=text, one_per_line=True)
+    told = [line for line in host.warnings[-1] if "plain text" in line]
+    assert len(told) == 1 and told[0].startswith(f"CLIP Text Encode: {named}")
+    weighed = node("UnCLIPTextEncode", text="a (red:1.2) star")
+    words = node("UnCLIPTextEncode", text="a red 1 2 star")  # what the tokenizer of words makes of it
+    assert torch.equal(weighed.embed, words.embed)
+
+
+def test_brackets_and_colons_of_a_sentence_are_no_commands(node, host):
+    node("UnCLIPTextEncode", text="a red star (on a blue sea): a break, an embedding")
+    assert not any("plain text" in line for line in host.warnings[-1])
+
+
 def test_an_unknown_word_is_told_under_the_name_that_the_loader_has(host):
     loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
     clip = loader().load(model_name="storybook", dtype="fp32")[0]

@@ -3,9 +3,10 @@
     python tests/tools/node_texts.py
 
 English texts stand in the node classes, Chinese ones in locales/zh/nodeDefs.json. From these come locales/en/, and on
-every help page of web/docs the tables of inputs and outputs and the line of graphs. What stands above the tables is
-written by hand; a node without a page gets one with its description. Prints the files that it changed, and the
-Chinese texts that are missing, without which a node gets no Chinese page.
+every help page of web/docs the tables of inputs and outputs and the line of graphs, and docs/nodes.md and nodes.zh.md,
+which list all nodes. What stands above a help page's tables is written by hand; a node without a page gets one with its
+description. Prints the files that it changed, and the Chinese texts that are missing, without which a node gets no
+Chinese page.
 """
 
 import json
@@ -21,6 +22,25 @@ HEADINGS = {"en": ("## Inputs", "## Outputs"), "zh": ("## 输入", "## 输出")}
 GRAPHS = {
     "en": ("Graphs (Templates → comfyui-unclip): ", ", ", "."),
     "zh": ("示例工作流（模板 → comfyui-unclip）：", "、", "。"),
+}
+INDEX = {
+    "en": (
+        "nodes.md",
+        "# Every node",
+        "By the menu's order. A node's name leads to its page, the one that the (i) button shows in the editor: "
+        "inputs, outputs, and the graphs that have it. *Italic* inputs may stay unlinked. Written by "
+        "`tests/tools/node_texts.py`.",
+        "| node | what it does | takes | gives |",
+        ". ",
+    ),
+    "zh": (
+        "nodes.zh.md",
+        "# 所有节点",
+        "按菜单的顺序。点节点的名字打开它的页面，与编辑器里 (i) 按钮显示的相同：输入、输出和用到它的工作流。"
+        "*斜体*的输入可以不连接。由 `tests/tools/node_texts.py` 写成。",
+        "| 节点 | 作用 | 输入 | 输出 |",
+        "。",
+    ),
 }
 
 
@@ -53,7 +73,7 @@ def texts() -> dict[Path, str]:
                 continue
             path = ROOT / "web" / "docs" / name / f"{language}.md"
             files[path] = help_page(path, node, words[language][name], language, graphs.get(name, []))
-    return files
+    return files | {ROOT / "docs" / INDEX[language][0]: index(words[language], language) for language in INDEX}
 
 
 def english_words() -> dict[str, dict]:
@@ -118,6 +138,39 @@ def help_page(path: Path, node: type, words: dict, language: str, graphs: list[s
     if graphs:
         blocks.append(opening + between.join(f"`{name}`" for name in graphs) + end)
     return "\n\n".join(blocks) + "\n"
+
+
+def index(words: dict[str, dict], language: str) -> str:
+    """The page that lists every node, a table for each category: what it does in a sentence, its links and outputs."""
+    _, title, opening, heading, stop = INDEX[language]
+    translated = _read(ROOT / "locales" / language / "main.json")["nodeCategories"]
+    tables: dict[str, list[str]] = {}
+    for name, node in NODE_CLASS_MAPPINGS.items():
+        if name in words:
+            first = words[name]["description"].partition(stop)[0].rstrip(".。") + stop.strip()
+            page = f"[{words[name]['display_name']}](../web/docs/{name}/{language}.md)"
+            linked = [spec for spec in node_schema(node).inputs.values() if not spec.is_widget]
+            labels = [
+                (words[name]["inputs"].get(spec.name, {}).get("name", spec.name), spec.required) for spec in linked
+            ]
+            takes = [label if required else f"*{label}*" for label, required in labels]
+            gives = dict.fromkeys(output["name"] for output in words[name]["outputs"].values())
+            row = f"| {page} | {first} | {_list(takes)} | {_list(list(gives))} |"
+            tables.setdefault(node.CATEGORY, []).append(row)
+    blocks = [title, opening]
+    for category, rows in tables.items():
+        part = category.rpartition("/")[2]
+        blocks += [f"## {translated.get(part, part)}", "\n".join((heading, "|---|---|---|---|", *rows))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _list(labels: list[str]) -> str:
+    """Comma-separated; a numbered row of them (image_2 ... image_8) by its ends."""
+    numbered = [label for label in labels if re.search(r"[_ ]\d\*?$", label)]
+    if len(numbered) > 2:
+        rest = [label for label in labels if label not in numbered]
+        labels = [*rest, f"{numbered[0]} … {numbered[-1]}"]
+    return ", ".join(labels) or "—"
 
 
 def _without_tables(page: str, language: str) -> tuple[str, list[str]]:

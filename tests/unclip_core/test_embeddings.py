@@ -1,6 +1,7 @@
-"""Slerp, text difference, similarity: geometry at norm 1 and 10, batches, refusals."""
+"""Slerp, text difference, blends, similarity, ranks: geometry at norm 1 and 10, batches, refusals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ import torch.nn.functional as F
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.embeddings import (
     antipodes,
+    blend_embeddings,
     draw_x_T,
+    join_embeddings,
+    join_noises,
+    join_texts,
+    pick_rows,
+    rank_by_text,
     similarity,
     slerp,
     slerp_embeddings,
@@ -236,5 +243,127 @@ def test_a_random_noise_takes_the_size_and_the_inversion_of_a_given_one():
 
 
 def test_a_picture_to_start_from_has_no_start_noise_to_mix():
-    with pytest.raises(ValueError, match=r"Slerp Noise: noise_b is a PictureStart, which has no single x_T to mix"):
+    with pytest.raises(ValueError, match=r"Slerp Noise: noise_b is a PictureStart, which has no x_T of its own"):
         slerp_noises(RandomNoise(1), PictureStart(torch.zeros(1, 8, 8, 3)))
+
+
+def test_a_blend_is_the_mean_of_directions_and_the_mean_of_norms():
+    """At right angles the directions' mean is known: (3, 1) / sqrt(10) for weights 3 to 1."""
+    right, up = Embedding(torch.tensor([[2.0, 0.0]]), "c"), Embedding(torch.tensor([[0.0, 6.0]]), "c", "text")
+    blended = blend_embeddings([right, up], [3.0, 1.0])
+    expected = torch.tensor([[3.0, 1.0]]) / math.sqrt(10) * (0.75 * 2 + 0.25 * 6)
+    assert torch.allclose(blended.vector, expected) and blended.modality == "image"
+    assert torch.allclose(blend_embeddings([right, up], [0.3, 0.1]).vector, expected)  # their ratio counts
+    away = blend_embeddings([right, up], [3.0, -1.0]).vector
+    assert torch.allclose(away, expected * torch.tensor([1.0, -1.0]))
+    rows = Embedding(torch.cat([right.vector, up.vector]), "c")
+    assert torch.allclose(blend_embeddings([rows], [3.0, 1.0]).vector, expected)  # the rows of one batch into one
+    assert torch.allclose(blend_embeddings([right]).vector, right.vector)
+    assert blend_embeddings([up]).modality == "text"
+
+
+@both_norms
+def test_an_even_blend_is_the_middle_of_the_way_row_by_row(norm):
+    a, b = Embedding(vectors(3, norm=norm), "c"), Embedding(vectors(1, seed=1, norm=2 * norm), "c")
+    middle = slerp_embeddings(a, b, 0.5, 0.5, 1).vector
+    assert torch.allclose(blend_embeddings([a, b]).vector, middle, atol=1e-5 * norm)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], "1 weights for 2 embeddings; give one for each, or none"),
+        ([0.0, 0.0], "all weights are 0, so that nothing is left"),
+        ([1.0, math.inf], "a weight must be a number, such as 0.5, got inf"),
+        ([1.0, -1.0], "the weighted embeddings cancel out in row 1, so that no direction is left"),
+    ],
+)
+def test_weights_that_leave_nothing_to_blend_are_refused(weights, message):
+    a, b = vectors(2), vectors(2, seed=1)
+    b[1] = a[1]
+    with pytest.raises(ValueError, match=f"Embedding Blend: {message}"):
+        blend_embeddings([Embedding(a, "c"), Embedding(b, "c")], weights)
+
+
+def test_what_is_joined_is_picked_again_row_by_row():
+    embeds = [Embedding(vectors(rows, seed=rows), "c", noise_level=rows) for rows in (2, 1, 3)]
+    with pytest.warns(UserWarning, match="Embedding Batch: the embeddings have noise of the levels 2, 1, 3"):
+        joined = join_embeddings(embeds)
+    assert len(joined) == 6 and joined.noise_level == 3
+    assert torch.equal(pick_rows("x", "embedding", joined, 2).vector, embeds[1].vector)
+    assert torch.equal(pick_rows("x", "embedding", joined, 3, 0).vector, embeds[2].vector)
+    assert torch.equal(pick_rows("x", "embedding", joined, 0, 2).vector, embeds[0].vector)
+
+    short, long = text(2), text(1, seed=1)
+    wider = torch.ones(1, 5)
+    long = replace(long, tokens=wider[..., None], mask=wider.bool(), ids=wider.long(), captions=("long",))
+    texts = join_texts([short, long, short])
+    assert texts.captions == ("caption 0", "caption 1", "long", "caption 0", "caption 1")
+    assert texts.tokens.shape == (5, 5, 1) and texts.mask.sum(1).tolist() == [2, 2, 5, 2, 2]
+    assert texts.mask.dtype == torch.bool and texts.ids.dtype == torch.int64
+    assert torch.equal(pick_rows("x", "caption", texts, 2).embed, long.embed)
+
+
+def test_joined_noises_are_the_decoders_own_draws_of_each():
+    joined = join_noises([RandomNoise(5, 2), slerp_noises(RandomNoise(1), RandomNoise(2), frames=2), RandomNoise(9)])
+    for shape in ((3, 8, 8), (4, 12, 20)):  # a recipe, whatever the decoder's grid
+        drawn = draw_x_T(joined, shape)
+        assert torch.equal(drawn[:2], ItemNoise(5, 2, "decoder").draw(shape)) and len(drawn) == len(joined) == 5
+        assert torch.equal(drawn[4:], ItemNoise(9, 1, "decoder").draw(shape))
+        assert torch.equal(draw_x_T(pick_rows("x", "noise", joined, 4), shape), drawn[4:])
+    given = noise(0, INVERSION, side=20)
+    with_given = join_noises([RandomNoise(3), given, joined])
+    assert with_given.x_T.shape == (7, 3, 20, 20) and with_given.inversion == INVERSION
+    assert torch.equal(with_given.x_T[1:2], given.x_T)
+    assert torch.equal(with_given.x_T[2:], draw_x_T(joined, (3, 20, 20)))
+    with pytest.raises(
+        ValueError, match="Noise Batch: noise_2 was inverted with decoder_id d, noise_4 with decoder_id x"
+    ):
+        other = Inversion((900, 0), "x", 1.0, "", "")
+        join_noises([RandomNoise(3), given, noise(2, side=20), noise(1, other, side=20)])
+    with pytest.raises(ValueError, match=r"noise is \(20, 20\) pixels and noise_3 \(64, 64\); make all for the same"):
+        join_noises([given, RandomNoise(3), noise(0)])
+    with pytest.raises(ValueError, match="Noise Batch: noise_2 is a PictureStart"):
+        join_noises([given, PictureStart(torch.zeros(1, 8, 8, 3))])
+
+
+@pytest.mark.parametrize("join", [lambda parts: join_embeddings(parts), lambda parts: blend_embeddings(parts)])
+def test_two_clips_are_not_joined(join):
+    with pytest.raises(ValueError, match="embed is 24-d from one, but embed_3 24-d from two; encode all with the CLIP"):
+        join([Embedding(vectors(1), "one"), Embedding(vectors(1), "one"), Embedding(vectors(1), "two")])
+    with pytest.raises(ValueError, match="Text Batch: text is 24-d from one, but text_2 24-d from two; encode both"):
+        join_texts([text(1, clip_id="one"), text(1, clip_id="two")])
+
+
+@pytest.mark.parametrize(
+    ("index", "length", "message"),
+    [
+        (3, 1, r"there is no idea 3; the batch has 3, numbered 0 to 2\. Lower index"),
+        (1, 3, "from idea 1 on there are 2, not 3; lower length, or set it to 0"),
+        (-1, 1, "index must be a whole number from 0 up, got -1"),
+        (0, 1.5, "length must be a whole number from 0 up, got 1.5"),
+    ],
+)
+def test_rows_that_are_not_there_are_refused(index, length, message):
+    with pytest.raises(ValueError, match=f"Pick: {message}"):
+        pick_rows("Pick", "idea", Embedding(vectors(3), "c"), index, length)
+
+
+def test_ranks_are_by_the_cosine_to_one_caption():
+    caption = text(1)
+    angles = torch.tensor([1.2, 0.1, 2.0, 0.1])
+    across = F.normalize(vectors(1, seed=1) - (vectors(1, seed=1) * caption.embed).sum() * caption.embed, dim=1)
+    norms = torch.tensor([[9.0], [1.0], [3.0], [2.0]])
+    embed = Embedding((angles.cos()[:, None] * caption.embed + angles.sin()[:, None] * across) * norms, "c")
+    order, scores = rank_by_text(embed, caption)
+    assert sorted(order[:2]) == [1, 3] and order[2:] == [0, 2]
+    assert torch.allclose(scores, angles.cos()[order], atol=1e-5)
+    assert len(rank_by_text(embed, caption, 2)[0]) == len(rank_by_text(embed, caption, 2)[1]) == 2
+    same = Embedding(embed.vector[[0, 1, 1, 1]], "c")
+    assert rank_by_text(same, caption)[0] == [1, 2, 3, 0]  # equal ones in their order
+    with pytest.raises(ValueError, match=r"keep must be a whole number from 0 \(all\) to the 4 there are, got 5"):
+        rank_by_text(embed, caption, 5)
+    with pytest.raises(ValueError, match="text has 2 captions, but ranks are by one; pick it with Text From Batch"):
+        rank_by_text(embed, text(2))
+    with pytest.raises(ValueError, match="Rank by CLIP: this model was trained on"):
+        rank_by_text(embed, text(1, clip_id="other"))

@@ -25,6 +25,7 @@ from comfyui_unclip.unclip_core.models.lora import Lora, attention_layers, new_b
 from comfyui_unclip.unclip_core.models.multilingual import MultilingualEncoder
 from comfyui_unclip.unclip_core.models.prior import PriorCache, PriorNetwork
 from comfyui_unclip.unclip_core.models.text_tower import TextTower
+from comfyui_unclip.unclip_core.models.unet import DeepFeatures
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.presets import (
     ECLIPSE_KARLO,
@@ -330,18 +331,18 @@ def test_networks_are_one_graph_each(gpu):
             decoder, dim, side = painting_network(config).eval(), config.clip_dim, config.unet.image_size
             captions = (torch.zeros(2, 77, config.text_width), torch.ones(2, 77, dtype=torch.bool), torch.zeros(2, dim))
             condition = decoder.condition(torch.zeros(2, dim), *captions)
-            painted = compiled(decoder)(
-                torch.zeros(2, config.channels, side, side),
-                None,
-                condition,
-                time=torch.zeros(1, config.unet.time_width),
-            )
-            assert painted.shape == (2, config.unet.out_channels, side, side)
+            step, deep = compiled(decoder), DeepFeatures(depth=2) if stack is KARLO else None
+            x_t, time = torch.zeros(2, config.channels, side, side), torch.zeros(1, config.unet.time_width)
+            for reuse in (False, True) if deep else (False,):  # Step Cache: a whole step, and one that reuses it
+                if deep:
+                    deep.reuse = reuse
+                painted = step(x_t, None, condition, time=time, deep=deep)
+                assert painted.shape == (2, config.unet.out_channels, side, side)
         config = cut(KARLO.upsampler_256)
         picture = torch.zeros(1, 3, 256, 256)
         upsampler = compiled(UpsamplerNetwork(config).eval())
         assert upsampler(picture, None, picture, time=torch.zeros(1, config.unet.time_width)).shape == picture.shape
-    assert graphs == [{"cuda"}] * (5 if FULL_SIZE else 3)
+    assert graphs == [{"cuda"}] * (6 if FULL_SIZE else 4)
 
 
 def test_what_waits_is_found(gpu):

@@ -1,12 +1,16 @@
 """What is chosen for a processor by its features, and that everything still runs where oneDNN cannot help."""
 
+import io
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from comfyui_unclip.unclip_core import processor
 from comfyui_unclip.unclip_core.processor import (
     Processor,
     computes_fast_in_bf16,
@@ -33,10 +37,75 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize(("processor", "bf16", "products"), TABLE.values(), ids=TABLE)
-def test_the_features_decide(processor, bf16, products):
-    assert computes_fast_in_bf16(processor) is bf16
-    assert products_beat_fused_attention(processor) is products
+@pytest.mark.parametrize(("found", "bf16", "products"), TABLE.values(), ids=TABLE)
+def test_the_features_decide(found, bf16, products):
+    assert computes_fast_in_bf16(found) is bf16
+    assert products_beat_fused_attention(found) is products
+
+
+# What Linux says of a machine, what PyTorch's private checks say of it: the processor.
+MACHINES = {
+    "Sapphire Rapids": (
+        "x86_64",
+        "vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx512f avx512_vnni avx_vnni avx512_bf16 amx_bf16 amx_tile\n",
+        {"amx_tile", "avx512_bf16", "mkldnn_bf16", "vnni"},
+        Processor("intel", amx=True, avx512_bf16=True, onednn_bf16=True, vnni=True),
+    ),
+    "Cooper Lake": (
+        "x86_64",
+        "vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx512f avx512_vnni avx512_bf16\n",
+        {"avx512_bf16", "mkldnn_bf16", "vnni"},
+        Processor("intel", avx512_bf16=True, onednn_bf16=True, vnni=True),
+    ),
+    "Alder Lake, whose VNNI is of AVX2": (
+        "x86_64",
+        "vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx_vnni\n",
+        set(),
+        Processor("intel", vnni=True),
+    ),
+    "Haswell": ("x86_64", "vendor_id\t: GenuineIntel\nflags\t\t: avx2 fma\n", set(), Processor("intel")),
+    "Zen 5": (
+        "x86_64",
+        "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: avx512f avx512_vnni avx_vnni avx512_bf16\n",
+        {"avx512_bf16", "mkldnn_bf16", "vnni"},
+        Processor("amd", avx512_bf16=True, onednn_bf16=True, vnni=True),
+    ),
+    "Graviton 3": (
+        "aarch64",
+        "processor\t: 0\nFeatures\t: fp asimd asimddp sve i8mm bf16\n",
+        {"mkldnn_bf16"},
+        Processor("arm", arm_bf16=True, onednn_bf16=True),
+    ),
+    "Graviton 2": ("aarch64", "Features\t: fp asimd asimddp\n", set(), Processor("arm")),
+    "no description": ("x86_64", None, set(), Processor()),
+}
+CHECKS = {
+    (torch.cpu, "_is_amx_tile_supported"): "amx_tile",
+    (torch.cpu, "_is_avx512_bf16_supported"): "avx512_bf16",
+    (torch.cpu, "_is_vnni_supported"): "vnni",
+    (torch.ops.mkldnn, "_is_mkldnn_bf16_supported"): "mkldnn_bf16",
+}
+
+
+@pytest.mark.parametrize(("machine", "cpuinfo", "says", "wanted"), MACHINES.values(), ids=MACHINES)
+def test_a_processor_is_known_by_its_description(monkeypatch, machine, cpuinfo, says, wanted):
+    def described(path, **options):
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(cpuinfo)
+
+    monkeypatch.setattr(processor, "open", described, raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    for (owner, name), feature in CHECKS.items():
+        monkeypatch.setattr(owner, name, lambda feature=feature: feature in says, raising=False)
+    assert this_processor.__wrapped__() == wanted
+
+
+def test_windows_names_the_vendor_in_one_line(monkeypatch):
+    monkeypatch.setattr(processor, "_cpuinfo", lambda field: "")
+    monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
+    assert processor._vendor() == "amd"
 
 
 def test_auto_is_decided_by_this_processor():

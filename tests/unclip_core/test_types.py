@@ -8,6 +8,7 @@ from comfyui_unclip.unclip_core.presets import STORYBOOK
 from comfyui_unclip.unclip_core.types import (
     Embedding,
     GivenNoise,
+    JoinedNoise,
     PictureStart,
     RandomNoise,
     SlerpedNoise,
@@ -49,6 +50,7 @@ def start_noises():
         RandomNoise(7, 5, shared=True),
         GivenNoise(torch.randn(5, 3, 8, 8)),
         SlerpedNoise(random, RandomNoise(3, 2), tuple((row, row % 2, row / 4) for row in range(5))),
+        JoinedNoise((RandomNoise(4), RandomNoise(8, 3), JoinedNoise((RandomNoise(2),)))),
     ]
 
 

@@ -1,6 +1,7 @@
 """Help pages and their pictures: both languages of every node, complete, and no page or picture left over."""
 
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -50,6 +51,23 @@ def test_the_writer_of_texts_sees_what_is_stale_and_keeps_what_is_written_by_han
     assert tool.help_page(page, node, words, "en", ["inpaint"]) == made
     page.unlink()
     assert tool.help_page(page, node, words, "en", []).startswith(f"# Image Grid\n\n{node.DESCRIPTION}\n\n## Inputs\n")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_index_names_every_node_once_and_leads_to_its_page(load_tool, repository, language):
+    page = repository / "docs" / load_tool("node_texts").INDEX[language][0]
+    row = re.compile(r"^\| \[[^]]+\]\(([^)]+)\) \| [^|]+ \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
+    links = row.findall(page.read_text(encoding="utf-8"))
+    assert sorted(Path(link).parent.name for link in links) == sorted(NODE_CLASS_MAPPINGS)
+    assert all((page.parent / link).is_file() for link in links)
+
+
+def test_the_index_tells_links_that_may_stay_open_and_leaves_widgets_out(load_tool):
+    tool = load_tool("node_texts")
+    page = tool.index(tool.english_words(), "en")
+    (row,) = [line for line in page.splitlines() if line.startswith("| [Upsample 256")]
+    assert row.endswith("| upsampler, image | IMAGE |") and "Makes a 64 px picture four times as large" in row
+    assert "| image, *image_2* … *image_8* | IMAGE |" in page
 
 
 def test_both_languages_show_the_same_pictures_which_exist_and_are_small(repository):

@@ -72,7 +72,7 @@ def find_lora(name: str, folders: Iterable[Path]) -> Path:
     known, looked = ", ".join(list_loras(folders)) or "none", ", ".join(map(str, folders)) or "no folder"
     raise ValueError(
         f"Apply LoRA: no file {name!r}; there are: {known}. Looked in {looked}; put the file there, set "
-        f"${ENVIRONMENT} to a folder with {LORAS}/{name}, or let `unclip train subject` make it (docs/training.md)"
+        f"${ENVIRONMENT} to a folder with {LORAS}/{name}, or let `unclip train subject` make it (docs/training-lora.md)"
     )
 
 

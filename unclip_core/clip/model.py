@@ -187,6 +187,7 @@ class Clip:
     dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
     then be a function that takes `read_state`'s `part` and `without`.
     captions_alone: whether captions are of use without being encoded, see `read_captions`.
+    read_text_half: gives a network that encodes captions as the whole one does, and is there sooner.
     placed: places the network, or the image tower. text_placed: the same, or the text tower.
     """
 
@@ -200,6 +201,7 @@ class Clip:
         dtype: torch.dtype = torch.float32,
         apart: bool = False,
         captions_alone: bool = False,
+        read_text_half: Callable[[torch.dtype], nn.Module] | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
@@ -211,6 +213,7 @@ class Clip:
 
         self.placed = place(self._load_image_tower if apart else self._load)
         self.text_placed = place(self._load_text_tower) if apart else self.placed
+        self._captions = place(read_text_half) if read_text_half else self.text_placed
         self.pca = pca
         self._weights = weights
         self._byte_pairs = None
@@ -357,7 +360,7 @@ class Clip:
         self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask, places = self.tokenize_all(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
-        tokens, embed = text_states(self.text_placed.on_device(), ids.to(self.device), new)
+        tokens, embed = text_states(self._captions.on_device(), ids.to(self.device), new)
         return TextEncoding(
             tokens=tokens.float().cpu(),
             embed=self._scale(embed).cpu(),

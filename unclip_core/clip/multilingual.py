@@ -33,7 +33,7 @@ class MultilingualTokenizer:
             except ImportError:
                 raise ValueError(
                     "Decoder Sample: this decoder reads captions by XLM-R, whose words need the package tokenizers; "
-                    "`pip install tokenizers`, or comfyui-unclip[multilingual]"
+                    "`pip install tokenizers`, or unclip[multilingual]"
                 ) from None
             try:
                 tokenizer = Tokenizer.from_file(str(self.path))

@@ -155,15 +155,16 @@ class Schedule:
     def respace(self, steps: int, *, ends_early: bool = False) -> Steps:
         """`steps` steps, spaced as the config says; with "linspace" a single step starts at T-1.
 
-        ends_early: of "linspace", without the step at t = 0 (see `respaced_timesteps`). Raises ValueError when steps is
-        not an integer in 1..T.
+        ends_early: without the step next to the picture (see `respaced_timesteps`), which "trailing" never has. Raises
+        ValueError when steps is not an integer in 1..T.
         """
         linspace = respaced_timesteps(self.timesteps, steps, ends_early=ends_early)
         if self.config.spacing == "leading":
-            stride = self.timesteps // steps
+            left_out = int(ends_early and steps < self.timesteps)
+            stride = self.timesteps // (steps + left_out)
             # All T timesteps leave no room to begin later.
-            first = min(self.config.first_timestep, self.timesteps - 1 - stride * (steps - 1))
-            return self.steps_through(tuple(first + stride * i for i in reversed(range(steps))))
+            first = min(self.config.first_timestep, self.timesteps - 1 - stride * (steps + left_out - 1))
+            return self.steps_through(tuple(first + stride * (i + left_out) for i in reversed(range(steps))))
         if self.config.spacing == "trailing":
             stride = self.timesteps / steps
             return self.steps_through(tuple(round(self.timesteps - stride * i) - 1 for i in range(steps)))

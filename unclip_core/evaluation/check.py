@@ -415,17 +415,23 @@ class _Check:
         """Size, dtype and the tensors of one network, and which way round its matrices stand."""
         placed = network.placed.unpacked()
         module = placed.on_device()
+        whole = placed.in_memory() if placed.fetches else module
         try:
-            numbers = weights.count_numbers(module)
+            numbers = weights.count_numbers(whole)
             expected = network.published or PUBLISHED.get(network.config_id, numbers)
             status = OK if numbers == expected else FAILED
             report = "not the published network: report folder and number" if status == FAILED else ""
-            dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
+            dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in whole.parameters()})
             label, by = network.name, "as published" if network.config_id in PUBLISHED else "by its config"
             found = f"{numbers:,} numbers, {' and '.join(dtypes)}"
             yield Finding(network.stage, f"{label}: size", status, found, f"{expected:,} {by}", report)
-            yield from _tensors(network, module)
-            yield from _orientation(network, module, numbers)
+            yield from _tensors(network, whole)
+            if placed.fetches:
+                check = f"{network.name}: matrices the right way round"
+                reason = f"it does not fit onto {placed.device}, and weights that are fetched as used have no gradients"
+                yield _skipped(network.stage, check, reason)
+            else:
+                yield from _orientation(network, module, numbers)
         finally:
             if placed is not network.placed:
                 placed.unload()

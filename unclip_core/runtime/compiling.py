@@ -6,6 +6,7 @@ in as a tensor, so no step is another graph.
 
 from __future__ import annotations
 
+import weakref
 from functools import cache
 from typing import TypeVar
 
@@ -23,8 +24,10 @@ def compile_steps(network: Module) -> Module:
     """
     name = getattr(network, "per_step", None)
     if name is not None:
-        # From the class: an instance's own may be bound to the network that this one is a copy of.
-        network.__dict__[name] = torch.compile(getattr(type(network), name).__get__(network))
+        # The class's own, as the network may be a copy of a compiled one. Not bound to the network, which would then
+        # hold itself, and its weights would stay on the device after they were dropped.
+        step, mine = torch.compile(getattr(type(network), name)), weakref.ref(network)
+        network.__dict__[name] = lambda *args, **kwargs: step(mine(), *args, **kwargs)
     return network
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ..models.integers import why_no_integers
 from ..processor import computes_fast_in_bf16, this_processor
+from .halves import half_precisions, most_exact
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INTEGERS = "int8"  # a stack's setting too, but none to train or to store in
@@ -29,11 +30,14 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.dtype:
+def pick_dtype(
+    setting: str | torch.dtype, device: torch.device | str, halves: Collection[str] | None = None
+) -> torch.dtype:
     """The weights' dtype for a loader's setting "auto", INTEGERS or one of DTYPES on `device`.
 
-    auto: on a processor bfloat16 where that is the faster one, else float32; on a GPU bfloat16 where it computes in
-    it, else float16. Never int8. Raises ValueError for another setting, and for int8 where nothing computes in it.
+    auto: on a processor bfloat16 where that is the faster one, else float32; on an accelerator the most exact half
+    precision that it computes fast, float32 without any. Never int8. halves: those that it computes fast; None asks the
+    device. Raises ValueError for another setting, and for int8 where nothing computes in it.
     """
     setting = torch.int8 if setting == INTEGERS else DTYPES.get(setting, setting)
     if setting == torch.int8 and (lacks := why_no_integers(torch.device(device))):
@@ -42,14 +46,10 @@ def pick_dtype(setting: str | torch.dtype, device: torch.device | str) -> torch.
         return setting
     if setting != "auto":
         raise ValueError(f"dtype {setting!r} is unknown; choose one of auto, {', '.join(DTYPES)}, {INTEGERS}")
-    kind = torch.device(device).type
-    if kind == "cpu":
+    device = torch.device(device)
+    if device.type == "cpu":
         return torch.bfloat16 if computes_fast_in_bf16(this_processor()) else torch.float32
-    if kind == "cuda":
-        return (
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip else torch.float16
-        )
-    return torch.bfloat16 if kind == "xpu" else torch.float16
+    return most_exact(half_precisions(device) if halves is None else halves)
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..config import ARPriorConfig, AutoencoderConfig, PriorConfig, UNetConfig
@@ -10,15 +12,24 @@ GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
 CPU_LIMIT = 1 * GIB
 UNKNOWN_FREE = 2 * GIB
-# Rows of one forward for which an editor should evict other models; more gain little.
+# Rows of one forward for which other networks should leave the device; more gain little.
 ASKED_ROWS = 8
 
 
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run's forwards take on its device. asked: of as many rows as pay; least: of one row."""
+
+    asked: int = 0
+    least: int = 0
+
+
 def free_bytes(device: torch.device) -> int:
-    """Memory that a forward on `device` may take, memory cached by PyTorch's allocator included."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Memory that weights or a forward on `device` may take, memory cached by PyTorch's allocator included."""
+    if device.type in ("cuda", "xpu"):
+        module = getattr(torch, device.type)
+        free, _ = module.mem_get_info(device)
+        return free + module.memory_reserved(device) - module.memory_allocated(device)
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type == "cpu":
@@ -31,9 +42,9 @@ def rows_that_fit(device: torch.device, row_bytes: int) -> int:
     return max(1, free_bytes(device) // 2 // max(1, row_bytes))
 
 
-def bytes_to_ask_for(rows: int, row_bytes: int) -> int:
-    """What an editor's memory manager should keep free for a batch: enough for `rows_that_fit` to find a few rows."""
-    return 2 * min(rows, ASKED_ROWS) * row_bytes
+def bytes_to_ask_for(rows: int, row_bytes: int) -> Need:
+    """What is to be kept free for a batch: enough for `rows_that_fit` to find a few rows, or for one at least."""
+    return Need(2 * min(rows, ASKED_ROWS) * row_bytes, row_bytes)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from ..models.ar_prior import ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, expand_rows
-from .run import NanWatch, check_count, finish, run_chunks, split_rows
+from .run import NanWatch, check_count, finish, run_chunks, split_rows, until_it_fits
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -89,7 +89,8 @@ class ARPrior(TextStage):
         texts = self.check_prompt(text, negative_text)
         self.warn_of_negative(needs_pair(scale), negative_text, warn)
         noises = [ItemNoise(seed, texts * count, "ar_prior", candidate) for candidate in range(candidates)]
-        return self._run(text, negative_text, _Plan(scale, temperature, percentile / 100.0, texts, count, noises))
+        plan = _Plan(scale, temperature, percentile / 100.0, texts, count, noises)
+        return until_it_fits([self.network], lambda: self._run(text, negative_text, plan), warn)
 
     def _number(self, name: str, value: float, low: float, high: float) -> float:
         wrong = isinstance(value, bool) or not isinstance(value, int | float)

@@ -49,6 +49,7 @@ from .run import (
     run_chunks,
     split_rows,
     time_table,
+    until_it_fits,
     with_last_step,
 )
 from .start import Start, given_x_T, resolve_start, steps_from
@@ -70,6 +71,18 @@ class Conditions:
     def sizes(self) -> dict[str, int]:
         """Batch sizes by input name."""
         return {name: len(value) for name, value in vars(self).items() if value is not None}
+
+    def with_text_of_each_embed(self) -> Conditions:
+        """With captions repeated to go with embeddings of which several were made of each: rows are row-major, item =
+        caption * count + k."""
+        embeds = 1 if self.embed is None else len(self.embed)
+
+        def of_each(text: TextEncoding | None) -> TextEncoding | None:
+            if text is None or len(text) == 0 or embeds % len(text):
+                return text
+            return repeat_rows(embeds // len(text), text)[0]
+
+        return replace(self, text=of_each(self.text), negative_text=of_each(self.negative_text))
 
     def repeat(self, count: int) -> Conditions:
         """Every item `count` times in a row."""
@@ -213,7 +226,8 @@ class Decoder(TextStage):
 
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
-        over its own timesteps. Batches of 1 broadcast. noise_per_item off: every item uses item 0's draws. count:
+        over its own timesteps. Batches of 1 broadcast; of B captions and B * k embeddings each caption goes with k in a
+        row, as a prior makes them. noise_per_item off: every item uses item 0's draws. count:
         pictures of each item, row = item * count + k. eta: for the sampler "ddim". width, height: of a latent decoder's
         pictures, in pixels; None is the size that it was trained at, or that of a noise which has one. warn: called for
         every value without effect, and for a size that is rounded. Raises ValueError for another CLIP's input, unequal
@@ -240,8 +254,13 @@ class Decoder(TextStage):
         check_count(self.WHO, "count", count)
         batch = count * broadcast_batch(self.WHO, **conditions.sizes(), **start.sizes(), **self._hint_size())
         items = ItemNoise(seed, batch, "decoder", shared=not noise_per_item)
-        run = self._sample(settings, conditions, start, grid, count, items)
-        return run if start.inversion is None else exactly(run)
+
+        def run() -> ImageSteps:
+            return self._sample(settings, conditions, start, grid, count, items)
+
+        if start.inversion is not None:
+            return exactly(until_it_fits([self.network.as_float32()], run, warn))
+        return until_it_fits([self.network], run, warn)
 
     @torch.no_grad()
     def _sample(
@@ -324,7 +343,12 @@ class Decoder(TextStage):
         self._check_extra_input(who, Start())
         picture = grid.fit(image, crop)
         batch = broadcast_batch(who, image=len(picture), **conditions.sizes(), **self._hint_size())
-        return exactly(self._invert(settings, conditions, picture, grid.as_float32(), batch, refine))
+        exact = grid.as_float32()
+
+        def run() -> NoiseSteps:
+            return self._invert(settings, conditions, picture, exact, batch, refine)
+
+        return exactly(until_it_fits([self.network.as_float32()], run, warn))
 
     @torch.no_grad()
     def _invert(
@@ -380,14 +404,14 @@ class Decoder(TextStage):
             )
 
     def _check(self, who: str, conditions: Conditions) -> Conditions:
-        """The conditions. Raises ValueError for what is none, or another CLIP's."""
+        """The conditions, with a caption for each embedding. Raises ValueError for what is none, or another CLIP's."""
         for name, embed in (("embed", conditions.embed), ("negative_embed", conditions.negative_embed)):
             if embed is not None:
                 self.check_embed(name, embed, who)
         for text in (conditions.text, conditions.negative_text):
             if text is not None:
                 self.check_text(text, who)
-        return conditions
+        return conditions.with_text_of_each_embed()
 
     def _check_extra_input(self, who: str, start: Start) -> None:
         """Raises ValueError for a decoder that needs a mask or a hint and has none."""
@@ -439,7 +463,8 @@ class Decoder(TextStage):
                 f"{self.WHO}: eta {eta:g} has no effect with the sampler {settings.sampler}; choose ddim, or set eta "
                 "to 0"
             )
-        if not settings.pair and (conditions.negative_embed is not None or conditions.negative_text is not None):
+        negatives = conditions.negative_embed, conditions.negative_text
+        if settings.guidance_scale == 1.0 and any(each is not None for each in negatives):
             warn(f"{self.WHO}: at guidance_scale 1 the negatives have no effect; raise it, or unlink them")
         if self.interval is not None and start.inversion is None:
             if settings.guidance_scale == 1.0:

@@ -19,7 +19,7 @@ from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, expand_rows
 from .lora import add_lora, branched
-from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table
+from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
 from .start import check_strength, steps_from
 from .text import TextRows, TextStage, choose_closest, stack_texts
 
@@ -101,7 +101,9 @@ class Prior(TextStage):
         check_count(self.WHO, "count", count)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         start = None if strength == 1.0 else start_embed
-        return self._sample(settings, text, negative_text, start, texts, count, noises)
+        return until_it_fits(
+            [self.network], lambda: self._sample(settings, text, negative_text, start, texts, count, noises), warn
+        )
 
     def _with_noise_powers(self, settings: Settings) -> Settings:
         """The fitted table put into the steps. Raises ValueError with the command that makes one."""

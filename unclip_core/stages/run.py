@@ -17,6 +17,7 @@ from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, Ste
 from ..diffusion.schedule import Schedule, Steps
 from ..runtime.device import exact_float32
 from ..runtime.estimates import does_not_fit, is_out_of_memory
+from ..runtime.placement import Placed
 
 Result = TypeVar("Result")
 ImageSteps = Generator[StepState, None, Tensor]
@@ -49,6 +50,33 @@ def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepS
         return stop.value, state
     finally:
         steps.close()
+
+
+class ItemTooLarge(MemoryError):
+    """A network's forward of a single item does not fit into memory."""
+
+
+def until_it_fits(
+    networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
+) -> Generator[StepState, None, Result]:
+    """The steps of `run()`; from the start in another way if numbers or memory of `networks` overflow, see
+    `Placed.widen` and `Placed.fetch_more`. warn: told so. Raises FloatingPointError and MemoryError where there is no
+    other way."""
+    while True:
+        try:
+            return (yield from run())
+        except FloatingPointError as error:
+            widened = [placed for placed in networks if placed.widen()]
+            if not widened:
+                raise
+            name = str(widened[0].dtype).removeprefix("torch.")
+            found, _, _ = str(error).partition(";")
+            warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
+        except ItemTooLarge as error:
+            if not any([placed.fetch_more() for placed in networks]):
+                raise
+            found, _, _ = str(error).partition(";")
+            warn(f"{found}; it runs again with weights that are copied there each time they are used, which is slow")
 
 
 def exactly(steps: Generator[StepState, None, Result]) -> Generator[StepState, None, Result]:
@@ -182,7 +210,7 @@ def run_chunks(
     messages; no dtype is float32 by need.
     steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
     take the same list. preview: what shows a predicted x_0 that is no picture, see `StepState`.
-    Raises FloatingPointError at a NaN, MemoryError if a single item does not fit.
+    Raises FloatingPointError at a NaN, ItemTooLarge if a single item does not fit.
     """
     results: list[Result] = []
     done = 0  # steps of the finished chunks
@@ -214,7 +242,7 @@ def run_chunks(
             if not is_out_of_memory(error):
                 raise
             if chunk.stop - chunk.start == 1:
-                raise MemoryError(does_not_fit(who, dtype, device)) from error
+                raise ItemTooLarge(does_not_fit(who, dtype, device)) from error
             middle = (chunk.start + chunk.stop) // 2
             chunks[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
             continue
@@ -257,7 +285,8 @@ class NanWatch:
         for (state, _), good in zip(self._pending, finite, strict=True):
             if not good:
                 name = str(self.dtype).removeprefix("torch.")
-                fix = "load the model with dtype fp32" if self.dtype != torch.float32 else "the weights may be damaged"
+                wider = "dtype bf16 or fp32" if self.dtype == torch.float16 else "dtype fp32"
+                fix = f"load the model with {wider}" if self.dtype != torch.float32 else "the weights may be damaged"
                 raise FloatingPointError(
                     f"{self.who}: NaN or infinity at step {state.index + 1} of {state.total} (t={state.t}) in {name}; "
                     f"{fix}"

@@ -19,7 +19,7 @@ from ..runtime.device import memory_format
 from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import check_image, image_to_model, model_to_image
-from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
 from .step_cache import StepCache, step_cache
 
 
@@ -70,8 +70,8 @@ class Upsampler:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
 
         Pictures of another size than the one it enlarges (64 or 256) are resized to it first, those that are not square
-        as `crop` says (see `fit_picture`); alpha is flattened on white. warn: as for `PassThrough`; nothing here needs
-        it. Raises ValueError for what is not an IMAGE or a value out of range.
+        as `crop` says (see `fit_picture`); alpha is flattened on white. warn: told of an overflow. Raises ValueError
+        for what is not an IMAGE or a value out of range.
         """
         config = self.config
         # There is nothing to guide: the picture is all that it is conditioned on.
@@ -87,7 +87,9 @@ class Upsampler:
         check_crop(self.WHO, crop)
         low = low[(..., *crop_window(*low.shape[-2:], crop))]
         low = resize_bicubic(low, config.low_size).clamp(-1.0, 1.0)
-        return self._sample(settings, low, ItemNoise(seed, len(low), f"upsampler_{config.high_size}"))
+        items = ItemNoise(seed, len(low), f"upsampler_{config.high_size}")
+        networks = [placed for placed in (self.network, self.final_network) if placed is not None]
+        return until_it_fits(networks, lambda: self._sample(settings, low, items), warn)
 
     @torch.no_grad()
     def _sample(self, settings: Settings, low: Tensor, items: ItemNoise) -> ImageSteps:
@@ -119,12 +121,7 @@ class Upsampler:
         """
         device, layout, side = placed.device, memory_format(placed.device), self.config.high_size
         row_bytes = unet_row_bytes(self.config.unet, side, side, placed.dtype.itemsize)
-        # On a processor one network takes the other's place. On an accelerator, moving both there and back for every
-        # picture would cost more than the room for two.
-        others = [other for other in (self.network, self.final_network) if other not in (placed, None)]
-        network = placed.on_device(
-            *(others if device.type != "cpu" else ()), need=bytes_to_ask_for(len(low), row_bytes)
-        )
+        network = placed.on_device(need=bytes_to_ask_for(len(low), row_bytes))
         times = time_table(network.time_features, settings.steps, device)
 
         def sample(rows: slice) -> Sampling:

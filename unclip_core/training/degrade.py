@@ -3,7 +3,7 @@
 "blur", for 64 -> 256: SR3's Gaussian blur (kernel 3, sigma 0.6; App. C). "bsr", for 256 -> 1024: after BSRGAN (Zhang
 et al. 2021, "Designing a Practical Degradation Model"), with its steps and numbers of our own: two blurs, isotropic or
 not, two steps of shrinking by filters drawn at random, noise and JPEG, in shuffled order. It differs from what is
-published in widths, shares and qualities, as docs/training.md lists. A level in 0..1 scales the strength;
+published in widths, shares and qualities, as docs/training-paper.md lists. A level in 0..1 scales the strength;
 networks that are told the level learn both to trust a clean picture and to mend a bad one. Pictures are (N, 3, H, W) in
 -1..1.
 """

@@ -158,7 +158,7 @@ def run_stage(options: RunOptions, plan: Plan, data: Data, clip: Clip | None) ->
         **({"through": task.passed and task.passed.key} if stage in UPSAMPLERS else {}),
     }
     if stage in SPEAKERS and torch.device(options.loop.device).type != "cpu":
-        clip.placed.offload()  # what has seen the pictures makes room; it comes back where it is used
+        clip.placed.unload()  # what has seen the pictures makes room; it comes back where it is used
     return train(task, recipe, options.run, rows, init=init, identity=identity, options=options.loop, stop=options.stop)
 
 

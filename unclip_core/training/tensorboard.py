@@ -13,7 +13,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ValueError("--tensorboard needs TensorBoard; `pip install 'comfyui-unclip[train]'`") from None
+            raise ValueError("--tensorboard needs TensorBoard; `pip install 'unclip[train]'`") from None
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> Board:

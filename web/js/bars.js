@@ -1,4 +1,4 @@
-// Zero-Shot Classify: bars on the node, most likely label first.
+// Zero-Shot Classify and Rank by CLIP: bars on the node, most likely or closest first.
 import { app } from "../../../scripts/app.js";
 import { afterRun, make, show } from "./widget.js";
 
@@ -9,30 +9,32 @@ const SHOWN = 8; // rows; more are scrolled to
 app.registerExtension({
   name: "unclip.bars",
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (nodeData.name === "UnCLIPZeroShot") afterRun(nodeType, draw);
+    if (["UnCLIPZeroShot", "UnCLIPRankByCLIP"].includes(nodeData.name)) afterRun(nodeType, draw);
   },
 });
 
 function draw(node, output) {
   const labels = output?.labels?.[0];
-  const table = output?.probabilities;
+  const scores = output?.scores; // cosines; they have no percent
+  const table = output?.probabilities ?? scores;
+  const written = scores ? (value) => value.toFixed(3) : (value) => `${(100 * value).toFixed(1)} %`;
   if (!labels || !table?.length) return;
   const box = make("div", { overflowY: "auto", fontSize: "11px", color: "var(--input-text, #ddd)" });
   for (const row of table) {
     const ranked = labels.map((label, place) => [label, row[place]]).sort((a, b) => b[1] - a[1]);
     const gap = box.hasChildNodes() ? `${GAP}px` : "0";
-    box.append(make("div", { marginTop: gap }, ...ranked.map(([label, share]) => bar(label, share))));
+    box.append(make("div", { marginTop: gap }, ...ranked.map(([label, value]) => bar(label, value, written(value)))));
   }
   const height = (labels.length * ROW + GAP) * table.length - GAP;
   show(node, "unclip_bars", box, Math.min(height, SHOWN * ROW));
 }
 
-function bar(label, share) {
-  const percent = `${(100 * share).toFixed(1)} %`;
+/** A line as wide as its value in 0..1; what lies below has no bar. */
+function bar(label, value, number) {
   const fill = make("div", {
     position: "absolute",
     inset: "1px auto 1px 0",
-    width: `${100 * share}%`,
+    width: `${100 * Math.min(Math.max(value, 0), 1)}%`,
     background: "var(--p-primary-color, #4a8)",
     opacity: "0.45",
     borderRadius: "3px",
@@ -44,8 +46,8 @@ function bar(label, share) {
     { position: "relative", display: "flex", height: `${ROW}px`, lineHeight: `${ROW}px` },
     fill,
     name,
-    make("span", text, percent),
+    make("span", text, number),
   );
-  line.title = `${label}: ${percent}`;
+  line.title = `${label}: ${number}`;
   return line;
 }

@@ -12,19 +12,17 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from ...unclip_core.checkpoints import catalog
 from ...unclip_core.config import STAGES
 from ..document.conversion import to_api
 from ..document.graph import Prompt, ancestors, links_of
-from ..document.reading import Workflow, load_workflow
+from ..document.reading import SHIPPED, Workflow, load_workflow, shipped_names
 from ..document.schema import NodeClasses, display_title
 from .validation import output_nodes
 
 LOADER = "UnCLIPLoader"
 _HANDLES = {"UNCLIP_CLIP", "UNCLIP_PRIOR", "UNCLIP_DECODER", "UNCLIP_UPSAMPLER", "UNCLIP_AR_PRIOR"}
-_SHIPPED = Path(__file__).resolve().parents[1]
 _UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 _MASKED = ("MASK", "UNCLIP_NOISE")  # what a node takes and gives that says what is to be repainted
 
@@ -41,7 +39,7 @@ class Use:
 @cache
 def shipped_graphs() -> dict[str, Workflow]:
     """The graphs that come with the pack, by name."""
-    return {path.stem: load_workflow(path) for path in sorted(_SHIPPED.glob("*.json"))}
+    return {name: load_workflow(SHIPPED / f"{name}.json") for name in shipped_names()}
 
 
 def reasons(

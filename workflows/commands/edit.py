@@ -57,7 +57,7 @@ def command(
     pack into its custom_nodes, and the saved graphs into its user/default/workflows.
     """
     if importlib.util.find_spec("aiohttp") is None:
-        raise ValueError("unclip edit needs aiohttp and the editor's page; run: pip install 'comfyui-unclip[editor]'")
+        raise ValueError("unclip edit needs aiohttp and the editor's page; run: pip install 'unclip[editor]'")
     from ..server.app import Settings, serve
     from ..server.guard import is_loopback
 

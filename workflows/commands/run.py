@@ -19,8 +19,8 @@ from ._options import input_option, nodes_option
 
 EXAMPLES = """\b
 Examples:
-  unclip run workflows/text_to_image.json -s prompt="a red star on a night sky"
-  unclip run workflows/text_to_image.json -s prompt="一颗红色的星星" -s seed=7 -o pictures/
+  unclip run text_to_image -s prompt="a red star on a night sky"
+  unclip run text_to_image -s prompt="一颗红色的星星" -s seed=7 -o pictures/
   unclip run graph.json -s prompt=@prompts.txt --sweep seed=0..9 --grid
   unclip run graph.json --table jobs.csv --resume
 \b
@@ -89,7 +89,8 @@ def _options(function):
 @click.command(epilog=EXAMPLES, short_help="Run a saved graph and write its pictures.")
 @_options
 def command(file, assignments, table, sweeps, as_json, quiet, verbose, dry_run, partial, cache_size, **given) -> int:
-    """Run the graph in FILE, as the editor saves or exports it, and write its pictures into the output folder.
+    """Run the graph in FILE, as the editor saves or exports it, and write its pictures into the output folder. A graph
+    that comes with the pack goes by its name: text_to_image.
 
     Everything that is wrong with the graph is listed before any work starts (exit code 2). The values that were used
     are kept inside each PNG and WebP: drop it on the editor to get the graph back.

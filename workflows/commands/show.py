@@ -18,7 +18,8 @@ from ._options import nodes_option
 @nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per value.")
 def command(file: Path, nodes: tuple[Path, ...], as_json: bool) -> None:
-    """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id."""
+    """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id.
+    FILE: a saved graph, or the name of one that comes with the pack."""
     available = settings(load_workflow(file), known_classes(nodes))
     if as_json:
         for setting in available:

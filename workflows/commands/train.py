@@ -92,7 +92,7 @@ class _Train(click.Command):
 @click.option("--compile", is_flag=True, help="torch.compile.")
 @click.option("--save-memory", is_flag=True, help="Compute blocks again in the backward pass instead of keeping them.")
 @click.option("--save-minutes", default=10.0, show_default=True, help="A checkpoint at least so often.")
-@click.option("--tensorboard", is_flag=True, help="Also write event files; needs comfyui-unclip[train].")
+@click.option("--tensorboard", is_flag=True, help="Also write event files; needs unclip[train].")
 def command(
     stage, data, name, preset, config, print_config, words, run_folder, models, stages, take, cache, clip, through,
     init, lora, lora_layers, device, dtype, fp32, threads, workers, compile, save_memory, save_minutes, tensorboard,
@@ -180,7 +180,7 @@ def command(
                         source, _, part = each.partition(":")
                         say(f"{part} of {source}: {take_stage(source, part.replace('-', '_'), target, folders)}")
                 _show_all(train_all(options, plan, name, target, wanted), world.first)
-                say(f"{name} is in {target}: unclip run workflows/text_to_image.json -s model={name}")
+                say(f"{name} is in {target}: unclip run text_to_image -s model={name}")
             else:
                 if clip is None and name and (own := _clip_of(name, runs, models, folders)):
                     options = dataclasses.replace(options, clip=own)

@@ -22,6 +22,8 @@ MAX_PARTS = 2_000_000  # lists and objects
 MAX_DEPTH = 100
 MAX_NODES = 100_000  # in all; the largest graphs that people share have some hundreds
 
+SHIPPED = Path(__file__).resolve().parents[1]  # the folder of the graphs that come with the pack
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.S
@@ -42,15 +44,17 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it.
+    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it; or a shipped graph by its bare
+    name, such as "text_to_image", where there is no file of that name.
 
     Raises WorkflowError, in one line, for whatever is not a workflow.
     """
-    path = Path(path)
+    path = _found(Path(path))
     try:
         data = read_document(path)
     except FileNotFoundError:
-        raise _file_error(path, "no such file; check the path") from None
+        shipped = f"; graphs that come with the pack: {', '.join(shipped_names())}" if _is_bare(path) else ""
+        raise _file_error(path, f"no such file; check the path{shipped}") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:
@@ -67,6 +71,22 @@ def load_workflow(path: str | Path) -> Workflow:
         _check_size(path, data)
         return Workflow(path, data, is_ui=False)
     raise _file_error(path, "is JSON but not a workflow: no list of nodes, no API prompt; export it from the editor")
+
+
+def shipped_names() -> list[str]:
+    """The graphs that come with the pack, by name."""
+    return sorted(path.stem for path in SHIPPED.glob("*.json"))
+
+
+def _is_bare(path: Path) -> bool:
+    """A word rather than a path: no folder, no ending."""
+    return path.name == str(path) and not path.suffix
+
+
+def _found(path: Path) -> Path:
+    """The file that a path or a shipped graph's name means. A folder of that name, as of a run's pictures, is none."""
+    shipped = SHIPPED / f"{path}.json"
+    return shipped if _is_bare(path) and not path.is_file() and shipped.is_file() else path
 
 
 def _check_size(path: Path, nodes: Sized) -> None:

@@ -266,6 +266,6 @@ def _sha(file: Any) -> str:
 
 def _version() -> str:
     try:
-        return importlib.metadata.version("comfyui-unclip")
+        return importlib.metadata.version("unclip")
     except importlib.metadata.PackageNotFoundError:
         return "0"

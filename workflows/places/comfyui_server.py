@@ -49,7 +49,7 @@ def _aiohttp():
     try:
         import aiohttp
     except ImportError:
-        message = "--server needs the package aiohttp; install it with: pip install 'comfyui-unclip[server]'"
+        message = "--server needs the package aiohttp; install it with: pip install 'unclip[server]'"
         raise WorkflowError([Problem("invalid_option", message)]) from None
     return aiohttp
 

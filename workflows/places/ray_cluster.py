@@ -40,7 +40,7 @@ def load_ray() -> Any:
     try:
         import ray
     except ImportError:
-        message = "--ray needs the package ray; install it with: pip install 'comfyui-unclip[ray]'"
+        message = "--ray needs the package ray; install it with: pip install 'unclip[ray]'"
         raise WorkflowError([Problem("invalid_option", message)]) from None
     return ray
 

@@ -46,7 +46,7 @@ def frontend_folder() -> Path:
     for place in (found.submodule_search_locations or []) if found else []:
         if (Path(place) / "static" / "index.html").is_file():
             return Path(place) / "static"
-    raise ValueError("the editor's page is not installed; run: pip install 'comfyui-unclip[editor]'")
+    raise ValueError("the editor's page is not installed; run: pip install 'unclip[editor]'")
 
 
 def make_editor(settings: Settings) -> Editor:

@@ -104,7 +104,7 @@ async def system_stats(editor: Editor, request: web.Request) -> web.Response:
         "os": platform.system(),
         "python_version": sys.version,
         "embedded_python": False,
-        "comfyui_version": f"unclip edit {_version('comfyui-unclip')}",
+        "comfyui_version": f"unclip edit {_version('unclip')}",
         "pytorch_version": _version("torch"),
         "installed_templates_version": None,
         "required_frontend_version": None,

@@ -203,9 +203,13 @@ def set_timesteps(reference, schedule):
 
 
 @pytest.mark.parametrize("sampler", list(SCHEDULERS), ids=lambda sampler: sampler.__name__)
+@pytest.mark.parametrize(("spacing", "first"), [("linspace", 0), ("leading", 0), ("leading", 1), ("trailing", 0)])
 @pytest.mark.parametrize("count", [1, 4, 10, 25])
-def test_multistep_samplers_are_given_their_schedulers_timesteps(sampler, count):
-    settings = resolve_settings("Test", ScheduleConfig(), SamplingConfig(), sampler=sampler.__name__, steps=count)
-    reference = SCHEDULERS[sampler](1000, beta_schedule="squaredcos_cap_v2")
+def test_multistep_samplers_are_given_their_schedulers_timesteps(sampler, count, spacing, first):
+    config = ScheduleConfig(spacing=spacing, first_timestep=first)
+    settings = resolve_settings("Test", config, SamplingConfig(), sampler=sampler.__name__, steps=count)
+    reference = SCHEDULERS[sampler](
+        1000, beta_schedule="squaredcos_cap_v2", timestep_spacing=spacing, steps_offset=first
+    )
     reference.set_timesteps(count)
     assert [step.t for step in settings.steps] == reference.timesteps.tolist()

@@ -1,5 +1,7 @@
 """`torch.compile` of what runs once a step."""
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.models.lora import Branch, Lora
-from comfyui_unclip.unclip_core.runtime import compiling
+from comfyui_unclip.unclip_core.runtime import compiling, streamed
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 
 
@@ -65,6 +67,48 @@ def test_a_lora_is_in_the_graph_and_gone_after_the_run(tiny, graphs):
         torch.testing.assert_close(stage.sample(*inputs), before, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(stage.with_lora(lora).sample(*inputs), expected, rtol=1e-3, atol=1e-4)
     assert len(graphs) == 3
+
+
+def test_dropped_weights_are_gone_at_once_and_the_float32_twin_is_not_compiled(tiny, graphs):
+    """Nobody collects garbage before a network that leaves a GPU makes room on it."""
+    stage = compiled(tiny.decoder())
+    twin = stage.network.as_float32()
+    assert twin is not stage.network and not compiling.is_compiled(twin.read())
+    stage.sample(tiny.embed(), tiny.text(), steps=2)
+    network = weakref.ref(stage.network.read())
+    assert compiling.is_compiled(network()) and graphs
+    gc.disable()
+    try:
+        stage.network.drop()
+        assert network() is None
+    finally:
+        gc.enable()
+
+
+def test_a_network_whose_weights_stream_is_one_graph_too(tiny, graphs, monkeypatch):
+    monkeypatch.setattr(streamed, "SMALL_BYTES", 300)
+    stage = compiled(tiny.decoder())
+    expected = stage.sample(tiny.embed(), tiny.text(), steps=2)
+    network = stage.network.read()
+    assert streamed.stream(network, torch.device("cpu"), 0)[0] > 0 and compiling.is_compiled(network)
+    before = len(graphs)
+    assert torch.equal(stage.sample(tiny.embed(), tiny.text(), steps=2), expected) and len(graphs) == before + 1
+
+
+@pytest.mark.parametrize("interval", [None, (0.0, 0.5)])
+def test_fewer_operations_are_a_graph_of_each_kind_of_step(tiny, graphs, interval):
+    """Whole, whole once something is kept, and reusing; for guided steps and for those without."""
+    plain, stage = compiled(tiny.decoder(), compiles=False), compiled(tiny.decoder())
+    plain, stage = (each.with_step_cache(2) for each in (plain, stage))
+    if interval is not None:
+        plain, stage = (each.with_guidance_interval(*interval) for each in (plain, stage))
+    inputs, options = (tiny.embed(2), tiny.text(2)), {"steps": 8, "seed": 3, "guidance_scale": 2.0, "sampler": "ddim"}
+    expected = plain.sample(*inputs, **options)
+    torch.testing.assert_close(stage.sample(*inputs, **options), expected, rtol=1e-3, atol=1e-4)
+    count = len(graphs)
+    assert count <= 1 + 3 * (1 if interval is None else 2), count
+    torch.testing.assert_close(stage.sample(*inputs, **options), expected, rtol=1e-3, atol=1e-4)
+    assert len(graphs) == count  # a second run compiles nothing
 
 
 def test_without_a_compiler_it_says_so_before_weights_are_read(tiny, monkeypatch):

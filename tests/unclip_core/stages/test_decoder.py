@@ -88,6 +88,27 @@ def test_count_paints_each_item_several_times_in_a_row(tiny):
         images(decoder, embed, count=0)
 
 
+def test_embeddings_made_of_each_caption_are_painted_with_it(tiny, limit_rows):
+    """A prior with a count above 1 gives item = caption * count + k; each goes with its own caption."""
+    decoder, embed, text, negative = tiny.decoder(), tiny.embed(6), tiny.text(3), tiny.text(2, seed=9)
+    options = {"guidance_scale": 2.0, "sampler": "ddpm"}
+    whole = images(decoder, embed, text, negative_text=negative, seed=4, **options)
+    each, away = text.take([0, 0, 1, 1, 2, 2]), negative.take([0, 0, 0, 1, 1, 1])
+    assert torch.equal(whole, images(decoder, embed, each, negative_text=away, seed=4, **options))
+    for i in range(6):
+        alone = images(
+            decoder, rows_of(embed, [i]), each.take([i]), negative_text=away.take([i]), seed=4 + i, **options
+        )
+        assert torch.allclose(whole[i : i + 1], alone, atol=2e-5), i
+    others = images(decoder, embed, each.take([2, 3, 4, 5, 0, 1]), negative_text=away, seed=4, **options)
+    assert (whole - others).abs().flatten(1).max(1).values.min() > 1e-3
+    limit_rows(4)
+    assert torch.allclose(whole, images(decoder, embed, text, negative_text=negative, seed=4, **options), atol=2e-5)
+    for wrong in (4, 12):
+        with pytest.raises(ValueError, match=f"batch sizes do not match .embed 6, text {wrong}"):
+            decoder.sample(embed, tiny.text(wrong))
+
+
 def test_shared_noise_gives_equal_items_for_equal_conditions(tiny):
     decoder, embed = tiny.decoder(), rows_of(tiny.embed(1), [0, 0, 0])
     shared = images(decoder, embed, seed=5, sampler="ddpm", noise_per_item=False)

@@ -84,6 +84,9 @@ def test_it_says_where_it_has_no_effect(tiny):
         for each, scale in ((decoder, 1.0), (decoder.with_guidance_interval(0.1, 0.15), 2.0))
     )
     assert torch.equal(plain, empty)
+    narrow = decoder.with_guidance_interval(0.1, 0.15)
+    narrow.sample(tiny.embed(), steps=4, negative_embed=tiny.embed(seed=8), warn=said.append)
+    assert len(said) == 4 and said[2:] == [said[1]] * 2  # and nothing of guidance_scale 1
 
 
 @pytest.mark.parametrize(

@@ -451,7 +451,7 @@ def test_measuring_changes_nothing(tmp_path):
 
 def test_the_numbers_go_to_tensorboard_where_it_is_installed(tmp_path):
     if importlib.util.find_spec("tensorboard") is None:
-        with pytest.raises(ValueError, match=r"needs TensorBoard; `pip install 'comfyui-unclip\[train\]'`"):
+        with pytest.raises(ValueError, match=r"needs TensorBoard; `pip install 'unclip\[train\]'`"):
             run(tmp_path, tensorboard=True)
         return
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -47,6 +47,18 @@ def test_a_missing_file_and_a_picture_are_named(tmp_path):
         load_workflow(tmp_path)
 
 
+def test_a_graph_of_the_pack_goes_by_its_name_and_a_file_of_that_name_comes_first(tmp_path, monkeypatch, save, api):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text_to_image").mkdir()  # a run's pictures
+    assert load_workflow("text_to_image").path.name == "text_to_image.json"
+    (tmp_path / "text_diff").write_text(json.dumps(api(n1=("Number", {"value": 1}))))
+    assert not load_workflow("text_diff").is_ui
+    with pytest.raises(WorkflowError, match=r"text_to_imag: no such file; .* graphs .*, text_diff, .*text_to_image,"):
+        load_workflow("text_to_imag")
+    with pytest.raises(WorkflowError, match=r"no such file; check the path$"):
+        load_workflow("workflows/text_to_image")
+
+
 def _png(path, **texts):
     info = PngInfo()
     for key, text in texts.items():

@@ -52,11 +52,11 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
     found = importlib.util.find_spec
     absent = {"comfyui_frontend_package"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else found(name, *rest))
-    with pytest.raises(ValueError, match=r"comfyui-unclip\[editor\]"):
+    with pytest.raises(ValueError, match=r"unclip\[editor\]"):
         frontend_folder()
     absent.add("aiohttp")
     assert run(["edit", "--no-browser"]) == 2
-    assert "comfyui-unclip[editor]" in capsys.readouterr().err
+    assert "unclip[editor]" in capsys.readouterr().err
 
 
 def test_nodes_of_another_pack_join(tmp_path, repository):

@@ -213,7 +213,12 @@ def _verdict(distances: dict[str, Measured], gate: Check) -> list[str]:
     for nearer, farther in pairwise(ORDER):
         told = f"{nearer} {plain(distances[nearer].value)}, {farther} {plain(distances[farther].value)}"
         paper = f"{PAPER[nearer]:.2f} < {PAPER[farther]:.2f}"
-        if distances[nearer].high < distances[farther].low:
+        if gate.verdict == "missed":
+            said.append(
+                f"Undecided on §5.1 ({paper}): the decoder on captions alone is right in {gate.measured.value:.0%} at "
+                f"best, so these decoders are trained too little to be compared; {told}."
+            )
+        elif distances[nearer].high < distances[farther].low:
             said.append(f"Agrees with §5.1 ({paper}): {told}{gate.proviso}.")
         elif distances[farther].high < distances[nearer].low:
             said.append(f"Contradicts §5.1 ({paper}) here: {told}{gate.proviso}.")

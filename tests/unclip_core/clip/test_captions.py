@@ -1,0 +1,54 @@
+"""The text half of a CLIP without open_clip, against open_clip's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from comfyui_unclip.unclip_core.checkpoints.caption_tower import has_caption_tower
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
+from comfyui_unclip.unclip_core.clip.model import text_states
+from comfyui_unclip.unclip_core.stack import load_stack
+
+ROOT = Path(__file__).parents[3]
+CAPTIONS = ["a big red apple on a night sky", "", "a star above a boat, with the word hello on it"]
+
+PROGRAM = """
+import sys
+from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
+from comfyui_unclip.unclip_core.stack import load_stack
+text = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu").clip.encode_text(["a red star"])
+print(text.embed.shape, sorted({"open_clip", "timm", "torchvision", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_captions_are_encoded_as_open_clip_does():
+    clip = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu").clip
+    text = clip.encode_text(CAPTIONS)
+    assert not clip.placed.loaded
+    with torch.no_grad():
+        tokens, embed = text_states(clip.network, text.ids)
+    assert torch.allclose(text.tokens, tokens, atol=2e-5)
+    assert torch.allclose(text.embed, torch.nn.functional.normalize(embed, dim=-1), atol=1e-6)
+
+
+def test_new_words_are_read_by_it_too():
+    clip = load_stack(read_stack(EMBEDDED / "storybook"), "fp32", "cpu").clip
+    row = clip.network.token_embedding.weight[clip.tokenize(["apple"])[0][0, 1]].detach()
+    knows = clip.with_words({"sks_apple": row})
+    one, other = knows.encode_text(["a red sks_apple"]), clip.encode_text(["a red apple"])
+    assert torch.allclose(one.embed, other.embed, atol=1e-5)
+    assert not torch.allclose(one.embed, clip.encode_text(["a red boat"]).embed, atol=1e-2)
+
+
+def test_a_caption_needs_no_open_clip():
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.stdout.strip() == "torch.Size([1, 192]) []", done.stderr[-2000:]
+
+
+def test_which_clips_have_such_a_half(tiny_models):
+    assert has_caption_tower(read_stack(EMBEDDED / "storybook").stages["clip"])
+    assert has_caption_tower(read_stack(tiny_models / "tiny").stages["clip"])
