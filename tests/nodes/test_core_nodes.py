@@ -25,6 +25,8 @@ _spec = importlib.util.spec_from_file_location("core_node_cases", TESTS / "nodes
 cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
+# Of older versions: sides were no multiples of anything, JSON was shown in one line.
+NEWER = {"ImageScaleToTotalPixels 1", "PreviewAny 5"}
 _ANY = "COMFY_MATCHTYPE_V3"  # which the page knows; "*" is as good
 
 
@@ -72,6 +74,9 @@ def test_a_node_gives_what_it_gives_in_the_editor(case, references, tmp_path):
     if class_type not in told["declared"]:
         assert now, "only an older ComfyUI may lack a node"
         pytest.skip(f"ComfyUI {told['comfyui']} has no {class_type}")
+    if case in told["failed"] or (case in NEWER and not is_new(told)):
+        assert not is_new(told)
+        pytest.skip(f"ComfyUI {told['comfyui']} does not do this, or does it in another way")
     said, made = ours(case, tmp_path)
     expected = told["cases"][case]
     assert set(made) == {key.split("/")[1] for key in tensors if key.startswith(f"{case}/")}
@@ -107,13 +112,20 @@ def test_every_node_is_declared_as_in_the_editor(references):
         if name == "BatchImagesNode":
             assert [spec.type for spec in specs] == ["COMFY_AUTOGROW_V3"]
         else:
-            assert mine == [described(spec) for spec in specs], name
+            theirs_told = [described(spec) for spec in specs]
+            # ImageScaleToTotalPixels got its last input later, whose default is what it did before.
+            assert theirs_told == (mine if is_new(told) else mine[: len(theirs_told)]), name
         plain = [str(kind).replace(_ANY, "*") for kind in theirs["outputs"]]
         assert [str(kind) for kind in node.RETURN_TYPES] == plain, name
         assert list(getattr(node, "RETURN_NAMES", node.RETURN_TYPES)) == [n.replace(_ANY, "*") for n in theirs["names"]]
         assert bool(getattr(node, "OUTPUT_NODE", False)) == theirs["output_node"], name
-        if told["comfyui"] >= "0.8":  # older ones have other titles
+        if is_new(told):  # older ones have other titles
             assert theirs["title"] == node.TITLE and theirs["category"] == node.CATEGORY, name
+
+
+def is_new(told):
+    """Whether the ComfyUI is one that our nodes follow where versions differ."""
+    return tuple(map(int, told["comfyui"].split(".")[:2])) >= (0, 8)
 
 
 def described(spec):
