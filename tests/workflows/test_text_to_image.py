@@ -174,51 +174,18 @@ def test_shipped_graphs_fit_the_current_nodes(graph):
         sockets = {entry["name"]: entry["type"] for entry in node["inputs"] if "widget" not in entry}
         assert sockets == {name: spec.type for name, spec in specs.items() if not spec.is_widget}, node["type"]
         assert [output["type"] for output in node["outputs"]] == list(classes[node["type"]].RETURN_TYPES)
-        places = sum(1 + spec.extra_widgets for spec in specs.values() if spec.is_widget)
-        assert len(node.get("widgets_values", [])) == places, node["type"]
+        widgets = [spec for spec in specs.values() if spec.is_widget]
+        places = sum(1 + spec.extra_widgets for spec in widgets)
+        later = sum(1 for spec in widgets if not spec.required)  # inputs that came after the graph was saved
+        assert places - later <= len(node.get("widgets_values", [])) <= places, node["type"]
 
 
 @every_drawing
-def test_shipped_graphs_are_laid_out(graph):
+def test_shipped_graphs_say_what_to_change_first_and_count_their_ids_right(graph):
     data = json.loads(graph.read_text(encoding="utf-8"))
-    boxes = {node["id"]: (*node["pos"], *node["size"]) for node in data["nodes"]}
-    for one, (x, y, width, height) in boxes.items():
-        for other, (x2, y2, width2, height2) in boxes.items():
-            # 30 px: the title bar stands above `pos`.
-            apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 - 30 or y2 + height2 <= y - 30
-            assert one == other or apart, (one, other)
-    for _, origin, _, target, _, _ in data["links"]:
-        right = boxes[origin][0] + boxes[origin][2]
-        assert right <= boxes[target][0] or boxes[origin][1] + boxes[origin][3] <= boxes[target][1] - 30, (
-            origin,
-            target,
-        )
     assert {node["type"] for node in data["nodes"]} & {"Note", "MarkdownNote"}, "no note says what to change first"
-    assert data["last_node_id"] == max(boxes) and data["last_link_id"] == max(link[0] for link in data["links"])
-
-
-# Heights that nodes take in the editors (frontends 1.27 to 1.58) once they show a preview: growing, they cover others.
-AFTER_A_RUN = {
-    "UnCLIPDecoderSample": 550,
-    "UnCLIPUpsample256": 374,
-    "UnCLIPUpsample1024": 374,
-    "UnCLIPDDIMInvert": 414,
-    "UnCLIPImageGrid": 354,
-    "UnCLIPSaveAnimation": 486,
-    "SaveImage": 282,
-    "PreviewImage": 258,
-}
-
-
-@every_drawing
-def test_shipped_graphs_have_room_for_what_a_run_shows(graph):
-    data = json.loads(graph.read_text(encoding="utf-8"))
-    groups = [group["bounding"] for group in data["groups"]]
-    for node in data["nodes"]:
-        (x, y), (width, height) = node["pos"], node["size"]
-        assert height >= AFTER_A_RUN.get(node["type"], 0), node["title"]
-        inside = [gx <= x and gy <= y - 30 and x + width <= gx + w and y + height <= gy + h for gx, gy, w, h in groups]
-        assert sum(inside) == (node["type"] != "MarkdownNote"), node["title"]
+    assert data["last_node_id"] == max(node["id"] for node in data["nodes"])
+    assert data["last_link_id"] == max(link[0] for link in data["links"])
 
 
 @every_graph

@@ -21,7 +21,7 @@ def desk(tmp_path, tiny_stack, monkeypatch):
     monkeypatch.setattr("comfyui_unclip.unclip_core.pages.keep_pages", lambda: True)  # would outlive the test
     small = {"steps": 2, "batch": 8, "warmup": 1, "pictures": 64}
     full = contexts.FULL
-    budget = contexts.Budget(*(dataclasses.replace(each, **small) for each in (full.judge, full.reader, full.sibling)))
+    budget = contexts.Budget(dataclasses.replace(full.judge, **small), dataclasses.replace(full.reader, **small))
     monkeypatch.setattr(contexts, "FULL", budget)
     monkeypatch.setattr(contexts.Context.__init__, "__defaults__", (budget, contexts.Context.__init__.__defaults__[1]))
     settings = {"prior": {"steps": 2, "candidates": 1}, "decoder": {"steps": 2, "guidance_scale": 1.0}}
