@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
+import importlib
 import inspect
 import json
 import logging
@@ -18,35 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from executor_references import Server, load
+
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("latent", "images", "mask", "post_processing", "primitive", "string", "preview_any", "logic")
-
-
-def load(name: str, path: Path):
-    """A module from a file."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class Server:
-    """Hears what the executor says."""
-
-    client_id = "reference"
-    last_node_id = None
-
-    def __init__(self):
-        self.heard = []
-
-    def send_sync(self, event, data, sid=None):
-        self.heard.append((event, data))
-
-    def queue_updated(self):
-        pass
-
-    def send_progress_text(self, text, node_id, sid=None):
-        pass
 
 
 def new_executor(execution, server: Server):

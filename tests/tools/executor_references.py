@@ -41,6 +41,9 @@ class Server:
     def queue_updated(self):
         pass
 
+    def send_progress_text(self, text, node_id, sid=None):
+        pass
+
 
 def checked(execution, prompt: dict) -> tuple[bool, dict, list[str]]:
     """Whether a prompt is valid, what validation said, and the good outputs."""
