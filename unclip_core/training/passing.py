@@ -37,6 +37,7 @@ from .recipes import Recipe
 from .validation import some_rows
 
 LEVEL = 0.25  # of the schedule's length: the thing stays what and where it is, its edges become the decoder's
+STEPS = 8  # of the decoder's, from there down
 PIECE = 32  # rows that are made and kept at a time
 HELD_OUT = 6  # of the pictures, which no step learns from: for the sheet
 OVER = 4  # the small picture is the mean over so many pixels each way of a larger one, as upsamplers' inputs are
@@ -50,17 +51,23 @@ def pass_through(
     text: TextEncoding | None = None,
     *,
     level: float = LEVEL,
+    steps: int = STEPS,
+    guidance_scale: float = 1.0,
     seed: int = 0,
-    **options: Any,
 ) -> Tensor:
     """IMAGE (B, H, W, 3) noised to `level` (0..1 of the schedule) and denoised by the decoder: IMAGE (B, S, S, 3).
 
-    embed, text: what the pictures show, see `Decoder.sample`; a decoder that reads no captions is given none. options:
-    the sampler's. Item i has noise of seed + i. Raises ValueError for another CLIP's input or a value out of range.
+    embed, text: what the pictures show, see `Decoder.sample`; a decoder that reads no captions is given none. DDIM, so
+    that no noise of a sampler comes on top of the decoder's own error; without guidance, which would push the picture
+    away from the one that it was. Item i has noise of seed + i. Raises ValueError for another CLIP's input or a value
+    out of range.
     """
     start = PictureStart(image, strength=level)
     text = text if decoder.reads_text else None
-    return decoder.sample(embed, text, noise=start, seed=seed, warn=lambda message: None, **options)
+    return decoder.sample(
+        embed, text, sampler="ddim", steps=steps, guidance_scale=guidance_scale, noise=start, seed=seed,
+        warn=lambda message: None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def pass_data(
     small_side = entry.stages["decoder"].config.unet.image_size
     settings = {
         "steps": recipe.passed_steps,
-        "guidance_scale": recipe.passed_guidance or None,
+        "guidance_scale": recipe.passed_guidance,
         "level": recipe.passed_level,
     }
     said = [data.state, order, recipe.seed, settings, *(_weights(entry.stages[part]) for part in ("clip", "decoder"))]

@@ -45,7 +45,7 @@ class Recipe:
     passed_share: float = 0.5  # ... their share of the inputs; clean_share is of the others
     passed_level: float = 0.25  # how far they are noised, of the schedule's length
     passed_steps: int = 8  # of the decoder's, from there down
-    passed_guidance: float = 0.0  # the decoder's guidance; 0: as it was tuned
+    passed_guidance: float = 1.0  # the decoder's guidance; 1: none
     siblings: int = 1  # CLIP: rows per batch that share object, colour and background; their places become the lesson
     cousins: float = 0.0  # CLIP: the share of siblings that need not share the object: it becomes the lesson
     swaps: bool = (

@@ -58,7 +58,7 @@ decoder_b() { # two of five pairs had their colours right: those are settled whe
 # 1024 one. Of the others a third is clean, so that clean renders come out no worse. They are to answer in one step, from
 # noise alone.
 upsampler_256() {
-    train upsampler_256 upsampler-256 --init "$FROM/upsampler_256.safetensors" --steps 2000 --batch 32 --lr 1e-3 \
+    train upsampler_256 upsampler-256 --init "$FROM/upsampler_256.safetensors" --steps 5000 --batch 32 --lr 1e-3 \
         --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
         --through "$RUNS/decoder-b/decoder.safetensors" --set passed=4000 --set clean_share=0.3
 }
