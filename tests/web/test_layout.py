@@ -74,7 +74,7 @@ def set_node(title, **values):
         (set_node("picture", pos=[520, 2000]), "in 0 groups"),
         (set_node("picture", size=[900, 78]), "sticks out"),
         (set_node("picture", pos=[520, 100]), "lies over the other"),
-        (set_node("decoder", size=[290, 580]), "206 px of it are empty"),
+        (set_node("decoder", size=[290, 580]), "194 px of it are empty"),
         (set_node("decoder", pos=[0, 0]), "its preview would lie over"),
         (set_node("Start here", size=[400, 900]), "a third of it is empty"),
         (set_node("Start here", size=[400, 100]), "its text needs"),

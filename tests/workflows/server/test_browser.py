@@ -239,7 +239,10 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
     assert kind == "execution_success", data
     desk.look_at("animation")
     desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'animation' && {STRIP})")
-    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 1 + 5  # the one that is held, and all
+    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
+    assert ".webp" in desk.of("animation", f"{STRIP}.querySelector('img').src")  # plays, and nothing else does
+    assert desk.of("animation", "!node.imgs && !node.widgets.some((widget) => widget.name.startsWith('$$'))")
+    assert desk.of("animation", f"{STRIP}.textContent").endswith("5 · → 0.00 … 1.00")
     assert "widget" not in json.dumps(desk.of("animation", "node.serialize().widgets_values"))
     saved = max((desk.folder / "out" / "unclip").glob("*.webp"))
     with Image.open(saved) as film:
@@ -248,6 +251,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
         ]
     slider = desk.page.locator("input[type=range]:visible").last
     slider.focus()
+    slider.press("ArrowRight")
+    slider.press("ArrowLeft")
     for place in (0, 1, 2, 4):
         while int(slider.input_value()) < place:
             slider.press("ArrowRight")
@@ -258,6 +263,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
         assert int(np.argmin(far)) == place and sorted(far)[1] > 1.5 * min(far)
         assert f"{place + 1} / 5 · → {place / 4:.2f}" in desk.of("animation", f"{STRIP}.textContent")
     desk.shoot("filmstrip")
+    desk.of("animation", f"{STRIP}.querySelector('button').click()")
+    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
 
 
 def test_the_pages_screenshots_show_the_whole_graph_and_nothing_over_it(desk, repository, animation):
