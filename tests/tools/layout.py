@@ -4,11 +4,11 @@
     python tests/tools/layout.py my.json        # one of yours
     python tests/tools/layout.py --check        # changes nothing, prints the faults
 
-Groups stand side by side in the order of their numbers, with the nodes that they held, in two rows where that makes all
-of it larger. A node is as high as its widgets in either of the editor's two ways to draw nodes; one that shows its result
-keeps the height that it was saved with. A node that shows a preview while it samples stands last in its column: previews
-are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening view is the whole
-graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
+Groups stand side by side in the order of their numbers, with the nodes that they held, in two rows where that makes
+all of it larger. A node is as high as its widgets in either of the editor's two ways to draw nodes; one that shows its
+result keeps the height that it was saved with. A node that shows a preview while it samples stands last in its column:
+previews are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening view is
+the whole graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
 """
 
 from __future__ import annotations
