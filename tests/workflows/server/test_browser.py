@@ -335,6 +335,23 @@ def test_the_packs_web_extension_leaves_the_editors_functions_as_they_are(desk, 
     assert desk.page.evaluate(own) == plain_tab.page.evaluate(own)
 
 
+def test_in_chinese_titles_say_what_they_mean_and_are_saved_as_they_came(desk, repository):
+    context = desk.page.context.browser.new_context(viewport={"width": 1600, "height": 900}, locale="zh-CN")
+    tab = parts.Desk(context.new_page(), desk.address, desk.folder, desk.folder)
+    tab.open()
+    graph = read_graph(repository, "interpolate_one_noise")
+    tab.load(graph)
+    titles = "(parts) => parts.map((part) => part.title).sort()"
+    assert "decoder 解码器" in tab.page.evaluate(f"() => ({titles})(app.graph._nodes)")
+    assert "2 · CLIP 所见" in tab.page.evaluate(f"() => ({titles})(app.graph._groups)")
+    saved = tab.page.evaluate("() => app.graph.serialize()")
+    for kind in ("nodes", "groups"):
+        assert sorted(part["title"] for part in saved[kind]) == sorted(part["title"] for part in graph[kind])
+    fields = tab.of("grid 拼图", "node.widgets.map((widget) => widget.element?.placeholder).filter(Boolean)")
+    assert fields == ["行标签", "列标签"]
+    context.close()
+
+
 def test_two_tabs_queue_at_once_and_each_gets_its_own(desk, plain_tab, animation):
     starts = {}
     for number, tab in enumerate((desk, plain_tab)):
