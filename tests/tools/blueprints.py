@@ -119,11 +119,16 @@ def draw(box: Box) -> dict[str, Any]:
         if link[1] in kept and link[3] in kept
     ]
     old = {link["id"] for link in links}
+    by_id = {node["id"]: node for node in nodes.values()}
+    entries = {link["id"]: by_id[link["target_id"]]["inputs"][link["target_slot"]]["name"] for link in links}
     for node in nodes.values():
+        node["inputs"] = _all_inputs(node)
         for socket in node["inputs"]:
             socket["link"] = socket["link"] if socket["link"] in old else None
         for output in node["outputs"]:
             output["links"] = [link for link in output["links"] or [] if link in old]
+    for link in links:
+        link["target_slot"] = _socket(by_id[link["target_id"]], entries[link["id"]])[0]
     last = max(old)
     left, top = min(node["pos"][0] for node in nodes.values()), min(node["pos"][1] for node in nodes.values())
     right = max(node["pos"][0] + node["size"][0] for node in nodes.values())
@@ -204,15 +209,24 @@ def _link(number: int, origin: int, out: int, target: int, into: int, kind: str)
     return dict(id=number, origin_id=origin, origin_slot=out, target_id=target, target_slot=into, type=kind)
 
 
+def _all_inputs(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sockets, then widgets, as the page makes them. With fewer, frontend 1.35.9 takes the place of a link for that of
+    another input, and feeds `steps` with a seed."""
+    saved = {socket["name"]: socket for socket in node["inputs"]}
+    sockets, widgets = [], []
+    for spec in node_schema(CLASSES[node["type"]]).inputs.values():
+        kind = "COMBO" if isinstance(spec.type, (list, tuple)) else spec.type
+        entry = saved.get(spec.name) or {"name": spec.name, "type": kind, "link": None}
+        (widgets if spec.is_widget else sockets).append(
+            entry | ({"widget": {"name": spec.name}} if spec.is_widget else {})
+        )
+    return sockets + widgets
+
+
 def _socket(node: dict[str, Any], name: str) -> tuple[int, dict[str, Any], bool]:
-    """Place and entry of a node's input, and whether it is a widget: then it gets an entry."""
-    for slot, socket in enumerate(node["inputs"]):
-        if socket["name"] == name:
-            return slot, socket, "widget" in socket
-    spec = node_schema(CLASSES[node["type"]]).inputs[name]
-    kind = "COMBO" if isinstance(spec.type, (list, tuple)) else spec.type
-    node["inputs"].append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
-    return len(node["inputs"]) - 1, node["inputs"][-1], True
+    """Place and entry of a node's input, and whether it is a widget."""
+    slot = next(slot for slot, socket in enumerate(node["inputs"]) if socket["name"] == name)
+    return slot, node["inputs"][slot], "widget" in node["inputs"][slot]
 
 
 def _value(node: dict[str, Any], name: str) -> Any:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.workflows import load, run
+from comfyui_unclip.workflows.document.schema import node_schema
 
 NAMES = ("Text to picture", "Vary a picture", "Blend two pictures", "Change by words")
 
@@ -64,6 +66,20 @@ def test_the_files_are_what_the_script_draws(repository):
     finally:
         sys.path.remove(folder)
     assert {path: path.read_text("utf-8") for path in (repository / "subgraphs").iterdir()} == files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_inside_a_box_end_where_the_page_has_that_input(repository, name):
+    """The page makes a node's sockets first, then an input for each widget, and goes by their places."""
+    data = json.loads((repository / "subgraphs" / f"{name} (unCLIP).json").read_text("utf-8"))
+    (inside,) = data["definitions"]["subgraphs"]
+    links = {link["id"]: link for link in inside["links"]}
+    for node in inside["nodes"]:
+        specs = node_schema(NODE_CLASS_MAPPINGS[node["type"]]).inputs.values()
+        wanted = sorted(specs, key=lambda spec: spec.is_widget)
+        assert [socket["name"] for socket in node["inputs"]] == [spec.name for spec in wanted]
+        for slot, socket in enumerate(node["inputs"]):
+            assert socket["link"] is None or links[socket["link"]]["target_slot"] == slot
 
 
 @pytest.mark.parametrize("name", NAMES)
