@@ -84,6 +84,8 @@ def annotated_path(name: str) -> Path:
 
 def picture_problem(name: str) -> str | None:
     """Why `name` is not a readable picture file, or None."""
+    if not str(name).strip():
+        return "no picture is chosen; choose one (headless: -s TITLE=FILE, the node's title)"
     try:
         path = annotated_path(name)
     except ValueError as error:

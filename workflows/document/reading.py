@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .blueprints import completed
 from .graph import Problem, WorkflowError
 from .pictures import text_in_png, text_in_webp
 
@@ -23,6 +24,7 @@ MAX_DEPTH = 100
 MAX_NODES = 100_000  # in all; the largest graphs that people share have some hundreds
 
 SHIPPED = Path(__file__).resolve().parents[1]  # the folder of the graphs that come with the pack
+BLUEPRINTS = SHIPPED.parent / "subgraphs"  # and that of the boxes for other graphs
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ESCAPE = re.compile(
@@ -44,8 +46,9 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it; or a shipped graph by its bare
-    name, such as "text_to_image", where there is no file of that name.
+    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it; or a shipped graph or blueprint
+    by its bare name, such as "text_to_image", where there is no file of that name. A blueprint gets nodes at its ends
+    that load and save (`blueprints.completed`).
 
     Raises WorkflowError, in one line, for whatever is not a workflow.
     """
@@ -53,7 +56,7 @@ def load_workflow(path: str | Path) -> Workflow:
     try:
         data = read_document(path)
     except FileNotFoundError:
-        shipped = f"; graphs that come with the pack: {', '.join(shipped_names())}" if _is_bare(path) else ""
+        shipped = f"; graphs that come with the pack: {', '.join(_names())}" if _is_bare(path) else ""
         raise _file_error(path, f"no such file; check the path{shipped}") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
@@ -64,7 +67,7 @@ def load_workflow(path: str | Path) -> Workflow:
             shown = json.dumps(part)[:80]
             raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
         _check_size(path, data["nodes"])
-        return Workflow(path, data, is_ui=True)
+        return Workflow(path, completed(data), is_ui=True)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
     if _is_api_prompt(data):
@@ -78,6 +81,11 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
+def _names() -> list[str]:
+    """What `load_workflow` takes for a name: graphs, then blueprints."""
+    return [*shipped_names(), *sorted(f'"{path.stem}"' for path in BLUEPRINTS.glob("*.json"))]
+
+
 def _is_bare(path: Path) -> bool:
     """A word rather than a path: no folder, no ending."""
     return path.name == str(path) and not path.suffix
@@ -85,8 +93,10 @@ def _is_bare(path: Path) -> bool:
 
 def _found(path: Path) -> Path:
     """The file that a path or a shipped graph's name means. A folder of that name, as of a run's pictures, is none."""
-    shipped = SHIPPED / f"{path}.json"
-    return shipped if _is_bare(path) and not path.is_file() and shipped.is_file() else path
+    if not _is_bare(path) or path.is_file():
+        return path
+    named = (SHIPPED / f"{path}.json", BLUEPRINTS / f"{path}.json")
+    return next((file for file in named if file.is_file()), path)
 
 
 def _check_size(path: Path, nodes: Sized) -> None:

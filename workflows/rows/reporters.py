@@ -16,7 +16,6 @@ from .batch import Summary
 from .prepared import Prepared
 from .results import RowResult
 
-
 _MAX_LINES = 24  # of what one node shows as text
 
 
