@@ -18,7 +18,7 @@ from .decoder import UnCLIPCLIPGuidance, UnCLIPDecoderSample, UnCLIPDepthHint
 from .embedding import (
     UnCLIPEmbeddingBlend,
     UnCLIPNoiseEmbedding,
-    UnCLIPSlerp,
+    UnCLIPSlerpEmbedding,
     UnCLIPTextAsEmbedding,
     UnCLIPTextDiff,
 )
@@ -47,7 +47,7 @@ _CLASSES = (
     UnCLIPAutoregressivePrior,
     UnCLIPDDIMInvert,
     UnCLIPRandomNoise,
-    UnCLIPSlerp,
+    UnCLIPSlerpEmbedding,
     UnCLIPSlerpNoise,
     UnCLIPTextDiff,
     UnCLIPEmbeddingBlend,

@@ -33,7 +33,7 @@ class UnCLIPTextAsEmbedding(_Embedding):
         return (text_as_embedding(text),)
 
 
-class UnCLIPSlerp(_Embedding):
+class UnCLIPSlerpEmbedding(_Embedding):
     """Embeddings on the way from one to another."""
 
     TITLE = "Slerp (unCLIP)"

@@ -89,10 +89,10 @@ def test_random_noise_is_what_the_decoder_draws(node, embed):
 
 def test_slerp_goes_from_one_to_the_other(node, embed, noise):
     other = node("UnCLIPImageEncode", image=image(seed=1))
-    way = node("UnCLIPSlerp", embed_a=embed, embed_b=other, frames=3)
+    way = node("UnCLIPSlerpEmbedding", embed_a=embed, embed_b=other, frames=3)
     assert torch.allclose(way.vector[[0, 2]], torch.cat([embed.vector, other.vector]), atol=1e-5)
     assert torch.allclose(way.vector[1], F.normalize(embed.vector + other.vector, dim=1)[0], atol=1e-5)
-    part = node("UnCLIPSlerp", embed_a=embed, embed_b=other, start=0.25, end=0.5, frames=2)
+    part = node("UnCLIPSlerpEmbedding", embed_a=embed, embed_b=other, start=0.25, end=0.5, frames=2)
     assert torch.allclose(part.vector[1], way.vector[1], atol=1e-5) and len(part) == 2
     noises = node("UnCLIPSlerpNoise", noise_a=noise, noise_b=node("UnCLIPRandomNoise", seed=1), frames=3)
     assert torch.allclose(noises.x_T[0], noise.x_T[0], atol=1e-4) and noises.inversion is not None
@@ -109,7 +109,7 @@ def test_text_diff_moves_toward_the_second_caption(node, embed):
 
 
 def test_antipodes_are_told(node, host, embed):
-    node("UnCLIPSlerp", embed_a=embed, embed_b=Embedding(-embed.vector, embed.clip_id))
+    node("UnCLIPSlerpEmbedding", embed_a=embed, embed_b=Embedding(-embed.vector, embed.clip_id))
     assert "opposite directions" in host.warnings[-1][0]
 
 

@@ -42,7 +42,7 @@ GOLDEN = {
     "UnCLIPRandomNoise": ("seed* count* shared*", "UNCLIP_NOISE"),
     "UnCLIPSlerpNoise": ("noise_a noise_b start* end* frames*", "UNCLIP_NOISE"),
     "UnCLIPStartFromPicture": ("image strength* crop* mask? noise?", "UNCLIP_NOISE"),
-    "UnCLIPSlerp": ("embed_a embed_b start* end* frames*", "UNCLIP_EMBED"),
+    "UnCLIPSlerpEmbedding": ("embed_a embed_b start* end* frames*", "UNCLIP_EMBED"),
     "UnCLIPTextDiff": ("embed text_from text_to start_theta* end_theta* frames*", "UNCLIP_EMBED"),
     "UnCLIPEmbeddingBlend": ("embed weights* " + further("embed"), "UNCLIP_EMBED"),
     "UnCLIPEmbeddingBatch": ("embed " + further("embed"), "UNCLIP_EMBED"),
@@ -84,7 +84,7 @@ SHARED_TITLES = {
     "UnCLIPImageEncode",
     "UnCLIPDiffusionPrior",
     "UnCLIPRandomNoise",
-    "UnCLIPSlerp",
+    "UnCLIPSlerpEmbedding",
     "UnCLIPTextDiff",
     "UnCLIPImageGrid",
     "UnCLIPSaveAnimation",
@@ -128,6 +128,12 @@ def test_everything_is_said_in_words(name):
 def test_a_search_for_the_family_or_the_use_finds_the_node(name):
     words = NODE_CLASS_MAPPINGS[name].SEARCH_ALIASES
     assert set(words) > set(FAMILY) and len(words) == len(set(words))
+
+
+def test_a_search_for_unclip_finds_the_loader_first():
+    """The editor's search puts ids that begin with the word first, the shortest of them before the others."""
+    assert min(NODE_CLASS_MAPPINGS, key=len) == "UnCLIPLoader"
+    assert sum(len(name) == len("UnCLIPLoader") for name in NODE_CLASS_MAPPINGS) == 1
 
 
 def test_a_search_for_what_people_want_to_do_finds_a_node():

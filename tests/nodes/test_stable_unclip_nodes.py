@@ -175,7 +175,7 @@ def test_a_model_without_a_prior_says_how_to_get_one(h):
 def test_levels_go_through_what_moves_embeddings(h, small, embed, said, tmp_path):
     """Slerp takes the higher one; Text Diff, PCA and files keep it."""
     noisy = replace(embed, noise_level=200)
-    slerp = NODE_CLASS_MAPPINGS["UnCLIPSlerp"]()
+    slerp = NODE_CLASS_MAPPINGS["UnCLIPSlerpEmbedding"]()
     same = {"start": 0.0, "end": 1.0, "frames": 3}
     (mixed,) = slerp.mix(embed_a=embed, embed_b=noisy, **same)
     assert mixed.noise_level == 200

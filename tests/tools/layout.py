@@ -4,16 +4,18 @@
     python tests/tools/layout.py my.json        # one of yours
     python tests/tools/layout.py --check        # changes nothing, prints the faults
 
-Groups stand side by side as they stood, with the nodes that they held. A node is as high as its widgets; one that shows
-its result keeps the height that it was saved with. A node that shows a preview while it samples stands last in its
-column: previews are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening
-view is the whole graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
+Groups stand side by side in the order of their numbers, with the nodes that they held, in two rows where that makes
+all of it larger. A node is as high as its widgets in either of the editor's two ways to draw nodes; one that shows its
+result keeps the height that it was saved with. A node that shows a preview while it samples stands last in its column:
+previews are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening view is
+the whole graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,15 @@ TITLE, FONT = 30, 24  # pixels: a node's title above its place, a group's letter
 TOP, PAD, GAP, BETWEEN = 80, 20, 20, 40  # first node below the group's edge, inside a group, nodes, groups
 WIDTH, NARROW, NOTE = 320, 290, 400
 ROW, LINK, FIELD = 24, 20, 54  # heights of a widget, a socket, and the least of a text field
+VUE_ROW, VUE_LINE, VUE_FIELD = 28, 36, 68  # of widgets in "Nodes 2.0": a number or list, a line of text, a text field
+PREVIEW = 320  # pixels that a preview takes below its node
+WRAP = 1.2  # two rows of groups, where that makes everything so much larger
+NOTE_COLOURS = ("#432", "#332a1a")  # a note's title and paper: "Nodes 2.0" writes on it in grey
 SLACK = 60  # pixels that a node may be higher than it must be
 # They show a preview while they sample, and only where previews are on.
 SAMPLERS = ("UnCLIPDecoderSample", "UnCLIPDDIMInvert", "UnCLIPUpsample256", "UnCLIPUpsample1024", "KSampler")
 # They show what they made, always.
-SHOWS = ("SaveImage", "PreviewImage", "UnCLIPSaveAnimation", "UnCLIPZeroShot")
+SHOWS = ("SaveImage", "PreviewImage", "UnCLIPSaveAnimation", "UnCLIPZeroShot", "UnCLIPRankByCLIP")
 NOTES = ("MarkdownNote", "Note")
 TEXTS = {"UnCLIPTextEncode": 1, "CLIPTextEncode": 1, "UnCLIPImageGrid": 2, "UnCLIPZeroShot": 1}  # text fields
 Graph = dict[str, Any]
@@ -52,7 +58,18 @@ def least_height(node: Graph) -> int:
     sockets = [entry for entry in node.get("inputs", []) if "widget" not in entry]
     rows = max(0, _values(node) - texts)
     links = LINK * max(len(sockets), len(node.get("outputs", [])))
-    return links + ROW * rows + FIELD * texts + (14 if rows + texts else 6)
+    lines, controls = _lines_and_controls(node)
+    vue = VUE_ROW * (rows - controls) + (VUE_LINE - VUE_ROW) * lines + VUE_FIELD * texts + 14
+    return links + max(ROW * rows + FIELD * texts + (14 if rows + texts else 6), vue)
+
+
+def _lines_and_controls(node: Graph) -> tuple[int, int]:
+    """How many widgets are lines of text, and how many stand inside another one in "Nodes 2.0"."""
+    if node["type"] not in CLASSES:
+        return 0, 0
+    widgets = [spec for spec in node_schema(CLASSES[node["type"]]).inputs.values() if spec.is_widget]
+    lines = [spec for spec in widgets if spec.type == "STRING" and not spec.options.get("multiline")]
+    return len(lines), sum(spec.extra_widgets for spec in widgets)
 
 
 def _values(node: Graph) -> int:
@@ -126,31 +143,65 @@ def extent(graph: Graph) -> tuple[float, float, float, float]:
 
 def tidy(graph: Graph) -> Graph:
     """Lay a graph out anew, in place; laying it out twice changes nothing more."""
-    left = 60
     for note in (node for node in graph["nodes"] if node["type"] in NOTES):
-        note["pos"] = [left, TOP]
+        note["pos"] = [60, TOP]
         note["size"] = [NOTE, note_height(note["widgets_values"][0])]
-    left += NOTE + BETWEEN
-    groups = sorted(graph["groups"], key=lambda group: group["bounding"][0])
-    held = [
-        [node for node in graph["nodes"] if node["type"] not in NOTES and group in holders(graph, node)]
+        note["color"], note["bgcolor"] = NOTE_COLOURS
+    groups = sorted(graph["groups"], key=_order)
+    held = {
+        id(group): [node for node in graph["nodes"] if node["type"] not in NOTES and group in holders(graph, node)]
         for group in groups
-    ]
-    for number, (group, nodes) in enumerate(zip(groups, held, strict=True)):
-        columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
-        x, bottom = left + PAD, 0
-        for column in columns:
-            width = max(_width(node, len(columns)) for node in column)
-            y = TOP
-            for node in column:
-                node["pos"], node["size"] = [x, y], [width, _height(node)]
-                y = _box(node)[3] + GAP + TITLE
-            bottom, x = max(bottom, y - GAP - TITLE), x + width + PAD
-        wide = max(x - left, 10 * -(-round(width_of(group["title"]) + 2 * PAD) // 10))
-        group |= {"bounding": [left, 0, wide, bottom + PAD], "color": COLOURS[number % len(COLOURS)], "font_size": FONT}
-        left += wide + BETWEEN
+    }
+    for number, group in enumerate(groups):
+        group |= {"color": COLOURS[number % len(COLOURS)], "font_size": FONT}
+    _place([groups], held)
+    graph["extra"] |= {"ds": opening(graph)}
+    rows = _two_rows(groups)
+    one = graph["extra"]["ds"]["scale"]
+    _place(rows, held)
+    if opening(graph)["scale"] < WRAP * one:
+        _place([groups], held)
     graph["extra"] |= {"ds": opening(graph)}
     return graph
+
+
+def _order(group: Graph) -> tuple[int, float]:
+    """Its number, then its place."""
+    number = re.match(r"(\d+) · ", group["title"])
+    return int(number[1]) if number else 0, group["bounding"][0]
+
+
+def _two_rows(groups: list[Graph]) -> list[list[Graph]]:
+    """The groups in two rows, of which the wider is as narrow as can be; the note stands before the first."""
+    widths = [group["bounding"][2] + BETWEEN for group in groups]
+    cut = min(range(1, len(groups) + 1), key=lambda cut: max(NOTE + BETWEEN + sum(widths[:cut]), sum(widths[cut:])))
+    return [groups[:cut], groups[cut:]]
+
+
+def _place(rows: list[list[Graph]], held: dict[int, list[Graph]]) -> None:
+    """Put the groups of each row side by side, and their nodes into them."""
+    top = 0
+    for number, row in enumerate(rows):
+        left = 60 if number else 60 + NOTE + BETWEEN
+        deepest = top
+        for group in row:
+            nodes = held[id(group)]
+            columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
+            x, bottom = left + PAD, top
+            for column in columns:
+                width = max(_width(node, len(columns)) for node in column)
+                y = top + TOP
+                for node in column:
+                    node["pos"], node["size"] = [x, y], [width, _height(node)]
+                    y = _box(node)[3] + GAP + TITLE
+                end = y - GAP - TITLE
+                deepest = max(deepest, end + (PREVIEW if column[-1]["type"] in SAMPLERS else 0))
+                bottom, x = max(bottom, end), x + width + PAD
+            wide = max(x - left, 10 * -(-round(width_of(group["title"]) + 2 * PAD) // 10))
+            group["bounding"] = [left, top, wide, bottom + PAD - top]
+            left += wide + BETWEEN
+            deepest = max(deepest, bottom + PAD)
+        top = deepest + BETWEEN
 
 
 def _reading(node: Graph) -> tuple[float, float]:
@@ -222,8 +273,9 @@ def faults(graph: Graph) -> list[str]:
         for other in nodes:
             if other is not node and other["id"] > node["id"] and _overlap(box, _box(other)):
                 found.append(f"{name} and {other.get('title')}: one lies over the other")
-            below = _box(other)[0] < box[2] and box[0] < _box(other)[2] and other["pos"][1] > node["pos"][1]
-            if node["type"] in SAMPLERS and below and other["type"] not in NOTES:
+            beside = _box(other)[0] >= box[2] or box[0] >= _box(other)[2] or other["pos"][1] <= node["pos"][1]
+            near = not beside and _box(other)[1] < box[3] + PREVIEW
+            if node["type"] in SAMPLERS and near and other["type"] not in NOTES:
                 found.append(f"{name}: its preview would lie over {other.get('title')}")
     view, (left, top, right, bottom) = graph["extra"]["ds"], extent(graph)
     seen = [(value + view["offset"][side % 2]) * view["scale"] for side, value in enumerate((left, top, right, bottom))]

@@ -52,6 +52,19 @@ def test_one_result_is_shown_once(repository, name):
         assert all(node["flags"].get("collapsed") for node in sheets)
 
 
+def test_every_title_has_chinese_words_that_fit(layout, repository):
+    """web/js/titles.js shows a group's words alone, a node's after its name."""
+    titles = json.loads((repository / "web" / "titles.zh.json").read_text("utf-8"))
+    graphs = [read(repository, name) for name in shipped_graphs()]
+    assert set(titles["nodes"]) == {entry["title"] for graph in graphs for entry in graph["nodes"]}
+    assert set(titles["groups"]) == {group["title"] for graph in graphs for group in graph["groups"]}
+    for group in (group for graph in graphs for group in graph["groups"]):
+        assert layout.width_of(titles["groups"][group["title"]]) + layout.PAD <= group["bounding"][2], group["title"]
+    for entry in (entry for graph in graphs for entry in graph["nodes"]):
+        wide = layout.width_of(f"{entry['title']} {titles['nodes'][entry['title']]}", 14) + 50
+        assert wide <= entry["size"][0], entry["title"]
+
+
 def node(graph, title):
     return next(entry for entry in graph["nodes"] if entry.get("title") == title)
 
@@ -74,7 +87,7 @@ def set_node(title, **values):
         (set_node("picture", pos=[520, 2000]), "in 0 groups"),
         (set_node("picture", size=[900, 78]), "sticks out"),
         (set_node("picture", pos=[520, 100]), "lies over the other"),
-        (set_node("decoder", size=[290, 580]), "206 px of it are empty"),
+        (set_node("decoder", size=[290, 580]), "194 px of it are empty"),
         (set_node("decoder", pos=[0, 0]), "its preview would lie over"),
         (set_node("Start here", size=[400, 900]), "a third of it is empty"),
         (set_node("Start here", size=[400, 100]), "its text needs"),

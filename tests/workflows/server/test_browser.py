@@ -239,7 +239,10 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
     assert kind == "execution_success", data
     desk.look_at("animation")
     desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'animation' && {STRIP})")
-    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 1 + 5  # the one that is held, and all
+    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
+    assert ".webp" in desk.of("animation", f"{STRIP}.querySelector('img').src")  # plays, and nothing else does
+    assert desk.of("animation", "!node.imgs && !node.widgets.some((widget) => widget.name.startsWith('$$'))")
+    assert desk.of("animation", f"{STRIP}.textContent").endswith("5 · → 0.00 … 1.00")
     assert "widget" not in json.dumps(desk.of("animation", "node.serialize().widgets_values"))
     saved = max((desk.folder / "out" / "unclip").glob("*.webp"))
     with Image.open(saved) as film:
@@ -248,6 +251,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
         ]
     slider = desk.page.locator("input[type=range]:visible").last
     slider.focus()
+    slider.press("ArrowRight")
+    slider.press("ArrowLeft")
     for place in (0, 1, 2, 4):
         while int(slider.input_value()) < place:
             slider.press("ArrowRight")
@@ -258,6 +263,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
         assert int(np.argmin(far)) == place and sorted(far)[1] > 1.5 * min(far)
         assert f"{place + 1} / 5 · → {place / 4:.2f}" in desk.of("animation", f"{STRIP}.textContent")
     desk.shoot("filmstrip")
+    desk.of("animation", f"{STRIP}.querySelector('button').click()")
+    assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
 
 
 def test_the_pages_screenshots_show_the_whole_graph_and_nothing_over_it(desk, repository, animation):
@@ -326,6 +333,23 @@ def test_the_packs_web_extension_leaves_the_editors_functions_as_they_are(desk, 
     """Other packs wrap them, in an order that nobody knows."""
     own = "() => [app, app.canvas].map((thing) => Object.keys(thing).filter((name) => thing[name] instanceof Function))"
     assert desk.page.evaluate(own) == plain_tab.page.evaluate(own)
+
+
+def test_in_chinese_titles_say_what_they_mean_and_are_saved_as_they_came(desk, repository):
+    context = desk.page.context.browser.new_context(viewport={"width": 1600, "height": 900}, locale="zh-CN")
+    tab = parts.Desk(context.new_page(), desk.address, desk.folder, desk.folder)
+    tab.open()
+    graph = read_graph(repository, "interpolate_one_noise")
+    tab.load(graph)
+    titles = "(parts) => parts.map((part) => part.title).sort()"
+    assert "decoder 解码器" in tab.page.evaluate(f"() => ({titles})(app.graph._nodes)")
+    assert "2 · CLIP 所见" in tab.page.evaluate(f"() => ({titles})(app.graph._groups)")
+    saved = tab.page.evaluate("() => app.graph.serialize()")
+    for kind in ("nodes", "groups"):
+        assert sorted(part["title"] for part in saved[kind]) == sorted(part["title"] for part in graph[kind])
+    fields = tab.of("grid 拼图", "node.widgets.map((widget) => widget.element?.placeholder).filter(Boolean)")
+    assert fields == ["行标签", "列标签"]
+    context.close()
 
 
 def test_two_tabs_queue_at_once_and_each_gets_its_own(desk, plain_tab, animation):
