@@ -89,7 +89,7 @@ def picture_problem(name: str) -> str | None:
     try:
         path = annotated_path(name)
     except ValueError as error:
-        return str(error)
+        return f"{error}, or give the folder that it lies in with -i"
     return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
 
 

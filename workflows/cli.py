@@ -28,8 +28,29 @@ class _Commands(click.Group):
         return importlib.import_module(f".{name.replace('-', '_')}", commands.__name__).command
 
 
+def _say_version(context: click.Context, option: click.Option, wanted: bool) -> None:
+    if not wanted:
+        return
+    import importlib.metadata
+
+    try:
+        version = importlib.metadata.version("unclip")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of a checkout that is not installed"
+    click.echo(f"unclip {version}")
+    context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="The version.",
+)
 @click.pass_context
 def unclip(context: click.Context, debug: bool) -> None:
     """unCLIP (DALL-E 2) from saved graphs: the editor's JSON files, run without an editor."""

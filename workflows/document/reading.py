@@ -7,6 +7,7 @@ types that the rest of the code relies on.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sized
@@ -56,8 +57,7 @@ def load_workflow(path: str | Path) -> Workflow:
     try:
         data = read_document(path)
     except FileNotFoundError:
-        shipped = f"; graphs that come with the pack: {', '.join(_names())}" if _is_bare(path) else ""
-        raise _file_error(path, f"no such file; check the path{shipped}") from None
+        raise _file_error(path, f"no such file; check the path{_suggestion(path)}") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:
@@ -81,21 +81,30 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
-def _names() -> list[str]:
-    """What `load_workflow` takes for a name: graphs, then blueprints."""
-    return [*shipped_names(), *sorted(f'"{path.stem}"' for path in BLUEPRINTS.glob("*.json"))]
+def _suggestion(path: Path) -> str:
+    """What a name that is no file's may have meant."""
+    if not _is_bare(path):
+        return ""
+    boxes = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
+    names = {name.lower(): name for name in (*shipped_names(), *boxes)}
+    close = difflib.get_close_matches(path.stem.lower(), names, 1)
+    listed = ", ".join([*shipped_names(), *(f'"{name}"' for name in boxes)])
+    meant = f"; did you mean {names[close[0]]!r}?" if close else ";"
+    return f"{meant} graphs that come with the pack: {listed}"
 
 
 def _is_bare(path: Path) -> bool:
-    """A word rather than a path: no folder, no ending."""
-    return path.name == str(path) and not path.suffix
+    """A name rather than a path: no folder, and no ending but .json."""
+    return path.name == str(path) and path.suffix in ("", ".json")
 
 
 def _found(path: Path) -> Path:
-    """The file that a path or a shipped graph's name means. A folder of that name, as of a run's pictures, is none."""
+    """The file that a path, or the name of a shipped graph or blueprint means. A folder of that name, as of a run's
+    pictures, is none."""
     if not _is_bare(path) or path.is_file():
         return path
-    named = (SHIPPED / f"{path}.json", BLUEPRINTS / f"{path}.json")
+    name = path.name.removesuffix(".json")
+    named = (SHIPPED / f"{name}.json", BLUEPRINTS / f"{name}.json")
     return next((file for file in named if file.is_file()), path)
 
 

@@ -1,6 +1,7 @@
 """The command line's manners: help, exit codes, one line per problem, nothing done before everything is checked."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -149,6 +150,23 @@ def test_what_a_node_shows_as_text_is_printed_under_its_title(unclip, save, tmp_
     assert unclip(*given, "-s", f"value={long}")[1].endswith("\n  23\n  ... 16 more lines; --json shows all\n")
     assert "row 2, scores: b\n" in unclip(*given, "--sweep", "value=a,b")[1]
     assert unclip(*given, "-q")[1] == ""
+
+
+def test_a_name_is_found_with_its_ending_and_another_one_gets_a_suggestion(unclip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert unclip("validate", "text_to_image.json")[1] == "text_to_image.json: ok\n"
+    for given, meant in (("Text_to_Image", "text_to_image"), ("vary a picture", "Vary a picture (unCLIP)")):
+        _, _, (error,) = unclip("show", given)
+        assert f"{given}: no such file; check the path; did you mean {meant!r}? graphs that come with" in error
+    _, _, (error,) = unclip("show", "graphs/text_to_image.json")
+    assert error == "error: graphs/text_to_image.json: no such file; check the path"
+    (tmp_path / "text_to_image.json").write_text("[]")  # a file of that name comes first
+    assert unclip("validate", "text_to_image.json")[0] == 2
+
+
+def test_the_version_is_said(unclip):
+    code, out, _ = unclip("--version")
+    assert code == 0 and re.fullmatch(r"unclip (\d+\.\d+\.\d+|of a checkout that is not installed)\n", out)
 
 
 def test_unknown_commands_and_options_exit_2(unclip):
