@@ -4,7 +4,7 @@
     python tests/tools/thumbnails.py out        # workflows/NAME.jpg, and web/docs/NAME.jpg where a help page wants it
 
 Of out/NAME/ (or out/NAME.png) the newest picture is taken; a graph without one keeps what it has, or, having nothing,
-gets a drawing of itself: of a model that does not come with the pack there is no picture to show.
+gets a sketch of what it is for (sketches.py): of a model that does not come with the pack there is no picture to show.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import re
 from pathlib import Path
 
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
+import numpy as np
+import sketches
+from PIL import Image, ImageFilter, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = (400, 400)  # template cards are square
 PAGE = (640, 640)
+STRIP = 1.8  # a picture so much wider than high is a strip
+BLANK = 0.8  # of a cell is paper: a label, or nothing
 LIMIT = 40 * 1024  # bytes of a picture
 ENDINGS = (".png", ".jpg", ".webp", ".gif")
 
@@ -41,53 +46,43 @@ def wanted_by_pages(pages: Path) -> set[str]:
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """The picture in a card's shape: strips and sheets whole, before a blur of themselves."""
-    small = ImageOps.contain(picture, CARD, Image.Resampling.LANCZOS)
+    """The picture in a card's shape, whole, before a blur of itself; a strip's cells in rows."""
+    small = ImageOps.contain(folded(picture), CARD, Image.Resampling.LANCZOS)
     behind = ImageOps.fit(picture, CARD, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(16))
     behind.paste(small, ((CARD[0] - small.width) // 2, (CARD[1] - small.height) // 2))
     return behind
 
 
-def drawing(graph: dict) -> Image.Image:
-    """A card with the graph's boxes and links, as they stand on the canvas, and the model that it is for."""
-    fine = 2  # drawn larger, for smooth lines
-    canvas = Image.new("RGB", (CARD[0] * fine, CARD[1] * fine), "#1c1e22")
-    pen = ImageDraw.Draw(canvas)
-    groups = [group["bounding"] for group in graph["groups"]]
-    left, top = min(x for x, *_ in groups), min(y for _, y, *_ in groups)
-    width = max(x + w for x, _, w, _ in groups) - left
-    height = max(y + h for _, y, _, h in groups) - top
-    margin, foot = 16 * fine, 44 * fine
-    scale = min((canvas.width - 2 * margin) / width, (canvas.height - margin - foot) / height)
-    shift = (canvas.width - scale * width) / 2
+def folded(picture: Image.Image) -> Image.Image:
+    """A wide sheet of cells (Image Grid) in about as many rows as columns, without labels, which nobody could read on a
+    card; any other picture as it is."""
+    if picture.width < STRIP * picture.height:
+        return picture
+    pixels = np.asarray(picture.convert("RGB"))
+    paper = (pixels == 255).all(-1)
+    across, down = _runs(~paper.all(0)), _runs(~paper.all(1))
+    wide, high = (max(end - start for start, end in runs) for runs in (across, down))
+    cells = [
+        picture.crop((left, top, right, bottom))
+        for top, bottom in down
+        for left, right in across
+        if right - left > 0.95 * wide and bottom - top > 0.95 * high and paper[top:bottom, left:right].mean() < BLANK
+    ]
+    if len(cells) < 3 or not 0.5 < wide / high < 2:
+        return picture
+    columns = math.ceil(math.sqrt(len(cells) * high / wide))
+    rows = math.ceil(len(cells) / columns)
+    gap = max(2, wide // 40)
+    sheet = Image.new("RGB", (columns * (wide + gap) - gap, rows * (high + gap) - gap), "white")
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % columns * (wide + gap), number // columns * (high + gap)))
+    return sheet
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return shift + scale * (x - left), margin + scale * (y - top)
 
-    for group in graph["groups"]:
-        x, y, w, h = group["bounding"]
-        colour = ImageColor.getrgb(group["color"])
-        muted = tuple(round(0.35 * channel + 20) for channel in colour)
-        pen.rounded_rectangle((*place(x, y), *place(x + w, y + h)), 4 * fine, fill=muted, outline=colour)
-    nodes = {node["id"]: node for node in graph["nodes"] if node["type"] not in ("Note", "MarkdownNote")}
-    for node in nodes.values():
-        (x, y), (w, h) = node["pos"], node["size"]
-        pen.rounded_rectangle((*place(x, y - 30), *place(x + w, y + h)), 4 * fine, fill="#3a3d42", outline="#5a5e66")
-    for _, origin, slot, target, entry, _ in graph["links"]:
-        (x, y), (x2, y2) = nodes[origin]["pos"], nodes[target]["pos"]
-        if x + nodes[origin]["size"][0] <= x2:  # those within a column would lie across its boxes
-            start, end = place(x + nodes[origin]["size"][0], y + 20 * slot + 14), place(x2, y2 + 20 * entry + 14)
-            pen.line((start, end), fill="#9fc5ff", width=fine)
-    font = ImageFont.load_default(round(9.5 * fine))
-    for node in nodes.values():
-        title, room = node["title"], scale * (node["size"][0] - 24)
-        while pen.textlength(title, font) > room:
-            title = title.rstrip("…")[:-1] + "…"
-        pen.text(place(node["pos"][0] + 16, node["pos"][1] + 14), title, fill="#e6e6e6", font=font)
-    model = next(node["widgets_values"][0] for node in nodes.values() if node["type"] == "UnCLIPLoader")
-    centre = (canvas.width / 2, canvas.height - foot / 2)
-    pen.text(centre, f"for {model}", fill="#ffffff", anchor="mm", font=ImageFont.load_default(16 * fine))
-    return canvas.resize(CARD, Image.Resampling.LANCZOS)
+def _runs(inked: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of each stretch that holds something."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], inked, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)) or [(0, len(inked))]
 
 
 def page(picture: Image.Image) -> Image.Image:
@@ -122,8 +117,8 @@ def make_all(outputs: Path, root: Path = ROOT) -> list[Path]:
         if source is None:
             print(f"{graph.stem}: no picture in {outputs / graph.stem}")
             if not card_file.is_file():
-                save(drawing(json.loads(graph.read_text(encoding="utf-8"))), card_file)
-                print(f"{card_file.relative_to(root)}: a drawing of the graph")
+                save(sketches.card(json.loads(graph.read_text(encoding="utf-8"))), card_file)
+                print(f"{card_file.relative_to(root)}: a sketch")
                 written.append(card_file)
             continue
         with Image.open(source) as opened:

@@ -1,15 +1,29 @@
 """tests/tools/thumbnails.py: from a folder of finished outputs to the pictures that are shipped."""
 
+import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from comfyui_unclip.unclip_core.pictures.drawing import labelled_grid
+from comfyui_unclip.workflows.checks.stacks import shipped_graphs
+
+OTHERS = ("karlo", "kandinsky", "sd_unclip")
+MADE_FOR_OTHERS = [name for name in shipped_graphs() if any(word in name for word in OTHERS)]
 
 
 @pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("thumbnails")
+def tool(load_tool, repository):
+    folder = str(repository / "tests" / "tools")
+    sys.path.insert(0, folder)
+    try:
+        yield load_tool("thumbnails")
+    finally:
+        sys.path.remove(folder)
 
 
 @pytest.fixture
@@ -50,7 +64,7 @@ def test_pictures_are_made_small_for_cards_and_pages(tool, checkout, capsys):
         assert card.getpixel((200, 150))[0] > 240 and card.getpixel((200, 150))[1] < 20
 
 
-def test_a_graph_that_never_ran_gets_a_drawing_of_itself_which_a_picture_replaces_and_nothing_else(tool, checkout):
+def test_a_graph_that_never_ran_gets_a_sketch_which_a_picture_replaces_and_nothing_else(tool, checkout):
     (checkout / "workflows" / "shown.json").unlink()
     (checkout / "workflows" / "plain.json").unlink()
     outputs, thumbnail = checkout / "out", checkout / "workflows" / "never_run.jpg"
@@ -64,3 +78,27 @@ def test_a_graph_that_never_ran_gets_a_drawing_of_itself_which_a_picture_replace
     assert tool.make_all(outputs, checkout) == [thumbnail]
     with Image.open(thumbnail) as card:
         assert card.getpixel((200, 150))[0] > 240
+
+
+def test_a_strip_is_folded_into_rows_without_its_labels(tool):
+    colours = [(200, 30 * place, 90) for place in range(7)]
+    cells = [torch.tensor(colour).float().expand(1, 60, 60, 3) / 255 for colour in colours]
+    sheet = labelled_grid([cells[0], torch.cat(cells[1:])], ["picture", "painted from it"], ["a", "b"], 4)
+    strip = Image.fromarray((sheet[0].numpy() * 255).round().astype(np.uint8))
+    assert strip.width > 2 * strip.height
+    rows = tool.folded(strip)
+    assert rows.size == (3 * 62 - 2, 3 * 62 - 2)
+    shown = [rows.getpixel((62 * (place % 3) + 30, 62 * (place // 3) + 30)) for place in range(9)]
+    assert shown == [*colours, (255, 255, 255), (255, 255, 255)]
+    plain = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 400, 3), dtype=np.uint8))
+    assert tool.folded(plain) is plain and tool.folded(rows) is rows
+
+
+@pytest.mark.parametrize("name", MADE_FOR_OTHERS)
+def test_a_sketch_shows_pictures_of_what_the_caption_says(tool, repository, name):
+    graph = json.loads((repository / "workflows" / f"{name}.json").read_text("utf-8"))
+    card = tool.sketches.card(graph)
+    pixels = np.asarray(card)
+    assert card.size == (400, 400)
+    ground = (pixels == pixels[0, 0]).all(-1).mean()
+    assert ground < 0.75 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 300  # words alone leave more, in greys
