@@ -225,6 +225,7 @@ def test_nothing_hides_the_shipped_graphs_from_the_editor():
         "faults.js",
         "filmstrip.js",
         "template_order.js",
+        "titles.js",
         "widget.js",
         "wire_colours.js",
     }

@@ -211,5 +211,7 @@ def test_the_wheel_knows_its_graphs_and_models(installed, tmp_path):
 
     assert unclip("validate", "text_to_image", "image_variations", "inpaint").returncode == 0
     assert "prompt" in unclip("show", "text_to_image").stdout
+    assert "save IMAGE.filename_prefix" in unclip("show", "Vary a picture (unCLIP)").stdout
+    assert re.fullmatch(r"unclip \d+\.\d+\.\d+\n", unclip("--version").stdout)
     models = unclip("models", "storybook").stdout
     assert "text_to_image" in models and "broken" not in models
