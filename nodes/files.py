@@ -84,10 +84,12 @@ def annotated_path(name: str) -> Path:
 
 def picture_problem(name: str) -> str | None:
     """Why `name` is not a readable picture file, or None."""
+    if not str(name).strip():
+        return "no picture is chosen; choose one (headless: -s TITLE=FILE, the node's title)"
     try:
         path = annotated_path(name)
     except ValueError as error:
-        return str(error)
+        return f"{error}, or give the folder that it lies in with -i"
     return None if path.is_file() else f"there is no picture {path}; put it there, or give the input folder with -i"
 
 

@@ -10,7 +10,8 @@ class UnCLIPRankByCLIP:
     SEARCH_ALIASES = (*FAMILY, "sort", "best of", "rerank", "score", "similarity", "clip score", "choose")
     DESCRIPTION = (
         "Sorts embeddings or pictures by what CLIP says of how close they are to a caption, the closest first. With "
-        "both linked it judges the pictures, and the embeddings they were painted from follow them."
+        "both linked it judges the pictures, and the embeddings they were painted from follow them. Several captions "
+        "rank their own each."
     )
     CATEGORY = "unCLIP/embedding"
     FUNCTION = "rank"
@@ -20,15 +21,31 @@ class UnCLIPRankByCLIP:
     OUTPUT_TOOLTIPS = (
         "The embeddings, the closest first.",
         "The pictures, the closest first.",
-        "One line for each: its place in the batch that came in, as #0, and its cosine to the caption.",
+        "One line for each: its place in the batch that came in, as #0, its cosine to the caption, and of several "
+        "captions which.",
     )
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "text": ("UNCLIP_TEXT", {"tooltip": "The caption to compare with; one.", "needs": ["text"]}),
-                "keep": ("INT", {"default": 0, "min": 0, "max": 4096, "tooltip": "How many are kept. 0: all, sorted."}),
+                "text": (
+                    "UNCLIP_TEXT",
+                    {
+                        "tooltip": "The caption to compare with. Of several, each sorts what was made of it: the first "
+                        "part of the batch is the first caption's, and so on.",
+                        "needs": ["text"],
+                    },
+                ),
+                "keep": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 4096,
+                        "tooltip": "How many are kept, of each caption's. 0: all, sorted.",
+                    },
+                ),
             },
             "optional": {
                 "embed": ("UNCLIP_EMBED", {"tooltip": "Embeddings to sort, of the same CLIP as the caption."}),
@@ -45,11 +62,19 @@ class UnCLIPRankByCLIP:
 
         judged = self._judged(embed, image, clip)
         order, scores = rank_by_text(judged, text, keep)
-        labels, scores = [f"#{row}" for row in order], scores.tolist()
-        lines = "\n".join(f"{label} {score:.3f}" for label, score in zip(labels, scores, strict=True))
+        # A list for each caption, as the bars on the node show them.
+        count = len(order) // len(text)
+        labels = [[f"#{row}" for row in order[start : start + count]] for start in range(0, len(order), count)]
+        tables = scores.view(len(text), count).tolist()
+        endings = [f" {' '.join(caption.split())}" for caption in text.captions] if len(text) > 1 else [""]
+        lines = "\n".join(
+            f"{label} {score:.3f}{ending}"
+            for names, table, ending in zip(labels, tables, endings, strict=True)
+            for label, score in zip(names, table, strict=True)
+        )
         sorted_embed = NotLinked(self.TITLE, "embed", "the embeddings to sort") if embed is None else embed.take(order)
         sorted_image = NotLinked(self.TITLE, "image", "the pictures to sort") if image is None else image[order]
-        shown = {"text": [lines], "labels": [labels], "scores": [scores]}
+        shown = {"text": [lines], "labels": labels, "scores": tables}
         return {"ui": shown, "result": (sorted_embed, sorted_image, lines)}
 
     def _judged(self, embed, image, clip):

@@ -1,6 +1,7 @@
 """What is published: the registry's rules, the archive that it gets, and the wheel, which works without a checkout.
 
-The registry's own tool, `comfy node validate`, runs beside these tests in .github/workflows/tests.yml.
+The registry's own tool runs beside these tests in .github/workflows/tests.yml, and in here where it is at hand: `comfy`
+of `pip install comfy-cli`, in an environment of its own, on the path or named by $UNCLIP_COMFY_CLI.
 """
 
 import json
@@ -47,6 +48,29 @@ def tracked(repository):
 
 def test_the_registry_would_take_it(release, repository):
     assert release.faults(repository) == []
+
+
+COMFY = os.environ.get("UNCLIP_COMFY_CLI") or shutil.which("comfy")
+
+
+@pytest.mark.skipif(not COMFY, reason="no comfy-cli: set UNCLIP_COMFY_CLI to its `comfy`")
+def test_the_registrys_own_tool_would_take_it(repository, tracked, tmp_path):
+    def validate(folder):
+        command = [COMFY, "--skip-prompt", "--no-enable-telemetry", "node", "validate"]
+        env = {**_clean(), "HOME": str(tmp_path), "PATH": f"{Path(COMFY).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = validate(repository)
+    assert code == 0 and "All validation checks passed" in told and "warnings" not in told, told
+    for name in tracked:  # that it looks at all: what it does not like is said
+        if name == "pyproject.toml" or (name.startswith("nodes/") and name.endswith(".py")):
+            (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / name, tmp_path / "pack" / name)
+    assert "warnings" not in validate(tmp_path / "pack")[1]
+    with (tmp_path / "pack" / "nodes" / "text.py").open("a") as file:
+        file.write("\n\ndef computed(text):\n    return eval(text)\n")
+    assert "Security warnings found" in validate(tmp_path / "pack")[1]  # which are still no error, exit code 0
 
 
 @pytest.mark.parametrize(
@@ -187,5 +211,7 @@ def test_the_wheel_knows_its_graphs_and_models(installed, tmp_path):
 
     assert unclip("validate", "text_to_image", "image_variations", "inpaint").returncode == 0
     assert "prompt" in unclip("show", "text_to_image").stdout
+    assert "save IMAGE.filename_prefix" in unclip("show", "Vary a picture (unCLIP)").stdout
+    assert re.fullmatch(r"unclip \d+\.\d+\.\d+\n", unclip("--version").stdout)
     models = unclip("models", "storybook").stdout
     assert "text_to_image" in models and "broken" not in models

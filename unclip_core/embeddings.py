@@ -277,19 +277,28 @@ def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) ->
 
 
 def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[list[int], Tensor]:
-    """(rows of `embed`, their cosines to the caption), the closest first; equal ones in their order.
+    """(rows of `embed`, their cosines to their captions), the closest first; equal ones in their order.
 
-    keep: how many of the closest; 0: all. Raises ValueError for two CLIPs, several captions, or more to keep than
-    there are.
+    Of B captions and B * k embeddings each caption ranks its own k in a row, as a prior makes them: all that is kept
+    of the first caption's comes first, so that a decoder still gives each caption to what was made of it.
+    keep: how many of the closest, of each caption's; 0: all. Raises ValueError for two CLIPs, rows that do not divide
+    among the captions, or more to keep than there are.
     """
     who = "Rank by CLIP"
     check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
-    if len(text) > 1:
-        raise ValueError(f"{who}: text has {len(text)} captions, but ranks are by one; pick it with Text From Batch")
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= len(embed):
-        raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {len(embed)} there are, got {keep!r}")
-    scores = similarity(embed, text)
-    order = scores.argsort(descending=True, stable=True)[: keep or len(embed)]
+    rows, captions = len(embed), len(text)
+    if rows % captions:
+        raise ValueError(
+            f"{who}: {rows} rows do not divide among the {captions} captions of text; link as many of each caption, in "
+            "the captions' order, as a prior makes them, or pick one caption with Text From Batch"
+        )
+    own = rows // captions
+    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= own:
+        each = " of each caption" * (captions > 1)
+        raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {own} there are{each}, got {keep!r}")
+    scores = F.cosine_similarity(embed.vector.float(), text.embed.float().repeat_interleave(own, 0), dim=1)
+    order = scores.view(captions, own).argsort(dim=1, descending=True, stable=True)[:, : keep or own]
+    order = (order + own * torch.arange(captions, device=order.device)[:, None]).flatten()
     return order.tolist(), scores[order]
 
 

@@ -28,8 +28,29 @@ class _Commands(click.Group):
         return importlib.import_module(f".{name.replace('-', '_')}", commands.__name__).command
 
 
+def _say_version(context: click.Context, option: click.Option, wanted: bool) -> None:
+    if not wanted:
+        return
+    import importlib.metadata
+
+    try:
+        version = importlib.metadata.version("unclip")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of a checkout that is not installed"
+    click.echo(f"unclip {version}")
+    context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="The version.",
+)
 @click.pass_context
 def unclip(context: click.Context, debug: bool) -> None:
     """unCLIP (DALL-E 2) from saved graphs: the editor's JSON files, run without an editor."""
@@ -37,7 +58,8 @@ def unclip(context: click.Context, debug: bool) -> None:
 
 
 def main() -> None:
-    """The console command. Exit codes: 0 done, 1 a failure while working, 2 something in what was given, 130 Ctrl-C."""
+    """The console command. Exit codes, of every subcommand (docs/headless.md): 0 done, or a check says yes; 1 work
+    that had begun failed, or a check says no; 2 what was given cannot be used; 128 + the signal that ended it."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         sys.exit(run(sys.argv[1:]))
@@ -70,8 +92,9 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         click.echo(f"error: {_one_line(error)}", err=True)
-        # Our own errors about what was given are ValueErrors; anything else went wrong on the way.
-        return 2 if isinstance(error.__cause__ or error, ValueError | FileNotFoundError) else 1
+        # Our own errors about what was given are ValueErrors; anything else went wrong on the way, a node's refusal of
+        # its inputs too: other nodes have run, and as a row of many it is 1 as well.
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
     return result if isinstance(result, int) else 0
 
 

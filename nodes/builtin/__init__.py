@@ -6,12 +6,20 @@ Reroute, PrimitiveNode, Note and MarkdownNote live in the editor's page alone; w
 from .batches import BatchImagesNode, ImageBatch, ImageFromBatch, RepeatImageBatch
 from .blending import ImageBlend, ImageCompositeMasked, ImageInvert
 from .choices import ComfySwitchNode, CustomCombo
-from .mask_pictures import ImageColorToMask, ImageToMask, MaskToImage
+from .filters import ImageBlur, ImageSharpen
+from .mask_pictures import (
+    ImageColorToMask,
+    ImageToMask,
+    JoinImageWithAlpha,
+    MaskToImage,
+    SplitImageWithAlpha,
+)
 from .masks import CropMask, FeatherMask, GrowMask, InvertMask, MaskComposite, SolidMask, ThresholdMask
 from .pictures_in import LoadImage, LoadImageMask
 from .pictures_out import MaskPreview, PreviewImage, SaveAnimatedWEBP, SaveImage
 from .primitives import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
 from .scaling import ImageScale, ImageScaleBy, ImageScaleToMaxDimension, ImageScaleToTotalPixels
+from .stitching import ImageStitch, ResizeAndPadImage
 from .texts import PreviewAny, StringConcatenate
 from .transforms import EmptyImage, GetImageSize, ImageCrop, ImageFlip, ImagePadForOutpaint, ImageRotate
 
@@ -30,6 +38,10 @@ _CLASSES = (
     ImageRotate,
     ImageInvert,
     ImagePadForOutpaint,
+    ImageStitch,
+    ResizeAndPadImage,
+    ImageBlur,
+    ImageSharpen,
     ImageBlend,
     ImageCompositeMasked,
     EmptyImage,
@@ -41,6 +53,8 @@ _CLASSES = (
     MaskToImage,
     ImageToMask,
     ImageColorToMask,
+    SplitImageWithAlpha,
+    JoinImageWithAlpha,
     MaskPreview,
     SolidMask,
     InvertMask,

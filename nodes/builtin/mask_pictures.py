@@ -63,3 +63,43 @@ class ImageColorToMask:
 def grey_pictures(mask):
     """A mask (..., H, W) as pictures (B, H, W, 3)."""
     return mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3)
+
+
+class SplitImageWithAlpha:
+    """Pictures without their alpha, and 1 - alpha as a mask; 0 where there is none."""
+
+    TITLE = "Split Image with Alpha"
+    CATEGORY = "mask/compositing"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",)}}
+
+    def execute(self, image):
+        import torch
+
+        alpha = image[..., 3] if image.shape[-1] > 3 else torch.ones_like(image[..., 0])
+        return image[..., :3].clone(), 1.0 - alpha
+
+
+class JoinImageWithAlpha:
+    """Pictures with 1 - mask as alpha. As in the editor, the shorter of the two batches says how many come out."""
+
+    TITLE = "Join Image with Alpha"
+    CATEGORY = "mask/compositing"
+    FUNCTION = "execute"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "alpha": ("MASK",)}}
+
+    def execute(self, image, alpha):
+        import torch
+
+        mask = alpha.to(image).reshape(-1, 1, *alpha.shape[-2:])
+        mask = torch.nn.functional.interpolate(mask, size=image.shape[1:3], mode="bilinear").movedim(1, -1)
+        count = min(len(image), len(mask))
+        return (torch.cat([image[:count, ..., :3], 1.0 - mask[:count]], dim=-1),)

@@ -100,6 +100,45 @@ for _more in (
     _case("ImageScaleToTotalPixels", image="~wide", upscale_method="area", megapixels=0.01, resolution_steps=16),
     _case("ImageScaleToMaxDimension", image="~wide", upscale_method="bilinear", largest_size=6),
     _case("ImageScaleToMaxDimension", image="~one", upscale_method="area", largest_size=4),
+    *(_case("ImageBlur", image="~pictures", blur_radius=r, sigma=s) for r, s in ((1, 1.0), (3, 0.4), (6, 10.0))),
+    _case("ImageBlur", image="~clear", blur_radius=2, sigma=1.0),
+    *(
+        _case("ImageSharpen", image="~pictures", sharpen_radius=r, sigma=s, alpha=a)
+        for r, s, a in ((1, 1.0, 1.0), (3, 0.55, 0.07), (2, 1.0, 0.0))
+    ),
+    *(
+        _case("ImageStitch", image1=a, image2=b, direction=d, match_image_size=m, spacing_width=w, spacing_color=c)
+        for a, b, d, m, w, c in (
+            ("~pictures", "~one", "right", True, 0, "white"),
+            ("~one", "~wide", "right", True, 4, "red"),
+            ("~wide", "~pictures", "left", False, 2, "white"),
+            ("~one", "~wide", "down", True, 3, "black"),
+            ("~one", "~clear", "up", False, 2, "blue"),
+            ("~wide", "~one", "down", False, 0, "green"),
+        )
+    ),
+    _case(
+        "ImageStitch",
+        image1="~one",
+        direction="up",
+        match_image_size=True,
+        spacing_width=0,
+        spacing_color="white",
+    ),
+    *(
+        _case("ResizeAndPadImage", image=i, target_width=w, target_height=h, padding_color=c, interpolation=m)
+        for i, w, h, c, m in (
+            ("~wide", 7, 9, "white", "area"),
+            ("~pictures", 12, 6, "black", "bicubic"),
+            ("~clear", 8, 8, "white", "bilinear"),
+            ("~one", 5, 8, "black", "lanczos"),
+        )
+    ),
+    *(_case("SplitImageWithAlpha", image=image) for image in ("~clear", "~pictures")),
+    *(
+        _case("JoinImageWithAlpha", image=image, alpha=alpha)
+        for image, alpha in (("~pictures", "~patches"), ("~pictures", "~patch"), ("~clear", "~mask"))
+    ),
     _case("PrimitiveInt", value=-3),
     _case("PrimitiveFloat", value=2.5),
     _case("PrimitiveBoolean", value=True),

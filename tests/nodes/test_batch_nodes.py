@@ -136,5 +136,20 @@ def test_what_cannot_be_ranked_is_refused(node, stack, batch_of, captions):
         ranked(text=star, image=pictures)
     with pytest.raises(ValueError, match="3 embeddings do not go with 2 pictures"):
         ranked(text=star, image=pictures, embed=batch_of("Embedding", 3), clip=stack["CLIP"])
-    with pytest.raises(ValueError, match="text has 3 captions, but ranks are by one"):
+    with pytest.raises(ValueError, match="2 rows do not divide among the 3 captions of text"):
         ranked(text=captions, image=pictures, clip=stack["CLIP"])
+
+
+def test_each_of_several_captions_keeps_its_best_and_the_decoder_paints_it_under_that_caption(node, captions):
+    ideas = node("UnCLIPDiffusionPrior", text=captions, count=3, seed=1)
+    (best, _, scores), shown = ranked(text=captions, embed=ideas, keep=1)
+    cosines = F.cosine_similarity(ideas.vector, captions.embed.repeat_interleave(3, 0)).view(3, 3)
+    rows = [3 * caption + place for caption, place in enumerate(cosines.argmax(1).tolist())]
+    assert torch.equal(best.vector, ideas.vector[rows])
+    told = [f"#{row} {cosines.flatten()[row]:.3f} {text}" for row, text in zip(rows, captions.captions, strict=True)]
+    assert scores.splitlines() == told and shown["labels"] == [[f"#{row}"] for row in rows]
+    settings = {"steps": 2, "sampler": "ddim", "noise_per_item": False}
+    together = node("UnCLIPDecoderSample", embed=best, text=captions, **settings)
+    boat = node("UnCLIPTextFromBatch", text=captions, index=1)
+    alone = node("UnCLIPDecoderSample", embed=best.take([1]), text=boat, **settings)
+    assert torch.allclose(together[1], alone[0], atol=1e-4)

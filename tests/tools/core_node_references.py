@@ -21,7 +21,7 @@ from pathlib import Path
 from executor_references import Server, load
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("latent", "images", "mask", "post_processing", "primitive", "string", "preview_any", "logic")
+EXTRAS = ("latent", "images", "mask", "post_processing", "primitive", "string", "preview_any", "logic", "compositing")
 
 
 def new_executor(execution, server: Server):

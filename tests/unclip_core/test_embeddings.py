@@ -363,7 +363,18 @@ def test_ranks_are_by_the_cosine_to_one_caption():
     assert rank_by_text(same, caption)[0] == [1, 2, 3, 0]  # equal ones in their order
     with pytest.raises(ValueError, match=r"keep must be a whole number from 0 \(all\) to the 4 there are, got 5"):
         rank_by_text(embed, caption, 5)
-    with pytest.raises(ValueError, match="text has 2 captions, but ranks are by one; pick it with Text From Batch"):
-        rank_by_text(embed, text(2))
     with pytest.raises(ValueError, match="Rank by CLIP: this model was trained on"):
         rank_by_text(embed, text(1, clip_id="other"))
+
+
+def test_of_several_captions_each_ranks_what_was_made_of_it():
+    captions, embed = text(3), Embedding(vectors(12, seed=5), "c")
+    order, scores = rank_by_text(embed, captions, 2)
+    alone = [rank_by_text(embed.take(slice(4 * row, 4 * row + 4)), captions.take([row]), 2) for row in range(3)]
+    assert order == [4 * row + place for row, (own, _) in enumerate(alone) for place in own]
+    assert torch.allclose(scores, torch.cat([own for _, own in alone]))
+    assert sorted(rank_by_text(embed, captions)[0][4:8]) == [4, 5, 6, 7]
+    with pytest.raises(ValueError, match="12 rows do not divide among the 5 captions of text; link as many of each"):
+        rank_by_text(embed, text(5))
+    with pytest.raises(ValueError, match="to the 4 there are of each caption, got 5"):
+        rank_by_text(embed, captions, 5)

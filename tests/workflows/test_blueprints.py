@@ -10,6 +10,7 @@ from PIL import Image
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.workflows import load, run
+from comfyui_unclip.workflows.cli import run as unclip
 from comfyui_unclip.workflows.document.schema import node_schema
 
 NAMES = ("Text to picture", "Vary a picture", "Blend two pictures", "Change by words")
@@ -56,6 +57,50 @@ def pixels(graph, settings, output):
     report = run(graph, settings, output=output)
     assert not report.failed, report.failed[0].error
     return np.stack([np.asarray(Image.open(path)) for path in sorted(report.files) if path.suffix == ".png"])
+
+
+# What each box is given by its own ends: a picture's file, and the widget that a caption goes into.
+GIVEN = {
+    "Text to picture": ["text=a blue boat"],
+    "Vary a picture": ["image=star.png", "count=2"],
+    "Blend two pictures": ["first=star.png", "second=sea.png", "frames=2"],
+    "Change by words": ["image=star.png", "what_it_is=a star", "text=a blue star", "frames=2"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_box_runs_alone_by_its_name_with_its_ends_set(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file, colour in {"star.png": "red", "sea.png": "blue"}.items():
+        Image.new("RGB", (64, 64), colour).save(tmp_path / file)
+    settings = [part for text in ("model_name=tiny", *GIVEN[name]) for part in ("-s", text)]
+    assert unclip(["run", f"{name} (unCLIP)", "-i", ".", *settings, "-q"]) == 0
+    pictures = capsys.readouterr().out.splitlines()
+    assert len(pictures) == (1 if name == "Text to picture" else 2)
+    assert np.asarray(Image.open(pictures[0])).std() > 1
+    # The picture carries the box with its ends; run again it is the same.
+    assert unclip(["run", pictures[0], "-i", ".", "-q", "-o", "again"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert np.array_equal(Image.open(again[0]), Image.open(pictures[0]))
+    node = json.loads(Image.open(pictures[0]).text["workflow"])["nodes"][0]
+    assert node["title"] == f"{name} (unCLIP)" and node["outputs"][0]["links"]
+
+
+def test_a_box_whose_picture_is_not_given_says_how(capsys):
+    assert unclip(["run", "Blend two pictures (unCLIP)", "-s", "model_name=tiny"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all("no picture is chosen; choose one (headless: -s TITLE=FILE" in line for line in told)
+    assert ['"first"' in told[0], '"second"' in told[1]] == [True, True]
+    assert unclip(["run", "Blend"]) == 2
+    assert '"Blend two pictures (unCLIP)"' in capsys.readouterr().err
+
+
+def test_a_graph_of_a_single_box_with_links_of_its_own_is_left_alone(repository, tmp_path):
+    data = json.loads((repository / "subgraphs" / "Vary a picture (unCLIP).json").read_text("utf-8"))
+    data["nodes"].append(plain(2, "PreviewImage", [], [{"name": "images", "type": "IMAGE", "link": None}], []))
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(data), "utf-8")
+    assert load(path).data == data
 
 
 def test_the_files_are_what_the_script_draws(repository):

@@ -130,3 +130,22 @@ def test_less_strength_stays_closer_to_the_picture(repository, tmp_path, example
     pictures = [np.asarray(Image.open(path).resize((64, 64)), dtype=np.float32) / 255 for path in sorted(report.files)]
     near, far = (distance(picture, example("red apple in the snow")) for picture in pictures)
     assert near < 0.085 and far > 1.2 * near, (near, far)
+
+
+def test_each_of_several_captions_is_painted_under_its_own(repository, tmp_path):
+    few = {"decoder.steps": 5, "decoder, four of one.steps": 5, "upsample256.steps": 1, "prior.steps": 5}
+    few |= {"upsample256, four of one.steps": 1, "pick": 2, "four of one.columns": 4, "a picture of each.columns": 4}
+    report = run(load(repository / "workflows" / "several_captions.json"), few, output=tmp_path)
+    assert not report.failed, report.failed[0].error
+    sheets = {path.name.split("_")[0]: np.asarray(Image.open(path), np.float32) / 255 for path in report.files}
+    middles = {name: [cell[96:160, 96:160].mean((0, 1)) for cell in cells(sheet)] for name, sheet in sheets.items()}
+    red_star, blue_boat, yellow_fish, _ = middles["each"]
+    assert red_star.argmax() == 0 and blue_boat.argmax() == 2 and yellow_fish.argmin() == 2
+    assert all(np.abs(middle - yellow_fish).max() < 0.2 for middle in middles["four"])  # the caption that `pick` names
+    first, *others = cells(sheets["four"])
+    assert all(distance(first, other) > 0.01 for other in others)
+
+
+def cells(sheet, side=256):
+    """The pictures of a sheet with one row."""
+    return [sheet[:, left : left + side] for left in range(0, sheet.shape[1], side + GAP)]

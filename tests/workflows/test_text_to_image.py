@@ -122,7 +122,7 @@ def test_unknown_and_dropped_words_are_warned_of(unclip):
 
 def test_quiet_prints_paths_alone(unclip, tmp_path):
     code, out, err = unclip("-q")
-    assert (code, out, err) == (0, f"saved {tmp_path / 'out' / 'unclip_00001_.png'}\n", "")
+    assert (code, out, err) == (0, f"{tmp_path / 'out' / 'unclip_00001_.png'}\n", "")
 
 
 def test_bypassing_the_last_upsampler_saves_256_px(unclip, graph, save, tmp_path):

@@ -14,18 +14,21 @@ app.registerExtension({
 });
 
 function draw(node, output) {
-  const labels = output?.labels?.[0];
+  const labels = output?.labels ?? []; // a list for each row of the table, or one for all
   const scores = output?.scores; // cosines; they have no percent
   const table = output?.probabilities ?? scores;
   const written = scores ? (value) => value.toFixed(3) : (value) => `${(100 * value).toFixed(1)} %`;
-  if (!labels || !table?.length) return;
+  if (!labels.length || !table?.length) return;
   const box = make("div", { overflowY: "auto", fontSize: "11px", color: "var(--input-text, #ddd)" });
-  for (const row of table) {
-    const ranked = labels.map((label, place) => [label, row[place]]).sort((a, b) => b[1] - a[1]);
+  let count = 0;
+  for (const [place, row] of table.entries()) {
+    const names = labels[place] ?? labels[0];
+    count += names.length;
+    const ranked = names.map((label, column) => [label, row[column]]).sort((a, b) => b[1] - a[1]);
     const gap = box.hasChildNodes() ? `${GAP}px` : "0";
     box.append(make("div", { marginTop: gap }, ...ranked.map(([label, value]) => bar(label, value, written(value)))));
   }
-  const height = (labels.length * ROW + GAP) * table.length - GAP;
+  const height = count * ROW + GAP * (table.length - 1);
   show(node, "unclip_bars", box, Math.min(height, SHOWN * ROW));
 }
 

@@ -28,8 +28,8 @@ NAME is a node's title (sets its first widget), its id, title.input, id.input,
 or an input's name, which is then set on every node that has it:
 seed=7 sets all seeds. `unclip show FILE` lists what a graph has.
 \b
-Exit codes: 0 all done; 1 a row failed, or the disk; 2 something in what was
-given; 130 Ctrl-C.
+Exit codes: 0 all done; 1 a node or a row failed, or the disk; 2 what was given
+cannot be used, and nothing was run; 130 Ctrl-C.
 """
 _PATH = click.Path(path_type=Path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..checks.validation import to_checked_prompt
-from ..document.graph import Problem, WorkflowError
+from ..document.graph import WorkflowError
 from ..document.reading import load_workflow
 from ..engine.node_packs import known_classes
 from ._options import input_option, nodes_option
@@ -20,14 +20,18 @@ from ._options import input_option, nodes_option
 @nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per file: file, ok, problems.")
 def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...], as_json: bool) -> int:
-    """List everything that keeps FILES from running; exit code 2 when there is anything. Loads no model."""
+    """List everything that keeps FILES from running; exit code 1 when there is anything, 2 when a file cannot be read
+    as a graph. Loads no model. A graph that comes with the pack goes by its name."""
     from ...nodes.host import LocalHost, use_host
 
-    classes, wrong = known_classes(nodes), 0
+    classes, code = known_classes(nodes), 0
     with use_host(LocalHost(input=input_folder)):
         for file in files:
-            problems = problems_of(file, classes)
-            wrong += bool(problems)
+            try:
+                problems = to_checked_prompt(load_workflow(file), classes)[1]
+                code = max(code, 1 if problems else 0)
+            except WorkflowError as error:
+                problems, code = error.problems, 2
             if as_json:
                 found = [vars(problem) for problem in problems]
                 click.echo(json.dumps({"file": str(file), "ok": not problems, "problems": found}, ensure_ascii=False))
@@ -37,12 +41,4 @@ def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...]
                 click.echo(problem if named else f"{file}: {problem}", err=True)
             if not problems:
                 click.echo(f"{file}: ok")
-    return 2 if wrong else 0
-
-
-def problems_of(file: Path, classes: dict[str, type]) -> list[Problem]:
-    """Every problem of one workflow file."""
-    try:
-        return to_checked_prompt(load_workflow(file), classes)[1]
-    except WorkflowError as error:
-        return error.problems
+    return code

@@ -7,6 +7,7 @@ types that the rest of the code relies on.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sized
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .blueprints import completed
 from .graph import Problem, WorkflowError
 from .pictures import text_in_png, text_in_webp
 
@@ -23,6 +25,7 @@ MAX_DEPTH = 100
 MAX_NODES = 100_000  # in all; the largest graphs that people share have some hundreds
 
 SHIPPED = Path(__file__).resolve().parents[1]  # the folder of the graphs that come with the pack
+BLUEPRINTS = SHIPPED.parent / "subgraphs"  # and that of the boxes for other graphs
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ESCAPE = re.compile(
@@ -44,8 +47,9 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it; or a shipped graph by its bare
-    name, such as "text_to_image", where there is no file of that name.
+    """Read a workflow file: JSON of either form, or a PNG or WebP with a graph in it; or a shipped graph or blueprint
+    by its bare name, such as "text_to_image", where there is no file of that name. A blueprint gets nodes at its ends
+    that load and save (`blueprints.completed`).
 
     Raises WorkflowError, in one line, for whatever is not a workflow.
     """
@@ -53,8 +57,7 @@ def load_workflow(path: str | Path) -> Workflow:
     try:
         data = read_document(path)
     except FileNotFoundError:
-        shipped = f"; graphs that come with the pack: {', '.join(shipped_names())}" if _is_bare(path) else ""
-        raise _file_error(path, f"no such file; check the path{shipped}") from None
+        raise _file_error(path, f"no such file; check the path{_suggestion(path)}") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:
@@ -64,7 +67,7 @@ def load_workflow(path: str | Path) -> Workflow:
             shown = json.dumps(part)[:80]
             raise _file_error(path, f"has a malformed node or link: {shown}; export it again from the editor")
         _check_size(path, data["nodes"])
-        return Workflow(path, data, is_ui=True)
+        return Workflow(path, completed(data), is_ui=True)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
     if _is_api_prompt(data):
@@ -78,15 +81,31 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
+def _suggestion(path: Path) -> str:
+    """What a name that is no file's may have meant."""
+    if not _is_bare(path):
+        return ""
+    boxes = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
+    names = {name.lower(): name for name in (*shipped_names(), *boxes)}
+    close = difflib.get_close_matches(path.stem.lower(), names, 1)
+    listed = ", ".join([*shipped_names(), *(f'"{name}"' for name in boxes)])
+    meant = f"; did you mean {names[close[0]]!r}?" if close else ";"
+    return f"{meant} graphs that come with the pack: {listed}"
+
+
 def _is_bare(path: Path) -> bool:
-    """A word rather than a path: no folder, no ending."""
-    return path.name == str(path) and not path.suffix
+    """A name rather than a path: no folder, and no ending but .json."""
+    return path.name == str(path) and path.suffix in ("", ".json")
 
 
 def _found(path: Path) -> Path:
-    """The file that a path or a shipped graph's name means. A folder of that name, as of a run's pictures, is none."""
-    shipped = SHIPPED / f"{path}.json"
-    return shipped if _is_bare(path) and not path.is_file() and shipped.is_file() else path
+    """The file that a path, or the name of a shipped graph or blueprint means. A folder of that name, as of a run's
+    pictures, is none."""
+    if not _is_bare(path) or path.is_file():
+        return path
+    name = path.name.removesuffix(".json")
+    named = (SHIPPED / f"{name}.json", BLUEPRINTS / f"{name}.json")
+    return next((file for file in named if file.is_file()), path)
 
 
 def _check_size(path: Path, nodes: Sized) -> None:

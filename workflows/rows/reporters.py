@@ -10,10 +10,13 @@ from typing import Any
 
 import click
 
+from ..document.graph import node_title, one_line
 from ..engine.outcome import Event
 from .batch import Summary
 from .prepared import Prepared
 from .results import RowResult
+
+_MAX_LINES = 24  # of what one node shows as text
 
 
 class Reporter:
@@ -64,17 +67,19 @@ class CollectingReporter(Reporter):
 
 
 class QuietReporter(Reporter):
-    """The paths of what was saved on stdout; warnings and what failed on stderr."""
+    """The paths of what was saved on stdout, and nothing else there; warnings and what failed on stderr."""
+
+    SAVED = ""
 
     def event(self, row: int, event: Event) -> None:
         if not self.many and event.kind == "executed":  # at once: a long graph may have more to do
             for path in _saved(event):
-                self._line(f"saved {self.output / path}")
+                self._line(f"{self.SAVED}{self.output / path}")
 
     def result(self, result: RowResult) -> None:
         if self.many:
             for path in result.outputs:
-                self._line(f"saved {self.output / path}")
+                self._line(f"{self.SAVED}{self.output / path}")
             if result.error is not None:
                 self._line(f"error: row {result.row}: {result.error}", err=True)
 
@@ -82,22 +87,26 @@ class QuietReporter(Reporter):
         self._line(f"warning: {message}", err=True)
 
     def made(self, path: Path) -> None:
-        self._line(f"saved {path}")
+        self._line(f"{self.SAVED}{path}")
 
     def _line(self, text: str, err: bool = False) -> None:
         click.echo(text, err=err)
 
 
 class HumanReporter(QuietReporter):
-    """The same, with one bar over all rows and a last line that sums up."""
+    """The same in words, with what nodes show as text, one bar over all rows and a last line that sums up."""
+
+    SAVED = "saved "
 
     def __init__(self, output: Path):
         super().__init__(output)
+        self._prepared: Prepared | None = None
         self._bar: Any = None
         self._drawn = 0.0
 
     def begin(self, prepared: Prepared, to_run: int, skipped: int) -> None:
         super().begin(prepared, to_run, skipped)
+        self._prepared = prepared
         for assigned in prepared.assigned:
             click.echo(str(assigned))
         for problem in prepared.skipped:
@@ -118,9 +127,23 @@ class HumanReporter(QuietReporter):
                 self._bar.refresh()
 
     def result(self, result: RowResult) -> None:
+        for node_id, texts in result.texts.items():
+            self._show(result.row, node_id, "\n".join(texts).splitlines())
         super().result(result)
         if self._bar is not None:
             self._bar.update()
+
+    def _show(self, row: int, node_id: str, lines: list[str]) -> None:
+        """What a node shows as text, under the node's title; a single line beside it."""
+        node = self._prepared.prompt.get(node_id) if self._prepared else None
+        name = one_line(node_title(node, self._prepared.classes)) if node else f"node {node_id}"
+        name = f"row {row}, {name}" if self.many else name
+        if len(lines) > _MAX_LINES:
+            lines = [*lines[:_MAX_LINES], f"... {len(lines) - _MAX_LINES} more lines; --json shows all"]
+        if len(lines) == 1:
+            self._line(f"{name}: {one_line(lines[0])}")
+        elif lines:
+            self._line("\n  ".join([f"{name}:", *map(one_line, lines)]))
 
     def end(self, summary: Summary | None) -> None:
         if self._bar is not None:

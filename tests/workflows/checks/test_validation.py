@@ -84,9 +84,9 @@ def test_all_problems_come_at_once(api, classes):
 
 def test_a_node_that_only_comfyui_has_is_said_to_be_one_and_not_taken_for_another(api):
     """A page leaves the class out that it does not know itself, and keeps the node's title."""
-    for entry in ({"class_type": "ImageBlur", "inputs": {}}, {"inputs": {}, "_meta": {"title": "ImageBlur"}}):
+    for entry in ({"class_type": "ImageQuantize", "inputs": {}}, {"inputs": {}, "_meta": {"title": "ImageQuantize"}}):
         (problem, *_) = check({"1": entry} | api(n2=("SaveImage", {})), BUILTIN_CLASS_MAPPINGS)[1]
-        assert "'ImageBlur'" in str(problem) and "on ComfyUI" in str(problem)
+        assert "'ImageQuantize'" in str(problem) and "on ComfyUI" in str(problem)
         assert "ImageBlend" not in str(problem) and "class_type" not in str(problem)
 
 

@@ -1,6 +1,7 @@
 """The command line's manners: help, exit codes, one line per problem, nothing done before everything is checked."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -82,7 +83,7 @@ def test_a_bad_graph_is_one_line_exit_code_2_and_no_work(unclip, graph, save, tm
     code, out, errors = unclip("run", path, "-o", tmp_path / "out")
     assert code == 2 and len(errors) == 1 and said in errors[0] and out == ""
     assert not (tmp_path / "out").exists()
-    assert unclip("validate", path)[::2] == (2, [f"{path}: {errors[0].removeprefix('error: ')}"])
+    assert unclip("validate", path)[::2] == (1, [f"{path}: {errors[0].removeprefix('error: ')}"])
 
 
 def test_a_broken_file_and_a_wrong_override(unclip, save, tmp_path, repository):
@@ -137,6 +138,35 @@ def test_show_lists_names_values_and_ranges(unclip, graph, save):
 
 def test_show_of_a_graph_without_widgets_says_so(unclip, ui, save):
     assert unclip("show", save(ui({1: ("Note", [], [], ["x"])})))[1] == "nothing in this graph can be set\n"
+
+
+def test_what_a_node_shows_as_text_is_printed_under_its_title(unclip, save, tmp_path):
+    shown = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}, "_meta": {"title": "scores"}}
+    file = save({"1": {"class_type": "PrimitiveString", "inputs": {"value": "#0 0.3"}}, "2": shown})
+    given = ("run", file, "-o", tmp_path / "out")
+    assert unclip(*given)[1] == "scores: #0 0.3\n"
+    assert unclip(*given, "-s", "value=#1 0.4\n#0 0.3\x1b[2J")[1].endswith("scores:\n  #1 0.4\n  #0 0.3\\x1b[2J\n")
+    long = "\n".join(map(str, range(40)))
+    assert unclip(*given, "-s", f"value={long}")[1].endswith("\n  23\n  ... 16 more lines; --json shows all\n")
+    assert "row 2, scores: b\n" in unclip(*given, "--sweep", "value=a,b")[1]
+    assert unclip(*given, "-q")[1] == ""
+
+
+def test_a_name_is_found_with_its_ending_and_another_one_gets_a_suggestion(unclip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert unclip("validate", "text_to_image.json")[1] == "text_to_image.json: ok\n"
+    for given, meant in (("Text_to_Image", "text_to_image"), ("vary a picture", "Vary a picture (unCLIP)")):
+        _, _, (error,) = unclip("show", given)
+        assert f"{given}: no such file; check the path; did you mean {meant!r}? graphs that come with" in error
+    _, _, (error,) = unclip("show", "graphs/text_to_image.json")
+    assert error == "error: graphs/text_to_image.json: no such file; check the path"
+    (tmp_path / "text_to_image.json").write_text("[]")  # a file of that name comes first
+    assert unclip("validate", "text_to_image.json")[0] == 2
+
+
+def test_the_version_is_said(unclip):
+    code, out, _ = unclip("--version")
+    assert code == 0 and re.fullmatch(r"unclip (\d+\.\d+\.\d+|of a checkout that is not installed)\n", out)
 
 
 def test_unknown_commands_and_options_exit_2(unclip):

@@ -64,13 +64,13 @@ def test_rows_resume_and_json_work_as_at_home(remote, server, tmp_path):
     assert [shade(out_folder / f"pic_row0000{row}_00001_.png") for row in (1, 2, 3)] == [1, 2, 3]
     (out_folder / "pic_row00002_00001_.png").unlink()
     code, out, _ = remote("--sweep", "seed=1..3", "--resume", "-q")
-    assert code == 0 and out == f"saved {out_folder / 'pic_row00002_00001_.png'}\n" and len(server.prompts) == 4
+    assert code == 0 and out == f"{out_folder / 'pic_row00002_00001_.png'}\n" and len(server.prompts) == 4
 
 
 def test_an_existing_file_is_never_overwritten(remote, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "pic_00001_.png").write_bytes(b"mine")
-    assert remote("-q")[1] == f"saved {tmp_path / 'out' / 'pic_00002_.png'}\n"
+    assert remote("-q")[1] == f"{tmp_path / 'out' / 'pic_00002_.png'}\n"
     assert (tmp_path / "out" / "pic_00001_.png").read_bytes() == b"mine"
 
 

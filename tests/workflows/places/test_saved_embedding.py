@@ -35,7 +35,7 @@ def unclip(tiny_stack, tmp_path, save, capsys):
 
 def test_its_path_is_what_quiet_says_and_an_output_of_json(unclip, tmp_path):
     folder = tmp_path / "out" / "mine"
-    assert unclip("-q") == (0, f"saved {folder / 'star_00001_.safetensors'}\n", "")
+    assert unclip("-q") == (0, f"{folder / 'star_00001_.safetensors'}\n", "")
     assert len(load_embedding(folder / "star_00001_.safetensors")) == 1
     events = [json.loads(line) for line in unclip("--json")[1].splitlines()]
     (executed,) = [event for event in events if event["event"] == "executed"]
@@ -50,7 +50,7 @@ def test_a_row_whose_file_is_gone_is_not_finished(unclip, tmp_path):
     first, second = sorted((tmp_path / "out" / "mine").iterdir())
     assert (first.name, second.name) == ("star_row00001_00001_.safetensors", "star_row00002_00001_.safetensors")
     second.unlink()
-    assert unclip(*sweep, "--resume") == (0, f"saved {second}\n", "")
+    assert unclip(*sweep, "--resume") == (0, f"{second}\n", "")
 
 
 def test_a_ray_worker_sends_its_contents(tiny_stack, tmp_path, save):
@@ -68,7 +68,7 @@ def test_a_server_has_it_fetched(unclip, tiny_models, tmp_path):
     with load_desk().served(there, UNCLIP_MODELS=str(tiny_models)) as address:
         code, out, err = unclip("--server", address, "-q")
     here = tmp_path / "out" / "mine" / "star_00001_.safetensors"
-    assert (code, out, err) == (0, f"saved {here}\n", "")
+    assert (code, out, err) == (0, f"{here}\n", "")
     assert here.read_bytes() == (there / "out" / "mine" / here.name).read_bytes()
 
 
