@@ -6,7 +6,6 @@ A command file defines `command`, a click command or group. Its name is the file
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
 import sys
 
@@ -14,6 +13,7 @@ import click
 
 from . import commands
 from .document.graph import WorkflowError
+from .document.terminal import echo, echo_lines, log_to_terminal
 
 
 class _Commands(click.Group):
@@ -38,7 +38,7 @@ def unclip(context: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """The console command. Exit codes: 0 done, 1 a failure while working, 2 something in what was given, 130 Ctrl-C."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_terminal("%(levelname)s: %(message)s")
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:  # `unclip show ... | head`
@@ -53,23 +53,23 @@ def run(arguments: list[str]) -> int:
         result = unclip.main(arguments, prog_name="unclip", standalone_mode=False)
     except WorkflowError as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            echo(f"error: {problem}", err=True)
         return 2
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
+        echo_lines(error.ctx.get_help())
         return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; files already written are whole", err=True)
+        echo_lines("\ninterrupted; files already written are whole", err=True)
         return 130
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: {_one_line(error)}", err=True)
+        echo(f"error: {_one_line(error)}", err=True)
         # Our own errors about what was given are ValueErrors; anything else went wrong on the way.
         return 2 if isinstance(error.__cause__ or error, ValueError | FileNotFoundError) else 1
     return result if isinstance(result, int) else 0
