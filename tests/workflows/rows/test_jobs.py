@@ -53,6 +53,8 @@ def test_a_sweep_says_its_values(word, expected):
         ("x=[1, 2", "no JSON list"),
         ("x=[]", "at least one"),
         ("x=[[1]]", "takes a list of numbers"),
+        pytest.param("x=" + "[" * 100_000, "no JSON list", id="deep"),
+        pytest.param("x=[" + "1" * 5000 + "]", "no JSON list", id="long"),
         ("prompt=@nowhere.txt", "there is no file nowhere.txt"),
     ],
 )
