@@ -16,6 +16,7 @@ import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import mutate
 
@@ -75,7 +76,7 @@ class Graphs:
         from comfyui_unclip.workflows.settings.writing import apply
 
         path = folder / "graph"
-        path.write_bytes(self._file(mutate.text(rng.choice(self.graphs), rng), rng))
+        path.write_bytes(self._file(mutate.text(rng.choice(self.graphs), rng, 2), rng))
         with use_host(LocalHost(folder / "output", folder / "input")):
             try:
                 workflow = load_workflow(path)
@@ -114,7 +115,7 @@ class Graphs:
             exif[0x010F] = f"{name}:{text.decode('utf-8', 'replace')}"
             Image.new("RGB", (4, 4)).save(file, "WEBP", exif=exif)
         data = file.getvalue() or text
-        return mutate.content(data, rng, 1) if rng.random() < 0.15 else data
+        return mutate.content(data, rng, 1) if rng.random() < 0.08 else data
 
 
 class Tables:
@@ -128,7 +129,7 @@ class Tables:
         "decoder.seed=9..0",
         "prompt=@list.txt",
     )
-    ROWS = [{"prompt": "a red star", "seed": 1}, {"prompt": "a, b", "seed": 2}, {"prompt": '"x"', "seed": None}]
+    ROWS = ({"prompt": "a red star", "seed": 1}, {"prompt": "a, b", "seed": 2}, {"prompt": '"x"', "seed": None})
 
     def prepare(self, folder: Path) -> None:
         from comfyui_unclip.workflows.document.reading import load_workflow
@@ -173,13 +174,15 @@ class Tables:
             mark = "," if kind == ".csv" else "\t"
             rows = [["prompt", "seed"], ["a red star", "1"], [f'"a{mark} b"', "2"], ["ä红", ""]]
             data = "\n".join(mark.join(row) for row in rows).encode(rng.choice(("utf-8", "utf-8-sig", "utf-16")))
-            path.write_bytes(mutate.content(data, rng, 2) if rng.random() < 0.6 else data)
+            path.write_bytes(mutate.content(data, rng, 1) if rng.random() < 0.4 else data)
         elif kind == ".json":
-            path.write_bytes(mutate.text(self.ROWS, rng) if rng.random() < 0.7 else json.dumps(self.ROWS).encode())
+            path.write_bytes(
+                mutate.text(list(self.ROWS), rng) if rng.random() < 0.5 else json.dumps(list(self.ROWS)).encode()
+            )
         else:
             path.write_bytes(
                 b"\n".join(
-                    mutate.text(row, rng) if rng.random() < 0.3 else json.dumps(row).encode() for row in self.ROWS
+                    mutate.text(row, rng) if rng.random() < 0.2 else json.dumps(row).encode() for row in self.ROWS
                 )
             )
         return path
@@ -187,7 +190,7 @@ class Tables:
     def _sweep(self, rng: random.Random, folder: Path) -> str:
         (folder / "list.txt").write_bytes(mutate.content(b"a\nb\nc\n", rng, 1))
         word = rng.choice(self.SWEEPS).replace("list.txt", str(folder / "list.txt"))
-        return mutate.content(word.encode(), rng, 1).decode("utf-8", "replace") if rng.random() < 0.4 else word
+        return mutate.content(word.encode(), rng, 1).decode("utf-8", "replace") if rng.random() < 0.15 else word
 
 
 def safetensors_parts(data: bytes) -> tuple[dict, bytes]:
@@ -209,14 +212,15 @@ class Headers:
         built = stack.build(folder / "tiny")
         other = stack.build(folder / "latent", stack.latent_config())
         self.files = [path.read_bytes() for path in (*built.glob("*.safetensors"), *other.glob("*.safetensors"))]
-        self.files = [data for data in self.files if b'"format_version"' in data[:100_000]]
+        self.files = [data for data in self.files if b'"stage"' in data[:100_000]]
 
     def take(self, rng: random.Random, folder: Path) -> bool:
         import torch
 
         from comfyui_unclip.unclip_core.checkpoints import catalog
-        from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, read_header, read_stage
-        from comfyui_unclip.unclip_core.models.build import NETWORKS, build_network
+        from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, guarded, read_header, read_stage
+        from comfyui_unclip.unclip_core.clip.model import empty_network
+        from comfyui_unclip.unclip_core.models.build import build_network
 
         header, rest = safetensors_parts(rng.choice(self.files))
         stage = header["__metadata__"]["stage"]
@@ -240,9 +244,8 @@ class Headers:
         try:
             found = read_stage(path)
             repr(found.config).encode("utf-8", "backslashreplace")
-            if found.stage in NETWORKS:
-                with torch.device("meta"):
-                    build_network(found.stage, found.config)
+            with guarded(path), torch.device("meta"):
+                (empty_network(found.config) if found.stage == "clip" else build_network(found.stage, found.config))
         except ValueError as error:
             refused(error)
         return True
@@ -369,7 +372,10 @@ class Pickles:
         if data[:2] == b"PK":
             try:
                 with zipfile.ZipFile(path) as archive:
-                    data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+                    record = archive.getinfo(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+                    if record.compress_type != zipfile.ZIP_STORED:
+                        return False
+                    data = archive.read(record)
             except Exception:
                 return False
         try:
@@ -463,17 +469,14 @@ class Entries:
         path = folder / self.NAME[:2] / f"{self.NAME}.safetensors"
         path.parent.mkdir()
         path.write_bytes(data)
-        entry = disk_cache.Store(folder, 1 << 30).read(self.NAME)
-        if entry is not None and kind >= 0.7 and data not in self.files:
-            before = [disk_cache.Store(folder, 1 << 30)]
-            del before  # what comes back was compared by the checksum: its tensors and texts are the old ones
+        disk_cache.Store(folder, 1 << 30).read(self.NAME)  # damaged ones are warned of, never raised
         return kind < 0.7
 
 
 class Results:
     """results.jsonl. Past: lines of JSON objects."""
 
-    LINE = {
+    LINE: ClassVar = {
         "job": "j", "row": 1, "inputs": {"seed": 1}, "outputs": ["a.png"], "seconds": 1.5, "error": None,
         "texts": {"1": ["x"]}, "executed": ["1"], "node_seconds": {"SaveImage": 0.5},
     }  # fmt: skip

@@ -80,8 +80,8 @@ def campaign(area: str, count: int, seed: int, keep: Path) -> bool:
             at += 1
     share = past / max(1, count)
     print(
-        f"{area:12} {count} inputs, {share:.0%} past the first parser, {len(troubles)} in trouble, slowest {slowest:.2f} s, "
-        f"peak {largest} MB, seed {seed}, {time.time() - start:.0f} s",
+        f"{area:12} {count} inputs, {share:.0%} past the first parser, {len(troubles)} in trouble, "
+        f"slowest {slowest:.2f} s, peak {largest} MB, seed {seed}, {time.time() - start:.0f} s",
         flush=True,
     )
     return bool(troubles) or share < 0.5

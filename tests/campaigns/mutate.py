@@ -83,9 +83,9 @@ def document(value: Any, rng: random.Random, most: int = 4) -> Any:
     return value
 
 
-def text(value: Any, rng: random.Random) -> bytes:
+def text(value: Any, rng: random.Random, most: int = 4) -> bytes:
     """A changed document as JSON, now and then with a number or a depth that Python does not write."""
-    found = json.dumps(document(value, rng))
+    found = json.dumps(document(value, rng, most))
     if rng.random() < 0.05 and "1" in found:
         at = rng.choice([index for index, letter in enumerate(found) if letter == "1"])
         found = found[:at] + rng.choice(("1" + "0" * 400, "1e999", DEEP, "1" * 5000)) + found[at + 1 :]
