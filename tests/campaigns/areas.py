@@ -121,14 +121,8 @@ class Graphs:
 class Tables:
     """Tables (CSV, TSV, JSON, JSON lines), lists, sweeps and -s. Past: rows were made."""
 
-    SWEEPS = (
-        "seed=0..9",
-        "seed=1,2,3",
-        "steps=0..1..0.25",
-        'prompt=["a", "b"]',
-        "decoder.seed=9..0",
-        "prompt=@list.txt",
-    )
+    # No two name the same input, and none a column of the tables: that would be refused behind the parser.
+    SWEEPS = ("eta=0..1..0.25", "steps=1,2,3", 'dtype=["auto", "fp32"]', "decoder.seed=9..0", "model_name=@list.txt")
     ROWS = ({"prompt": "a red star", "seed": 1}, {"prompt": "a, b", "seed": 2}, {"prompt": '"x"', "seed": None})
 
     def prepare(self, folder: Path) -> None:
@@ -146,8 +140,8 @@ class Tables:
         from comfyui_unclip.workflows.rows.prepared import prepare
 
         table = self._table(rng, folder) if rng.random() < 0.7 else None
-        sweeps = [self._sweep(rng, folder) for _ in range(rng.choice((0, 1, 1, 2)))]
-        given = [self._sweep(rng, folder).replace("=@", "=") for _ in range(rng.choice((0, 1)))]
+        words = [self._word(word, rng, folder) for word in rng.sample(self.SWEEPS, rng.choice((0, 1, 1, 2, 3)))]
+        sweeps, given = words[:2], words[2:]
         try:
             jobs = build(given, table, sweeps)
         except WorkflowError as error:
@@ -187,9 +181,9 @@ class Tables:
             )
         return path
 
-    def _sweep(self, rng: random.Random, folder: Path) -> str:
+    def _word(self, word: str, rng: random.Random, folder: Path) -> str:
         (folder / "list.txt").write_bytes(mutate.content(b"a\nb\nc\n", rng, 1))
-        word = rng.choice(self.SWEEPS).replace("list.txt", str(folder / "list.txt"))
+        word = word.replace("list.txt", str(folder / "list.txt"))
         return mutate.content(word.encode(), rng, 1).decode("utf-8", "replace") if rng.random() < 0.15 else word
 
 
