@@ -367,7 +367,7 @@ class Pickles:
             try:
                 with zipfile.ZipFile(path) as archive:
                     record = archive.getinfo(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-                    if record.compress_type != zipfile.ZIP_STORED:
+                    if record.compress_type != zipfile.ZIP_STORED or record.file_size > 1 << 20:
                         return False
                     data = archive.read(record)
             except Exception:
