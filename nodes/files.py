@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def path_inside(folder: Path, relative: str, links: bool | None = None) -> Path:
 
     links: whether links in the folder may lead out of it; None: as the host says.
     """
-    if "\0" in relative:
-        raise ValueError(f"{relative!r} holds a NUL character, which no file name can; take it out")
+    if wrong := next((letter for letter in relative if unicodedata.category(letter) in ("Cc", "Cs")), ""):
+        raise ValueError(f"{relative!r} holds the character {wrong!r}, which no file's name should; take it out")
     root = folder.resolve()
     # Not resolved: `..` takes back what is written before it, wherever that is linked to.
     path = Path(os.path.normpath(root / relative.replace("\\", "/")))

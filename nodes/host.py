@@ -20,6 +20,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..unclip_core.texts import printable
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -162,7 +164,7 @@ class LocalHost(Host):
         from tqdm import tqdm
 
         for message in messages:
-            tqdm.write(f"warning: {message}", file=sys.stderr)
+            tqdm.write(printable(f"warning: {message}"), file=sys.stderr)
 
     def model_folders(self) -> list[Path]:
         return _editor_folders(MODEL_FOLDER)

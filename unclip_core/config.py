@@ -13,6 +13,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from .texts import one_line
+
 FORMAT_VERSION = 1
 
 # Per-dimension standard deviation an embedding must have for the pixel schedules to carry over: that of ImageNet's RGB
@@ -481,11 +483,16 @@ def to_json(config: object) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True, ensure_ascii=False)  # type: ignore[call-overload]
 
 
+# A stranger's config is a plan to build by, so what cannot be true is refused before it takes time and memory.
+_LARGEST_SIZE, _LONGEST = 2**24, 12
+_LARGEST = {"layers": 128, "depth": 128, "context_length": 4096, "timesteps": 100_000, "steps": 100_000}
+
+
 def from_json(cls: type, text: str):
     """Read `text` into the config class `cls`. Raises ValueError naming an unknown field or a wrong type."""
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{cls.__name__}: not JSON ({error})") from None
     return from_plain(cls, data, cls.__name__)
 
@@ -507,6 +514,8 @@ def from_plain(kind, data, where: str):
         if not isinstance(data, list | tuple):
             raise ValueError(f"{where}: expected a list, got {data!r}")
         kinds = typing.get_args(kind)
+        if len(data) > _LONGEST and kinds[0] is not str:
+            raise ValueError(f"{where}: {len(data)} values are more than {_LONGEST}, which no network has")
         kinds = kinds[:1] * len(data) if kinds[-1] is Ellipsis else kinds
         if len(kinds) != len(data):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {data!r}")
@@ -515,6 +524,8 @@ def from_plain(kind, data, where: str):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
+    if kind is int and abs(data) > (most := _LARGEST.get(where.rpartition(".")[2], _LARGEST_SIZE)):
+        raise ValueError(f"{where}: {one_line(str(data), 20)} is more than {most}, which no network has")
     if kind is str:
         data.encode()  # a UnicodeEncodeError, which is a ValueError, for half a character that JSON's escapes spell
     return data

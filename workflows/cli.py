@@ -6,7 +6,6 @@ A command file defines `command`, a click command or group. Its name is the file
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
 import sys
 
@@ -14,6 +13,7 @@ import click
 
 from . import commands
 from .document.graph import WorkflowError
+from .document.terminal import echo, echo_lines, log_to_terminal
 
 
 class _Commands(click.Group):
@@ -37,7 +37,7 @@ def _say_version(context: click.Context, option: click.Option, wanted: bool) -> 
         version = importlib.metadata.version("unclip")
     except importlib.metadata.PackageNotFoundError:
         version = "of a checkout that is not installed"
-    click.echo(f"unclip {version}")
+    echo(f"unclip {version}")
     context.exit()
 
 
@@ -60,7 +60,7 @@ def unclip(context: click.Context, debug: bool) -> None:
 def main() -> None:
     """The console command. Exit codes, of every subcommand (docs/headless.md): 0 done, or a check says yes; 1 work
     that had begun failed, or a check says no; 2 what was given cannot be used; 128 + the signal that ended it."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_terminal("%(levelname)s: %(message)s")
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:  # `unclip show ... | head`
@@ -75,23 +75,23 @@ def run(arguments: list[str]) -> int:
         result = unclip.main(arguments, prog_name="unclip", standalone_mode=False)
     except WorkflowError as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            echo(f"error: {problem}", err=True)
         return 2
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
+        echo_lines(error.ctx.get_help())
         return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; files already written are whole", err=True)
+        echo_lines("\ninterrupted; files already written are whole", err=True)
         return 130
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: {_one_line(error)}", err=True)
+        echo(f"error: {_one_line(error)}", err=True)
         # Our own errors about what was given are ValueErrors; anything else went wrong on the way, a node's refusal of
         # its inputs too: other nodes have run, and as a row of many it is 1 as well.
         return 2 if isinstance(error, ValueError | FileNotFoundError) else 1

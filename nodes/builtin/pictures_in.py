@@ -1,10 +1,6 @@
 """LoadImage and LoadImageMask as the editor has them: EXIF turned, frames as a batch, mask 1 where transparent."""
 
-import contextlib
-
 from ..files import annotated_path, content_hash, input_pictures, picture_problem
-
-_MAX_PIXELS = 1 << 29  # of all frames: 6 GB as float32; an animation of a few kB can hold more than any memory
 
 
 class LoadImage:
@@ -29,23 +25,24 @@ class LoadImage:
 
     def load_image(self, image):
         import torch
-        from PIL import ImageSequence
 
-        images, masks, size, pixels = [], [], None, 0
+        from ...unclip_core.pictures.opening import frames
+
+        colours, masks, size = [], [], None
         with _opened(image) as file:
-            for frame in ImageSequence.Iterator(file):
-                pixels += frame.width * frame.height
-                if pixels > _MAX_PIXELS:
-                    raise ValueError(f"{image}: its frames have more than {_MAX_PIXELS:,} pixels; give a part of it")
+            for frame in frames(file, image):
                 picture = _upright(frame)
                 size = size or picture.size
                 if picture.size != size:  # thumbnails and icon variants are not frames
                     continue
-                images.append(_floats(picture.convert("RGB")))
+                colours.append(_pixels(picture.convert("RGB")))
                 masks.append(_transparency(picture))
                 if file.format == "MPO":  # its other frames are the same picture for other displays
                     break
-        return torch.stack(images), torch.stack(masks)
+        images = torch.empty((len(colours), *colours[0].shape))
+        for index, values in enumerate(colours):
+            _to_floats(values, images[index])
+        return images, torch.stack(masks)
 
 
 class LoadImageMask:
@@ -76,21 +73,11 @@ class LoadImageMask:
         return (1.0 - values if channel == "alpha" else values,)
 
 
-@contextlib.contextmanager
 def _opened(name: str):
     """The picture, open. Raises ValueError that names it when it is none, is broken, or is too large."""
-    from PIL import Image, UnidentifiedImageError
+    from ...unclip_core.pictures.opening import opened
 
-    try:
-        with Image.open(annotated_path(name)) as file:
-            yield file
-    except Image.DecompressionBombError:
-        limit = 2 * Image.MAX_IMAGE_PIXELS
-        raise ValueError(f"{name} has more than {limit:,} pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} is not a picture that can be read; save it as PNG") from None
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's readers raise on broken files
-        raise ValueError(f"{name} cannot be read ({error}); save it again") from error
+    return opened(annotated_path(name), name)
 
 
 def _upright(frame):
@@ -98,6 +85,7 @@ def _upright(frame):
     from PIL import ImageFile, ImageOps
 
     try:
+        frame.load()
         picture = ImageOps.exif_transpose(frame)
     except (OSError, ValueError):
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
@@ -110,10 +98,25 @@ def _upright(frame):
 
 def _floats(picture):
     """8-bit pixels as float32 in 0..1, (H, W) or (H, W, C)."""
-    import numpy as np
     import torch
 
-    return torch.from_numpy(np.array(picture).astype(np.float32) / 255.0)
+    values = _pixels(picture)
+    return _to_floats(values, torch.empty(values.shape))
+
+
+def _pixels(picture):
+    """8-bit pixels, (H, W) or (H, W, C)."""
+    import numpy as np
+
+    return np.array(picture)
+
+
+def _to_floats(values, floats):
+    """Write 8-bit pixels as 0..1 into a tensor, without a copy in between: a picture may take a gigabyte."""
+    import numpy as np
+
+    np.divide(values, 255.0, out=floats.numpy(), dtype=np.float32)
+    return floats
 
 
 def _transparency(picture):

@@ -7,6 +7,7 @@ from PIL import Image, ImageFile
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.pictures import opening
 from comfyui_unclip.workflows.server.app import editor_host
 
 
@@ -207,17 +208,19 @@ def refusal(name, host):
 
 def test_a_picture_that_is_none_or_a_bomb_is_named(host, monkeypatch):
     (host.folder("input") / "text.png").write_text("hello")
-    assert refusal("text.png", host) == "text.png is not a picture that can be read; save it as PNG"
+    assert refusal("text.png", host) == "text.png: no picture that can be read; save it as PNG"
     Image.new("RGB", (90, 90)).save(host.folder("input") / "big.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    assert refusal("big.png", host) == "big.png has more than 8,000 pixels; make it smaller"
+    monkeypatch.setattr(opening, "MAX_PIXELS", 8000)
+    assert refusal("big.png", host) == "big.png: 8,100 pixels, more than 8,000; make it smaller"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    assert refusal("big.png", host) == "big.png: 8,100 pixels, more than 8,000; make it smaller"
 
 
 def test_an_animation_that_fills_the_memory_is_refused(host, monkeypatch):
     frames = [Image.new("RGB", (64, 64), (30 * level, 0, 0)) for level in range(8)]
     frames[0].save(host.folder("input") / "long.gif", save_all=True, append_images=frames[1:])
-    monkeypatch.setattr("comfyui_unclip.nodes.builtin.pictures_in._MAX_PIXELS", 64 * 64 * 3)
-    assert refusal("long.gif", host) == "long.gif: its frames have more than 12,288 pixels; give a part of it"
+    monkeypatch.setattr(opening, "MAX_PIXELS", 64 * 64 * 3)
+    assert refusal("long.gif", host) == "long.gif: frames of more than 12,288 pixels; give a part of it"
 
 
 def test_a_file_that_was_cut_off_is_loaded_as_far_as_it_goes(host):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..presets import KARLO
+from ..texts import shown
 from .diffusers_configs import expect, listed, number, whole
-from .header import CheckpointError, shown
+from .header import CheckpointError
 
 # The vocabulary of open_clip's own tokenizer, which is OpenAI's.
 VOCABULARY_SIZE = 49408

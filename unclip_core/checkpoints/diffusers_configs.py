@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..config import AutoencoderConfig, DecoderConfig, PriorConfig, ScheduleConfig, UNetConfig
 from ..presets import KARLO
-from .header import CheckpointError, shown
+from ..texts import shown
+from .header import CheckpointError
 
 DIFFUSERS_MASK = -10000.0  # what diffusers adds to hide tokens, where Karlo's source has minus infinity
 _LARGEST_SIZE = 2**31  # no width, depth or side comes near

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ..config import ClipConfig, ScheduleConfig, UpsamplerConfig
 from ..presets import KARLO
+from ..texts import shown
 from .diffusers_clip import clip_config
 from .diffusers_configs import SCHEDULERS, decoder_config, prior_config, schedule_config, upsampler_unet, whole
-from .header import CheckpointError, StageFile, guarded, read_json, remembered, shown
+from .header import CheckpointError, StageFile, guarded, read_json, remembered
 from .weight_sets import find_weights
 
 LAYOUT = "diffusers"

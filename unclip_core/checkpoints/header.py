@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import FORMAT_VERSION, STAGE_CONFIGS, STAGES, from_json
+from ..texts import one_line, printable, shown
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _ITEM_BITS = {"BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64}
@@ -22,30 +23,20 @@ _ITEM_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64
 NATIVE = "native"  # the layout of our own files
 # A tensor that only a single file of Stable unCLIP has: it reads the image embedding in a class's place.
 SINGLE_FILE_MARK = "model.diffusion_model.label_emb.0.0.weight"
-_LONGEST = 300  # characters of what a message quotes from a stranger's file
+_QUOTED = 300  # characters of what a message quotes from a stranger's file
 Found = TypeVar("Found")
 
 
 class CheckpointError(ValueError):
-    """A file of weights that cannot be used; the message names file, reason and fix."""
+    """A file of weights that cannot be used; the message names file, reason and fix, in one line that can be shown
+    whatever the file's own texts hold."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Unreadable(CheckpointError):
     """The system does not give the file out: nothing is known about what is in it."""
-
-
-def shown(value: object) -> str:
-    """A value of a stranger's file for a message: one short line, whatever it is."""
-    try:
-        return _short(repr(value))
-    except (RecursionError, ValueError):  # deeply nested, or a number of more digits than Python writes
-        return f"a {type(value).__name__} too large to show"
-
-
-def _short(text: str) -> str:
-    """One line that can be written out."""
-    text = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 @contextlib.contextmanager
@@ -59,7 +50,7 @@ def guarded(path: str | os.PathLike) -> Iterator[None]:
         raise _unreadable(error.filename or path, error) from None
     # One damaged file must not take every other model with it, so nothing that a stranger's bytes cause gets through.
     except Exception as error:
-        reason = f"{type(error).__name__}: {_short(str(error))}"
+        reason = f"{type(error).__name__}: {one_line(str(error), _QUOTED)}"
         raise CheckpointError(f"{path}: damaged, or not what its name says ({reason}); download it again") from None
 
 
@@ -259,7 +250,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a JSON file ({_short(str(error))}); download it again") from None
+        raise CheckpointError(f"{path}: not a JSON file ({one_line(str(error), _QUOTED)}); download it again") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: not a JSON object; download it again")
     return found
@@ -347,15 +338,15 @@ def _read_stage(path: Path) -> StageFile | _NotNative:
         return not_native
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path}: format version {_short(version)}, but this comfyui-unclip reads {FORMAT_VERSION}; update "
-            "comfyui-unclip"
+            f"{path}: format version {one_line(version, _QUOTED)}, but this comfyui-unclip reads {FORMAT_VERSION}; "
+            "update comfyui-unclip"
         )
     if stage not in STAGES:
         raise CheckpointError(f"{path}: unknown stage {shown(stage)}; known are {', '.join(STAGES)}")
     try:
         config = from_json(STAGE_CONFIGS[stage], metadata["config"])
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {_short(str(error))}") from None
+        raise CheckpointError(f"{path}: {one_line(str(error), _QUOTED)}") from None
     parts = {stage: (weight_set((path,), _counts(entries)),)}
     tokenizer = path.with_suffix(TOKENIZER) if getattr(config, "multilingual", None) is not None else None
     return StageFile(path, stage, config, metadata, parts=parts, tokenizer=tokenizer)

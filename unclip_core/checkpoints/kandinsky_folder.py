@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..config import ClipConfig, MultilingualConfig, SamplingConfig, ScheduleConfig
 from ..presets import KANDINSKY_2_1, KANDINSKY_2_2
+from ..texts import shown
 from .diffusers_configs import (
     SCHEDULERS,
     attending_unet,
@@ -26,7 +27,7 @@ from .diffusers_configs import (
     whole,
 )
 from .diffusers_folder import INDEX, DiffusersFolder, read_clip
-from .header import CheckpointError, StageFile, guarded, read_json, shown
+from .header import CheckpointError, StageFile, guarded, read_json
 
 LAYOUT = "kandinsky"
 # Whose image tokens and time embedding a decoder adds: (encoder_hid_dim_type, addition_embed_type).

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..models.build import build_network
-from .header import StageFile, read_stage
+from .header import StageFile, guarded, read_stage
 from .states import read_state
 
 
@@ -27,7 +27,7 @@ def load_network(
     the file's dtype. Raises CheckpointError if a file is not complete or does not fit the stage's config.
     """
     found = source if isinstance(source, StageFile) else read_stage(source)
-    with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
+    with guarded(found.path), torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
         network = build_network(found.stage, found.config)
     state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
     network = network.get_submodule(part)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import STAGES
+from ..texts import shown
 from .catalog import ENVIRONMENT, LORAS, environment_folders
-from .header import CheckpointError, read_header, remembered, shown
+from .header import CheckpointError, read_header, remembered
 from .lora_keys import foreign_layers
 
 KIND = "unclip-lora"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import ClipConfig, DecoderConfig, ScheduleConfig, TextTowerConfig
 from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, STABLE_UNCLIP_H, STABLE_UNCLIP_L
+from ..texts import shown
 from .diffusers_clip import VOCABULARY_SIZE, clip_config, padding_id
 from .diffusers_configs import (
     SCHEDULERS,
@@ -26,7 +27,7 @@ from .diffusers_configs import (
 )
 from .diffusers_folder import INDEX, DiffusersFolder, read_settings
 from .diffusers_folder import LAYOUT as DIFFUSERS
-from .header import NATIVE, CheckpointError, StageFile, guarded, read_json, shown
+from .header import NATIVE, CheckpointError, StageFile, guarded, read_json
 
 LAYOUT = "stable-unclip"
 PIPELINES = ("StableUnCLIPPipeline", "StableUnCLIPImg2ImgPipeline")

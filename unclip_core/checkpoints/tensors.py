@@ -16,9 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..texts import one_line
 from .header import CheckpointError, TensorEntry, WeightSet, read_entries
+from .pickles import check_pickle
 
-_DTYPES = {
+DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -56,15 +58,22 @@ def open_weights(weights: WeightSet) -> dict[str, Source]:
 
 def read_pickle(path: Path) -> object:
     """What torch.save wrote, tensors mapped from the file; only tensors and plain containers are let through."""
+    check_pickle(path)
     try:
         # The format before zip archives cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"{path}: refused, it holds more than tensors ({reason[:160]}); do not use it") from None
+        raise CheckpointError(f"{path}: refused by torch.load ({_reason(error)}); do not use it") from None
     except Exception as error:  # PyTorch's readers raise whatever a damaged file makes them
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason[:160]}); download it again") from None
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({_reason(error)}); download it again") from None
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch's reader stumbled over, without its advice to turn its checks off."""
+    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    if "weights_only" in text or not text.strip():
+        return type(error).__name__
+    return one_line(text.strip().splitlines()[0], 160)
 
 
 def pickled(path: Path, state: object) -> dict[str, Source]:
@@ -88,11 +97,11 @@ def _safetensors(path: Path) -> dict[str, Source]:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); download it again") from None
     sources = {}
     for name, entry in entries.items():
-        if entry.dtype not in _DTYPES:
-            raise CheckpointError(f"{path}: {name} is stored as {entry.dtype}; known are {', '.join(_DTYPES)}")
+        if entry.dtype not in DTYPES:
+            raise CheckpointError(f"{path}: {name} is stored as {entry.dtype}; known are {', '.join(DTYPES)}")
         sources[name] = Source(
             path,
-            _DTYPES[entry.dtype],
+            DTYPES[entry.dtype],
             entry.shape,
             lambda name=name: mapping.get_tensor(name),
             lambda entry=entry: _read(path, entry),
@@ -101,7 +110,7 @@ def _safetensors(path: Path) -> dict[str, Source]:
 
 
 def _read(path: Path, entry: TensorEntry) -> Tensor:
-    tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+    tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     if tensor.numel() == 0:
         return tensor
     with open(path, "rb", buffering=0) as file:

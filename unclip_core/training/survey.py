@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 from ..clip.model import Clip
 from ..clip.words import count_words
 from ..pictures.fonts import cut, font_for
+from ..texts import json_text, printable
 from .data import Data
 from .sources.decode import square
 from .sources.pairs import EmbeddingPairs
@@ -132,7 +132,7 @@ def report(found: Survey, *, listed: int = 5) -> str:
         wide = sum(max(size) > 2 * min(size) for size in found.sizes)
         if wide:
             lines.append(f"  more than twice as long as wide: {wide}; training sees the middle square only")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _consequence(side: int) -> str:
@@ -143,7 +143,7 @@ def _consequence(side: int) -> str:
 
 def as_json(found: Survey) -> str:
     """The survey in full, for programs."""
-    return json.dumps(
+    return json_text(
         {
             "where": found.where,
             "rows": found.rows,
@@ -157,7 +157,6 @@ def as_json(found: Survey) -> str:
             "notes": dict(found.notes),
             "smaller_than": {side: found.smaller_than(side) for side in SIDES} if found.sizes else {},
         },
-        ensure_ascii=False,
         indent=1,
     )
 

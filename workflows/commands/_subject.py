@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo
 from ._options import cache_option
 
 EPILOG = """\b
@@ -94,14 +95,14 @@ def subject(
                     bar.update(step.step - bar.n)
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in step.numbers.items()))
         except Stopped as stopped:
-            click.echo(str(stopped), err=True)
+            echo(str(stopped), err=True)
             return 128 + stop.number
     made = run / f"{word}.safetensors"
-    click.echo(f"wrote {made}")
+    echo(f"wrote {made}")
     if target is None:
-        click.echo("put it into models/loras of ComfyUI, or into the folder loras of a model folder, for Apply LoRA")
+        echo("put it into models/loras of ComfyUI, or into the folder loras of a model folder, for Apply LoRA")
     else:
-        click.echo(f"Apply LoRA lists it as {install(made, target).name}, from {target}; say {word} in the caption")
+        echo(f"Apply LoRA lists it as {install(made, target).name}, from {target}; say {word} in the caption")
     return 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
 import click
+
+from ...unclip_core.texts import json_text
+from ..document.terminal import echo, echo_lines
 
 EPILOG = """\b
 Examples:
@@ -53,14 +55,14 @@ def command(name: str, dtype: str, no_pictures: bool, everything: bool, as_json:
     for finding in check_stack(stack, not no_pictures, pictures.append):
         findings.append(finding)
         if not as_json and (everything or not finding.minor):
-            click.echo(_line(finding))
+            echo(_line(finding))
     if output is not None and pictures:
         _save(pictures[0], output)
     failed = [finding for finding in findings if finding.status == FAILED]
     if as_json:
         listed = [dataclasses.asdict(finding) for finding in findings]
         about = {"name": name, "folder": str(entry.folder), "layout": entry.layout, "device": str(host.device())}
-        click.echo(json.dumps({**about, "ok": not failed, "findings": listed}, indent=2, ensure_ascii=False))
+        echo_lines(json_text({**about, "ok": not failed, "findings": listed}, indent=2))
     else:
         _conclude(name, findings, failed)
     return 1 if failed else 0
@@ -75,12 +77,12 @@ def _conclude(name: str, findings: list, failed: list) -> None:
     skipped = sum(finding.status == "skipped" for finding in findings)
     left_out = f", {skipped} not possible" if skipped else ""
     if not failed:
-        click.echo(f"{name}: all {len(findings) - skipped} checks passed{left_out}")
+        echo(f"{name}: all {len(findings) - skipped} checks passed{left_out}")
         return
-    click.echo(f"{name}: {len(failed)} of {len(findings) - skipped} checks failed{left_out}. What they mean:")
+    echo(f"{name}: {len(failed)} of {len(findings) - skipped} checks failed{left_out}. What they mean:")
     for report in dict.fromkeys(f"{finding.stage}: {finding.report}" for finding in failed if finding.report):
-        click.echo(f"  {report}")
-    click.echo(
+        echo(f"  {report}")
+    echo(
         "The first failure is the place to look; later ones may follow from it. To report it: what `unclip check "
         f"{name} --json` says, and where the files come from."
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo
+
 EPILOG = """\b
 Examples:
   unclip convert ~/karlo-v1-alpha models/unclip/karlo --dtype bf16
@@ -47,4 +49,4 @@ def command(source: Path, target: Path, dtype: str, follow: str) -> None:
             bar.total = done.total
             bar.update(done.number - bar.n)
             bar.set_postfix_str(f"{done.stage} {done.bytes / 1e9:.2f} GB")
-    click.echo(f"wrote {target}")
+    echo(f"wrote {target}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo, echo_lines
 from ._options import cache_option
 
 EPILOG = """\b
@@ -43,7 +44,7 @@ def command(source, stack, pictures, output, as_json, cache) -> None:
     clip = load_stack(find(stack, current_host().model_folders()), "fp32").clip if stack else None
     data = open_pictures(source, cache, pictures, seed=1)
     found = survey.survey(data, source, clip)
-    click.echo(survey.as_json(found) if as_json else survey.report(found))
+    echo_lines(survey.as_json(found) if as_json else survey.report(found))
     if output:
         survey.contact_sheet(data, output)
-        click.echo(f"wrote {output}", err=as_json)
+        echo(f"wrote {output}", err=as_json)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo, echo_lines
 from ._options import nodes_option
 
 _MIN_TOKEN = 16
@@ -64,8 +65,8 @@ def command(
     _check_access(listen, token, is_loopback(listen))
 
     def ready(address: str) -> None:
-        click.echo(f"unCLIP editor, with the nodes of this pack alone: {address}")
-        click.echo(f"pictures in {output}, graphs in {user / 'workflows'}; Ctrl-C ends it")
+        echo(f"unCLIP editor, with the nodes of this pack alone: {address}")
+        echo(f"pictures in {output}, graphs in {user / 'workflows'}; Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
 
@@ -73,7 +74,7 @@ def command(
     try:
         asyncio.run(serve(settings, ready))
     except KeyboardInterrupt:
-        click.echo("\nthe editor is closed; saved files are whole")
+        echo_lines("\nthe editor is closed; saved files are whole")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..document.terminal import echo, echo_lines
 from ._options import cache_option
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ def storybook(
             low = sheets["one"][: plan.large]
             sheets["large"] = new.large(low)
     text = f"{report.headline(plan, new.context, against, times)}\n\n{report.table(rows)}\n"
-    click.echo(text)  # first: hours of work must not hang on a folder
+    echo_lines(text)  # first: hours of work must not hang on a folder
     output.mkdir(parents=True, exist_ok=True)
     for kind, pictures in sheets.items():
         save_png(grid(pictures, 4 if kind == "large" else 8), output / f"{kind}.png")
     (output / "report.md").write_text(text, encoding="utf-8")
     (output / "scores.json").write_text(json.dumps(report.as_json(plan, new.context, rows, times), indent=1))
-    click.echo(f"wrote {output}/report.md, scores.json and {len(sheets)} sheets of samples")
+    echo(f"wrote {output}/report.md, scores.json and {len(sheets)} sheets of samples")
 
 
 def _sampled(kind: str) -> str:
@@ -221,13 +222,13 @@ def samples(model, captions, reference, limit, size, seed, batch, dtype, output)
         made = scoring.paint(handles, texts, seed, batch, size == "256", tick)
     found = scoring.score(*made[1:], real)
     for name, number in found.rows():
-        click.echo(f"{name}: {number}")
+        echo(f"{name}: {number}")
     if found.caution():
-        click.echo(found.caution(), err=True)
+        echo(found.caution(), err=True)
     output.mkdir(parents=True, exist_ok=True)
     save_png(grid(made[0][:64]), output / "samples.png")
     (output / "scores.json").write_text(json.dumps(dataclasses.asdict(found), indent=2))
-    click.echo(f"wrote {output}/scores.json and {output}/samples.png")
+    echo(f"wrote {output}/scores.json and {output}/samples.png")
 
 
 @command.command("binding")
@@ -250,8 +251,8 @@ def binding(stack, asked, fitted_on, output) -> None:
     handles = load_stack(entry, "auto")
     prior = handles.prior if "prior" in entry.stages else None
     output.mkdir(parents=True, exist_ok=True)
-    found = probes.gates(handles.clip, prior, fitted_on, asked, lambda what: click.echo(f"measuring: {what}", err=True))
-    click.echo(probes.table(found, asked))
+    found = probes.gates(handles.clip, prior, fitted_on, asked, lambda what: echo(f"measuring: {what}", err=True))
+    echo_lines(probes.table(found, asked))
     (output / "binding.json").write_text(json.dumps(found, indent=2))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo
 from ._options import cache_option
 
 EPILOG = """\b
@@ -48,4 +49,4 @@ def command(stack, data, pairs, seed, cache, output) -> None:
         image = Embedding(embed_rows(clip, rows, chosen), clip.clip_id, "image")
         powers = with_bar(fit_noise_powers(prior, text, image, seed), "measure", "timestep")
     save_noise_powers(path, powers, prior.config.prior_id, {"data": data, "pairs": str(len(chosen))})
-    click.echo(f"wrote {path}")
+    echo(f"wrote {path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo
 from ._options import cache_option
 
 EPILOG = """\b
@@ -41,8 +42,8 @@ def command(stack, data, pictures, seed, cache, output) -> None:
     vectors = with_bar(embed_pictures(clip, rows), "encode", "picture")
     basis = fit_pca(vectors, clip.clip_id)
     if len(vectors) <= basis.dim:
-        click.echo(f"warning: {len(vectors)} pictures for {basis.dim} dimensions; the last components are arbitrary")
+        echo(f"warning: {len(vectors)} pictures for {basis.dim} dimensions; the last components are arbitrary")
     save_basis(path, basis, {"data": data, "pictures": str(len(vectors))})
     kept = ", ".join(f"{basis.needed(share)} keep {share:.0%}" for share in (0.5, 0.9, 0.99))
-    click.echo(f"{basis.dim} components of {len(vectors)} pictures: {kept} of the variance")
-    click.echo(f"wrote {path}")
+    echo(f"{basis.dim} components of {len(vectors)} pictures: {kept} of the variance")
+    echo(f"wrote {path}")

@@ -10,6 +10,7 @@ from ..document.conversion import to_api
 from ..document.drawing import as_mermaid, as_text
 from ..document.graph import Problem, WorkflowError
 from ..document.reading import load_workflow
+from ..document.terminal import echo, echo_lines
 from ..engine.node_packs import known_classes
 from ._options import nodes_option
 
@@ -23,7 +24,10 @@ def command(file: Path, nodes: tuple[Path, ...], mermaid: bool) -> None:
     classes = known_classes(nodes)
     prompt, problems = to_api(load_workflow(file), classes)
     for problem in problems:
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
     if not prompt:
         raise WorkflowError([Problem("invalid_prompt", f"{file}: has no node that runs; nothing to draw")])
-    click.echo((as_mermaid if mermaid else as_text)(prompt, classes))
+    try:
+        echo_lines((as_mermaid if mermaid else as_text)(prompt, classes))
+    except ValueError as error:
+        raise WorkflowError([Problem("invalid_prompt", f"{file}: {error}")]) from None

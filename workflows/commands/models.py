@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ from ...unclip_core.checkpoints.diffusers_folder import read_licence
 from ...unclip_core.checkpoints.hub import licence_title
 from ...unclip_core.checkpoints.published import PUBLISHED
 from ...unclip_core.config import STAGES
+from ...unclip_core.texts import json_text
 from ..checks.stacks import reasons, shipped_graphs
 from ..document.schema import NodeClasses, node_classes
+from ..document.terminal import echo, echo_lines
 from ._tables import print_table, size_text
 
 _COLUMNS = ("NAME", "STAGES", "DTYPE", "SIZE", "LICENCE", "GRAPHS", "FOLDER")
@@ -40,19 +41,19 @@ def command(names: tuple[str, ...], check: bool, as_json: bool) -> int:
         for entry in entries:
             reports[entry.name]["problems"] = _verify(entry, quiet=as_json)
     if as_json:
-        click.echo(json.dumps(list(reports.values()), indent=2, ensure_ascii=False))
+        echo_lines(json_text(list(reports.values()), indent=2))
     else:
         _print_table(list(reports.values()), detailed=bool(names))
         for report in reports.values():
             for problem in report["problems"]:
-                click.echo(f"{report['name']}: {_line(problem)}", err=check)
+                echo(f"{report['name']}: {_line(problem)}", err=check)
             if check and not report["problems"]:
-                click.echo(f"{report['name']}: ok")
+                echo(f"{report['name']}: ok")
         if not names and not check:
             installed = catalog.list_stacks(folders)
             if more := [name for name in PUBLISHED if name not in installed]:
-                click.echo(f"more with `unclip pull NAME`: {', '.join(more)}")
-            click.echo(f"searched: {', '.join(map(str, catalog.search_path(folders)))}")
+                echo(f"more with `unclip pull NAME`: {', '.join(more)}")
+            echo(f"searched: {', '.join(map(str, catalog.search_path(folders)))}")
     return 1 if check and any(report["problems"] for report in reports.values()) else 0
 
 
@@ -137,7 +138,7 @@ def _print_table(reports: list[dict], detailed: bool) -> None:
         width = max(map(len, report["graphs"]), default=0)
         for name, found in report["graphs"].items():
             verdict = f"cannot run {name:{width}}  {'; '.join(found)}" if found else f"runs       {name}"
-            click.echo(f"{report['name']} {verdict}")
+            echo(f"{report['name']} {verdict}")
 
 
 def _stages(report: dict) -> str:

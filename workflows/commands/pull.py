@@ -10,6 +10,7 @@ import click
 
 from ...unclip_core.checkpoints import catalog
 from ...unclip_core.checkpoints.published import PUBLISHED, Published
+from ..document.terminal import echo
 from ._tables import print_table, size_text
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def command(
     if listing:
         width = max(map(len, PUBLISHED))
         for found in PUBLISHED.values():
-            click.echo(f"{found.name:{width}}  {found.about}{' (experimental)' if found.experimental else ''}")
+            echo(f"{found.name:{width}}  {found.about}{' (experimental)' if found.experimental else ''}")
         return 0
     if model is None:
         raise ValueError("pull: give a model, such as kandinsky-2-2; `unclip pull --list` shows all")
@@ -102,7 +103,7 @@ def _pull_published(
     from ...unclip_core.checkpoints.hub_parts import PartPlan, plan_parts, pull_parts
 
     planned = plan_parts(model, searched, dtype, copies)
-    click.echo(f"{model.name}: {model.about}{' (experimental)' if model.experimental else ''}")
+    echo(f"{model.name}: {model.about}{' (experimental)' if model.experimental else ''}")
     rows = [("PART", "REPOSITORY", "LICENCE", "SIZE", "")]
     for entry in planned:
         where = f"installed in {entry.folder}" if entry.folder else f"to fetch, {len(entry.plan.files)} files"
@@ -113,7 +114,7 @@ def _pull_published(
     missing = [entry for entry in planned if entry.plan]
     if missing:
         into = "the Hugging Face cache" if root is None else root
-        click.echo(f"fetching {size_text(sum(entry.size for entry in missing))} into {into}")
+        echo(f"fetching {size_text(sum(entry.size for entry in missing))} into {into}")
     with contextlib.ExitStack() as bars:
 
         def bar_of(entry: PartPlan) -> tuple:
@@ -123,7 +124,7 @@ def _pull_published(
 
         places = pull_parts(model, planned, root, dtype, bar_of)
     for entry in missing:
-        click.echo(f"wrote {places[entry.part.name]}")
+        echo(f"wrote {places[entry.part.name]}")
     stacks = catalog.list_stacks(hosts if root is None else [*hosts, root])
     return _report(model.name, stacks.get(model.name), root, hosts)
 
@@ -135,34 +136,34 @@ def _pull_repository(
     from ...unclip_core.checkpoints.hub_files import pull
 
     plan = plan_pull(repository, revision, dtype)
-    click.echo(f"{plan.repo} at {plan.commit[:12]}: {len(plan.files)} files, {size_text(plan.size)}")
-    click.echo(f"licence: {plan.licence or 'not named'}")
+    echo(f"{plan.repo} at {plan.commit[:12]}: {len(plan.files)} files, {size_text(plan.size)}")
+    echo(f"licence: {plan.licence or 'not named'}")
     _warn_licences([plan.licence])
     with _Bar(quiet) as bar:
         where = pull(plan, root, dtype, bar, bar.converted)
-    click.echo(f"wrote {where}")
+    echo(f"wrote {where}")
     return _report(plan.name, catalog.read_stack(where), root, hosts)
 
 
 def _warn_licences(licences: list[str | None]) -> None:
     """What the user should know of them before anything is fetched."""
     if any("RAIL" in (licence or "") for licence in licences):
-        click.echo("  RAIL: the use restrictions also bind copies, conversions and models made from it")
+        echo("  RAIL: the use restrictions also bind copies, conversions and models made from it")
     if None in licences:
-        click.echo("  not named: the model card says no licence; read it before use")
+        echo("  not named: the model card says no licence; read it before use")
 
 
 def _report(name: str, entry: catalog.StackEntry | None, root: Path | None, hosts: list[Path]) -> int:
     """Say whether the model is whole, and what it goes by; exit code 1 if it is not."""
     problems = entry.problems if entry else ("none of its files is a stage",)
     for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+        echo(f"error: {problem}", err=True)
     if problems:
         return 1
-    click.echo(f"stages: {', '.join(entry.stages)}")
+    echo(f"stages: {', '.join(entry.stages)}")
     if root is not None and root.resolve() not in [path.resolve() for path in catalog.search_path(hosts)]:
-        click.echo(f"not on the search path yet: set {catalog.ENVIRONMENT}={root}")
-    click.echo(f"model_name in Load unCLIP: {name}")
+        echo(f"not on the search path yet: set {catalog.ENVIRONMENT}={root}")
+    echo(f"model_name in Load unCLIP: {name}")
     return 0
 
 
@@ -193,4 +194,4 @@ class _Bar:
     def converted(self, stage: Converted) -> None:
         """A stage has been stored; the download is over."""
         self.__exit__()
-        click.echo(f"converted {stage.stage} ({stage.number} of {stage.total}): {size_text(stage.bytes)}")
+        echo(f"converted {stage.stage} ({stage.number} of {stage.total}): {size_text(stage.bytes)}")

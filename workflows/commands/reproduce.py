@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..document.terminal import echo
 from ._options import cache_option
 
 EPILOG = """\b
@@ -69,7 +70,7 @@ def command(
         raise ValueError(f"--full {' '.join(full)}: for --quick, and experiments that --only does not leave out")
     if listed:
         for experiment in experiments:
-            click.echo(f"{experiment.name:18}{experiment.title} ({experiment.paper})")
+            echo(f"{experiment.name:18}{experiment.title} ({experiment.paper})")
         return
     folders = current_host().model_folders()
     entry = find(stack, folders)
@@ -100,7 +101,7 @@ def command(
             finished.append(done)
             bar.write(_line(done))
             write_report(context, finished, path)
-    click.echo(f"wrote {path}")
+    echo(f"wrote {path}")
 
 
 def _show_plan(context, experiments, quick, full) -> None:
@@ -111,12 +112,12 @@ def _show_plan(context, experiments, quick, full) -> None:
     for part in plan(context, experiments, quick, full):
         total += part.seconds
         calls = ", ".join(f"{count:,} {name}" for name, count in sorted(part.calls.items()))
-        click.echo(f"{part.experiment.name:18}{part.seconds / 60:8.1f} minutes   {calls}")
-    click.echo(f"{'all':18}{total / 60:8.1f} minutes of processor time at this machine's present speed, and training:")
+        echo(f"{part.experiment.name:18}{part.seconds / 60:8.1f} minutes   {calls}")
+    echo(f"{'all':18}{total / 60:8.1f} minutes of processor time at this machine's present speed, and training:")
     needed = {"judge", "reader", *(["decoder"] if any(each.siblings for each in experiments) else [])}
     for name, told in training(context).items():
         if name.split()[0] in needed:
-            click.echo(f"  {name}: {told}")
+            echo(f"  {name}: {told}")
 
 
 def _bar():

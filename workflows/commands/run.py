@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..document.graph import Problem, WorkflowError
+from ..document.terminal import echo, log_to_terminal
 from ..places.options import Options
 from ..places.running import prepare_run, run_prepared
 from ..rows.batch import DiskError
@@ -96,7 +97,7 @@ def command(file, assignments, table, sweeps, as_json, quiet, verbose, dry_run, 
     are kept inside each PNG and WebP: drop it on the editor to get the graph back.
     """
     if verbose:
-        logging.basicConfig(format="%(message)s")  # to stderr, between the bars
+        log_to_terminal("%(message)s")  # to stderr, between the bars
         logging.getLogger("comfyui_unclip").setLevel(logging.INFO)
     try:
         options = Options(
@@ -162,14 +163,14 @@ def _show_plan(prepared: Prepared, options: Options, as_json: bool) -> None:
         say("plan", job=prepared.job, **vars(found))
         return
     for assigned in prepared.assigned:
-        click.echo(str(assigned))
+        echo(str(assigned))
     for problem in prepared.skipped:
-        click.echo(f"not run: {problem}")
+        echo(f"not run: {problem}")
     done = f", {found.finished} of them finished before" if found.finished else ""
-    click.echo(f"{found.rows} row{'s' * (found.rows != 1)}{done} -> {options.output}")
+    echo(f"{found.rows} row{'s' * (found.rows != 1)}{done} -> {options.output}")
     width = max(map(len, found.nodes), default=0)
     for name, count in found.nodes.items():
         saved = found.nodes_without_reuse[name] - count
-        click.echo(f"  {name.ljust(width)}  {count:>6} x" + (f"  ({saved} saved by reuse)" if saved else ""))
-    click.echo(f"time: {found.time_text}")
-    click.echo("nothing was run")
+        echo(f"  {name.ljust(width)}  {count:>6} x" + (f"  ({saved} saved by reuse)" if saved else ""))
+    echo(f"time: {found.time_text}")
+    echo("nothing was run")

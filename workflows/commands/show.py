@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from ...unclip_core.texts import json_text
 from ..document.reading import load_workflow
+from ..document.terminal import echo
 from ..engine.node_packs import known_classes
 from ..settings.reading import Setting, settings
 from ._options import nodes_option
+from ._tables import print_table
 
 
 @click.command(short_help="List what can be set in a graph.")
@@ -23,16 +25,13 @@ def command(file: Path, nodes: tuple[Path, ...], as_json: bool) -> None:
     available = settings(load_workflow(file), known_classes(nodes))
     if as_json:
         for setting in available:
-            click.echo(json.dumps(_entry(setting), ensure_ascii=False, default=str))
+            echo(json_text(_entry(setting)))
         return
     if not available:
-        click.echo("nothing in this graph can be set")
+        echo("nothing in this graph can be set")
         return
     rows = [("NAME", "VALUE", "TAKES", "NODE"), *(_row(setting) for setting in available)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[3]]))
+    print_table(rows)
 
 
 def _entry(setting: Setting) -> dict:

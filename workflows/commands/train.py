@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..document.terminal import echo, echo_lines
 from ._options import cache_option
 from ._subject import subject
 
@@ -146,7 +147,7 @@ def command(
         tuning=lora_tuning if lora else fine_tuning,
     )
     if print_config:
-        click.echo(plan.to_toml(), nl=False)
+        echo_lines(plan.to_toml().removesuffix("\n"))
         return 0
     chosen = own_device(device_of(device))
     if not fp32 and dtype != "auto":
@@ -169,8 +170,8 @@ def command(
     with joined(chosen) as world, progress_bar() as progress, asked_to_stop() as stop:
         made = f"{stage}{FILE_ENDING if lora else ''}"
         run = run_folder or (runs if stage == "all" else runs / made)
-        shown, say = progress if world.first else None, click.echo if world.first else _nothing
-        note = (lambda text: click.echo(text, err=True)) if world.first else None
+        shown, say = progress if world.first else None, echo if world.first else _nothing
+        note = (lambda text: echo(text, err=True)) if world.first else None
         options = RunOptions(stage, run, data, cache, clip, settings, folders, loop, shown, note, stop, through)
         try:
             if stage == "all":
@@ -257,7 +258,7 @@ def _show_all(events: Iterator[Event], shown: bool) -> None:
             if bar is not None:
                 bar.close()
                 bar = None
-            click.echo(f"{event.stage}: {event.what}{f' ({event.note})' if event.note else ''}")
+            echo(f"{event.stage}: {event.what}{f' ({event.note})' if event.note else ''}")
     finally:
         if bar is not None:
             bar.close()

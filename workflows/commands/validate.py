@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from ...unclip_core.texts import json_text
 from ..checks.validation import to_checked_prompt
 from ..document.graph import WorkflowError
 from ..document.reading import load_workflow
+from ..document.terminal import echo
 from ..engine.node_packs import known_classes
 from ._options import input_option, nodes_option
 
@@ -34,11 +35,11 @@ def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...]
                 problems, code = error.problems, 2
             if as_json:
                 found = [vars(problem) for problem in problems]
-                click.echo(json.dumps({"file": str(file), "ok": not problems, "problems": found}, ensure_ascii=False))
+                echo(json_text({"file": str(file), "ok": not problems, "problems": found}))
                 continue
             for problem in problems:
                 named = str(problem).startswith(f"{file}: ")  # what is wrong with the file itself says so
-                click.echo(problem if named else f"{file}: {problem}", err=True)
+                echo(str(problem) if named else f"{file}: {problem}", err=True)
             if not problems:
-                click.echo(f"{file}: ok")
+                echo(f"{file}: ok")
     return code

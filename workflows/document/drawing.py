@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...unclip_core.texts import one_line, printable
 from .graph import Prompt, is_link, links_of, node_title, origins_among, topological_order
 
 _TEXT_WIDTH = 48
+MAX_DRAWN = 2_000  # nodes
 
 
 def as_text(prompt: Prompt, classes: dict[str, type]) -> str:
-    """Every node on a line, origins first; the lines on the left are the wires, from a node down to its users."""
+    """Every node on a line, origins first; the lines on the left are the wires, from a node down to its users.
+
+    Raises ValueError for a graph of more nodes than anybody reads as text: each line shows every wire that passes.
+    """
+    if len(prompt) > MAX_DRAWN:
+        raise ValueError(f"has {len(prompt):,} nodes, and at most {MAX_DRAWN:,} are drawn as text; give --mermaid")
     order = _order(prompt)
     lanes = _lanes(prompt, order)
     left = [_marks(prompt, order, lanes, index) for index in range(len(order))]
@@ -21,12 +28,12 @@ def as_text(prompt: Prompt, classes: dict[str, type]) -> str:
         node = prompt[node_id]
         title, class_type = node_title(node, classes), str(node.get("class_type"))
         named = title if title == class_type else f"{title} ({class_type})"
-        lines.append(f"{left[index].ljust(width)}  {node_id} {named}")
+        lines.append(f"{left[index].ljust(width)}  {one_line(f'{node_id} {named}')}")
         details = [_linked(name, link, prompt, classes) for name, link in links_of(node).items()]
         if constants := _constants(node):
             details.append("  ".join(f"{name}={_short(value)}" for name, value in constants.items()))
         wires = "".join("│ " if holder is not None else "  " for holder in _below(lanes, index))
-        lines += [f"{wires.ljust(width)}      {detail}" for detail in details]
+        lines += [f"{wires.ljust(width)}      {one_line(detail)}" for detail in details]
     return "\n".join(lines)
 
 
@@ -134,6 +141,6 @@ def _short(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     """Text inside a Mermaid label: nothing in it may end the label, become markup or an entity."""
-    kept = text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…"
-    codes = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "#": "#35;", "\n": " ", "\r": " ", "`": "#96;"}
+    kept = printable(text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…")
+    codes = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "#": "#35;", "`": "#96;"}
     return "".join(codes.get(letter, letter) for letter in kept)

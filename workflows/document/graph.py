@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from ...unclip_core.texts import one_line
 from .schema import display_title
 
 Prompt = dict[str, dict[str, Any]]
-_MAX_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,6 @@ class Problem:
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.node, self.input) if part)
         return one_line(f"{place}: {self.message}" if place else self.message)
-
-
-def one_line(text: str) -> str:
-    """Text from a file as one line that is safe on a terminal: shortened, without line breaks and control sequences."""
-    if len(text) > _MAX_LINE:
-        text = f"{text[: _MAX_LINE - 300]} ... {text[-300:]}"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
 class WorkflowError(ValueError):

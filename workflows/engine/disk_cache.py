@@ -23,7 +23,7 @@ from ...nodes.host import current_host
 from ..document.graph import Prompt, is_link
 from .cache import Entry, OutputCache
 
-_FORMAT = 2
+_FORMAT = 3
 _LOADER = "UnCLIPLoader"
 _OWN = __name__.split(".workflows.")[0]  # node classes of other packs may change without notice
 _LOG = logging.getLogger(__name__)
@@ -101,11 +101,12 @@ class Store:
         path = self._path(name)
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["entry"])
+                metadata = file.metadata()
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if header["checksum"] != _checksum(tensors):
+            if metadata["checksum"] != _checksum(name, metadata["outputs"], tensors):
                 raise ValueError("its checksum is another")
-            entry = Entry([[_decode(item, tensors) for item in items] for items in header["outputs"]])
+            outputs = json.loads(metadata["outputs"])
+            entry = Entry([[_decode(item, tensors) for item in items] for items in outputs])
             os.utime(path)  # used now
         except OSError:
             return None
@@ -125,12 +126,13 @@ class Store:
         flat = [item for items in outputs for item in items]
         if not flat or any(item is None or "type" not in item for item in flat):
             return
-        header = json.dumps({"outputs": outputs, "checksum": _checksum(tensors)})
+        text = json.dumps(outputs)
+        metadata = {"outputs": text, "checksum": _checksum(name, text, tensors)}
         path = self._path(name)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"entry": header})
+            save_file(tensors, temporary, metadata=metadata)
             size = temporary.stat().st_size
             os.replace(temporary, path)
         except Exception as error:
@@ -247,12 +249,14 @@ def _decode(item: Any, tensors: dict[str, Any]) -> Any:
     return _kept_types()[item["type"]](**fields)
 
 
-def _checksum(tensors: dict[str, Any]) -> str:
+def _checksum(name: str, outputs: str, tensors: dict[str, Any]) -> str:
+    """Of all that an entry says: its own name, so that it answers to no other; the JSON of its outputs, with ids and
+    modalities; and the tensors."""
     import torch
 
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(f"{name}\0{outputs}\0".encode(), digest_size=16)
     for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

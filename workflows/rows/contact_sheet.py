@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...unclip_core.pictures.fonts import cut, font_for, width_of, wrapped
+from ...unclip_core.pictures.opening import opened
 from .jobs import Jobs
 
 if TYPE_CHECKING:
@@ -87,18 +88,16 @@ def draw(place: Layout, pictures: Mapping[int, Path]) -> images.Image:
 def _paste(sheet: images.Image, path: Path, spot: tuple[int, int], cell: int) -> None:
     from PIL import Image
 
-    with Image.open(path) as file:
+    with opened(path, str(path)) as file:
         picture = file.convert("RGB")
     picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
     sheet.paste(picture, (spot[0] + (cell - picture.width) // 2, spot[1] + (cell - picture.height) // 2))
 
 
 def _largest(pictures: Mapping[int, Path]) -> int:
-    from PIL import Image
-
     sides = [64]
     for path in itertools.islice(pictures.values(), 16):  # a sweep's pictures are of one size
-        with Image.open(path) as file:
+        with opened(path, str(path)) as file:
             sides += file.size
     return max(sides)
 

@@ -143,8 +143,9 @@ def _axis_values(text: str) -> tuple[Any, ...]:
     if text.lstrip().startswith("["):
         try:
             values = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f'begins with [ but is no JSON list ({error}); write ["a", "b"]') from None
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition("; use sys")[0]  # Python's advice on long numbers
+            raise ValueError(f'begins with [ but is no JSON list ({reason}); write ["a", "b"]') from None
         if not values or any(isinstance(value, list | dict) or value is None for value in values):
             raise ValueError("takes a list of numbers, texts, true and false, with at least one")
         return tuple(values)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
-
-from ..document.graph import node_title, one_line
+from ...unclip_core.texts import json_text, one_line, printable
+from ..document.graph import node_title
+from ..document.terminal import echo
 from ..engine.outcome import Event
 from .batch import Summary
 from .prepared import Prepared
@@ -90,7 +89,7 @@ class QuietReporter(Reporter):
         self._line(f"{self.SAVED}{path}")
 
     def _line(self, text: str, err: bool = False) -> None:
-        click.echo(text, err=err)
+        echo(text, err=err)
 
 
 class HumanReporter(QuietReporter):
@@ -108,7 +107,7 @@ class HumanReporter(QuietReporter):
         super().begin(prepared, to_run, skipped)
         self._prepared = prepared
         for assigned in prepared.assigned:
-            click.echo(str(assigned))
+            echo(str(assigned))
         for problem in prepared.skipped:
             self.warning(f"not run: {problem}")
         if self.many:
@@ -121,7 +120,8 @@ class HumanReporter(QuietReporter):
         super().event(row, event)
         if self._bar is not None and event.kind == "progress":
             value, most = event.data.get("value"), event.data.get("max")
-            self._bar.set_postfix_str(f"row {row}: {event.data.get('label') or 'step'} {value}/{most}", refresh=False)
+            label = str(event.data.get("label") or "step")
+            self._bar.set_postfix_str(f"row {row}: {printable(label)} {value}/{most}", refresh=False)
             if time.monotonic() - self._drawn > 0.2:  # update() would count as a row's end in the time left
                 self._drawn = time.monotonic()
                 self._bar.refresh()
@@ -153,14 +153,14 @@ class HumanReporter(QuietReporter):
             parts = [f"{summary.done} done"]
             parts += [f"{summary.skipped} finished before"] * bool(summary.skipped)
             parts += [f"{summary.failed} failed"] * bool(summary.failed)
-            click.echo(f"{summary.rows} rows: {', '.join(parts)}")
+            echo(f"{summary.rows} rows: {', '.join(parts)}")
 
     def _line(self, text: str, err: bool = False) -> None:
         if self._bar is None:
-            click.echo(text, err=err)
+            echo(text, err=err)
         else:
             with self._bar.external_write_mode():
-                click.echo(text, err=err)
+                echo(text, err=err)
 
 
 class JsonReporter(Reporter):
@@ -198,7 +198,7 @@ class JsonReporter(Reporter):
 
 def say(event: str, **data: Any) -> None:
     """One line of `--json`."""
-    click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **data}, ensure_ascii=False, default=str))
+    echo(json_text({"event": event, "time": round(time.time(), 3), **data}))
 
 
 def _saved(event: Event) -> list[str]:

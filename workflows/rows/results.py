@@ -18,6 +18,18 @@ from ..document.graph import Problem, WorkflowError
 
 FILE = "results.jsonl"
 _LOG = logging.getLogger(__name__)
+_MAX_LINE = 16 * 2**20  # bytes
+_MAX_SECONDS = 1e8  # three years: what a node may take
+_KINDS: dict[str, Any] = {  # of a line's values, as JSON has them
+    "row": int,
+    "inputs": dict,
+    "outputs": list,
+    "seconds": int | float,
+    "error": str | None,
+    "texts": dict,
+    "executed": list,
+    "node_seconds": dict,
+}
 
 
 @dataclass
@@ -65,11 +77,13 @@ class Results:
     def finished(self) -> dict[int, RowResult]:
         """The rows that this job has behind it: they ended without an error, and their files are still there."""
         found: dict[int, RowResult] = {}
-        for line in read_lines(self.path):
-            result = _result(line)
-            if line.get("job") != self.job or result is None:
+        for number, line in _numbered(self.path):
+            if line.get("job") != self.job:
                 continue
-            if result.ok and all((self.path.parent / output).is_file() for output in result.outputs):
+            if (result := _result(line)) is None:
+                _LOG.warning("%s, line %d is not as it was written; its row counts as not done", self.path, number)
+                continue
+            if result.ok and all(_is_there(self.path.parent, output) for output in result.outputs):
                 found[result.row] = result
             else:
                 found.pop(result.row, None)
@@ -77,7 +91,7 @@ class Results:
 
     def check_resumable(self) -> None:
         """Raise WorkflowError when the folder holds the results of other jobs only: the definition was changed."""
-        jobs = {line.get("job") for line in read_lines(self.path)}
+        jobs = [line.get("job") for line in read_lines(self.path)]
         if jobs and self.job not in jobs:
             message = (
                 f"--resume: {self.path} is of another job: the graph, its values or its rows were changed since; "
@@ -88,12 +102,18 @@ class Results:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a results file, none when there is no file. Torn lines are skipped with a warning."""
+    return (line for _, line in _numbered(path))
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`read_lines` with each line's number, from 1."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
-        for number, line in enumerate(file, 1):
+        # A part of a longer line is no JSON object, nor is its rest.
+        for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
             if not line.strip():
                 continue
             try:
@@ -101,9 +121,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 data = None
             if isinstance(data, dict):
-                yield data
+                yield number, data
             else:
                 _LOG.warning("%s, line %d is torn; its row counts as not done", path, number)
+
+
+def _is_there(folder: Path, output: str) -> bool:
+    try:
+        return (folder / output).is_file()
+    except OSError:  # no name that a file can have
+        return False
 
 
 def seconds_by_class(path: Path) -> dict[str, float]:
@@ -112,7 +139,7 @@ def seconds_by_class(path: Path) -> dict[str, float]:
     for line in read_lines(path):
         seconds = line.get("node_seconds")
         for name, value in seconds.items() if isinstance(seconds, dict) else ():
-            if isinstance(value, int | float):
+            if type(value) in (int, float) and 0 <= value < _MAX_SECONDS:
                 total.setdefault(name, []).append(float(value))
     return {name: sum(values) / len(values) for name, values in total.items()}
 
@@ -126,7 +153,13 @@ def _torn(descriptor: int) -> bool:
 
 
 def _result(line: dict[str, Any]) -> RowResult | None:
+    """The line as it was written, or None for what no run writes."""
     known = {name: line[name] for name in RowResult.__dataclass_fields__ if name in line}
-    if not isinstance(known.get("row"), int) or not isinstance(known.get("outputs", []), list):
+    if not isinstance(known.get("row"), int):
+        return None
+    if not all(isinstance(value, _KINDS[name]) and type(value) is not bool for name, value in known.items()):
+        return None
+    listed = [*known.get("outputs", []), *known.get("executed", [])]
+    if not all(isinstance(text, str) and "\0" not in text for text in listed):
         return None
     return RowResult(**known)

@@ -76,7 +76,8 @@ def _parsed(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is not valid JSON ({error}); save it again") from None
+        reason = str(error).partition("; use sys")[0]  # Python's advice on long numbers
+        raise ValueError(f"{what} is not valid JSON ({reason}); save it again") from None
 
 
 def _text(path: Path) -> str:

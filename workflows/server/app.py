@@ -90,6 +90,7 @@ def make_app(editor: Editor, guard: Guard) -> web.Application:
         await editor.pages.close()
 
     async def stop(app: web.Application) -> None:
+        editor.pictures.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(editor.worker.stop)
         editor.host.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from .pages import Pages
 from .worker import Worker
 
 Result = TypeVar("Result")
+_PICTURES = 2  # that are decoded at a time: each may take some hundred megabytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Editor:
     user: Path  # saved workflows and settings
     page: Path  # the frontend's files
     max_upload: int  # bytes
+    pictures: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PICTURES, "pictures"))
 
     async def in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Call `work` with our host beside the server's loop: node classes and pictures read from disk."""
@@ -39,6 +42,19 @@ class Editor:
                 return work(*arguments)
 
         return await asyncio.to_thread(call)
+
+    async def with_picture(self, request: web.Request, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Call `work`, which decodes a picture, beside the server's loop and beside everything else: a page may ask for
+        hundreds at once. What waits is dropped when its client has gone.
+        """
+
+        def call() -> Result:
+            if request.transport is None or request.transport.is_closing():
+                raise web.HTTPServiceUnavailable(text="nobody waits for this picture any more")
+            with use_host(self.host):
+                return work(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self.pictures, call)
 
 
 def json_response(data: Any, status: int = 200) -> web.Response:

@@ -14,9 +14,10 @@ from aiohttp import web
 from aiohttp.web_request import FileField
 
 from ...nodes.files import FOLDERS, PICTURE_TYPES, path_inside, split_annotation, write_whole
+from ...unclip_core.pictures.opening import MAX_PIXELS, BadPicture, TooLarge, opened
 from .editor import Editor, bad_request, json_response
 
-_MAX_PIXELS = 100_000_000
+_PREVIEW_SIDE = 2048  # pixels
 _MAX_NAME = 150
 
 
@@ -37,9 +38,9 @@ async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
     channel, preview = request.query.get("channel", "rgba"), request.query.get("preview", "")
     if kind and (channel in ("rgb", "a") or preview):
         try:
-            data, kind = await editor.in_thread(_converted, path, channel, preview)
+            data, kind = await editor.with_picture(request, _converted, path, channel, preview)
         except (OSError, ValueError) as error:
-            raise bad_request(f"{path.name} cannot be read: {error}") from None
+            raise bad_request(str(error)) from None
         return web.Response(body=data, content_type=kind)
     # Whatever is not a picture is for saving, never for the browser to run.
     headers = {"Content-Type": kind or "application/octet-stream", "Cache-Control": "no-cache"}
@@ -52,7 +53,7 @@ async def upload_image(editor: Editor, request: web.Request) -> web.Response:
     """Keep a picture. The same one again gets its old name, another of that name a new one."""
     fields = await request.post()
     name, data = _file(fields)
-    await editor.in_thread(_check, name, data)
+    await editor.with_picture(request, _check, name, data)
     return await _keep(editor, fields, name, data)
 
 
@@ -60,7 +61,7 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
     """Keep a copy of the picture that `original_ref` names, with the alpha that was painted on it."""
     fields = await request.post()
     name, data = _file(fields)
-    await editor.in_thread(_check, name, data)
+    await editor.with_picture(request, _check, name, data)
     try:
         reference = json.loads(str(fields.get("original_ref", "")))
         original = _path(editor, {key: str(value) for key, value in reference.items()})
@@ -68,7 +69,10 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
         raise bad_request("original_ref does not name the picture that the mask is for") from None
     if not original.is_file():
         raise web.HTTPNotFound(text=f"there is no file {original.name!r}")
-    masked = await editor.in_thread(_with_alpha, original, data)
+    try:
+        masked = await editor.with_picture(request, _with_alpha, original, data)
+    except (OSError, ValueError) as error:
+        raise bad_request(str(error)) from None
     return await _keep(editor, fields, str(Path(name).with_suffix(".png")), masked)
 
 
@@ -116,19 +120,13 @@ def _file(fields: Any) -> tuple[str, bytes]:
 
 def _check(name: str, data: bytes) -> None:
     """Refuse what is not a whole picture that can be shown, whatever its name says."""
-    from PIL import Image
-
     try:
-        with Image.open(BytesIO(data)) as picture:
-            pixels = picture.width * picture.height
-            if pixels <= _MAX_PIXELS:
-                picture.verify()
-    except Exception:  # Pillow's readers raise whatever a broken file makes them
+        with opened(BytesIO(data), repr(name)) as picture:
+            picture.verify()
+    except TooLarge as error:
+        raise web.HTTPRequestEntityTooLarge(MAX_PIXELS, error.pixels, text=str(error)) from None
+    except BadPicture:
         raise web.HTTPUnsupportedMediaType(text=f"{name!r} is not a picture that can be read") from None
-    if pixels > _MAX_PIXELS:
-        raise web.HTTPRequestEntityTooLarge(
-            _MAX_PIXELS, pixels, text=f"{name!r} has {pixels} pixels, more than {_MAX_PIXELS}; make it smaller"
-        )
 
 
 async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Response:
@@ -163,7 +161,9 @@ def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:
 
     form, _, quality = preview.partition(";")
     form = form if form in ("webp", "jpeg") else "webp" if preview else "png"
-    with Image.open(path) as picture:
+    with opened(path, path.name) as picture:
+        if preview and channel == "rgba":  # a preview is for looking at; masks are painted on the other ones
+            picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
         if channel == "rgb" or form == "jpeg":
             picture = picture.convert("RGB")
         elif channel == "a":
@@ -171,17 +171,16 @@ def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:
             picture = Image.new("RGBA", picture.size)
             picture.putalpha(alpha)
         file = BytesIO()
-        options = {} if form == "png" else {"quality": min(int(quality), 100) if quality.isdigit() else 90}
+        options = {} if form == "png" else {"quality": min(int(quality[:3]), 100) if quality.isdecimal() else 90}
         picture.save(file, format=form, **options)
     return file.getvalue(), f"image/{form}"
 
 
 def _with_alpha(original: Path, mask: bytes) -> bytes:
     """The original as PNG with the mask's alpha, its graph kept."""
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    with Image.open(original) as picture, Image.open(BytesIO(mask)) as painted:
+    with opened(original, original.name) as picture, opened(BytesIO(mask), "the mask") as painted:
         alpha = painted.convert("RGBA").getchannel("A")
         masked = picture.convert("RGBA")
         if alpha.size != masked.size:

@@ -130,7 +130,7 @@ def test_a_pickle_with_code_is_never_run(root, tmp_path, monkeypatch):
     torch.save({"weight": torch.zeros(3), "x": Attack()}, path)
     name = f"{os.system.__module__}.{getattr(os.system, '__name__', '')}"
     refused(f"{path}: holds code (", "do not use this file")
-    with pytest.raises(CheckpointError, match="refused, it holds more than tensors"):
+    with pytest.raises(CheckpointError, match="holds code"):
         open_weights(WeightSet((path,), "fp32", 3))
     assert ran == [] and name
 

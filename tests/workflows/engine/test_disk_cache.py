@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.types import GivenNoise, Inversion, LoraRecord
+from comfyui_unclip.unclip_core.types import Embedding, GivenNoise, Inversion, LoraRecord
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.engine.cache import Entry
 from comfyui_unclip.workflows.engine.disk_cache import Store
@@ -128,3 +128,27 @@ def test_an_inversion_comes_back_with_its_loras(tmp_path, loras):
     store.write("ab", Entry([[noise]]))
     ((found,),) = store.read("ab").outputs
     assert found.inversion == inversion and torch.equal(found.x_T, noise.x_T)
+
+
+def test_no_bit_of_an_entry_can_change_unnoticed(tmp_path):
+    """A bit at every place of the file, its header with ids and modalities included, and an entry under another's
+    name: the entry comes back as it was, or not at all."""
+    store = Store(tmp_path, 1 << 30)
+    vector = torch.arange(4.0).reshape(1, 4)
+    store.write("ab" * 20, Entry([[Embedding(vector, "ViT-L-14/openai", "image", 3)], [LoraRecord("cup", 0.8, "f0")]]))
+    (path,) = tmp_path.glob("??/*.safetensors")
+    whole, returned = path.read_bytes(), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        if (entry := store.read("ab" * 20)) is not None:
+            ((embed,), (lora,)), returned = entry.outputs, returned + 1
+            assert torch.equal(embed.vector, vector) and lora == LoraRecord("cup", 0.8, "f0")
+            assert (embed.clip_id, embed.modality, embed.noise_level) == ("ViT-L-14/openai", "image", 3)
+    assert returned < len(whole) // 20  # spaces at the header's end
+    path.write_bytes(whole)
+    assert store.read("ab" * 20) is not None
+    (tmp_path / "ac").mkdir()
+    (tmp_path / "ac" / f"{'ac' * 20}.safetensors").write_bytes(whole)
+    assert store.read("ac" * 20) is None

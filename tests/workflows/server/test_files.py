@@ -1,12 +1,15 @@
 """Pictures, saved graphs, settings and the pack's own files, and what is kept out of them."""
 
+import asyncio
 import io
 import json
+import threading
 
 import aiohttp
 import pytest
 from PIL import Image
 
+from comfyui_unclip.workflows.server import picture_routes
 from comfyui_unclip.workflows.server.user_routes import FIRST_SETTINGS
 
 ROADS_OUT = [
@@ -103,7 +106,7 @@ def test_too_many_bytes_or_pixels_are_refused(ask, tmp_path):
 
     async def scenario(client):
         status, why = await send(client, file.getvalue())
-        assert status == 413 and "120000000 pixels" in why
+        assert status == 413 and "120,000,000 pixels" in why
         assert (await send(client, b"\0" * ((64 << 20) + 1)))[0] == 413
         async with client.post("/api/prompt", data=b" " * ((64 << 20) + 1)) as response:
             assert response.status == 413
@@ -171,6 +174,54 @@ def test_only_pictures_are_shown_and_the_rest_is_saved_never_run(ask, picture, t
         for query in ("", "filename=x.png&type=models", "filename=%00"):
             assert (await client.get(f"/view?{query}")).status == 400
         assert (await client.get("/view?filename=none.png")).status == 404
+
+    ask(scenario)
+
+
+def test_previews_have_threads_of_their_own_and_are_dropped_when_the_page_goes(ask, picture, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.png").write_bytes(picture())
+    begun, gate = [], threading.Event()
+    convert = picture_routes._converted
+
+    def slow(*arguments):
+        begun.append(arguments)
+        gate.wait(20)
+        return convert(*arguments)
+
+    monkeypatch.setattr(picture_routes, "_converted", slow)
+
+    async def scenario(client):
+        address = "/view?filename=x.png&preview=webp"
+        waiting = [asyncio.create_task(client.get(address)) for _ in range(40)]
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        # The threads of everything else are free: a graph is validated meanwhile.
+        prompt = {"1": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}}}
+        assert (await asyncio.wait_for(client.post("/prompt", json={"prompt": prompt}), 5)).status == 400
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        gate.set()
+        assert (await client.get(address)).status == 200
+        assert len(begun) == 3
+
+    ask(scenario)
+
+
+def test_a_preview_is_small_and_a_mask_s_picture_is_not(ask, tmp_path):
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", (3000, 1500), "red").save(tmp_path / "out" / "x.png")
+
+    async def scenario(client):
+        for query, size in (
+            ("preview=webp;90", (2048, 1024)),
+            ("preview=jpeg", (2048, 1024)),
+            ("channel=rgb", (3000, 1500)),
+        ):
+            async with client.get(f"/view?filename=x.png&{query}") as response:
+                assert Image.open(io.BytesIO(await response.read())).size == size
 
     ask(scenario)
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...pictures.opening import BadPicture, check_size, opened
+
 SMALLEST = 8  # pixels of a side; below that there is no picture to learn from
 GAP = 2  # a JPEG is decoded at a half, quarter or eighth as long as this many times the wanted pixels are left
-
-
-class BadPicture(ValueError):
-    """Bytes that are no picture, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +32,12 @@ def decode(content: bytes, side: int | None = None) -> Decoded:
     """
     if not content:
         raise BadPicture("empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd EXIF; what cannot be read is an error
-            return _decode(content, side)
-    except BadPicture:
-        raise
-    except Exception as error:  # Pillow's readers let out whatever broken bytes make them stumble over
-        raise BadPicture(_reason(error)) from None
+    with warnings.catch_warnings(), opened(io.BytesIO(content), checked=False) as image:
+        warnings.simplefilter("ignore")  # of odd EXIF; what cannot be read is an error
+        return _decode(image, side)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "no picture that can be read"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-    return f"damaged ({str(error).strip() or type(error).__name__})"
-
-
-def _decode(content: bytes, side: int | None) -> Decoded:
-    image = Image.open(io.BytesIO(content))
+def _decode(image: Image.Image, side: int | None) -> Decoded:
     width, height = image.size
     if image.getexif().get(0x0112) in (5, 6, 7, 8):  # stored lying on its side
         width, height = height, width
@@ -63,6 +47,7 @@ def _decode(content: bytes, side: int | None) -> Decoded:
     if side is not None and image.format == "JPEG":
         share = GAP * side / min(image.size)
         image.draft(None, tuple(max(1, round(edge * share)) for edge in image.size))
+    check_size(image)
     image.load()
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_unclip.unclip_core.pictures import opening
 from comfyui_unclip.unclip_core.training.sources.decode import BadPicture, decode, square
 
 
@@ -128,8 +129,8 @@ def test_what_is_no_picture_is_refused_with_the_reason(name):
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BadPicture, match="more than 0 million pixels"):
+    monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
+    with pytest.raises(BadPicture, match="pixels, more than 1,000"):
         decode(encoded(halves()))
 
 
