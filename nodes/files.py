@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..unclip_core.disk import clear_once, naming_full_disk, sync_file, sync_folder, temporary_path
 from .host import current_host
 
 FOLDERS = ("input", "output", "temp")
@@ -211,13 +211,16 @@ def saving_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden name in `folder` for a file that is being written. What has not been moved to its real name at the end
-    of the with block is deleted."""
-    temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A hidden name in `folder` for a file that is being written, to be called `name` and more. What has not been moved
+    to its real name at the end of the with block is deleted, and so is what killed runs left in the folder. Raises
+    DiskFull."""
+    clear_once(folder)
+    temporary = temporary_path(folder)
+    with naming_full_disk(folder / name):
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> Path:
@@ -236,18 +239,23 @@ def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, 
 
 
 def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
-    """Write a file so that it is there whole or not at all. Raises FileExistsError when it exists."""
+    """Write a file so that it is there whole or not at all, also after a power cut. Raises FileExistsError when it
+    exists, DiskFull."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
         if overwrite:
+            sync_file(temporary)
             os.replace(temporary, path)
+            sync_folder(path.parent)
         else:
             move_to_free_name(temporary, path)
 
 
 def move_to_free_name(temporary: Path, path: Path) -> None:
-    """Move a finished file to a name that is free. Raises FileExistsError when it is not."""
+    """Move a finished file to a name that is free; on the disk before it has the name, so that what a list of results
+    calls done is there after a power cut. Raises FileExistsError when it is not free."""
+    sync_file(temporary)
     try:
         os.link(temporary, path)  # unlike a rename, refuses a name that exists
     except FileExistsError:
@@ -259,6 +267,7 @@ def move_to_free_name(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
     else:
         temporary.unlink()
+    sync_folder(path.parent)
 
 
 # --- The graph inside of what is saved -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import sys
 import click
 
 from . import commands
+from .commands._stopping import ended_as_by_ctrl_c
 from .document.graph import WorkflowError
 
 
@@ -37,10 +38,13 @@ def unclip(context: click.Context, debug: bool) -> None:
 
 
 def main() -> None:
-    """The console command. Exit codes: 0 done, 1 a failure while working, 2 something in what was given, 130 Ctrl-C."""
+    """The console command. Exit codes: 0 done, 1 a failure while working, 2 something in what was given, 130 Ctrl-C,
+    143 SIGTERM."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        sys.exit(run(sys.argv[1:]))
+        with ended_as_by_ctrl_c() as ended:
+            code = run(sys.argv[1:])
+        sys.exit(128 + ended.number if code == 130 and ended.number else code)
     except BrokenPipeError:  # `unclip show ... | head`
         sys.stderr.close()
         sys.exit(0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..disk import sync_file
 from .hub import CARDS, HubError, PullPlan, RemoteFile, explained, file_url, headers, quiet_bars
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _download(plan: PullPlan, places: Places, report: Progress) -> None:
         if not _complete(final, file):
             with explained(plan.repo, plan.revision):
                 _fetch(plan, file, part, tick)
+                sync_file(part)  # of what lies there, only the size is looked at again
                 final.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, final)
         before += file.size
