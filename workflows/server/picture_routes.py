@@ -13,8 +13,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from ...nodes.files import FOLDERS, PICTURE_TYPES, path_inside, split_annotation, write_whole
-from .editor import Editor, bad_request, json_response
+from ...nodes.files import FOLDERS, PICTURE_TYPES, UnusableName, path_inside, split_annotation, write_whole
+from .editor import Editor, bad_request, json_response, read_fields
 
 _MAX_PIXELS = 100_000_000
 _MAX_NAME = 150
@@ -50,7 +50,7 @@ async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
 
 async def upload_image(editor: Editor, request: web.Request) -> web.Response:
     """Keep a picture. The same one again gets its old name, another of that name a new one."""
-    fields = await request.post()
+    fields = await read_fields(request)
     name, data = _file(fields)
     await editor.in_thread(_check, name, data)
     return await _keep(editor, fields, name, data)
@@ -58,7 +58,7 @@ async def upload_image(editor: Editor, request: web.Request) -> web.Response:
 
 async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
     """Keep a copy of the picture that `original_ref` names, with the alpha that was painted on it."""
-    fields = await request.post()
+    fields = await read_fields(request)
     name, data = _file(fields)
     await editor.in_thread(_check, name, data)
     try:
@@ -68,7 +68,10 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
         raise bad_request("original_ref does not name the picture that the mask is for") from None
     if not original.is_file():
         raise web.HTTPNotFound(text=f"there is no file {original.name!r}")
-    masked = await editor.in_thread(_with_alpha, original, data)
+    try:
+        masked = await editor.in_thread(_with_alpha, original, data)
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+        raise bad_request(f"{original.name} cannot be read as a picture: {error}") from None
     return await _keep(editor, fields, str(Path(name).with_suffix(".png")), masked)
 
 
@@ -96,6 +99,8 @@ def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
     folder = editor.host.folder(kind)
     try:
         return path_inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
+    except UnusableName as error:
+        raise bad_request(str(error)) from None
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
 
