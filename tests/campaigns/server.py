@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -414,7 +415,7 @@ def finding(sent: Sent, status: int) -> str | None:
 
 
 async def send_all(requests: Requests, numbers: list[int]) -> tuple[Counter, list[str]]:
-    """The statuses, with how many were "past" the parser of HTTP, and the findings as lines."""
+    """The statuses, with how many were "past" the parser of HTTP and how many "late", and the findings as lines."""
     statuses: Counter = Counter()
     found: list[str] = []
     waiting = iter(numbers)
@@ -423,6 +424,9 @@ async def send_all(requests: Requests, numbers: list[int]) -> tuple[Counter, lis
         for number in waiting:
             sent = requests[number]
             status, answer = await answer_to(requests.host, sent)
+            if status == -1:  # a busy machine answers the second time; a request that hangs the editor never
+                statuses["late"] += 1
+                status, answer = await answer_to(requests.host, sent)
             statuses[status] += 1
             statuses["past"] += not answer.startswith(b"HTTP/1.0 400")  # as aiohttp says of what is no HTTP
             if wrong := finding(sent, status):
@@ -450,34 +454,84 @@ def outside(folder: Path) -> set[str]:
     return {f"{path} {path.read_bytes() if path.is_file() else ''}" for path in paths}
 
 
+@contextlib.contextmanager
+def served(folder: Path, token: str | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`unclip edit` in `folder`; yields its host with the port, and the process."""
+    command = [sys.executable, "-m", "comfyui_unclip.workflows.cli", "edit", "--no-browser", "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder / "temporary")}
+    if token is not None:
+        environment["UNCLIP_EDIT_TOKEN"] = token
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield re.search(r"http://([^/]+)/", server.stdout.readline())[1], server
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def load(sockets: int, nodes: int) -> int:
+    """A graph of many quick nodes runs while many pages are open, some of them deaf. Prints how long others wait."""
+    with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
+        folder = Path(place)
+        furnish(folder)
+        (folder / "temporary").mkdir()
+        with served(folder) as (host, _):
+            waits, took = asyncio.run(_under_load(host, sockets, nodes))
+    waits.sort()
+    middle, worst = waits[len(waits) // 2], waits[-1]
+    print(f"{sockets} sockets, {nodes} nodes in {took:.1f} s")
+    print(f"  {len(waits)} other answers: median {middle:.3f} s, worst {worst:.3f} s")
+    return 1 if worst >= 0.5 else 0
+
+
+async def _under_load(host: str, sockets: int, nodes: int) -> tuple[list[float], float]:
+    import aiohttp
+
+    prompt = {"0": {"class_type": "PrimitiveInt", "inputs": {"value": 1}}}
+    for number in range(1, nodes - 1):
+        prompt[str(number)] = {"class_type": "PrimitiveInt", "inputs": {"value": [str(number - 1), 0]}}
+    prompt["last"] = {"class_type": "PreviewAny", "inputs": {"source": [str(nodes - 2), 0]}}
+    waits: list[float] = []
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(f"http://{host}", connector=connector) as http:
+        # A few hear the run, the others wait. What nobody reads here fills up.
+        names = ["run" if number % 128 == 0 else str(number) for number in range(sockets)]
+        pages = [await http.ws_connect(f"/ws?clientId={name}") for name in names]
+        start = time.monotonic()
+        async with http.post("/prompt", json={"prompt": prompt, "client_id": "run"}) as answer:
+            job = (await answer.json())["prompt_id"]
+        while True:
+            began = time.monotonic()
+            async with http.get("/features") as answer:
+                await answer.read()
+            waits.append(time.monotonic() - began)
+            async with http.get(f"/jobs/{job}") as answer:
+                if (await answer.json())["status"] not in ("pending", "in_progress"):
+                    break
+            await asyncio.sleep(0.05)
+        took = time.monotonic() - start
+        for page in pages:
+            page._response.close()  # without the pages' goodbyes
+    return waits, took
+
+
 def campaign(count: int, seed: int, token: str | None, only: int | None) -> int:
     """One mode against a process of its own. Returns the number of findings."""
     with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
         folder = Path(place)
         before = furnish(folder)
         (folder / "temporary").mkdir()
-        command = [sys.executable, "-m", "comfyui_unclip.workflows.cli", "edit", "--no-browser", "--port", "0"]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder / "temporary")}
-        if token is not None:
-            environment["UNCLIP_EDIT_TOKEN"] = token
-        with open(folder / "log", "w") as log:
-            server = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-            try:
-                host = re.search(r"http://([^/]+)/", server.stdout.readline())[1]
-                requests = Requests(seed, host, token)
-                if only is not None:
-                    print(ascii(requests[only])[:2000])
-                    print(asyncio.run(answer_to(host, requests[only])))
-                start = time.monotonic()
-                statuses, found = asyncio.run(send_all(requests, list(range(count)) if only is None else []))
-                took = time.monotonic() - start
-                if server.poll() is not None:
-                    found.append(f"the editor ended with {server.returncode}")
-            finally:
-                server.terminate()
-                server.wait(30)
+        with served(folder, token) as (host, server):
+            requests = Requests(seed, host, token)
+            if only is not None:
+                print(ascii(requests[only])[:2000])
+                print(asyncio.run(answer_to(host, requests[only])))
+            start = time.monotonic()
+            statuses, found = asyncio.run(send_all(requests, list(range(count)) if only is None else []))
+            took = time.monotonic() - start
+            if server.poll() is not None:
+                found.append(f"the editor ended with {server.returncode}")
         if (now := outside(folder)) != before:
             found.append(f"outside of its folders: {sorted(now ^ before)}")
         if left := list((folder / "temporary").iterdir()):
@@ -486,9 +540,10 @@ def campaign(count: int, seed: int, token: str | None, only: int | None) -> int:
         if "Traceback" in log_text:
             place = log_text.index("Traceback")
             found.append(f"{log_text.count('Traceback')} tracebacks in its log, the first: {log_text[place:][:2500]}")
-    past, mode = statuses.pop("past", 0), "with a token" if token else "without a token"
+    past, late = statuses.pop("past", 0), statuses.pop("late", 0)
+    mode = "with a token" if token else "without a token"
     print(f"{mode}: {count} requests in {took:.0f} s, statuses {dict(sorted(statuses.items()))}")
-    print(f"  {past} of them past the first parser; {len(found)} findings")
+    print(f"  {past} of them past the first parser, {late} answered at the second try alone; {len(found)} findings")
     for line in found[:50]:
         print(f"  {line}")
     return len(found)
@@ -501,7 +556,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mode", choices=("both", "token", "open"), default="both")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="send this request alone and print its answer")
+    parser.add_argument("--load", action="store_true", help="instead: 1,000 sockets beside a run of 5,000 nodes")
     options = parser.parse_args()
+    if options.load:
+        return load(1000, 5000)
     modes = {"open": [None], "token": [TOKEN], "both": [None, TOKEN]}[options.mode]
     return 1 if sum(campaign(options.count, options.seed, token, options.only) for token in modes) else 0
 

@@ -38,13 +38,13 @@ async def answer_failures(request: web.Request, handler: Handler) -> web.StreamR
 
 
 class ParserLog(logging.Filter):
-    """For aiohttp's log: what is no HTTP was answered by 400 and is nobody's concern here. Without it whoever reaches
-    the port fills the terminal with tracebacks."""
+    """For aiohttp's log: what is no HTTP was answered by 400, and a client that leaves in the middle is no failure.
+    Without it whoever reaches the port fills the terminal with tracebacks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is shown."""
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+        return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
 def parser_log() -> logging.Logger:

@@ -147,7 +147,7 @@ class RunMessages:
         now = time.monotonic()
         if at_once or now - self._sent_states >= _STATE_INTERVAL:
             self._sent_states = now
-            self._send("progress_state", {"nodes": self._states}, droppable=not at_once)
+            self._send("progress_state", {"nodes": self._states}, droppable=True)
 
     def _preview(self, node: str, step: StepState, last: bool) -> None:
         now = time.monotonic()
