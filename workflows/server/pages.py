@@ -117,11 +117,11 @@ class _Page:
                 message = await self._waiting.get()
                 self._bytes -= len(message)
                 send = self.socket.send_str if isinstance(message, str) else self.socket.send_bytes
+                late = asyncio.get_running_loop().call_later(_SEND_SECONDS, self.drop)  # which ends the sending
                 try:
-                    await asyncio.wait_for(send(message), _SEND_SECONDS)
-                except asyncio.TimeoutError:
-                    self.drop()
-                    return
+                    await send(message)
+                finally:
+                    late.cancel()
 
 
 def _asks_features(text: str) -> bool:
