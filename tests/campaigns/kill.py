@@ -26,7 +26,6 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
-STEPS = 40  # of a training run
 ROWS = 30  # of a batch
 PATIENCE = 300.0  # seconds for one process to get anywhere
 PROGRAM = f"""
@@ -134,7 +133,7 @@ def _wrong_rows(out: Path) -> Iterator[str]:
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-def training(kills: int, rng: random.Random, stages: tuple[str, ...]) -> list[str]:
+def training(kills: int, rng: random.Random, stages: tuple[str, ...], steps: int) -> list[str]:
     """Each stage left alone, and killed `kills / len(stages)` times; returns the findings."""
     found = []
     with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
@@ -146,7 +145,7 @@ def training(kills: int, rng: random.Random, stages: tuple[str, ...]) -> list[st
         for stage in stages:
             made = stage.replace("-", "_")
             sizes = ["--preset", "tiny", "--pictures", "64", "--batch", "4", "--device", "cpu", "--fp32"]
-            often = ["--steps", str(STEPS), "--save-minutes", "1e-9"]  # a checkpoint at every step
+            often = ["--steps", str(steps), "--save-minutes", "1e-9"]  # a checkpoint at every step
             command = ["train", stage, *sizes, *often]
             if stage != "clip":
                 command += ["--clip", str(folder / "tiny" / "clip.safetensors")]
@@ -167,7 +166,7 @@ def training(kills: int, rng: random.Random, stages: tuple[str, ...]) -> list[st
             wrong += finished(start(folder, *command, "--run", str(alone)), folder)
             wrong += _differences(alone, run, f"{made}.safetensors") if not wrong else []
             wrong += [*leftovers(run), *leftovers(folder / "cache")]
-            print(f"training {stage}: {done} kills in {STEPS} steps; {len(wrong)} findings", flush=True)
+            print(f"training {stage}: {done} kills in {steps} steps; {len(wrong)} findings", flush=True)
             found += [f"{stage}: {each}" for each in wrong]
     return found
 
@@ -211,11 +210,14 @@ def main() -> int:
         "--training", type=int, default=60, help="kills of training runs, the same number of each stage"
     )
     parser.add_argument("--stages", default=",".join(STAGES), help="the stages to train")
+    parser.add_argument("--steps", type=int, default=40, help="of a training run")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     found = rows(options.rows, rng) if options.rows else []
-    found += training(options.training, rng, tuple(options.stages.split(","))) if options.training else []
+    found += (
+        training(options.training, rng, tuple(options.stages.split(",")), options.steps) if options.training else []
+    )
     for line in found:
         print(f"  {line}")
     return 1 if found else 0
