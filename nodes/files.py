@@ -9,18 +9,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import ntpath
 import os
+import posixpath
 import re
-import secrets
 import time
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any, TypeVar
 
+from ..unclip_core.disk import clear_once, naming_full_disk, sync_file, sync_folder, temporary_path
 from .host import current_host
 
 FOLDERS = ("input", "output", "temp")
+Where = TypeVar("Where", bound=PurePath)
+_MAX_NAME, _MAX_PATH, _MAX_DEPTH = 255, 1024, 64  # bytes, characters, folders
+_ROOM = 40  # bytes of what is added to a prefix: row, number, ending
+_NOT_ON_WINDOWS = '<>:"|?*'
+_DEVICES = {
+    *("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"),
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"),
+}
 PICTURE_TYPES = {  # of the files that are offered as pictures: ending -> media type
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -38,24 +48,68 @@ PICTURE_TYPES = {  # of the files that are offered as pictures: ending -> media 
 # --- Paths of what is read -------------------------------------------------------------------------------------------
 
 
+class UnusableName(ValueError):
+    """A file name that no file system, or not this one, has."""
+
+
 def path_inside(folder: Path, relative: str, links: bool | None = None) -> Path:
-    """The path of `relative` in `folder`. Raises ValueError when it leads out of the folder.
+    """The path of `relative` in `folder`. Raises ValueError when it leads out of the folder, UnusableName for what
+    cannot be a name.
 
     links: whether links in the folder may lead out of it; None: as the host says.
     """
-    if wrong := next((letter for letter in relative if unicodedata.category(letter) in ("Cc", "Cs")), ""):
-        raise ValueError(f"{relative!r} holds the character {wrong!r}, which no file's name should; take it out")
     root = folder.resolve()
-    # Not resolved: `..` takes back what is written before it, wherever that is linked to.
-    path = Path(os.path.normpath(root / relative.replace("\\", "/")))
+    path = joined_inside(root, relative)
     if not (current_host().follows_links() if links is None else links):
         try:
             path = path.resolve()
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{relative!r} in {folder} cannot be followed ({error}); remove the link") from None
-    if path != root and root not in path.parents:
-        raise ValueError(f"{relative!r} leads out of the folder {folder}; use a path inside it")
+        if path != root and root not in path.parents:
+            raise _leads_out(relative, root)
     return path
+
+
+def joined_inside(root: Where, relative: str) -> Where:
+    """`relative` below `root`, by the rules of the system that `root` is of, and not resolved: `..` takes back what is
+    written before it, wherever that is linked to. Raises as `path_inside` does."""
+    windows = isinstance(root, PureWindowsPath)
+    names = relative.replace("\\", "/").split("/")
+    if len(names) > _MAX_DEPTH or len(relative) > _MAX_PATH:
+        raise UnusableName(f"{relative[:60]!r}... is longer than {_MAX_PATH} signs or {_MAX_DEPTH} folders; shorten it")
+    if reason := next(filter(None, (name_problem(name, windows) for name in names)), None):
+        raise UnusableName(f"{relative!r} {reason}")
+    rules = ntpath if windows else posixpath
+    path = type(root)(rules.normpath(rules.join(str(root), "/".join(names))))
+    if path != root and root not in path.parents:
+        raise _leads_out(relative, root)
+    return path
+
+
+def name_problem(name: str, windows: bool) -> str | None:
+    """Why a file or folder cannot have this name, or None. On Windows a name could be a device, which swallows what is
+    written; a stream of another file; or lose its last sign."""
+    if any(unicodedata.category(sign) == "Cc" for sign in name):
+        return "holds a control character; take it out"
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return "holds half of a character; write it anew"
+    if size > _MAX_NAME:
+        return f"holds a name of {size} bytes, and names have at most {_MAX_NAME}; shorten it"
+    if not windows or name in ("", ".", ".."):
+        return None
+    if found := next((sign for sign in _NOT_ON_WINDOWS if sign in name), None):
+        return f"holds {found}, which no name on Windows can; take it out"
+    if name[-1] in ". ":
+        return "holds a name that ends with a dot or a space, which Windows drops; take it off"
+    if name.partition(".")[0].rstrip().upper() in _DEVICES:
+        return f"holds {name!r}, which is a device on Windows; choose another name"
+    return None
+
+
+def _leads_out(relative: str, folder: PurePath) -> ValueError:
+    return ValueError(f"{relative!r} leads out of the folder {folder}; use a path inside it")
 
 
 def file_inside(folder: Path, relative: str) -> Path:
@@ -64,6 +118,8 @@ def file_inside(folder: Path, relative: str) -> Path:
     path = path_inside(folder, relative)
     if path == folder.resolve():
         raise ValueError(f"{relative!r} names no file in the folder {folder}; give it a name, such as unclip")
+    if len(os.fsencode(path.name)) > _MAX_NAME - _ROOM:
+        raise UnusableName(f"{relative[:60]!r}... is a name of more than {_MAX_NAME - _ROOM} bytes; shorten it")
     return path
 
 
@@ -214,13 +270,16 @@ def saving_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden name in `folder` for a file that is being written. What has not been moved to its real name at the end
-    of the with block is deleted."""
-    temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A hidden name in `folder` for a file that is being written, to be called `name` and more. What has not been moved
+    to its real name at the end of the with block is deleted, and so is what killed runs left in the folder. Raises
+    DiskFull."""
+    clear_once(folder)
+    temporary = temporary_path(folder)
+    with naming_full_disk(folder / name):
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, ending: str = "_.png") -> Path:
@@ -239,18 +298,23 @@ def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, 
 
 
 def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
-    """Write a file so that it is there whole or not at all. Raises FileExistsError when it exists."""
+    """Write a file so that it is there whole or not at all, also after a power cut. Raises FileExistsError when it
+    exists, DiskFull."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
         if overwrite:
+            sync_file(temporary)
             os.replace(temporary, path)
+            sync_folder(path.parent)
         else:
             move_to_free_name(temporary, path)
 
 
 def move_to_free_name(temporary: Path, path: Path) -> None:
-    """Move a finished file to a name that is free. Raises FileExistsError when it is not."""
+    """Move a finished file to a name that is free; on the disk before it has the name, so that what a list of results
+    calls done is there after a power cut. Raises FileExistsError when it is not free."""
+    sync_file(temporary)
     try:
         os.link(temporary, path)  # unlike a rename, refuses a name that exists
     except FileExistsError:
@@ -262,6 +326,7 @@ def move_to_free_name(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
     else:
         temporary.unlink()
+    sync_folder(path.parent)
 
 
 # --- The graph inside of what is saved -------------------------------------------------------------------------------

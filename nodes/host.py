@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..unclip_core.disk import clear_once, part_prefix
 from ..unclip_core.texts import printable
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ class LocalHost(Host):
     def folder(self, kind: str) -> Path:
         if kind == "temp":
             if self._temp is None:
-                self._temp = tempfile.TemporaryDirectory(prefix="unclip-")
+                clear_once(Path(tempfile.gettempdir()))  # of runs that were killed
+                self._temp = tempfile.TemporaryDirectory(prefix=part_prefix(), suffix=".part")
             return Path(self._temp.name)
         return self._folders[kind]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ class Repository:
     stalls: dict[str, int] = field(default_factory=dict)
     spoilt: set[str] = field(default_factory=set)
     ignores_ranges: bool = False
+    lies: Callable[[dict], object] = dict  # changes what the hub says of the repository
 
     @property
     def commit(self) -> str:
@@ -41,7 +43,7 @@ class Repository:
             if len(data) >= LARGE:
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append(entry)
-        return {
+        said = {
             "id": name,
             "sha": self.commit,
             "siblings": siblings,
@@ -49,6 +51,8 @@ class Repository:
             "tags": [],
             "private": False,
         }
+        self.lies(said)
+        return said
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:

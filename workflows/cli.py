@@ -12,6 +12,7 @@ import sys
 import click
 
 from . import commands
+from .commands._stopping import ended_as_by_ctrl_c
 from .document.graph import WorkflowError
 from .document.terminal import echo, echo_lines, log_to_terminal
 
@@ -62,7 +63,9 @@ def main() -> None:
     that had begun failed, or a check says no; 2 what was given cannot be used; 128 + the signal that ended it."""
     log_to_terminal("%(levelname)s: %(message)s")
     try:
-        sys.exit(run(sys.argv[1:]))
+        with ended_as_by_ctrl_c() as ended:
+            code = run(sys.argv[1:])
+        sys.exit(128 + ended.number if code == 130 and ended.number else code)
     except BrokenPipeError:  # `unclip show ... | head`
         sys.stderr.close()
         sys.exit(0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
+from ..disk import clear_once, part_prefix, sync_folder
 from ..models.build import build_network
 from ..presets import KANDINSKY_2_1, KARLO
 from ..runtime.device import DTYPES
@@ -78,7 +79,8 @@ def convert(
         raise ValueError(f"convert: follow {follow!r} is about Karlo's prior, and this is another model; leave it out")
     wanted = DTYPES.get(dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    clear_once(target.parent)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=part_prefix(), suffix=".part"))
     try:
         for number, (name, stage) in enumerate(stages.items(), 1):
             path = part / f"{name}.safetensors"
@@ -91,6 +93,7 @@ def convert(
             yield Converted(name, number, len(stages), path.stat().st_size)
         os.chmod(part, 0o755)  # mkdtemp's 0700 would hide the folder from other users
         os.rename(part, target)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

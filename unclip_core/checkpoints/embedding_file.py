@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..disk import whole_file
 from ..types import Embedding
 
 KIND = "unclip-embedding"
@@ -20,12 +20,8 @@ def save_embedding(path: str | Path, embed: Embedding) -> None:
     path = Path(path)
     metadata = {"kind": KIND, "format_version": VERSION, "clip_id": embed.clip_id, "modality": embed.modality}
     metadata["noise_level"] = str(embed.noise_level)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(save({"vector": embed.vector.detach().float().cpu().contiguous()}, metadata))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save({"vector": embed.vector.detach().float().cpu().contiguous()}, metadata))
 
 
 def load_embedding(path: str | Path) -> Embedding:

@@ -11,7 +11,7 @@ import errno
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import STAGES
@@ -56,6 +56,7 @@ _WEIGHTS = re.compile(
 _INDEX = re.compile(r"\w+\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
 CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # the licence travels with the weights
 _TABLE = re.compile(r"[\w-]+\.(pca|analytic)\.safetensors")
+_COMMIT, _DIGEST = re.compile(r"[0-9a-f]{40}"), re.compile(r"(?:[0-9a-f]{40}(?:[0-9a-f]{24})?)?")
 _MAX_INDEX = 1_000_000  # bytes of a model_index.json or a config.json
 _PREFIX = re.compile(r"^(?:https?://)?(?:huggingface\.co|hf\.co)/")
 
@@ -123,16 +124,59 @@ def plan_pull(
         raise ValueError(f"pull: {repo!r} is no repository; give owner/name, such as kakaobrain/karlo-v1-alpha")
     revision = revision or "main"
     with explained(repo, revision):
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    files = {}
-    for entry in info.siblings or ():
-        digest = entry.lfs["sha256"] if entry.lfs else entry.blob_id
-        files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size or 0, digest or "")
-    kind, chosen = choose_files(repo, files, _description(repo, info.sha, files), dtype, networks)
+        try:
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+            commit, files = _checked(info.sha, _COMMIT), dict(map(_remote_file, info.siblings or ()))
+        except (TypeError, KeyError, AttributeError, RecursionError, ValueError, AssertionError) as error:
+            reason = " ".join(ascii(str(error)).split())[:200]
+            raise HubError(
+                f"{repo}: the answer is not one of a Hugging Face hub ({reason}); check HF_ENDPOINT"
+            ) from None
+    kind, chosen = choose_files(repo, files, _description(repo, commit, files), dtype, networks)
     named = info.card_data.get("license") if info.card_data else None
     if not isinstance(named, str):
         named = licence or ("creativeml-openrail-m" if _KARLO.match(repo) else None)
-    return PullPlan(repo, revision, info.sha, kind, chosen, licence_title(named), name or repo.rsplit("/", 1)[-1])
+    return PullPlan(repo, revision, commit, kind, chosen, licence_title(named), name or repo.rsplit("/", 1)[-1])
+
+
+def _remote_file(entry: object) -> tuple[str, RemoteFile]:
+    """A file of the hub's list. Commit and digests become names on the disk, so they are nothing but digits. Raises
+    ValueError."""
+    digest = entry.lfs["sha256"] if entry.lfs else entry.blob_id
+    size = entry.size or 0
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"size {size!r} of {entry.rfilename!r}")
+    return entry.rfilename, RemoteFile(entry.rfilename, size, _checked(digest or "", _DIGEST))
+
+
+def _checked(text: object, form: re.Pattern[str]) -> str:
+    if not isinstance(text, str) or not form.fullmatch(text):
+        raise ValueError(f"{text!r} is no hash")
+    return text
+
+
+class Bounded:
+    """A file that takes no more bytes than the hub's list says, whatever the hub sends, and tells its position after
+    each write. Raises HubError."""
+
+    def __init__(
+        self, file: io.IOBase, listed: RemoteFile, repo: str, tick: Callable[[int], None] | None = None
+    ) -> None:
+        self._file, self._listed, self._repo, self._tick = file, listed, repo, tick
+
+    def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._listed.size:
+            raise HubError(
+                f"{self._repo}: more comes of {self._listed.path} than the {self._listed.size} bytes that are listed; "
+                "run the same command again, or pull another copy"
+            )
+        written = self._file.write(data)
+        if self._tick:
+            self._tick(self._file.tell())
+        return written
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
 
 
 def licence_title(licence: str | None) -> str | None:
@@ -232,10 +276,11 @@ def _description(repo: str, commit: str, files: Mapping[str, RemoteFile]) -> dic
         raise ValueError(f"{repo}: its {file.path} has {file.size} bytes, which none of a pipeline has")
     text = io.BytesIO()
     with explained(repo, commit), quiet_bars():
-        http_get(file_url(repo, commit, file), text, headers=headers(), expected_size=file.size)
+        bounded = Bounded(text, file, repo)
+        http_get(file_url(repo, commit, file), bounded, headers=headers(), expected_size=file.size)
     try:
         found = json.loads(text.getvalue())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{repo}: its {file.path} is not a JSON object; nothing was downloaded")

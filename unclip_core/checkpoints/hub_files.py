@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hub import CARDS, HubError, PullPlan, RemoteFile, explained, file_url, headers, quiet_bars
+from ..disk import sync_file
+from .hub import CARDS, Bounded, HubError, PullPlan, RemoteFile, explained, file_url, headers, quiet_bars
 
 if TYPE_CHECKING:
     from .convert import Converted
@@ -169,6 +170,7 @@ def _download(plan: PullPlan, places: Places, report: Progress) -> None:
         if not _complete(final, file):
             with explained(plan.repo, plan.revision):
                 _fetch(plan, file, part, tick)
+                sync_file(part)  # of what lies there, only the size is looked at again
                 final.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, final)
         before += file.size
@@ -184,25 +186,11 @@ def _fetch(plan: PullPlan, file: RemoteFile, part: Path, tick: Callable[[int], N
         part.unlink()
     with open(part, "ab") as output, quiet_bars():
         url = file_url(plan.repo, plan.commit, file)
-        http_get(url, _Watched(output, tick), resume_size=output.tell(), headers=headers(), expected_size=file.size)
+        bounded = Bounded(output, file, plan.repo, tick)
+        http_get(url, bounded, resume_size=output.tell(), headers=headers(), expected_size=file.size)
     if file.digest and digest_of(part, len(file.digest)) != file.digest:
         part.unlink()
         raise HubError(f"{plan.repo}: {file.path} arrived damaged (its hash differs); run the same command again")
-
-
-class _Watched:
-    """A file that tells its position after each write."""
-
-    def __init__(self, file, tick: Callable[[int], None]) -> None:
-        self._file, self._tick = file, tick
-
-    def write(self, data: bytes) -> int:
-        written = self._file.write(data)
-        self._tick(self._file.tell())
-        return written
-
-    def __getattr__(self, name: str):
-        return getattr(self._file, name)
 
 
 def digest_of(path: Path, length: int) -> str:

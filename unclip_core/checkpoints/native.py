@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..config import FORMAT_VERSION, STAGE_CONFIGS, to_json
+from ..disk import whole_file
 from .header import CheckpointError, read_stage
 
 _LISTED = 8  # names spelt out in an error
@@ -105,14 +105,7 @@ def _some(names: list[str]) -> str:
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write to a temporary name beside `path`, then rename: the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
+    """Write a file that appears whole or not at all, and outlives a power cut. Raises DiskFull."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    with whole_file(path, durable=True, size=size) as temporary:
         save_file(tensors, temporary, metadata=header)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

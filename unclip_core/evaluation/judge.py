@@ -7,7 +7,6 @@ half-erased and blended renders, so that a smudge does not count as its nearest 
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..disk import whole_file
 from ..storybook.draw import render
 from ..storybook.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
 from ..training.data import StorybookData, to_model
@@ -133,9 +133,8 @@ class JudgeTask:
 
     def export(self, network: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
         """The weights, whole or not at all: the file's presence says that the judge is trained."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
-        os.replace(partial, path)
+        with whole_file(path, durable=True) as temporary:
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary)
 
 
 def classes_of(scene: Scene) -> dict[str, int]:

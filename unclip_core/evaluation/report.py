@@ -8,7 +8,6 @@ and how often that was done is counted.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..disk import write_text
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
@@ -387,10 +387,7 @@ def opened(cache: Path, weights: str, plan: Plan) -> tuple[int, int]:
     entry = {"weights": weights, "plan": asdict(plan)}
     if entry not in [{name: kept[name] for name in entry} for kept in entries]:
         entries.append({**entry, "opened": time.strftime("%Y-%m-%d %H:%M:%S")})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(entries, indent=1), durable=True)
     return len(entries), sum(kept["weights"] == weights for kept in entries)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import platform
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..disk import write_text
 from .context import Context
 from .experiments import EXPERIMENTS, Experiment
 from .results import Check, Figure, Result, Table
@@ -95,9 +95,7 @@ DETAILS = "details.md"
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
 def _summary(context: Context, finished: list[Finished], folder: str) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..disk import whole_file, write_text
 from ..training.sheets import save_png
 from .statistics import Measured
 
@@ -138,7 +138,7 @@ class Store:
         place.mkdir(parents=True, exist_ok=True)
         for figure in result.figures:
             save_png(to_pil(figure.image), place / f"{figure.name}.png")
-        _write(place / "result.json", json.dumps(result_to_json(result), ensure_ascii=False, indent=1))
+        write_text(place / "result.json", json.dumps(result_to_json(result), ensure_ascii=False, indent=1))
 
     def picture(self, name: str, key: str, figure: Figure) -> Path:
         """Where a kept figure lies."""
@@ -150,10 +150,8 @@ class Store:
         if not path.exists():
             began = time.process_time()
             found = {label: tensor.contiguous() for label, tensor in make().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            save_file(found, partial, {"processor": f"{time.process_time() - began:.3f}"})
-            os.replace(partial, path)
+            with whole_file(path) as temporary:
+                save_file(found, temporary, {"processor": f"{time.process_time() - began:.3f}"})
             return found
         with safe_open(path, "pt") as file:
             self.earlier += float((file.metadata() or {}).get("processor", 0.0))
@@ -201,9 +199,3 @@ def read(kept: Tensor) -> Any:
 def to_pil(image: Tensor) -> Image.Image:
     """The first of IMAGE (B, H, W, 3)."""
     return Image.fromarray((image[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

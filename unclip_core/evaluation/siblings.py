@@ -10,7 +10,6 @@ one object right often enough, or the processor time is used up.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..config import DecoderConfig
+from ..disk import write_text
 from ..runtime.device import DTYPES, memory_format, pick_dtype
 from ..runtime.placement import Placed
 from ..stages import Decoder
@@ -172,7 +172,7 @@ class Nursery:
             steps = min(plan.recipe.steps, (found[-1].steps if found else 0) + plan.round)
             steps = max(steps, _done(place))
             found.append(Round(steps, measure(self.grown("caption", seed, steps))))
-            _write(notes, json.dumps([asdict(each) for each in found]))
+            write_text(notes, json.dumps([asdict(each) for each in found]))
         return tuple(found)
 
     def _needs_more(self, last: Round, place: Path) -> bool:
@@ -232,7 +232,7 @@ class Spent:
         now = time.process_time()
         self.seconds, self._last = self.seconds + now - self._last, now
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        _write(self._path, json.dumps({"seconds": round(self.seconds, 1)}))
+        write_text(self._path, json.dumps({"seconds": round(self.seconds, 1)}))
 
 
 def _done(place: Path) -> int:
@@ -241,10 +241,3 @@ def _done(place: Path) -> int:
     if not note.exists() or not (place / "decoder.safetensors").exists():
         return 0
     return json.loads(note.read_text(encoding="utf-8"))["recipe"]["steps"]
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

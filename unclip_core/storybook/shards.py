@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import numpy as np
 
+from ..disk import reserve, whole_file, write_text
 from .draw import render
 from .scenes import Scene, Thing, sample_scene, swap_group
 
@@ -75,20 +75,18 @@ def prepare(
     stem = folder / f"storybook{'-swaps' if swaps else ''}-{count}-{seed}"
     pictures, scenes_file, sizes_file = (stem.with_suffix(suffix) for suffix in (".npy", ".jsonl", ".groups.json"))
     if not (scenes_file.exists() and pictures.exists()):
-        folder.mkdir(parents=True, exist_ok=True)
         groups = make_swaps(count, seed) if swaps else [[scene] for scene in make_scenes(count, seed)]
         scenes = [scene for group in groups for scene in group]
-        partial = stem.with_suffix(f".{os.getpid()}.npy")
-        out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, SIZE, SIZE, 3))
-        for start in range(0, count, 8192):
-            out[start : start + 8192] = draw_many(scenes[start : start + 8192], workers)
-        out.flush()
-        os.replace(partial, pictures)
+        with whole_file(pictures) as temporary:
+            out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, SIZE, SIZE, 3))
+            reserve(temporary, temporary.stat().st_size)
+            for start in range(0, count, 8192):
+                out[start : start + 8192] = draw_many(scenes[start : start + 8192], workers)
+            out.flush()
         if swaps:
-            sizes_file.write_text(json.dumps([len(group) for group in groups]))
-        text = scenes_file.with_suffix(f".{os.getpid()}")
-        text.write_text("\n".join(map(scene_to_json, scenes)))
-        os.replace(text, scenes_file)  # last: its presence says that the shard is whole
+            write_text(sizes_file, json.dumps([len(group) for group in groups]))
+        # Last: its presence says that the shard is whole.
+        write_text(scenes_file, "\n".join(map(scene_to_json, scenes)))
     scenes = [scene_from_json(line) for line in scenes_file.read_text().splitlines()]
     sizes = json.loads(sizes_file.read_text()) if swaps else [1] * count
     groups = [number for number, size in enumerate(sizes) for _ in range(size)]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..clip.model import Clip, preprocess
+from ..disk import one_at_a_time, reserve, write_text
 from ..runtime.device import pick_dtype
 from .data import Data, Tick
-from .locks import one_at_a_time
 from .sources.pairs import EmbeddingPairs
 
 SAVE_EVERY = 64  # batches
@@ -55,9 +55,10 @@ def image_embeddings(
 
 def _compute(clip: Clip, data: Data, path: Path, batch: int, progress) -> None:
     partial, counter = path.with_suffix(".partial.npy"), path.with_suffix(".done")
-    done = int(counter.read_text()) if partial.exists() and counter.exists() else 0
+    done = int(counter.read_text()) if partial.exists() and counter.exists() else 0  # there only beside whole rows
     shape = (len(data), clip.config.embed_dim)
     out = np.lib.format.open_memmap(partial, "r+" if done else "w+", None if done else np.float32, shape)
+    reserve(partial, partial.stat().st_size)
     for index, start in enumerate(range(done, len(data), batch)):
         rows = list(range(start, min(start + batch, len(data))))
         out[start : start + len(rows)] = embed_rows(clip, data, rows, fast=True).numpy()
@@ -65,7 +66,7 @@ def _compute(clip: Clip, data: Data, path: Path, batch: int, progress) -> None:
             progress("encode pictures", rows[-1] + 1, len(data))
         if index % SAVE_EVERY == SAVE_EVERY - 1:
             out.flush()
-            counter.write_text(str(rows[-1] + 1))
+            write_text(counter, str(rows[-1] + 1))
     out.flush()
     os.replace(partial, path)
     counter.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,13 +25,13 @@ from torch import Tensor
 from ..checkpoints.catalog import StackEntry, find, read_stack
 from ..checkpoints.header import StageFile, read_stage
 from ..config import UpsamplerConfig
+from ..disk import one_at_a_time, whole_file
 from ..stack import Stack, load_stack
 from ..stages import Decoder
 from ..types import Embedding, PictureStart, TextEncoding, model_to_image
 from .batches import held_out
 from .data import Data, Tick, to_model
 from .embeddings import embed_rows
-from .locks import one_at_a_time
 from .recipes import Recipe
 from .validation import some_rows
 
@@ -237,9 +236,8 @@ def _make(
             if path.exists() and len(np.load(path, mmap_mode="r")) >= len(places):
                 continue
             pixels = (make(places).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-            partial = path.with_suffix(f".{os.getpid()}.part.npy")
-            np.save(partial, pixels)
-            os.replace(partial, path)
+            with whole_file(path, size=pixels.nbytes) as temporary:
+                np.save(temporary, pixels)
             if progress:
                 progress(what, places.stop, count)
 

@@ -9,18 +9,25 @@ finished.json                            what the exported file was made of
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .locks import lock
+from ..disk import (
+    DiskFull,
+    Taken,
+    naming_full_disk,
+    only_one,
+    remove_leftovers,
+    sync_file,
+    whole_file,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +44,17 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process trains here. Raises ValueError if one does. A kill frees the folder."""
-        with (self.path / "lock").open("a+", encoding="utf-8") as file:
+        """Inside, no other process trains here, and what a killed one left half-written is gone. Raises ValueError if
+        one does. A kill frees the folder. What a full disk leads to inside is a DiskFull."""
+        with contextlib.ExitStack() as stack:
             try:
-                lock(file)
-            except OSError:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
+                stack.enter_context(only_one(self.path / "lock"))
+            except Taken as owner:
                 raise ValueError(
                     f"--run {self.path}: {owner} is training there; wait for it, stop it, or use another --run"
                 ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            remove_leftovers(self.path)
+            stack.enter_context(naming_full_disk(self.metrics))
             yield
 
     def load(self, device: str = "cpu") -> dict[str, Any] | None:
@@ -79,40 +84,22 @@ class RunFolder:
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint; the one before it stays as the previous. Whatever happens, a whole one is left.
 
-        Raises OSError naming the folder where the disk is full.
+        Raises DiskFull naming the file, the disk, the sizes and what is kept.
         """
-        partial = self.checkpoint.with_suffix(f".{os.getpid()}.partial")
         try:
-            try:
-                with partial.open("wb") as file:
+            with whole_file(self.checkpoint, durable=True, size=_bytes(state)) as temporary:
+                with temporary.open("wb") as file:
                     torch.save(dict(state), file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except (OSError, RuntimeError) as error:
-                raise self._no_room(error, state["step"]) from None
-            if self.checkpoint.exists():
-                os.replace(self.checkpoint, self.previous)
-            os.replace(partial, self.checkpoint)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _no_room(self, error: Exception, step: int) -> OSError:
-        kept = next((path.name for path in (self.checkpoint, self.previous) if path.exists()), "nothing")
-        number = getattr(error, "errno", None) or errno.EIO
-        said = (
-            getattr(error, "strerror", None) or "the disk is full, or takes no more of it"
-        )  # torch says "unexpected pos"
-        return OSError(
-            number,
-            f"{self.path}: the checkpoint of step {step} could not be written ({said}); {kept} is kept: make room "
-            "and start the same command again",
-        )
+                if self.checkpoint.exists():
+                    sync_file(temporary)  # before the one that it replaces steps back
+                    os.replace(self.checkpoint, self.previous)
+        except DiskFull as error:
+            kept = next((path.name for path in (self.checkpoint, self.previous) if path.exists()), "nothing")
+            raise DiskFull(error.errno, f"step {state['step']}: {error} ({kept} is kept)") from None
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """JSON, whole or not at all."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False), durable=True)
 
     def finish(self, made_of: Mapping[str, Any]) -> None:
         """Note what the exported file was made of."""
@@ -130,9 +117,15 @@ class RunFolder:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             if len(kept) < len(lines):
-                partial = self.metrics.with_suffix(f".{os.getpid()}")
-                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                os.replace(partial, self.metrics)
+                write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _bytes(state: Any) -> int:
+    """What the tensors of a state take, optimiser and average included."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_bytes, inner))
 
 
 def _step_of(line: str) -> float:

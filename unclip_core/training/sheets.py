@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+
+from ..disk import whole_file
 
 
 def grid(pictures: torch.Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
@@ -24,6 +25,5 @@ def grid(pictures: torch.Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write beside and rename, so that no half-written picture is ever seen."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.png")
-    image.save(partial)
-    os.replace(partial, path)
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG")

@@ -4,7 +4,6 @@ task."""
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
 import shutil
@@ -21,6 +20,7 @@ from ..checkpoints.catalog import StackEntry, find, list_stacks, with_clip_tower
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
+from ..disk import whole_file
 from ..stack import Stack, load_stack
 from .data import Data, Tick, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
@@ -147,13 +147,9 @@ def default_layers(entry: StackEntry) -> str:
 
 def install(made: Path, folder: Path) -> Path:
     """Copy a finished file to where Apply LoRA finds it, in the place of an older one of that name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial, target = folder / f".{made.name}.{os.getpid()}.part", folder / made.name
-    try:
-        shutil.copyfile(made, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    target = folder / made.name
+    with whole_file(target, durable=True, size=made.stat().st_size) as temporary:
+        shutil.copyfile(made, temporary)
     return target
 
 

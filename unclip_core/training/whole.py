@@ -7,7 +7,6 @@ by an earlier call, is used as it is and not trained.
 from __future__ import annotations
 
 import filecmp
-import os
 import random
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +21,7 @@ from ..checkpoints.native import save_stage
 from ..checkpoints.tables import save_basis, save_noise_powers
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
+from ..disk import whole_file
 from ..stack import Stack, load_stack
 from ..types import Embedding
 from .data import Data
@@ -161,10 +161,8 @@ def _unfinished(options: RunOptions, stage: str, plan: Plan) -> bool:
 
 def _installed(source: Path, place: Path) -> Path:
     """A copy that appears whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.{os.getpid()}.part")
-    shutil.copyfile(source, partial)
-    os.replace(partial, place)
+    with whole_file(place, durable=True, size=source.stat().st_size) as temporary:
+        shutil.copyfile(source, temporary)
     return place
 
 

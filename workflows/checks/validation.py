@@ -90,7 +90,10 @@ def to_checked_prompt(workflow: Workflow, classes: dict[str, type]) -> tuple[Pro
 
 
 def _copy(node: dict) -> dict:
-    return {**node, "inputs": dict(node["inputs"])} if isinstance(node.get("inputs"), dict) else node
+    """The node with inputs of its own. A class that is no text is none: a list cannot even be looked up."""
+    kind, inputs = node.get("class_type"), node.get("inputs")
+    copy = node if kind is None or isinstance(kind, str) else {**node, "class_type": None}
+    return {**copy, "inputs": dict(inputs)} if isinstance(inputs, dict) else copy
 
 
 def _refused(prompt: Prompt, faults: list[Fault]) -> Validation:
@@ -103,7 +106,7 @@ def _refused(prompt: Prompt, faults: list[Fault]) -> Validation:
 def _class_fault(node_id: str, node: dict, classes: dict[str, type]) -> Fault | None:
     class_type = node.get("class_type")
     # A page leaves the class of a node out that it does not know itself, and keeps its title.
-    if not isinstance(class_type, str) and not saved_title(node):
+    if class_type is None and not saved_title(node):
         return Fault("invalid_prompt", "has no class_type; export the graph again", node_id)
     if class_type not in classes:
         return Fault("invalid_prompt", why_unknown(node, classes), node_id)

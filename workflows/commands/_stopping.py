@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a long run may ask: has anybody wanted it to stop?"""
+"""How a command is ended: Ctrl-C, SIGTERM and a closing terminal, at once or as a question that a long run asks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,48 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+
+@dataclass
+class Ended:
+    """By which signal the process was told to end, 0 for none."""
+
+    number: int = 0
+
+
+@contextlib.contextmanager
+def ended_as_by_ctrl_c() -> Iterator[Ended]:
+    """Inside, SIGTERM and SIGHUP do what Ctrl-C does, so that temporary folders are removed and locks given back.
+
+    A signal that whoever started the process made it ignore (nohup) stays ignored. Forked workers end at once, as their
+    pools expect. Only in the main thread; elsewhere nothing changes.
+    """
+    ended, owner = Ended(), os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        ended.number = number
+        interrupt = signal.getsignal(signal.SIGINT)
+        if callable(interrupt):  # Python's own, or that of a loop that first brings its tasks to an end
+            interrupt(signal.SIGINT, frame)
+        else:  # a shell's background job ignores Ctrl-C
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
+        return
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in wanted if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass

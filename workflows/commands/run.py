@@ -30,7 +30,7 @@ or an input's name, which is then set on every node that has it:
 seed=7 sets all seeds. `unclip show FILE` lists what a graph has.
 \b
 Exit codes: 0 all done; 1 a node or a row failed, or the disk; 2 what was given
-cannot be used, and nothing was run; 130 Ctrl-C.
+cannot be used, and nothing was run; 130 Ctrl-C, 143 SIGTERM.
 """
 _PATH = click.Path(path_type=Path)
 

@@ -14,12 +14,12 @@ import importlib.metadata
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ...nodes.host import current_host
+from ...unclip_core.disk import whole_file
 from ..document.graph import Prompt, is_link
 from .cache import Entry, OutputCache
 
@@ -129,18 +129,14 @@ class Store:
         text = json.dumps(outputs)
         metadata = {"outputs": text, "checksum": _checksum(name, text, tensors)}
         path = self._path(name)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata=metadata)
-            size = temporary.stat().st_size
-            os.replace(temporary, path)
+            with whole_file(path) as temporary:
+                save_file(tensors, temporary, metadata=metadata)
+                size = temporary.stat().st_size
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
                 raise
             self._cannot_write(error)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             return
         self._size = None if self._size is None else self._size + size
         self._evict()

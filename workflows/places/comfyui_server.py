@@ -27,6 +27,10 @@ from .options import Options
 from .received_files import row_tag, save_file
 
 _MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row
+_MAX_JSON, _MAX_FILE = 256 << 20, 2 << 30  # bytes of an answer
+_MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
+# What comes of reading an answer that is JSON and yet not ComfyUI's.
+_NOT_COMFYUI = (LookupError, TypeError, AttributeError, RecursionError)
 _POLL = 5.0  # seconds of silence after which the history is asked as well
 
 
@@ -39,7 +43,7 @@ def server_classes(url: str, input_folder: Path) -> dict[str, type]:
     try:
         declared = asyncio.run(_get_json(url, "object_info"))
         return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, _aiohttp().ClientError) as error:
+    except (ServerError, OSError, ValueError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"--server {url}: no ComfyUI answers there ({reason}); start it, or check the address"
         raise WorkflowError([Problem("invalid_option", message)]) from None
@@ -61,7 +65,17 @@ async def _get_json(url: str, path: str) -> Any:
         http.get(f"{url.rstrip('/')}/{path}") as answer,
     ):
         answer.raise_for_status()
-        return await answer.json()
+        return json.loads(await _read(answer, _MAX_JSON))
+
+
+async def _read(answer: Any, most: int) -> bytes:
+    """The body of a server's answer, unpacked. Raises ServerError for more than `most` bytes."""
+    found = bytearray()
+    async for block in answer.content.iter_chunked(1 << 20):
+        found += block
+        if len(found) > most:
+            raise ServerError(f"the server sends more than {most >> 20} MB for {answer.url.path}")
+    return bytes(found)
 
 
 def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> type:
@@ -122,6 +136,11 @@ class ServerRunner:
             except (ServerError, OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
                 result.error = " ".join(str(error).split()) or type(error).__name__
                 self.failure = error
+            except _NOT_COMFYUI as error:
+                result.error = (
+                    f"the server {self._url} does not answer as ComfyUI does ({type(error).__name__}: {error})"
+                )
+                self.failure = ServerError(result.error)
             result.seconds = round(time.perf_counter() - start, 3)
             self._report(result, "done", None, seconds=result.seconds)
             result.node_seconds = self._clock.seconds
@@ -147,8 +166,8 @@ class ServerRunner:
         await self._connect()
         http = self._http
         async with http.post(f"{self._url}/prompt", json=body) as answer:
-            data = await answer.json(content_type=None)
-            if answer.status != 200 or not isinstance(data, dict) or "prompt_id" not in data:
+            data = json.loads(await _read(answer, _MAX_JSON))
+            if answer.status != 200 or not isinstance(data, dict) or not isinstance(data.get("prompt_id"), str):
                 raise ServerError(_refusal(data, answer.status))
         self._current = data["prompt_id"]
         ended = await self._follow(result, self._current)
@@ -163,7 +182,7 @@ class ServerRunner:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30))
         if self._socket is None or self._socket.closed:
             address = f"{self._url}/ws?clientId={self._client}"
-            self._socket = await self._http.ws_connect(address, max_msg_size=0, heartbeat=30)
+            self._socket = await self._http.ws_connect(address, max_msg_size=_MAX_MESSAGE, heartbeat=30)
 
     async def _follow(self, result: RowResult, prompt_id: str) -> dict[str, Any]:
         """Report the row's events until it has ended. Returns its entry of the server's history."""
@@ -194,14 +213,14 @@ class ServerRunner:
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         async with self._http.get(f"{self._url}/history/{prompt_id}") as answer:
             answer.raise_for_status()
-            return (await answer.json()).get(prompt_id)
+            return json.loads(await _read(answer, _MAX_JSON)).get(prompt_id)
 
     def _on_message(self, result: RowResult, prompt_id: str, text: str) -> bool:
         """Report one message of the websocket; True when it says that the row is over."""
         try:
             message = json.loads(text)
             kind, data = message["type"], message["data"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return False
         if not isinstance(data, dict) or data.get("prompt_id", prompt_id) != prompt_id:
             return False
@@ -243,7 +262,7 @@ class ServerRunner:
         query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}
         async with self._http.get(f"{self._url}/view", params=query) as answer:
             answer.raise_for_status()
-            data = await answer.read()
+            data = await _read(answer, _MAX_FILE)
         tag = row_tag(row) if self._prepared.jobs.many else ""
         path = save_file(self._output, query["subfolder"], query["filename"], data, tag)
         return {"subfolder": path.parent.as_posix().removeprefix("."), "filename": path.name}
@@ -272,7 +291,7 @@ class ServerRunner:
             form.add_field("type", "input")
             async with self._http.post(f"{self._url}/upload/image", data=form) as answer:
                 answer.raise_for_status()
-                sent = await answer.json()
+                sent = json.loads(await _read(answer, _MAX_JSON))
             self._uploaded[key] = (Path(sent.get("subfolder", "")) / sent["name"]).as_posix()
         return self._uploaded[key]
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...unclip_core.disk import part_prefix
 from ..document.graph import Problem, WorkflowError
 from ..engine.node_packs import known_classes
 from ..rows.prepared import Prepared
@@ -55,7 +56,7 @@ class Worker:
 
         if cores:
             torch.set_num_threads(cores)
-        self._folder = tempfile.TemporaryDirectory(prefix="unclip-")
+        self._folder = tempfile.TemporaryDirectory(prefix=part_prefix(), suffix=".part")
         own = replace(prepared, classes=known_classes(options.nodes))
         options = replace(options, output=Path(self._folder.name))
         self._reporter = CollectingReporter(options.output)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ...nodes.files import file_inside, move_to_free_name, move_to_free_number, temporary_file
+from ..rows.results import FILE
 
 _NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
 
@@ -18,9 +19,13 @@ def row_tag(row: int) -> str:
 def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "") -> Path:
     """Write `data` below `output` and return its path there. A name that is taken is numbered on, never overwritten.
 
-    `tag` goes before the number. Raises ValueError when the name leads out of the folder, or is the folder's own.
+    `tag` goes before the number. Raises ValueError when the name leads out of the folder, or is the folder's own; and
+    for a hidden file or the list of results, which programs read.
     """
     path = file_inside(output, f"{subfolder}/{name}" if subfolder else name)
+    inside = path.relative_to(output.resolve())
+    if any(part.startswith(".") for part in inside.parts) or inside.name == FILE:
+        raise ValueError(f"the file {inside.as_posix()!r} is not saved: no node makes one of that name")
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     numbered = _NUMBERED.fullmatch(path.name)

@@ -58,13 +58,27 @@ def run_prepared(
     """Run every row. `on_result` gets each result, those that --resume found included.
 
     A single run raises what went wrong; of many rows, the summary counts the failed. Raises WorkflowError when the
-    folder's results are another job's, DiskError when the output folder takes no more.
+    folder's results are another job's, or another process does the same rows there, DiskError when the output folder
+    takes no more.
     """
-    results = Results(options.output, prepared.job) if prepared.jobs.many else None
-    finished: dict[int, RowResult] = {}
-    if results is not None and options.resume:
+    if not prepared.jobs.many:
+        return _run_rows(prepared, options, reporter, on_result, session, None)
+    results = Results(options.output, prepared.job)
+    if options.resume:
         results.check_resumable()
-        finished = results.finished()
+    with results.alone():
+        return _run_rows(prepared, options, reporter, on_result, session, results)
+
+
+def _run_rows(
+    prepared: Prepared,
+    options: Options,
+    reporter: Reporter,
+    on_result: Callable[[RowResult], None] | None,
+    session: Session | None,
+    results: Results | None,
+) -> Summary:
+    finished = results.finished() if results is not None and options.resume else {}
     reporter.begin(prepared, len(prepared.jobs) - len(finished), len(finished))
     first_pictures: dict[int, Path] = {}
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ...unclip_core.disk import FULL, DiskFull, disk_full, is_full
 from .prepared import Prepared
 from .results import Results, RowResult
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_FULL = {*FULL, errno.EROFS}
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
 
@@ -57,7 +58,7 @@ def run_rows(
             try:
                 results.append(result)
             except OSError as error:
-                lost = lost or error
+                lost = lost or (disk_full(results.path, error=error) if is_full(error) else error)
         summary.done += result.ok
         summary.failed += not result.ok
         on_result(result)
@@ -78,7 +79,7 @@ def disk_failure(error: BaseException | None, folder: Path) -> OSError | None:
 
 
 def _disk_message(result: RowResult, error: OSError, output: Path, written: bool) -> str:
-    reason = f"{error.filename or output}: {error.strerror or error}"
+    reason = str(error) if isinstance(error, DiskFull) else f"{error.filename or output}: {error.strerror or error}"
     what = "its pictures are saved, but not its line in results.jsonl" if result.ok else "it is not done"
     again = "the same again with --resume" if written else "it again"
     return f"row {result.row} is lost ({what}): {reason}; rows before it are kept; make room and run {again}"

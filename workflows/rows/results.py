@@ -6,6 +6,7 @@ share a folder. A line that a kill or a full disk tore is skipped when the file 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...unclip_core.disk import Taken, only_one, sync_folder
 from ..document.graph import Problem, WorkflowError
 
 FILE = "results.jsonl"
@@ -56,13 +58,16 @@ class Results:
     def __init__(self, folder: Path, job: str):
         self.path = folder / FILE
         self.job = job
+        self._has_lines = False
+        self._lock = folder / f".job-{job}.lock"
 
     def append(self, result: RowResult) -> None:
         """Add a line and put it on the disk. Raises OSError when it cannot; the next line is whole all the same."""
         line = json.dumps({"job": self.job, **asdict(result)}, ensure_ascii=False, default=str) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write to a file opened for appending is not mixed with those of another process.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        new = not self.path.exists()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
             data = line.encode("utf-8", "surrogatepass")
             if _torn(descriptor):
@@ -73,6 +78,28 @@ class Results:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        self._has_lines = True
+        if new:
+            sync_folder(self.path.parent)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process does this job in this folder; others may do other jobs there. Raises WorkflowError
+        if one does. A kill frees it.
+
+        The lock's file stays until the job has its first line: it says that the job was begun here.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                hold = stack.enter_context(only_one(self._lock))
+            except Taken as owner:
+                message = f"{owner} is doing these rows in {self.path.parent}; wait for it, stop it, or use another -o"
+                raise WorkflowError([Problem("job_runs", message)]) from None
+            self._has_lines = any(line.get("job") == self.job for line in read_lines(self.path))
+            try:
+                yield
+            finally:
+                hold.remove = self._has_lines
 
     def finished(self) -> dict[int, RowResult]:
         """The rows that this job has behind it: they ended without an error, and their files are still there."""
@@ -90,9 +117,10 @@ class Results:
         return found
 
     def check_resumable(self) -> None:
-        """Raise WorkflowError when the folder holds the results of other jobs only: the definition was changed."""
+        """Raise WorkflowError when the folder holds the results of other jobs only: the definition was changed. A job
+        that was stopped before its first line has left its lock."""
         jobs = [line.get("job") for line in read_lines(self.path)]
-        if jobs and self.job not in jobs:
+        if jobs and self.job not in jobs and not self._lock.exists():
             message = (
                 f"--resume: {self.path} is of another job: the graph, its values or its rows were changed since; "
                 "give the same again, or run without --resume or with another -o"

@@ -17,12 +17,14 @@ from ...nodes.host import LocalHost
 from ..engine.node_packs import known_classes
 from . import pack_routes, picture_routes, run_routes, user_routes
 from .editor import Editor, bind
+from .failures import answer_failures, parser_log
 from .guard import Guard, add_headers
 from .pack_routes import feature_flags
 from .pages import Pages
 from .worker import Worker
 
 MAX_UPLOAD = 64 << 20  # bytes of one request: a picture, a saved graph, a prompt
+_SOCKETS = 4096
 _FRONTEND = "comfyui_frontend_package"
 
 
@@ -72,7 +74,7 @@ def editor_host(output: Path, input: Path) -> LocalHost:
 
 def make_app(editor: Editor, guard: Guard) -> web.Application:
     """The application. It starts the worker, and stops it at its own end."""
-    app = web.Application(middlewares=[guard.middleware()], client_max_size=MAX_UPLOAD)
+    app = web.Application(middlewares=[answer_failures, guard.middleware()], client_max_size=MAX_UPLOAD)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _routes():
         # The page asks below /api, scripts and `unclip run --server` without it.
@@ -102,8 +104,11 @@ def make_app(editor: Editor, guard: Guard) -> web.Application:
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Run until cancelled. `ready(address)` is called when the page can be opened. Raises ValueError."""
+    _allow_sockets()
     guard = Guard(settings.listen, settings.token)
-    runner = web.AppRunner(make_app(make_editor(settings), guard), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        make_app(make_editor(settings), guard), access_log=None, logger=parser_log(), shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.listen, settings.port)
@@ -119,6 +124,18 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     finally:
         with suppress(Exception):
             await runner.cleanup()
+
+
+def _allow_sockets() -> None:
+    """Ask for as many open files as the system gives this process: it starts with some 256 or 1024, and each page that
+    is open holds one."""
+    with suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _SOCKETS if hard == resource.RLIM_INFINITY else min(_SOCKETS, hard)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _shown_host(listen: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +14,15 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from ...nodes.host import LocalHost, use_host
-from .json_text import to_json
+from ...unclip_core.disk import size_text
+from .json_text import from_json, to_json
 from .pages import Pages
 from .worker import Worker
 
 Result = TypeVar("Result")
 _PICTURES = 2  # that are decoded at a time: each may take some hundred megabytes
+MAX_JSON = 8 << 20  # bytes: ten times the prompt of a graph of 5,000 nodes
+_BODY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Editor:
     page: Path  # the frontend's files
     max_upload: int  # bytes
     pictures: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PICTURES, "pictures"))
+    settings_lock: threading.Lock = field(default_factory=threading.Lock)  # while the page's settings are changed
 
     async def in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Call `work` with our host beside the server's loop: node classes and pictures read from disk."""
@@ -67,14 +72,51 @@ def bad_request(reason: str) -> web.HTTPBadRequest:
     return web.HTTPBadRequest(text=reason)
 
 
+async def read_body(request: web.Request, most: int = MAX_JSON) -> bytes:
+    """The request's body. Raises HTTPException for one that is too large, too slow, or cannot be unpacked."""
+    size = request.content_length or 0
+    if size <= most:
+        data = await _received(request.read())
+        size = len(data)
+    if size > most:
+        text = f"the body has {size_text(size)}, and at most {size_text(most)} are taken here; send less"
+        raise web.HTTPRequestEntityTooLarge(most, size, text=text)
+    return data
+
+
+async def read_fields(request: web.Request) -> Any:
+    """The fields of a form. Raises HTTPException for what is none."""
+    return await _received(request.post())
+
+
+async def _received(reading: Awaitable[Result]) -> Result:
+    """What the client sends. Whatever is wrong with it is the client's doing: encodings that do not exist or do not
+    fit, parts without an end."""
+    try:
+        return await asyncio.wait_for(reading, _BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY_SECONDS:.0f} seconds") from None
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise bad_request(f"the body cannot be read: {reason}") from None
+
+
+async def read_json(request: web.Request) -> Any:
+    """The request's JSON. Raises HTTPException for what is none, or more than MAX_JSON."""
+    data = await read_body(request)
+    try:
+        return from_json(data)
+    except ValueError as error:
+        raise bad_request(f"the body is not JSON that can be used: {error}") from None
+
+
 async def read_json_object(request: web.Request) -> dict[str, Any]:
     """The request's JSON object; empty without a body."""
     if not request.can_read_body:
         return {}
-    try:
-        data = await request.json()
-    except (ValueError, RecursionError):
-        raise bad_request("the body is not JSON") from None
+    data = await read_json(request)
     if not isinstance(data, dict):
         raise bad_request("the body is not a JSON object")
     return data

@@ -119,4 +119,5 @@ def _cookie(request: web.Request) -> str:
 
 
 def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    # A header's bytes that are no UTF-8 arrive as halves of characters, which plain encoding refuses.
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())

@@ -1,4 +1,5 @@
-"""JSON that a browser reads, whatever a node put into its results."""
+"""JSON between the page and the server: what a browser can read, whatever a node put into its results; and of what is
+sent only what can be kept, sent on and read again."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import math
 from typing import Any
 
+MAX_DEPTH = 100  # tables and lists inside each other; a graph's subgraphs and their values take some 15
 _MAX_TEXT = 200
 
 
@@ -15,6 +17,38 @@ def to_json(data: Any) -> str:
         return json.dumps(data, allow_nan=False)
     except (ValueError, TypeError):
         return json.dumps(_plain(data), allow_nan=False)
+
+
+def from_json(data: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError with the reason: no JSON; NaN or infinity, which Python's reader
+    takes and browsers do not; deeper than MAX_DEPTH."""
+    try:
+        value = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    inner = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [item for outer in inner for item in _items(outer) if isinstance(item, dict | list)]
+        if not inner:
+            return value
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _items(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:20]}, which is too large a number")
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import path_inside
+from ...nodes.files import UnusableName, path_inside
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
-from .editor import Editor, json_response
+from .editor import Editor, bad_request, json_response
 from .object_info import PACK, describe_all
 
 _GRAPHS = CHECKOUT / "workflows"
@@ -158,6 +158,8 @@ def feature_flags(max_upload: int) -> dict[str, Any]:
 def _file(folder: Path, name: str, endings: set[str]) -> web.FileResponse:
     try:
         path = path_inside(folder, name, links=False)
+    except UnusableName as error:
+        raise bad_request(str(error)) from None
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
     if path.suffix not in endings or not path.is_file():

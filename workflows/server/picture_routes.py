@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from ...nodes.files import FOLDERS, PICTURE_TYPES, path_inside, split_annotation, write_whole
+from ...nodes.files import FOLDERS, PICTURE_TYPES, UnusableName, path_inside, split_annotation, write_whole
 from ...unclip_core.pictures.opening import MAX_PIXELS, BadPicture, TooLarge, opened
-from .editor import Editor, bad_request, json_response
+from .editor import Editor, bad_request, json_response, read_fields
 
 _PREVIEW_SIDE = 2048  # pixels
 _MAX_NAME = 150
@@ -51,7 +51,7 @@ async def view(editor: Editor, request: web.Request) -> web.StreamResponse:
 
 async def upload_image(editor: Editor, request: web.Request) -> web.Response:
     """Keep a picture. The same one again gets its old name, another of that name a new one."""
-    fields = await request.post()
+    fields = await read_fields(request)
     name, data = _file(fields)
     await editor.with_picture(request, _check, name, data)
     return await _keep(editor, fields, name, data)
@@ -59,7 +59,7 @@ async def upload_image(editor: Editor, request: web.Request) -> web.Response:
 
 async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
     """Keep a copy of the picture that `original_ref` names, with the alpha that was painted on it."""
-    fields = await request.post()
+    fields = await read_fields(request)
     name, data = _file(fields)
     await editor.with_picture(request, _check, name, data)
     try:
@@ -71,8 +71,8 @@ async def upload_mask(editor: Editor, request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=f"there is no file {original.name!r}")
     try:
         masked = await editor.with_picture(request, _with_alpha, original, data)
-    except (OSError, ValueError) as error:
-        raise bad_request(str(error)) from None
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+        raise bad_request(f"{original.name} cannot be read as a picture: {error}") from None
     return await _keep(editor, fields, str(Path(name).with_suffix(".png")), masked)
 
 
@@ -100,6 +100,8 @@ def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
     folder = editor.host.folder(kind)
     try:
         return path_inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
+    except UnusableName as error:
+        raise bad_request(str(error)) from None
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of its folder") from None
 

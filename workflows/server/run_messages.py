@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PREVIEW_INTERVAL = 0.2  # seconds: each preview waits for the device
 _STATE_INTERVAL = 0.05
+_MAX_STATES = 32  # nodes of one progress_state: the page draws the running one, and the others' last colour
 _TEXT, _PREVIEW = 3, 4  # kinds of binary messages
 _LOG = logging.getLogger(__name__)
 
@@ -76,8 +77,11 @@ class RunMessages:
         self._keep("execution_cached", {"nodes": event.data["nodes"]})
 
     def _on_executing(self, event: Event) -> None:
-        for state in self._states.values():
-            state["state"], state["value"] = "finished", state["max"]
+        if last := self._states.get(self.node):
+            last["state"], last["value"] = "finished", last["max"]
+        self._states.pop(event.node, None)  # the one that runs comes last
+        while len(self._states) >= _MAX_STATES:
+            del self._states[next(iter(self._states))]
         self.node = event.node
         self._ran.append(event.node)
         self._send("executing", {"node": event.node, "display_node": event.data["display"]})
@@ -137,12 +141,13 @@ class RunMessages:
         return {**named, "parent_node_id": None, "prompt_id": self._job.id}
 
     def _state(self, node: str, value: int, most: int, at_once: bool) -> None:
-        """The bars of all nodes; a fast sampler has more steps than a page can draw."""
+        """The bars of the node that runs and of those before it, as many as a message may hold however large the graph
+        is; a fast sampler has more steps than a page can draw."""
         self._states[node] = {**self._names(node), "value": value, "max": most, "state": "running"}
         now = time.monotonic()
         if at_once or now - self._sent_states >= _STATE_INTERVAL:
             self._sent_states = now
-            self._send("progress_state", {"nodes": self._states}, droppable=not at_once)
+            self._send("progress_state", {"nodes": self._states}, droppable=True)
 
     def _preview(self, node: str, step: StepState, last: bool) -> None:
         now = time.monotonic()

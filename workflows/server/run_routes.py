@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -11,9 +12,11 @@ from aiohttp import web
 from ..checks.validation import validate
 from .editor import Editor, bad_request, json_response, read_count, read_ids, read_json_object
 from .job import STATUSES, Job
+from .json_text import to_json
 from .pages import MAX_CLIENT_ID
 
 _MAX_ID = 128
+_MAX_NUMBER = 1 << 53  # places in the queue, as exact as the page's numbers are
 
 
 def routes() -> Iterator[tuple[str, str, Any]]:
@@ -51,12 +54,12 @@ async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
     job_id = data.get("prompt_id", "") or uuid.uuid4().hex
     client, number = data.get("client_id"), data.get("number")
     targets, extra = data.get("partial_execution_targets"), data.get("extra_data") or {}
-    if not (isinstance(job_id, str) and len(job_id) <= _MAX_ID) or _find(editor, job_id):
+    if not _is_id(job_id, _MAX_ID) or _find(editor, job_id):
         raise bad_request("prompt_id is not a short text that no other prompt has")
-    if not (client is None or (isinstance(client, str) and len(client) <= MAX_CLIENT_ID)):
+    if not (client is None or _is_id(client, MAX_CLIENT_ID)):
         raise bad_request("client_id is not a short text")
-    if not (number is None or isinstance(number, int | float)) or number != number:
-        raise bad_request("number is not a number")
+    if not (number is None or (isinstance(number, int | float) and abs(number) <= _MAX_NUMBER)):
+        raise bad_request(f"number is not a number of at most {_MAX_NUMBER}")
     if targets is not None:
         targets = read_ids(data, "partial_execution_targets")
     pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
@@ -78,13 +81,9 @@ async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
 
 async def get_queue(editor: Editor, request: web.Request) -> web.Response:
     worker = editor.worker
-    running, pending = worker.running(), worker.waiting()
-    return json_response(
-        {
-            "queue_running": [job.queue_entry() for job in running],
-            "queue_pending": [job.queue_entry() for job in pending],
-        }
-    )
+    running, pending = await _entries(worker.running()), await _entries(worker.waiting())
+    text = f'{{"queue_running": [{", ".join(running)}], "queue_pending": [{", ".join(pending)}]}}'
+    return web.Response(text=text, content_type="application/json")
 
 
 async def change_queue(editor: Editor, request: web.Request) -> web.Response:
@@ -99,12 +98,12 @@ async def get_history(editor: Editor, request: web.Request) -> web.Response:
     most, offset = read_count(request, "max_items", 200), request.query.get("offset")
     jobs = editor.worker.ended()
     start = read_count(request, "offset", 0) if offset not in (None, "-1") else max(0, len(jobs) - most)
-    return json_response({job.id: job.history_entry() for job in jobs[start : start + most]})
+    return await _history(jobs[start : start + most])
 
 
 async def get_history_of(editor: Editor, request: web.Request) -> web.Response:
     wanted = request.match_info["id"]
-    return json_response({job.id: job.history_entry() for job in editor.worker.ended() if job.id == wanted})
+    return await _history([job for job in editor.worker.ended() if job.id == wanted])
 
 
 async def change_history(editor: Editor, request: web.Request) -> web.Response:
@@ -165,6 +164,27 @@ async def free(editor: Editor, request: web.Request) -> web.Response:
     if data.get("unload_models") or data.get("free_memory"):
         editor.worker.free()
     return json_response({})
+
+
+async def _entries(jobs: Sequence[Job]) -> list[str]:
+    """Each job's entry of the queue as JSON. Others are answered in between: prompts may be large."""
+    found = []
+    for job in jobs:
+        found.append(to_json(job.queue_entry()))
+        await asyncio.sleep(0)
+    return found
+
+
+async def _history(jobs: Sequence[Job]) -> web.Response:
+    found = []
+    for job in jobs:
+        found.append(f"{to_json(job.id)}: {to_json(job.history_entry())}")
+        await asyncio.sleep(0)
+    return web.Response(text=f"{{{', '.join(found)}}}", content_type="application/json")
+
+
+def _is_id(value: Any, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most and value.isprintable()
 
 
 def _cancel(editor: Editor, job_id: str) -> bool:

@@ -5,16 +5,21 @@ The folder has the layout of ComfyUI's user/default/, so that moving there is co
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import path_inside, write_whole
-from .editor import Editor, bad_request, json_response, read_json_object
+from ...nodes.files import UnusableName, path_inside, write_whole
+from .editor import MAX_JSON, Editor, bad_request, json_response, read_body, read_json, read_json_object
+from .json_text import from_json
 
+_LOG = logging.getLogger(__name__)
 SETTINGS = "comfy.settings.json"
 WORKFLOWS = "workflows"
 STYLE = "user.css"
@@ -54,7 +59,7 @@ async def get_settings(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def save_settings(editor: Editor, request: web.Request) -> web.Response:
-    _keep_settings(editor, await read_json_object(request))
+    await editor.in_thread(_keep_settings, editor, await read_json_object(request))
     return json_response({})
 
 
@@ -63,11 +68,7 @@ async def get_setting(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def save_setting(editor: Editor, request: web.Request) -> web.Response:
-    try:
-        value = await request.json()
-    except (ValueError, RecursionError):
-        raise bad_request("the body is not JSON") from None
-    _keep_settings(editor, {request.match_info["id"]: value})
+    await editor.in_thread(_keep_settings, editor, {request.match_info["id"]: await read_json(request)})
     return json_response({})
 
 
@@ -96,7 +97,7 @@ async def get_file(editor: Editor, request: web.Request) -> web.StreamResponse:
 
 
 async def save_file(editor: Editor, request: web.Request) -> web.Response:
-    path, data = _path(editor, request.match_info["file"]), await request.read()
+    path, data = _path(editor, request.match_info["file"]), await read_body(request, editor.max_upload)
     await _written(editor, path, data, _may_overwrite(request))
     return json_response(_saved(editor, path, request))
 
@@ -118,6 +119,8 @@ def _path(editor: Editor, name: str) -> Path:
     """A path in the user folder."""
     try:
         path = path_inside(editor.user, name, links=False)
+    except UnusableName as error:
+        raise bad_request(str(error)) from None
     except (ValueError, OSError):
         raise web.HTTPForbidden(text="this path leads out of the user folder") from None
     if path == editor.user.resolve():
@@ -163,14 +166,31 @@ def _info(path: Path, root: Path) -> dict[str, Any]:
 
 
 def _settings(editor: Editor) -> dict[str, Any]:
+    """What is kept, over FIRST_SETTINGS. A file that cannot be read is set aside, and that is said."""
+    path = editor.user / SETTINGS
     try:
-        kept = json.loads((editor.user / SETTINGS).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        kept = {}
-    return FIRST_SETTINGS | kept if isinstance(kept, dict) else dict(FIRST_SETTINGS)
+        kept = from_json(path.read_bytes())
+        if not isinstance(kept, dict):
+            raise ValueError("it is not a table of settings")
+    except FileNotFoundError:
+        return dict(FIRST_SETTINGS)
+    except ValueError as error:
+        aside = next(name for number in itertools.count(1) if not (name := _aside(path, number)).exists())
+        os.replace(path, aside)
+        _LOG.warning("%s cannot be read: %s; it is kept as %s, and the page begins anew", path, error, aside.name)
+        return dict(FIRST_SETTINGS)
+    return FIRST_SETTINGS | kept
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_suffix(f".unreadable-{number}.json")
 
 
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
-    """Without a pause for another request between reading and writing, so that none is lost."""
-    text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
-    write_whole(editor.user / SETTINGS, text.encode("utf-8", "replace"), True)
+    """Write the settings with some changed. One request after another, so that none is lost."""
+    with editor.settings_lock:
+        text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
+        data = text.encode("utf-8", "replace")
+        if len(data) > MAX_JSON:
+            raise bad_request(f"the settings would take {len(data)} bytes, more than {MAX_JSON}; keep less in them")
+        write_whole(editor.user / SETTINGS, data, True)

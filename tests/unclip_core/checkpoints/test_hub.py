@@ -254,6 +254,42 @@ def test_damaged_bytes_are_noticed_and_thrown_away(published, tmp_path):
     assert (pull(plan_pull(KARLO), tmp_path) / weights).read_bytes() == published.files[weights]
 
 
+def of(path, **changes):
+    """Changes what the list says of one file."""
+
+    def change(said):
+        next(entry for entry in said["siblings"] if entry["rfilename"] == path).update(changes)
+
+    return change
+
+
+PRIOR_WEIGHTS = "prior/diffusion_pytorch_model.safetensors"
+OUT = "../../../../outside"
+LIES = {
+    "commit": lambda said: said.update(sha=OUT),
+    "no commit": lambda said: said.update(sha=None),
+    "digest": of(PRIOR_WEIGHTS, lfs={"sha256": OUT, "size": 3000, "pointerSize": 1}),
+    "blob": of("model_index.json", blobId=OUT),
+    "size": of(PRIOR_WEIGHTS, size=-5, lfs=None),
+    "more bytes": of(PRIOR_WEIGHTS, size=100),
+    "longer index": of("model_index.json", size=3),
+    "no list": lambda said: said.update(siblings={"a": 1}),
+    "no names": lambda said: said.update(siblings=[[]]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("cached", [False, True], ids=["folder", "cache"])
+def test_a_hub_that_lies_writes_nothing_elsewhere_and_is_told_in_a_line(published, tmp_path, lie, cached):
+    (tmp_path / "outside.incomplete").write_text("mine")
+    published.lies = LIES[lie]
+    with pytest.raises(HubError, match=f"{KARLO}: (the answer is not one of|more comes of|no connection)") as found:
+        pull(plan_pull(KARLO), None if cached else tmp_path / "models")
+    assert "\n" not in str(found.value)
+    assert (tmp_path / "outside.incomplete").read_text() == "mine" and not (tmp_path / "outside").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"outside.incomplete", "models", "cache"}
+
+
 def test_into_the_cache_under_the_hubs_own_names(published, hub_server, tmp_path):
     weights = "super_res_last/diffusion_pytorch_model.safetensors"
     published.cuts[weights] = [1200, *[0] * 20]

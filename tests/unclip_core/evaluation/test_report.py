@@ -90,7 +90,7 @@ def test_the_test_split_is_counted_when_it_is_opened(tmp_path):
     assert opened(tmp_path, "a", dataclasses.replace(plan, seed=1)) == (2, 2)
     assert opened(tmp_path, "b", plan) == (3, 1)
     assert len(json.loads((tmp_path / LEDGER).read_text())) == 3
-    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
 
 
 def test_the_fitter_knows_right_pictures_from_swapped_ones(make_context, tmp_path):

@@ -88,7 +88,7 @@ def test_results_come_back_from_the_folder_as_they_were(tmp_path):
     bare = dataclasses.replace(kept, figures=[dataclasses.replace(kept.figures[0], image=None)])
     assert found == bare and store.picture("x", "1", found.figures[0]).stat().st_size > 0
     assert store.load("x", "2") is None
-    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
 
 
 def test_a_result_half_written_is_no_result(tmp_path, monkeypatch):

@@ -299,7 +299,7 @@ def test_a_kill_while_saving_leaves_the_last_whole_checkpoint(tmp_path, monkeypa
         patch.setattr(torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
-    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob("*.partial"))
+    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob(".unclip-*"))
     run(tmp_path)
     run(tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
@@ -321,12 +321,18 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_is_said(tmp_path):
 
     before, limited = resource.getrlimit(resource.RLIMIT_FSIZE), True
     try:
-        with pytest.raises(OSError, match=r"checkpoint of step 4 could not be written .*; checkpoint.pt is kept"):
+        with pytest.raises(OSError, match=r"step 4: .*checkpoint.pt cannot be written .* kept\)$") as full:
             run(tmp_path, Wide())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         limited = False
-    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob("*.partial"))
+    said = str(full.value)  # the file, its disk, what is free and what it takes: three times the weights and more
+    assert (
+        str(tmp_path / "checkpoint.pt") in said
+        and "the disk of /" in said
+        and " free and the file needs 1.4 MB" in said
+    )
+    assert saved(tmp_path)["step"] == 2 and not list(tmp_path.glob(".unclip-*"))
     assert run(tmp_path, Wide())[-1].step == 8
 
 

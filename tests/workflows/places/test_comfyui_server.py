@@ -99,6 +99,58 @@ def test_a_socket_that_breaks_in_the_middle_costs_nothing(remote, server, tmp_pa
     assert shade(tmp_path / "out" / "pic_00001_.png") == 3
 
 
+DEEP = "[" * 100_000
+
+
+def saved(name, subfolder=""):
+    """A history in which prompt `p` has ended and saved one file."""
+    files = {"2": {"images": [{"filename": name, "subfolder": subfolder, "type": "output"}]}}
+    return json.dumps({"p": {"status": {"status_str": "success", "messages": []}, "outputs": files}})
+
+
+LIES = {
+    "nodes": ("/object_info", "[]"),
+    "a node": ("/object_info", '{"Paint": {"input": {"required": {"seed": []}}}}'),
+    "nodes, nested": ("/object_info", DEEP),
+    "prompt": ("/prompt", '{"prompt_id": ["a"]}'),
+    "prompt, nested": ("/prompt", DEEP),
+    "no JSON": ("/prompt", b"\xff"),
+    "refusal": ("/prompt", '{"node_errors": [1]}'),
+    "history": ("/history", "[]"),
+    "history, nested": ("/history", DEEP),
+    "outputs": ("/history", '{"p": {"outputs": [1], "status": 3}}'),
+    "out": ("/history", saved("../../outside.png")),
+    "out by the folder": ("/history", saved("x.png", "../..")),
+    "hidden": ("/history", saved(".profile")),
+    "hidden folder": ("/history", saved("authorized_keys", ".ssh")),
+    "results": ("/history", saved("results.jsonl")),
+    "control": ("/history", saved("\x1b[2Jx.png")),
+    "long": ("/history", saved("x" * 300)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies_writes_nothing_elsewhere_and_is_told_in_a_line(remote, server, tmp_path, lie):
+    path, answer = LIES[lie]
+    server.lies = {"/prompt": '{"prompt_id": "p"}'} if path == "/history" else {}
+    server.lies |= {path: answer, "/view": b"whatever"}
+    before = {found for found in tmp_path.rglob("*")}
+    code, out, err = remote("-q")
+    assert code in (1, 2) and out == "" and "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and "\x1b" not in line
+    assert {found for found in tmp_path.rglob("*")} - before <= {tmp_path / "graph.json", tmp_path / "out"}
+
+
+def test_an_endless_answer_is_cut(remote, server, monkeypatch):
+    from comfyui_unclip.workflows.places import comfyui_server
+
+    monkeypatch.setattr(comfyui_server, "_MAX_JSON", 1 << 20)
+    server.lies = {"/object_info": b" " * (3 << 20)}
+    code, _, err = remote("-q")
+    assert code == 2 and "more than 1 MB for /object_info" in err
+
+
 def test_pictures_that_lie_here_are_sent(remote, server, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "here.png").write_bytes(b"pixels")

@@ -9,6 +9,7 @@ import time
 import pytest
 from PIL import Image
 
+from comfyui_unclip.unclip_core.disk import temporary_path
 from comfyui_unclip.workflows.rows.results import Results, RowResult
 
 
@@ -111,6 +112,50 @@ def test_two_processes_share_a_folder(paint):
     assert len(set(names)) == 20 == len(list(paint.out.glob("*.png")))
     for line in lines:
         assert Image.open(paint.out / line["outputs"][0]).getpixel((0, 0))[0] == 16 + line["inputs"]["seed"]
+
+
+def test_the_same_job_is_not_done_twice_at_once(paint):
+    arguments = ("--sweep", "seed=0..9", "-s", "seconds=0.1", "-q")
+    process = paint.start(*arguments)
+    wait_for(paint.out / "results.jsonl", 1)
+    for again in ((), ("--resume",)):
+        code, out, err = paint(*arguments, *again)
+        assert (code, out) == (2, "") and f"process {process.pid} on " in err and "is doing these rows in" in err
+    assert paint("--sweep", "seed=20..21", "-q")[0] == 0  # another job in the same folder
+    process.kill()
+    process.wait()
+    assert paint(*arguments, "--resume")[0] == 0  # the lock died with its process
+    lines = [json.loads(line) for line in (paint.out / "results.jsonl").read_text().splitlines()]
+    assert sorted(line["inputs"]["seed"] for line in lines) == [*range(10), 20, 21]
+    assert not list(paint.out.glob(".*"))
+
+
+def test_a_job_killed_before_its_first_line_is_resumed_beside_another_jobs_lines(paint):
+    assert paint("--sweep", "seed=0..1", "-q")[0] == 0
+    arguments = ("--sweep", "seed=5..6", "-s", "seconds=30", "-q")
+    process = paint.start(*arguments)
+    end = time.monotonic() + 60
+    while not list(paint.out.glob(".job-*")) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    job = next(paint.out.glob(".job-*")).name[5:-5]
+    assert paint("--sweep", "seed=7..8", "-q", "--resume")[0] == 2  # this one was never begun
+    code, out, err = paint(*arguments, "--resume", "--dry-run", "--json")
+    assert (code, json.loads(out)["job"], json.loads(out)["finished"]) == (0, job, 0), err
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_next(paint):
+    process = paint.start("--sweep", "seed=0..1", "-s", "seconds=30", "-q")
+    end = time.monotonic() + 60
+    while not list(paint.out.glob(".job-*")) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    half = paint.out / temporary_path(paint.out, ".png").name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+    half.write_bytes(b"half a picture")
+    paint.start("-s", "seed=1", "-q").wait()  # a process of its own: each looks through a folder once
+    assert not half.exists() and (paint.out / "x_00001_.png").is_file()
 
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))"

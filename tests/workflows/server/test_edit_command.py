@@ -15,6 +15,23 @@ from comfyui_unclip.workflows.server.app import Settings, frontend_folder, make_
 EDIT = [sys.executable, "-m", "comfyui_unclip.workflows.cli", "edit", "--no-browser"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_leaves_no_temporary_folder_and_the_next_start_removes_a_killed_ones(tmp_path, number):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
+    for ending in (signal.SIGKILL, number):
+        server = subprocess.Popen([*EDIT, "--port", "0"], env=environment, stdout=subprocess.PIPE, cwd=tmp_path)
+        assert b"nodes of this pack alone" in server.stdout.readline()
+        (left,) = temporary.glob(".unclip-*")  # its own alone
+        assert f"-{server.pid}-" in left.name
+        server.send_signal(ending)
+        server.communicate(timeout=20)
+        assert left.exists() == (ending == signal.SIGKILL)
+    assert server.returncode == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
 def test_it_serves_a_headless_run_and_ends_at_ctrl_c(tiny_stack, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(tmp_path)

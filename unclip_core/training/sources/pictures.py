@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...disk import reserve, whole_file, write_text
 from ..data import Tick, Unrelated, to_model
 from .decode import BadPicture, decode, square
 from .index import Index, Sample
@@ -141,7 +141,7 @@ class PictureData(Unrelated):
         if not self.index.samples:
             return []
         seen = self._make_squares(SIDE, "read pictures")
-        _write_whole(listed, json.dumps([asdict(each) for each in seen]).encode())
+        write_text(listed, json.dumps([asdict(each) for each in seen]))
         return seen
 
     def _kept(self, side: int) -> np.ndarray | None:
@@ -163,19 +163,15 @@ class PictureData(Unrelated):
         return self._squares[side]
 
     def _make_squares(self, side: int, label: str) -> list[Seen]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         samples = self.index.samples
-        partial = self.folder / f".{side}.{os.getpid()}.npy"
-        try:
-            np.lib.format.open_memmap(partial, "w+", np.uint8, (len(samples), side, side, 3)).flush()
+        with whole_file(self.folder / f"{side}.npy") as temporary:
+            np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(samples), side, side, 3)).flush()
+            reserve(temporary, temporary.stat().st_size)
             seen = []
-            for found in _each(samples, partial, self.workers):
+            for found in _each(samples, temporary, self.workers):
                 seen.append(found)
                 if self.progress:
                     self.progress(label, len(seen), len(samples))
-            os.replace(partial, self.folder / f"{side}.npy")
-        finally:
-            partial.unlink(missing_ok=True)
         return seen
 
 
@@ -210,9 +206,3 @@ def _one(job: tuple[int, Sample]) -> Seen:
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)

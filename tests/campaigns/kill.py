@@ -1,0 +1,227 @@
+"""Kills batches of rows and training runs at any moment, starts them again, and looks for what was lost or spoilt.
+
+    python tests/campaigns/kill.py --rows 200 --training 60 --seed 1
+
+Rows: at the end every row is done once, its picture is the right one, and nothing half-written is left. Training: every
+stage is killed again and again; checkpoint, average, optimiser and exported file are then those of a run that was left
+alone, to the bit, and no step is logged twice. Works in a folder of its own, with tiny networks on one core. Exit code
+1 for any finding. Not run by CI: tests/workflows/rows/test_batch.py and tests/unclip_core/training/test_loop.py kill a
+few of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
+ROWS = 30  # of a batch
+PATIENCE = 300.0  # seconds for one process to get anywhere
+PROGRAM = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import tiny_stack
+from comfyui_unclip.unclip_core.training import plan, task_decoder
+plan.TRAINABLE["tiny"], plan.RECIPES["tiny"] = tiny_stack.config(), plan.RECIPES["storybook"]
+task_decoder.SHEET_STEPS = 2
+from comfyui_unclip.workflows.cli import main
+main()
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """`unclip` in a process of its own, which knows the preset `tiny`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNCLIP_CACHE": str(folder / "cache")}
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+
+
+def killed(process: subprocess.Popen, rng: random.Random, moved: Callable[[], Any], early: float) -> bool:
+    """Kill it some moments after `moved()` changes, or with the chance `early` before; whether it was still alive."""
+    before, end = moved(), time.monotonic() + PATIENCE
+    if rng.random() < early:
+        time.sleep(rng.uniform(0.0, 8.0))
+    else:
+        while process.poll() is None and moved() == before and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.5) ** 2)  # most of them soon: that is where files are written
+    alive = process.poll() is None
+    process.kill()
+    process.wait()
+    return alive
+
+
+def finished(process: subprocess.Popen, folder: Path) -> Iterator[str]:
+    """Wait for the end; a finding if it did not go well."""
+    code = process.wait(PATIENCE)
+    if code:
+        yield f"ended with {code}: {(folder / 'log').read_text()[-1500:]}"
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    """A finding for each file that was not finished, and each lock of a job that is."""
+    for path in folder.rglob(".*"):
+        if path.name.startswith((".unclip-", ".job-")):
+            yield f"left: {path}"
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def rows(kills: int, rng: random.Random) -> list[str]:
+    """Batches, each killed some times and brought to its end; returns the findings."""
+    found, done, batches = [], 0, 0
+    while done < kills:
+        with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
+            batches += 1
+            folder, out = Path(place), Path(place) / "out"
+            graph = {
+                "1": {"class_type": "Caption", "inputs": {"text": "a"}},
+                "2": {
+                    "class_type": "Paint",
+                    "inputs": {"caption": ["1", 0], "seed": 0, "scale": 1.0, "seconds": 0.02, "side": 4},
+                },
+                "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "sub/x"}},
+            }
+            (folder / "graph.json").write_text(json.dumps(graph))
+            pack = str(TESTS / "workflows" / "paint_pack.py")
+            command = ["run", "graph.json", "--nodes", pack, "-o", "out", "-q", "--sweep", f"seed=0..{ROWS - 1}"]
+            lines = out / "results.jsonl"
+
+            def written(lines: Path = lines) -> int:
+                return lines.stat().st_size if lines.exists() else 0
+
+            for _ in range(rng.randint(1, 6)):
+                if done < kills:
+                    done += killed(start(folder, *command, "--resume"), rng, written, 0.2)
+            found += [f"batch {batches}: {wrong}" for wrong in finished(start(folder, *command, "--resume"), folder)]
+            found += [f"batch {batches}: {wrong}" for wrong in (*_wrong_rows(out), *leftovers(out))]
+    print(f"rows: {done} kills of {batches} batches of {ROWS} rows; {len(found)} findings")
+    return found
+
+
+def _wrong_rows(out: Path) -> Iterator[str]:
+    from PIL import Image
+
+    seen: dict[int, int] = {}
+    for text in (out / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # torn by a kill
+        seen[line["row"]] = seen.get(line["row"], 0) + 1
+        shade = Image.open(out / line["outputs"][0]).getpixel((0, 0))[0]
+        if shade != 16 + line["inputs"]["seed"]:
+            yield f"row {line['row']} has the picture of another"
+    if sorted(seen) != list(range(1, ROWS + 1)) or set(seen.values()) != {1}:
+        yield f"rows and how often they were done: {seen}"
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def training(kills: int, rng: random.Random, stages: tuple[str, ...], steps: int) -> list[str]:
+    """Each stage left alone, and killed `kills / len(stages)` times; returns the findings."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
+        folder = Path(place)
+        sys.path.insert(0, str(TESTS))
+        import tiny_stack
+
+        tiny_stack.build(folder / "tiny")
+        for stage in stages:
+            made = stage.replace("-", "_")
+            sizes = ["--preset", "tiny", "--pictures", "64", "--batch", "4", "--device", "cpu", "--fp32"]
+            often = ["--steps", str(steps), "--save-minutes", "1e-9"]  # a checkpoint at every step
+            command = ["train", stage, *sizes, *often]
+            if stage != "clip":
+                command += ["--clip", str(folder / "tiny" / "clip.safetensors")]
+            shutil.rmtree(folder / "cache", ignore_errors=True)  # data is drawn, and may be killed, for each stage
+            run = folder / "killed" / made
+
+            def step(run: Path = run) -> int:
+                path = run / "checkpoint.pt"
+                return path.stat().st_mtime_ns if path.exists() else 0
+
+            wanted, done = -(-kills // len(stages)), 0
+            while done < wanted:
+                if (run / "finished.json").exists():  # too quick: once more from the beginning
+                    shutil.rmtree(run)
+                done += killed(start(folder, *command, "--run", str(run)), rng, step, 0.15)
+            wrong = list(finished(start(folder, *command, "--run", str(run)), folder))
+            alone = folder / "alone" / made
+            wrong += finished(start(folder, *command, "--run", str(alone)), folder)
+            wrong += _differences(alone, run, f"{made}.safetensors") if not wrong else []
+            wrong += [*leftovers(run), *leftovers(folder / "cache")]
+            print(f"training {stage}: {done} kills in {steps} steps; {len(wrong)} findings", flush=True)
+            found += [f"{stage}: {each}" for each in wrong]
+    return found
+
+
+def _differences(alone: Path, run: Path, exported: str) -> Iterator[str]:
+    """What is not the same to the bit in two run folders."""
+    import torch
+    from safetensors.torch import load_file
+
+    one, two = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (alone, run))
+    for part in ("step", "network", "ema", "optimiser"):
+        if not _equal(one[part], two[part]):
+            yield f"{part} of the checkpoint differs"
+    if not _equal(load_file(alone / exported), load_file(run / exported)):
+        yield "the exported weights differ"
+    steps = []
+    for folder in (alone, run):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        steps.append([(line["step"], line["loss"]) for line in lines if "loss" in line])
+    if steps[0] != steps[1]:
+        yield f"the logs differ: {steps}"
+
+
+def _equal(one: Any, two: Any) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(_equal(value, two[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(_equal, one, two))
+    return one == two
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200, help="kills of batches")
+    parser.add_argument(
+        "--training", type=int, default=60, help="kills of training runs, the same number of each stage"
+    )
+    parser.add_argument("--stages", default=",".join(STAGES), help="the stages to train")
+    parser.add_argument("--steps", type=int, default=40, help="of a training run")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    found = rows(options.rows, rng) if options.rows else []
+    found += (
+        training(options.training, rng, tuple(options.stages.split(",")), options.steps) if options.training else []
+    )
+    for line in found:
+        print(f"  {line}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
