@@ -10,9 +10,10 @@ from ..config import ARPriorConfig
 
 
 class Quantiser(nn.Module):
-    """Image embeddings <-> codes, and z_i . z_t <-> its bucket. Basis and edges travel in the prior's own file.
+    """Image embeddings <-> codes, and z_i . z_t <-> its bucket. Basis and ranges travel in the prior's own file.
 
-    mean (D,), basis (K, D) orthonormal rows, edges (K, buckets + 1) ascending; dot_edges (buckets + 1,).
+    mean (D,), basis (K, D) orthonormal rows; reach (K,): the buckets of a component are equal parts of -reach..reach;
+    dot_middle, dot_reach (): those of a dot product, of dot_middle -+ dot_reach.
     """
 
     keeps_dtype = True  # tells readers of files what `_apply` tells torch
@@ -21,9 +22,10 @@ class Quantiser(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(config.clip_dim))
         self.register_buffer("basis", torch.eye(config.components, config.clip_dim))
-        line = torch.linspace(-1.0, 1.0, config.buckets + 1)
-        self.register_buffer("edges", line.repeat(config.components, 1))
-        self.register_buffer("dot_edges", line.clone())
+        self.register_buffer("reach", torch.ones(config.components))
+        self.register_buffer("dot_middle", torch.zeros(()))
+        self.register_buffer("dot_reach", torch.ones(()))
+        self.buckets = config.buckets
 
     def _apply(self, fn, *args, **kwargs):
         """Moves and casts, but everything here stays float32: bfloat16 is coarser than a bucket."""
@@ -33,10 +35,14 @@ class Quantiser(nn.Module):
             setattr(self, name, buffer.to(getattr(self, name).device))
         return self
 
+    def edges(self, components: slice = slice(None)) -> Tensor:
+        """The buckets' edges (n, buckets + 1) of these components, ascending."""
+        return self.reach[components, None] * self._line()
+
     def encode(self, z: Tensor) -> Tensor:
         """Native image embeddings (B, D) -> codes (B, K) int64, 0..buckets-1; what lies outside takes the end."""
         values = ((z.float() - self.mean) @ self.basis.T).T.contiguous()  # (K, B)
-        return torch.searchsorted(self.edges[:, 1:-1].contiguous(), values, right=True).T
+        return torch.searchsorted(self.edges()[:, 1:-1].contiguous(), values, right=True).T
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, K) -> embeddings (B, D) from the middles of the buckets."""
@@ -44,14 +50,18 @@ class Quantiser(nn.Module):
 
     def values(self, codes: Tensor, components: slice) -> Tensor:
         """Codes (B, n) of these components -> coordinates (B, n)."""
-        edges = self.edges[components]
+        edges = self.edges(components)
         middles = (edges[:, :-1] + edges[:, 1:]) / 2
         return middles.gather(1, codes.T).T
 
     def encode_dot(self, image: Tensor, text: Tensor) -> Tensor:
         """z_i . z_t of native embeddings, each (B, D) -> buckets (B,) int64."""
         dots = (image.float() * text.float()).sum(-1)
-        return torch.searchsorted(self.dot_edges[1:-1].contiguous(), dots, right=True)
+        edges = self.dot_middle + self._line() * self.dot_reach
+        return torch.searchsorted(edges[1:-1].contiguous(), dots, right=True)
+
+    def _line(self) -> Tensor:
+        return torch.linspace(-1.0, 1.0, self.buckets + 1, device=self.reach.device)
 
 
 class BucketTable(nn.Module):

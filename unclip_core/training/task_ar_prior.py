@@ -115,7 +115,7 @@ class ARPriorTask:
         }
 
     def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
-        """ar_prior.safetensors, stored as bf16, but for basis and bucket edges: a bucket is finer than bf16."""
+        """ar_prior.safetensors, stored as bf16, but for the basis: a bucket is finer than bf16."""
         state = {
             name: value.to(torch.bfloat16) if value.ndim > 1 and not name.startswith("quantiser.") else value
             for name, value in network.state_dict().items()
@@ -127,9 +127,9 @@ def fit_buckets(quantiser: Quantiser, coordinates: Tensor, dots: Tensor) -> None
     """Equal buckets over the values of coordinates (N, K), as many standard deviations for each, and of dots (M,)."""
     std = coordinates.std(0, correction=0).clamp(min=1e-6)  # (K,)
     reach = _quantile((coordinates / std).abs().flatten(), WITHIN_EDGES)
-    line = torch.linspace(-1.0, 1.0, quantiser.edges.shape[1])
-    quantiser.edges.copy_(reach * std[:, None] * line)
-    quantiser.dot_edges.copy_(dots.mean() + line * (dots - dots.mean()).abs().max().clamp(min=1e-6))
+    quantiser.reach.copy_(reach * std)
+    quantiser.dot_middle.copy_(dots.mean())
+    quantiser.dot_reach.copy_((dots - dots.mean()).abs().max().clamp(min=1e-6))
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:

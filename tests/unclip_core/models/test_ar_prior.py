@@ -132,12 +132,12 @@ def test_every_parameter_gets_a_gradient(text, target, randomise):
 
 def test_low_precision_stays_close_and_buckets_stay_exact(text, target, randomise):
     network = build(CONFIG, randomise)
-    network.quantiser.edges.mul_(1.0001)
-    exact, edges = run(network, text, target)[1], network.quantiser.edges.clone()
+    network.quantiser.reach.mul_(1.0001)
+    exact, reach = run(network, text, target)[1], network.quantiser.reach.clone()
     low = Placed(lambda dtype: network, torch.device("cpu"), torch.bfloat16).read()
     assert low.text_in.weight.dtype == torch.bfloat16
-    assert low.quantiser.edges.dtype == low.quantiser.basis.dtype == torch.float32
-    assert torch.equal(low.quantiser.edges, edges)
+    assert low.quantiser.reach.dtype == low.quantiser.basis.dtype == torch.float32
+    assert torch.equal(low.quantiser.reach, reach)
     assert (run(low, text, target)[1] - exact).norm() < 0.1 * exact.norm()
 
 
@@ -158,16 +158,16 @@ def quantiser():
     made = Quantiser(replace(CONFIG, clip_dim=8, buckets=64))
     made.mean.copy_(torch.linspace(-1, 1, 8))
     made.basis.copy_(torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0][:6])
-    made.edges.mul_(2.0 * 0.7 ** torch.arange(6)[:, None])
+    made.reach.mul_(2.0 * 0.7 ** torch.arange(6))
     return made
 
 
 def test_codes_hold_a_vector_to_half_a_bucket(quantiser):
-    inside = (torch.rand(50, 6, generator=torch.Generator().manual_seed(1)) * 2 - 1) * quantiser.edges[:, -1]
+    inside = (torch.rand(50, 6, generator=torch.Generator().manual_seed(1)) * 2 - 1) * quantiser.reach
     vectors = quantiser.mean + inside @ quantiser.basis
     codes = quantiser.encode(vectors)
     assert codes.dtype == torch.int64 and codes.min() >= 0 and codes.max() <= 63 and codes.unique().numel() > 50
-    width = quantiser.edges[:, 1] - quantiser.edges[:, 0]
+    width = 2 * quantiser.reach / quantiser.buckets
     error = (quantiser.decode(codes) - vectors) @ quantiser.basis.T
     assert (error.abs() <= width / 2 + 1e-5).all() and error.abs().max() > 0.2 * width.min()
     assert torch.equal(quantiser.encode(quantiser.decode(codes)), codes)
@@ -186,7 +186,7 @@ def test_the_first_codes_alone_give_the_widest_components(quantiser):
 
 
 def test_dots_are_of_native_vectors(quantiser):
-    quantiser.dot_edges.copy_(torch.linspace(-10, 10, 65))
+    quantiser.dot_reach.fill_(10.0)
     image, text = torch.tensor([[3.0] + [0.0] * 7]), torch.tensor([[2.0] * 8])
     assert quantiser.encode_dot(image, text).item() == 51  # 6.0 in steps of 20 / 64
 
