@@ -149,7 +149,7 @@ def run_ar_prior(stack: Stack, text: TextEncoding) -> Run:
 @dataclass(frozen=True)
 class Denoising:
     """How a network takes noise off drawings. explained: share of the drawings' variance that its x_0 has, at half
-    signal; own, other: its error where nearly all is noise, told about the drawing itself and about another one."""
+    signal; own, other: its error where nearly all is noise, given the drawing's own embedding and another's."""
 
     explained: float
     own: float
@@ -173,15 +173,14 @@ class DecoderTrial:
         self.noise = noise_of(x_0.shape).to(device)
 
     def predict(self, network: DecoderNetwork, signal: float, order: Tensor | None = None) -> Tensor:
-        """The raw output at the noise level; order: which drawing each row is told about."""
+        """The raw output at the noise level; order: whose embedding each row is given, beside its own caption."""
         t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.device)
         return network(self.schedule.add_noise(self.x_0, t, self.noise), t, self._condition(network, order))
 
     def _condition(self, network: DecoderNetwork, order: Tensor | None):
         rows = torch.arange(len(self.x_0)) if order is None else order
         given = {}
-        if self.text is not None:
-            text = self.text.take(rows.tolist())
+        if (text := self.text) is not None:
             parts = {"tokens": text.tokens, "mask": text.mask, "text_embed": text.embed, "ids": text.ids}
             given = {name: part.to(self.device) for name, part in parts.items()}
         return network.condition(self.vector[rows.to(self.device)], **given, extra=self._extra(network))

@@ -22,7 +22,7 @@ RANGES = {
     "biases": (0.0, 50.0),
     "tables": (1e-4, 100.0),
 }
-NEITHER = 0.15  # orientations smaller than this say nothing
+NEITHER = 0.25  # orientations smaller than this say nothing
 PROBES = 3  # random directions of the output that an orientation is measured by
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
 _PROJECTIONS = ("proj", "text_projection")  # of CLIP's towers

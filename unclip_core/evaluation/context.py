@@ -36,7 +36,7 @@ from .reader import READER_RECIPE, Reader, trained_reader
 from .results import Store, digest, packed, read, unpacked, written
 from .siblings import SIBLING_RECIPE, UPBRINGING, Nursery, Siblings, Spent, Upbringing
 from .storybook import captions_of
-from .synthesis import fits
+from .synthesis import Fit, fits
 
 SIBLING_SCENES = 3200  # seed of the training scenes whose captions decide how long small decoders are trained
 FITTER = hashlib.sha256(inspect.getsource(synthesis).encode()).hexdigest()[:12]  # another fitter, other fits
@@ -259,17 +259,22 @@ class Context:
             self.tick("prior", start + len(part), len(text))
         return Embedding(torch.cat(found), text.clip_id), seconds / len(text)
 
-    def fitted(self, pictures: Tensor) -> list[dict[str, str]]:
-        """What the fitter says of IMAGE (B, 64, 64, 3), as the judge says it."""
-        found = []
+    def fits(self, pictures: Tensor) -> list[Fit]:
+        """What the fitter finds in IMAGE (B, 64, 64, 3)."""
+        found: list[Fit] = []
         for start, part in enumerate(pictures.split(CHUNK)):
 
             def make(part: Tensor = part) -> dict[str, Tensor]:
-                return {"said": written([fit.said() for fit in fits(part)])}
+                return {"fits": written([asdict(fit) for fit in fits(part)])}
 
-            found += read(self.store.tensors("fitted", digest(part, FITTER), make)["said"])
+            kept = self.store.tensors("fitted", digest(part, FITTER), make)["fits"]
+            found += [Fit.from_json(fit) for fit in read(kept)]
             self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
         return found
+
+    def fitted(self, pictures: Tensor) -> list[dict[str, str]]:
+        """What the fitter says of IMAGE (B, 64, 64, 3), as the judge says it."""
+        return [fit.said() for fit in self.fits(pictures)]
 
     def invert(self, pictures: Tensor, embed: Embedding, what: str = "invert", **options: Any) -> GivenNoise:
         """x_T of IMAGE (B, H, W, 3) under their embeddings, without a caption."""

@@ -33,7 +33,6 @@ from .reader import readings
 from .results import Check, digest
 from .statistics import Measured, mean, paired_difference, proportion, ratio_of, share
 from .storybook import SampleSettings, bicubic, captions_of, pair_right, psnr, real_pictures
-from .synthesis import Fit, fits
 
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
 LEDGER = "test_split.json"
@@ -200,8 +199,8 @@ def one_object(new: Side, old: Side | None) -> list[Row]:
     for head, target in ATTRIBUTES.items():
         name = "one object, all three" if head == "all" else f"one object, {head}"
         rows.append(aimed(name, share(seen[head]), target, beside=_renders(ceilings[head])))
-    hits = _fitted(fits(new.samples("one")), scenes)
-    rows.append(Row("one object, all three, by the fitter", share(hits), beside=_renders(_fitted_renders(scenes))))
+    hits, best = (_fitted(new, made, scenes) for made in (new.samples("one"), real_pictures(scenes)))
+    rows.append(Row("one object, all three, by the fitter", share(hits), beside=_renders(best)))
     if old is not None:
         before = _judged(new, old.samples("one"), scenes)["all"]  # one judge for both
         difference = paired_difference(seen["all"], before)
@@ -349,12 +348,8 @@ def _truth(scene: Scene) -> dict[str, str]:
     return {"object": thing.kind, "colour": thing.colour, "background": scene.background}
 
 
-def _fitted(found: list[Fit], scenes: Sequence[Scene]) -> list[bool]:
-    return [fit.said() == _truth(scene) for fit, scene in zip(found, scenes, strict=True)]
-
-
-def _fitted_renders(scenes: Sequence[Scene]) -> list[bool]:
-    return _fitted(fits(real_pictures(list(scenes))), scenes)
+def _fitted(side: Side, pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:
+    return [said == _truth(scene) for said, scene in zip(side.context.fitted(pictures), scenes, strict=True)]
 
 
 def _pairs_judged(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[bool]:
@@ -363,7 +358,7 @@ def _pairs_judged(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[boo
 
 def _pairs_fitted(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[bool]:
     told = [tuple({"object": t.kind, "colour": t.colour} for t in scene.things) for scene in scenes]
-    found = fits(pictures)
+    found = side.context.fits(pictures)
     return [fit.placed(scene.relation) == said for fit, scene, said in zip(found, scenes, told, strict=True)]
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,6 +124,14 @@ class Fit:
         ordered = self.things if first else self.things[::-1]
         one, two = ({"object": found.thing.kind, "colour": found.colour} for found in ordered)
         return one, two
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Fit:
+        """The inverse of `dataclasses.asdict`."""
+        things = tuple(
+            Found(**{**found, "thing": Thing(**found["thing"]), "rgb": tuple(found["rgb"])}) for found in data["things"]
+        )
+        return cls(things, data["background"], data["residual"])
 
 
 @torch.no_grad()

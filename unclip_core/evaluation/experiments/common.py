@@ -53,7 +53,7 @@ class Limits:
     """Settings of the experiments on the decoder's limits, which decode so many `scenes` by `limited_ways`."""
 
     scenes: int = 100
-    steps: int = 50
+    steps: int = 25
     guidance: float = 3.0
 
 

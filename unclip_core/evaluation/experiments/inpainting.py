@@ -27,7 +27,7 @@ class Settings:
     """scenes: held-out ones, half asked for another object, half for another colour."""
 
     scenes: int = 96
-    steps: int = 50
+    steps: int = 25
     guidances: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0)
     tuning: int = 24
 

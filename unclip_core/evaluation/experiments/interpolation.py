@@ -26,7 +26,7 @@ class Settings:
 
     pairs: int = 32
     frames: int = 9
-    steps: int = 50
+    steps: int = 25
     refine: int = 3
 
 

@@ -23,7 +23,7 @@ class Settings:
 
     scenes: int = 500
     samples: int = 500
-    steps: int | None = None
+    steps: int | None = 25
 
 
 def run(context: Context, settings: Settings) -> Result:

@@ -23,7 +23,7 @@ class Settings:
 
     scenes: int = 64
     counts: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 40, 80, 120, 160, 192)
-    steps: int = 50
+    steps: int = 25
     guidances: tuple[float, ...] = (1.0, 2.0, 3.0)
     tuning: int = 32
 

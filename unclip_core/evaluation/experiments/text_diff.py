@@ -27,7 +27,7 @@ class Settings:
     """edits: of each kind, on held-out scenes; theta and guidance are chosen on `tuning` training scenes a kind."""
 
     edits: int = 48
-    steps: int = 50
+    steps: int = 30
     tuning: int = 24
     thetas: tuple[float, ...] = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0)

@@ -29,7 +29,7 @@ class Settings:
 
     scenes: int = 200
     seeds: int = 4
-    steps: int = 50
+    steps: int = 25
 
 
 LABELS: dict[str, Callable[[str], str]] = {

@@ -28,7 +28,7 @@ class Settings:
 
     scenes: int = 64
     seeds: int = 4
-    steps: int = 50
+    steps: int = 25
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
     tuning: int = 48
     refine: int = 3
