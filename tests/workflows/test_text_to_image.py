@@ -160,7 +160,7 @@ def test_a_stage_that_the_model_lacks_is_named(unclip, tiny_models, tmp_path, mo
     monkeypatch.setenv("UNCLIP_MODELS", str(half.parent))
     code, _, err = unclip("-s", "model=half")
     (line,) = [line for line in err.splitlines() if line.startswith("error")]
-    assert code == 2 and 'node 4 "prior" (UnCLIPDiffusionPrior)' in line and "has no prior stage" in line
+    assert code == 1 and 'node 4 "prior" (UnCLIPDiffusionPrior)' in line and "has no prior stage" in line
 
 
 @every_graph

@@ -106,7 +106,8 @@ def _upsampler(name: str) -> Rule:
 
 
 def unet_names(name: str) -> tuple[str, ...]:
-    """diffusers' names of one of our UNet's tensors, to be put together in this order."""
+    """diffusers' names of one of our UNet's tensors, to be put together in this order. Raises KeyError for one that
+    diffusers' UNets lack."""
     first, _, rest = name.partition(".")
     if first in _UNET:
         return (f"{_UNET[first]}.{rest}",)
@@ -115,6 +116,8 @@ def unet_names(name: str) -> tuple[str, ...]:
     if first == "mid":
         kind, index, inner = rest.split(".", 2)
         place = "mid_block"
+    elif first not in ("down", "up"):
+        raise KeyError(name)
     else:
         level, kind, inner = rest.split(".", 2)
         place = f"{first}_blocks.{level}"

@@ -143,7 +143,9 @@ class HumanReporter(QuietReporter):
         if len(lines) == 1:
             self._line(f"{name}: {one_line(lines[0])}")
         elif lines:
-            self._line("\n  ".join([f"{name}:", *map(one_line, lines)]))
+            self._line(f"{name}:")
+            for line in lines:
+                self._line(f"  {one_line(line)}")
 
     def end(self, summary: Summary | None) -> None:
         if self._bar is not None:

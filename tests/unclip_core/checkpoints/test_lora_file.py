@@ -199,7 +199,13 @@ def models():
 
     prior = dataclasses.replace(STORYBOOK.prior, width=16, depth=1, heads=2)
     unet = dataclasses.replace(
-        STORYBOOK.decoder.unet, channels=16, channel_mult=(1, 1, 2), norm_groups=8, context_width=16
+        STORYBOOK.decoder.unet,
+        channels=16,
+        channel_mult=(1, 1, 2),
+        norm_groups=8,
+        context_width=16,
+        head_channels=16,
+        attention_resolutions=(8,),
     )
     decoder = dataclasses.replace(STORYBOOK.decoder, unet=unet)
     return {"prior": (PriorNetwork(prior), prior), "decoder": (DecoderNetwork(decoder), decoder)}

@@ -22,7 +22,10 @@ def test_a_signal_to_end_leaves_no_temporary_folder_and_the_next_start_removes_a
     temporary.mkdir()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     for ending in (signal.SIGKILL, number):
-        server = subprocess.Popen([*EDIT, "--port", "0"], env=environment, stdout=subprocess.PIPE, cwd=tmp_path)
+        server = subprocess.Popen(
+            [*EDIT, "--port", "0"], env=environment, stdout=subprocess.PIPE, cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup the tests themselves ignore SIGHUP
+        )  # fmt: skip
         assert b"nodes of this pack alone" in server.stdout.readline()
         (left,) = temporary.glob(".unclip-*")  # its own alone
         assert f"-{server.pid}-" in left.name
