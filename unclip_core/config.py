@@ -72,13 +72,11 @@ class ClipVisionConfig:
     mlp_width: int = 0  # 0: four times the width
     trunk: str | None = None  # as "convnext_atto"
     # What a trunk's last feature map becomes before its classifier, the projection: its "mean", or a "map" of 2 x 2
-    # cells side by side. Means lose which thing is red and which stands above.
+    # cells side by side. Means lose which thing is red and which stands above. A plain ViT pools by its class token.
     head: str = "mean"
 
     def __post_init__(self) -> None:
         _one_of("ClipVisionConfig.head", self.head, ("mean", "map"))
-        if self.head == "map" and not self.trunk:
-            raise ValueError("ClipVisionConfig.head 'map' needs a trunk; a plain ViT pools by its class token")
 
 
 @dataclass(frozen=True)
@@ -109,17 +107,9 @@ class ClipConfig:
     towers: tuple[str, ...] = ("text", "image")  # those whose weights there are
     padding: int = 0  # of open_clip's own tokenizer: 0 (Karlo) or 49407 (transformers); masked either way
     vocabulary: tuple[str, ...] = ()  # words of the small tokenizer; empty: open_clip's own tokenizer
-    reserved_words: int = 0  # rows of the token table behind the vocabulary, for words that are named later
     knows: str = ""  # for people: what a small vocabulary can talk about
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
-    def __post_init__(self) -> None:
-        if self.reserved_words < 0 or (self.reserved_words and not self.vocabulary):
-            raise ValueError(
-                f"ClipConfig.reserved_words {self.reserved_words} must be 0 or more, behind a vocabulary of "
-                f"{len(self.vocabulary)} words; a CLIP that spells by sub-words has none"
-            )
 
 
 @dataclass(frozen=True)
@@ -485,7 +475,7 @@ def to_json(config: object) -> str:
 
 # A stranger's config is a plan to build by, so what cannot be true is refused before it takes time and memory.
 _LARGEST_SIZE, _LONGEST = 2**24, 12
-_LARGEST = {"layers": 128, "depth": 128, "context_length": 4096, "timesteps": 100_000, "steps": 100_000}
+_LARGEST = {"layers": 128, "depth": 128, "context_length": 4096, "timesteps": 100_000, "sampling.steps": 100_000}
 
 
 def from_json(cls: type, text: str):
@@ -495,6 +485,12 @@ def from_json(cls: type, text: str):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{cls.__name__}: not JSON ({error})") from None
     return from_plain(cls, data, cls.__name__)
+
+
+def _largest(where: str) -> int:
+    """The largest number that may stand there: by the field's name, or its name in its table."""
+    table, _, name = where.rpartition(".")
+    return _LARGEST.get(name) or _LARGEST.get(f"{table.rpartition('.')[2]}.{name}", _LARGEST_SIZE)
 
 
 def from_plain(kind, data, where: str):
@@ -524,7 +520,7 @@ def from_plain(kind, data, where: str):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
-    if kind is int and abs(data) > (most := _LARGEST.get(where.rpartition(".")[2], _LARGEST_SIZE)):
+    if kind is int and abs(data) > (most := _largest(where)):
         raise ValueError(f"{where}: {one_line(str(data), 20)} is more than {most}, which no network has")
     if kind is str:
         data.encode()  # a UnicodeEncodeError, which is a ValueError, for half a character that JSON's escapes spell

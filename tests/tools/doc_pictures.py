@@ -3,7 +3,8 @@
     python tests/tools/doc_pictures.py                  # all; needs the embedded stack's weights
     python tests/tools/doc_pictures.py text_diff inpaint
 
-A picture docs/images/NAME.png is the last PNG written by the first command that runs workflows/NAME.json.
+A picture docs/images/NAME.png is the last PNG written by the first command that runs workflows/NAME.json, or that
+writes into out/NAME.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ WIDTH, SINGLE = 1000, 320  # pixels: of a sheet, of a lone square picture
 
 
 def commands(text: str) -> dict[str, list[str]]:
-    """Of every graph that a page's commands run, the first command: name to the words after `unclip`."""
+    """Of every graph that a page's commands run, and of every folder below out/, the first command: name to the words
+    after `unclip`."""
     found: dict[str, list[str]] = {}
     for line in re.findall(r"^(?:\S*/)?unclip (run .*)$", text.replace("\\\n", " "), re.MULTILINE):
         words = shlex.split(line, comments=True)
         found.setdefault(Path(words[1]).stem, words)
+        if "-o" in words and (folder := Path(words[words.index("-o") + 1])).parent.name == "out":
+            found.setdefault(folder.name, words)
     return found
 
 
@@ -70,10 +74,11 @@ def make(names: list[str], output: Path = ROOT / "docs" / "images") -> None:
         with tempfile.TemporaryDirectory() as folder:
             made = made_by(known[name], Path(folder))
             target = output / f"{name}.png"
-            if name in pictures(page):
+            graph = ROOT / "workflows" / f"{name}.json"
+            if name in pictures(page) or not graph.exists():
                 with Image.open(made) as opened:
                     fitted(opened).save(target, optimize=True)
-            else:  # the README's is the file itself, with the graph in it
+            else:  # the README's first is the file itself, with the graph in it
                 target.write_bytes(made.read_bytes())
         print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1024:.0f} KB")
 

@@ -34,7 +34,7 @@ def test_every_preset_survives_json(preset, stage):
 
 
 def test_presets_are_whole_stacks_and_their_stages_fit_together():
-    assert list(PRESETS) == ["paper", "karlo-v1-alpha", "storybook", "storybook-3"]
+    assert list(PRESETS) == ["paper", "karlo-v1-alpha", "storybook"]
     for stack in PRESETS.values():
         ids = {stack.clip.clip_id, stack.prior.clip_id, stack.decoder.clip_id}
         widths = {stack.clip.embed_dim, stack.prior.clip_dim, stack.decoder.clip_dim}

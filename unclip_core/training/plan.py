@@ -25,9 +25,7 @@ TRAINABLE: dict[str, StackConfig] = {**PRESETS, **{stack.name: stack for stack i
 DEFAULT_PRESET = "storybook"
 SPEAKERS = ("prior", "decoder", "ar_prior")  # the stages that speak one CLIP's embeddings
 DEFAULT_WORDS = 4096
-RESERVED_WORDS = 64  # of a vocabulary that is made here, for words that subjects are given later
 BYTE_PAIRS = "bpe"
-_NEW_WORDS = {"over", "beneath", "侧", "something", "东", "西"}  # that the embedded CLIP was trained without
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Plan:
             return self
         if self.words == BYTE_PAIRS:
             text = replace(clip.text, vocabulary_size=ClipTextConfig.vocabulary_size)
-            return self.with_clip(replace(clip, vocabulary=(), reserved_words=0, knows="", text=text))
+            return self.with_clip(replace(clip, vocabulary=(), knows="", text=text))
         counts = count_words(caption for row in range(len(data)) for caption in data.all_captions(row))
         words = most_frequent(counts, int(self.words or DEFAULT_WORDS))
         if not words:
@@ -83,8 +81,7 @@ class Plan:
                 "train clip: no row has a caption, from which CLIP learns; put .txt files beside the pictures"
             )
         said = f"{len(words)} words, most often: {', '.join(words[:60])}"
-        reserved = self.given.get("clip", {}).get("reserved_words", RESERVED_WORDS)
-        return self.with_clip(replace(clip, vocabulary=words, knows=said, reserved_words=reserved))
+        return self.with_clip(replace(clip, vocabulary=words, knows=said))
 
     def to_toml(self) -> str:
         """Everything that was resolved, as a file that --config reads."""
@@ -176,11 +173,7 @@ def preset_stack(name: str) -> StackConfig:
         raise ValueError(f"--preset {name!r} is unknown; choose one of {', '.join(TRAINABLE)}")
     stack = TRAINABLE[name]
     if name == "storybook":
-        words = tuple(word for word in vocabulary() if word not in _NEW_WORDS)
-        return replace(stack, clip=replace(stack.clip, vocabulary=words, knows=knows()))
-    if name == "storybook-3":
-        clip = replace(stack.clip, vocabulary=vocabulary(), reserved_words=RESERVED_WORDS, knows=knows())
-        return replace(stack, clip=clip)
+        return replace(stack, clip=replace(stack.clip, vocabulary=vocabulary(), knows=knows()))
     return stack
 
 

@@ -151,7 +151,6 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "stable-diffusion-2-1-unclip": {"decoder": _STABLE},
     "stable-diffusion-2-1-unclip-small": {"prior": KARLO_RECIPES["prior"], "decoder": _STABLE},
     "storybook": STORYBOOK_RECIPES,
-    "storybook-3": STORYBOOK_RECIPES,
 }
 
 # From weights that can paint already a step of the size that makes new ones would destroy them: a tenth of the rate,

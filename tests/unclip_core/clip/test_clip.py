@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from comfyui_unclip.unclip_core.clip.model import Clip, build_network, preprocess, text_states
-from comfyui_unclip.unclip_core.clip.words import WordTokenizer, with_word
 from comfyui_unclip.unclip_core.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from comfyui_unclip.unclip_core.presets import STORYBOOK
 
@@ -292,15 +291,3 @@ def test_a_tower_that_is_not_there_says_so(weights):
 def test_given_weights_are_used_in_place(weights):
     clip = Clip.from_config(CONFIG, weights)
     assert clip.network.ln_final.weight.data_ptr() == weights["ln_final.weight"].data_ptr()
-
-
-def test_the_token_table_has_a_row_for_every_reserved_slot_and_naming_one_keeps_all_weights():
-    config = dataclasses.replace(CONFIG, reserved_words=3)
-    network = build_network(config)
-    assert network.token_embedding.weight.shape[0] == len(CONFIG.vocabulary) + 3 + 4
-    weights = network.state_dict()
-    named = with_word(config, "sks")
-    before, after = (Clip.from_config(each, weights).encode_text(["a red star", "a sks"]) for each in (config, named))
-    assert torch.equal(before.tokens[0], after.tokens[0]) and torch.equal(before.embed[0], after.embed[0])
-    assert not torch.equal(before.embed[1], after.embed[1])
-    assert after.ids[1, 2] == WordTokenizer.of(named).ids["sks"] == len(CONFIG.vocabulary) + 3

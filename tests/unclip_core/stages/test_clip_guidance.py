@@ -172,4 +172,4 @@ def test_on_the_shipped_stack_it_raises_the_similarity_to_the_caption():
     options = {"steps": 12, "sampler": "ddim", "seed": 0, "guidance_scale": 1.0}
     pictures = [each.sample(None, text, **options) for each in (decoder, decoder.with_clip_guidance(clip, 2.0))]
     plain, guided = (similarity(clip.encode_image(picture), text).item() for picture in pictures)
-    assert guided > plain + 0.02
+    assert guided > plain + 0.01

@@ -155,7 +155,7 @@ def test_a_command_line_wins_over_the_file_and_the_file_over_the_preset(toml):
 
 
 def test_a_kandinsky_without_text_and_a_paper_stack_take_their_sizes_from_their_clip():
-    for name in ("paper", "kandinsky-2-2", "karlo-v1-alpha", "storybook", "storybook-3"):
+    for name in ("paper", "kandinsky-2-2", "karlo-v1-alpha", "storybook"):
         plan = make_plan(name)
         known = plans.preset_stack(name)
         assert dataclasses.replace(plan.stack.decoder, text_encoder=None) == dataclasses.replace(
@@ -177,7 +177,6 @@ def test_a_kandinsky_without_text_and_a_paper_stack_take_their_sizes_from_their_
         ("[decoder]\nunet = 3", r"decoder.unet: expected an object, got 3"),
         ("[decoder]\nclip_dim = 5", r"decoder.clip_dim 5: the CLIP tiny-1 has 24; leave it out"),
         ("[clip]\nwords = 'many'", r"words 'many': give the size of the vocabulary, or 'bpe'"),
-        ("[clip]\nreserved_words = -1", r"reserved_words -1 must be 0 or more"),
         ("broken", r"no TOML"),
         ("preset = 'nope'", r"--preset 'nope' is unknown"),
     ],
@@ -234,15 +233,15 @@ class Said:
         return (self.captions[row],)
 
 
-def test_a_vocabulary_comes_from_the_captions_with_slots_for_later_words(story, toml):
+def test_a_vocabulary_comes_from_the_captions(story, toml):
     data = Said("a green circle", "a green square", "a tiny ring")
     plan = make_plan("tiny", words=4, name="mine").with_words_of(data)
     clip = plan.stack.clip
-    assert clip.vocabulary == ("a", "green", "circle", "ring") and clip.reserved_words == 64
+    assert clip.vocabulary == ("a", "green", "circle", "ring")
     assert clip.knows == "4 words, most often: a, green, circle, ring" and plan.stack.prior.clip_id == "mine/clip"
     assert make_plan("tiny").with_words_of(data).stack.clip.vocabulary[:2] == ("a", "green")
-    kept = make_plan("tiny", config=toml("[clip]\nvocabulary = ['x']\nreserved_words = 3")).with_words_of(data)
-    assert (kept.stack.clip.vocabulary, kept.stack.clip.reserved_words) == (("x",), 3)
+    kept = make_plan("tiny", config=toml("[clip]\nvocabulary = ['x']")).with_words_of(data)
+    assert kept.stack.clip.vocabulary == ("x",)
     assert make_plan("tiny").with_words_of(story).stack.clip.vocabulary == plans.TRAINABLE["tiny"].clip.vocabulary
     pairs = make_plan("tiny", words="bpe").with_words_of(data).stack.clip
     assert pairs.vocabulary == () and pairs.text.vocabulary_size == 49408
@@ -254,7 +253,7 @@ def test_a_decoders_own_text_encoder_reads_the_vocabulary(toml):
     file = toml("[decoder.text_encoder]\nwidth = 16\nheads = 2\ndepth = 1\n")
     plan = make_plan("tiny", config=file, words=3).with_words_of(Said("a green circle"))
     encoder = plan.stack.decoder.text_encoder
-    assert encoder.vocabulary_size == WordTokenizer.of(plan.stack.clip).size == 3 + 64 + 4
+    assert encoder.vocabulary_size == WordTokenizer.of(plan.stack.clip).size == 3 + 4
     assert encoder.context_length == plan.stack.clip.context_length and encoder.width == 16
 
 

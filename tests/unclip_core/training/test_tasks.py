@@ -192,7 +192,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(options, tiny_models,
         start(options("upsampler_1024"), plan("upsampler_1024", "karlo-v1-alpha"))
     with pytest.raises(ValueError, match="CLIP ViT-L-14/openai is loaded, not trained here"):
         start(options("clip"), plan("clip", "karlo-v1-alpha"))
-    with pytest.raises(ValueError, match=r"preset storybook speaks the CLIP storybook-2, but --clip .* is tiny-1"):
+    with pytest.raises(ValueError, match=r"preset storybook speaks the CLIP storybook-3, but --clip .* is tiny-1"):
         start(options("prior"), plan("prior", "storybook"))
     with pytest.raises(ValueError, match=r"--clip .*decoder.safetensors holds a decoder; give a CLIP"):
         start(options("prior", clip=str(tiny / "decoder.safetensors")), plan("prior"))

@@ -77,7 +77,7 @@ def test_a_folder_becomes_a_stack_that_loads_and_paints(room):
     entry = find("mine")
     assert list(entry.stages) == ["clip", "prior", "decoder", "upsampler_256"] and not entry.problems
     clip = entry.stages["clip"].config
-    assert clip.clip_id == "mine/clip" and clip.reserved_words == 64
+    assert clip.clip_id == "mine/clip"
     assert set(clip.vocabulary) == {"a", "ring", "bar", *COLOURS} and clip.vocabulary[0] == "a"
     assert entry.stages["prior"].config.clip_id == entry.stages["decoder"].config.clip_id == "mine/clip"
     assert (entry.stages["prior"].config.prior_id, entry.stages["decoder"].config.decoder_id) == (

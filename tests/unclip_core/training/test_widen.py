@@ -27,7 +27,7 @@ def before(tiny_configs):
 
 def test_words_keep_their_rows_and_new_ones_get_their_own(before):
     words = ("zebra", *reversed(before.vocabulary))
-    after = dataclasses.replace(before, vocabulary=words, reserved_words=5)
+    after = dataclasses.replace(before, vocabulary=words)
     old, fresh = built(before, 0), built(after, 1)
     network = built(after, 2)
     load_strict(network, widened(old.state_dict(), before, fresh.state_dict(), after, "old"), "old")
@@ -55,7 +55,9 @@ def test_a_map_starts_as_the_mean_of_its_cells(before):
 
 def test_a_decoder_with_more_layers_starts_as_what_it_was(tiny_configs, randomise):
     config = tiny_configs.decoder
-    small = dataclasses.replace(config, unet=dataclasses.replace(config.unet, attention_resolutions=()))
+    small = dataclasses.replace(
+        config, unet=dataclasses.replace(config.unet, attention_resolutions=(), fine_channels=0)
+    )
     large = dataclasses.replace(config, unet=dataclasses.replace(config.unet, fine_channels=4))
     old, fresh, network = randomise(DecoderNetwork(small)), DecoderNetwork(large), DecoderNetwork(large).eval()
     load_strict(network, widened(old.state_dict(), small, fresh.state_dict(), large, "old"), "old")
