@@ -33,6 +33,7 @@ from .types import (
     check_same_clip,
     common_noise_level,
     expand_rows,
+    warn_of_crossed_captions,
 )
 
 MAX_FRAMES = 1000
@@ -156,7 +157,7 @@ def text_diff(
             )
     vector = expand_rows(embed.vector.float(), batch)
     target = F.normalize(expand_rows(target, batch), dim=1) * vector.norm(dim=1, keepdim=True)
-    return replace(embed, vector=_frames(who, vector, target, thetas, warn))
+    return replace(embed, vector=_frames(who, vector, target, thetas, warn), captions=())
 
 
 def text_as_embedding(text: TextEncoding) -> Embedding:
@@ -166,7 +167,7 @@ def text_as_embedding(text: TextEncoding) -> Embedding:
     """
     dim = text.embed.shape[1]
     check_same_clip("Text As Embedding", text.clip_id, dim, text.clip_id, dim)
-    return Embedding(text.embed, text.clip_id, "text")
+    return Embedding(text.embed, text.clip_id, "text", captions=text.captions)
 
 
 def similarity(a: Embedding | TextEncoding, b: Embedding | TextEncoding) -> Tensor:
@@ -218,7 +219,8 @@ def join_embeddings(embeds: Sequence[Embedding], *, warn: Warn = warnings.warn) 
     _check_spaces(who, _numbered("embed", embeds))
     level = common_noise_level(who, warn, *embeds)
     vector = torch.cat([embed.vector.float() for embed in embeds])
-    return Embedding(vector, embeds[0].clip_id, _common_modality(embeds), level)
+    captions = [caption for embed in embeds for caption in embed.captions] if all(e.captions for e in embeds) else ()
+    return Embedding(vector, embeds[0].clip_id, _common_modality(embeds), level, tuple(captions))
 
 
 def join_texts(texts: Sequence[TextEncoding]) -> TextEncoding:
@@ -276,13 +278,21 @@ def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) ->
     return batch.take(slice(index, index + length if length else count))
 
 
-def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[list[int], Tensor]:
+def rank_by_text(
+    embed: Embedding,
+    text: TextEncoding,
+    keep: int = 0,
+    *,
+    made_from: Embedding | None = None,
+    warn: Warn = warnings.warn,
+) -> tuple[list[int], Tensor]:
     """(rows of `embed`, their cosines to their captions), the closest first; equal ones in their order.
 
     Of B captions and B * k embeddings each caption ranks its own k in a row, as a prior makes them: all that is kept
     of the first caption's comes first, so that a decoder still gives each caption to what was made of it.
-    keep: how many of the closest, of each caption's; 0: all. Raises ValueError for two CLIPs, rows that do not divide
-    among the captions, or more to keep than there are.
+    keep: how many of the closest, of each caption's; 0: all. made_from: what pictures were painted from, where `embed`
+    is what CLIP sees in them. Raises ValueError for two CLIPs, rows that do not divide among the captions, or more to
+    keep than there are; warns of rows under another one's caption.
     """
     who = "Rank by CLIP"
     check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
@@ -296,6 +306,7 @@ def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[l
     if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= own:
         each = " of each caption" * (captions > 1)
         raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {own} there are{each}, got {keep!r}")
+    warn_of_crossed_captions(who, embed if made_from is None else made_from, text, warn)
     scores = F.cosine_similarity(embed.vector.float(), text.embed.float().repeat_interleave(own, 0), dim=1)
     order = scores.view(captions, own).argsort(dim=1, descending=True, stable=True)[:, : keep or own]
     order = (order + own * torch.arange(captions, device=order.device)[:, None]).flatten()

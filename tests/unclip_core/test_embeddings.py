@@ -294,6 +294,11 @@ def test_what_is_joined_is_picked_again_row_by_row():
     assert torch.equal(pick_rows("x", "embedding", joined, 3, 0).vector, embeds[2].vector)
     assert torch.equal(pick_rows("x", "embedding", joined, 0, 2).vector, embeds[0].vector)
 
+    painted = [text_as_embedding(text(2)), text_as_embedding(text(1, seed=1))]
+    assert join_embeddings(painted).captions == ("caption 0", "caption 1", "caption 0")
+    assert join_embeddings([*painted, replace(embeds[0], noise_level=0)]).captions == ()  # not of all is it known
+    assert slerp_embeddings(*painted).captions == text_diff(painted[1], None, text(1)).captions == ()
+
     short, long = text(2), text(1, seed=1)
     wider = torch.ones(1, 5)
     long = replace(long, tokens=wider[..., None], mask=wider.bool(), ids=wider.long(), captions=("long",))
