@@ -53,7 +53,7 @@ def load_workflow(path: str | Path) -> Workflow:
 
     Raises WorkflowError, in one line, for whatever is not a workflow.
     """
-    path = _found(Path(path))
+    path = _found(str(path))
     try:
         data = read_document(path)
     except FileNotFoundError:
@@ -83,28 +83,25 @@ def shipped_names() -> list[str]:
 
 def _suggestion(path: Path) -> str:
     """What a name that is no file's may have meant."""
-    if not _is_bare(path):
-        return ""
     boxes = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
     names = {name.lower(): name for name in (*shipped_names(), *boxes)}
+    if name := names.get(path.name.removesuffix(".json").lower()):
+        return f"; the graph that comes with the pack goes by its name alone, {name!r}"
+    if path.name != str(path) or path.suffix:
+        return ""
     close = difflib.get_close_matches(path.stem.lower(), names, 1)
     listed = ", ".join([*shipped_names(), *(f'"{name}"' for name in boxes)])
     meant = f"; did you mean {names[close[0]]!r}?" if close else ";"
     return f"{meant} graphs that come with the pack: {listed}"
 
 
-def _is_bare(path: Path) -> bool:
-    """A name rather than a path: no folder, and no ending but .json."""
-    return path.name == str(path) and path.suffix in ("", ".json")
-
-
-def _found(path: Path) -> Path:
+def _found(given: str) -> Path:
     """The file that a path, or the name of a shipped graph or blueprint means. A folder of that name, as of a run's
     pictures, is none."""
-    if not _is_bare(path) or path.is_file():
+    path = Path(given)
+    if path.is_file() or path.name != given:  # ./text_to_image is a path
         return path
-    name = path.name.removesuffix(".json")
-    named = (SHIPPED / f"{name}.json", BLUEPRINTS / f"{name}.json")
+    named = (SHIPPED / f"{given}.json", BLUEPRINTS / f"{given}.json")
     return next((file for file in named if file.is_file()), path)
 
 
