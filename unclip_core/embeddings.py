@@ -143,6 +143,8 @@ def text_diff(
     who = "Text Diff"
     thetas = path(who, "start_theta", start_theta, "end_theta", end_theta, frames)
     texts = {"text_to": text_to} if text_from is None else {"text_from": text_from, "text_to": text_to}
+    _check_kind(who, Embedding, embed=embed)
+    _check_kind(who, TextEncoding, **texts)
     for text in texts.values():
         check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
     batch = broadcast_batch(who, embed=len(embed), **{name: len(text) for name, text in texts.items()})
@@ -165,6 +167,7 @@ def text_as_embedding(text: TextEncoding) -> Embedding:
 
     Raises ValueError for a text without one.
     """
+    _check_kind("Text As Embedding", TextEncoding, text=text)
     dim = text.embed.shape[1]
     check_same_clip("Text As Embedding", text.clip_id, dim, text.clip_id, dim)
     return Embedding(text.embed, text.clip_id, "text", captions=text.captions)
@@ -225,7 +228,7 @@ def join_embeddings(embeds: Sequence[Embedding], *, warn: Warn = warnings.warn) 
 
 def join_texts(texts: Sequence[TextEncoding]) -> TextEncoding:
     """All captions of several batches, one batch after another. Raises ValueError for two CLIPs."""
-    _check_spaces("Text Batch", _numbered("text", texts))
+    _check_spaces("Text Batch", _numbered("text", texts), TextEncoding)
     length = max(text.ids.shape[1] for text in texts)
     long = max(text.tokens.shape[1] for text in texts)  # none, where the decoder encodes captions itself
 
@@ -295,6 +298,8 @@ def rank_by_text(
     keep than there are; warns of rows under another one's caption.
     """
     who = "Rank by CLIP"
+    _check_kind(who, Embedding, embed=embed)
+    _check_kind(who, TextEncoding, text=text)
     check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
     rows, captions = len(embed), len(text)
     if rows % captions:
@@ -351,8 +356,19 @@ def _numbered(name: str, parts: Sequence[Part]) -> dict[str, Part]:
     return {name if number == 1 else f"{name}_{number}": part for number, part in enumerate(parts, 1)}
 
 
-def _check_spaces(who: str, named: dict[str, Embedding] | dict[str, TextEncoding]) -> None:
-    """Raises ValueError for inputs of two CLIPs."""
+def _check_kind(who: str, kind: type[Embedding] | type[TextEncoding], **named: object) -> None:
+    """Raises ValueError for inputs that are something else, which sockets of any type may give."""
+    for name, part in named.items():
+        if not isinstance(part, kind):
+            source = "CLIP Text Encode" if kind is TextEncoding else "a prior or CLIP Image Encode"
+            article = "a" if kind is TextEncoding else "an"
+            got = type(part).__name__
+            raise ValueError(f"{who}: {name} must be {article} {kind.__name__}, got {got}; link {source}")
+
+
+def _check_spaces(who: str, named: dict[str, Embedding] | dict[str, TextEncoding], kind: type = Embedding) -> None:
+    """Raises ValueError for inputs of another kind, or of two CLIPs."""
+    _check_kind(who, kind, **named)
     spaces = {
         name: (part.clip_id, (part.embed if isinstance(part, TextEncoding) else part.vector).shape[1])
         for name, part in named.items()
@@ -375,7 +391,8 @@ def _shares(who: str, weights: Sequence[float], count: int, what: str) -> Tensor
     """Weights (count,) whose sizes add up to 1."""
     if weights and len(weights) != count:
         raise ValueError(
-            f"{who}: {len(weights)} weights for {count} {what}; give one for each, or none, and all count the same"
+            f"{who}: {len(weights)} {'weight' if len(weights) == 1 else 'weights'} for {count} {what}; give one for "
+            "each, or none, and all count the same"
         )
     if wrong := [weight for weight in weights if not math.isfinite(weight)]:
         raise ValueError(f"{who}: a weight must be a number, such as 0.5, got {wrong[0]}")
