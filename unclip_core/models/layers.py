@@ -24,16 +24,17 @@ from .kernels import (
     learns_norms_by_hand,
 )
 
+MAX_PERIOD = 10000.0  # of the slowest sinusoid of a time embedding, in timesteps (Vaswani et al. 2017)
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, tokens, head channels)
 
 
-def time_features(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
+def time_features(t: Tensor, width: int) -> Tensor:
     """Sinusoids of t (N,): (N, width) float32, cosines first (Karlo's order). Raises ValueError for an odd width."""
     if width % 2:
         raise ValueError(f"time_features: width must be even, got {width}")
     half = width // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
-    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(max_period) * exponents)  # (N, half)
+    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)  # (N, half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
