@@ -30,6 +30,7 @@ LIGHT = (
     "__init__.py",
     "nodes/",
     "workflows/",
+    "unclip_core/checks.py",
     "unclip_core/config.py",
     "unclip_core/disk.py",
     "unclip_core/presets.py",
@@ -57,7 +58,7 @@ LIGHT = (
 )
 # Each room may import from the rooms of the lines above its own, and from those on its own line.
 ORDER = (
-    "unclip_core.config unclip_core.types unclip_core.presets unclip_core.texts unclip_core.disk",
+    "unclip_core.checks unclip_core.config unclip_core.types unclip_core.presets unclip_core.texts unclip_core.disk",
     "unclip_core.storybook unclip_core.pictures unclip_core.pages unclip_core.processor",
     "unclip_core.models",
     "unclip_core.clip unclip_core.diffusion unclip_core.runtime unclip_core.embeddings",

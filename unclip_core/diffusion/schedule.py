@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import ScheduleConfig
 
 MIN_INVERTIBLE = 1e-4  # alpha-bar at which inversion ends
@@ -240,7 +241,7 @@ def respaced_timesteps(timesteps: int, steps: int, *, ends_early: bool = False) 
     the noise level, and from the last but one timestep down to 0 that is as far as all steps before together: with 10
     steps the result would have a third too much contrast, and the step at 0 itself changes next to nothing.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
+    if not is_whole(steps) or not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be a whole number from 1 to {timesteps}, got {steps!r}")
     if steps == 1:
         return (timesteps - 1,)

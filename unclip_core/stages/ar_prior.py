@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import is_number
 from ..config import ARPriorConfig
 from ..diffusion.denoiser import check_guidance_scale, needs_pair
 from ..diffusion.noise import ItemNoise
@@ -93,8 +94,7 @@ class ARPrior(TextStage):
         return until_it_fits([self.network], lambda: self._run(text, negative_text, plan), warn)
 
     def _number(self, name: str, value: float, low: float, high: float) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float)
-        if wrong or not math.isfinite(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise ValueError(f"{self.WHO}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
         return float(value)
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import AutoencoderConfig, DecoderConfig
 from ..models.decoder import Autoencoder
 from ..pictures.fitting import Picture, fit_mask, fit_picture
@@ -223,7 +224,7 @@ def resolve_grid(
     paint on.
     """
     for name, side in (("width", width), ("height", height)):
-        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_SIDE):
+        if side is not None and (not is_whole(side) or not 1 <= side <= MAX_SIDE):
             raise ValueError(
                 f"{who}: {name} must be a whole number of pixels from 1 to {MAX_SIDE}, or 0 on a node for the model's "
                 f"own, got {side!r}"

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..checks import is_number, is_whole
 from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
 from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
@@ -157,7 +158,7 @@ def resolve_settings(
         others = ", ".join(name for name in SAMPLERS if name != sampler)
         raise ValueError(f"{who}: sampler {sampler!r} is for priors, whose noise power is fitted; choose {others}")
     eta = defaults.eta if eta is None else eta
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")
     try:
         schedule_steps = Schedule(schedule).respace(
@@ -180,7 +181,7 @@ def resolve_settings(
 
 def check_count(who: str, name: str, value: int) -> int:
     """A whole number from 1 up, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{who}: {name} must be a whole number from 1 up, got {value!r}")
     return value
 
