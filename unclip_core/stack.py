@@ -159,7 +159,7 @@ def load_stack(
         options["captions_alone"] = _has_own_text(entry)
         if has_caption_tower(clip):
             options["read_text_half"] = partial(load_caption_tower, clip, check=check)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
+        handles["clip"] = Clip(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]

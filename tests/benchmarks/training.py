@@ -196,7 +196,7 @@ def _peers():
             super().__init__()
             import open_clip
 
-            from comfyui_unclip.unclip_core.clip.model import build_network
+            from comfyui_unclip.unclip_core.clip.networks import build_network
 
             self.network, self.contrast = build_network(task.config), open_clip.ClipLoss()
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import preprocess, text_states
+from ..clip.networks import text_states
+from ..clip.preprocessing import preprocess
 from ..config import DecoderConfig
 from ..diffusion.schedule import Schedule
 from ..models.decoder import DecoderNetwork, inpaint_input

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clip.model import Clip, preprocess
+from ..clip.model import Clip
+from ..clip.preprocessing import preprocess
 from ..disk import one_at_a_time, reserve, write_text
 from ..runtime.device import pick_dtype
 from .data import Data, Tick

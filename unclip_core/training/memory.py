@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from ..clip.model import empty_network
+from ..clip.networks import empty_network
 from ..config import ClipConfig, DecoderConfig, PriorConfig
 from ..models.build import painting_network
 from ..models.decoder import build_autoencoder

@@ -261,7 +261,7 @@ def open_clip_of(where: str | None, plan: Plan, folders: Iterable[Path], device:
         if missing := needed_towers(plan) - set(found.config.towers):
             return _whole_clip(found.config, missing, folders, device)
     elif wanted.architecture:
-        return Clip.from_config(wanted, device=device)
+        return Clip(wanted, device=device)
     else:
         found = read_stage(EMBEDDED / "storybook" / "clip.safetensors")
     speaks = plan.initial.config.clip_id if plan.adopts and plan.initial.stage != "clip" else None
@@ -298,7 +298,7 @@ def _whole_clip(config: ClipConfig, missing: set[str], folders: Iterable[Path], 
             "read; install a model that speaks it and has one, such as karlo-v1-alpha-image-variations for Karlo's "
             "(`unclip pull`), or give --clip"
         )
-    return Clip.from_config(public, device=device)
+    return Clip(public, device=device)
 
 
 def clip_file(where: str, folders: Iterable[Path] = ()) -> StageFile:
@@ -321,4 +321,4 @@ def load_clip(found: StageFile, device: torch.device | str) -> Clip:
     large, device = found.parameters >= LARGE_CLIP, torch.device(device)
     dtype = pick_dtype("auto", device) if large and device.type != "cpu" else torch.float32
     read = partial(read_state, found, dtype=dtype)
-    return Clip.from_config(found.config, read, device=device, dtype=dtype, apart=large)
+    return Clip(found.config, read, device=device, dtype=dtype, apart=large)

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.lora_file import save_lora
-from ..clip.model import Clip, text_states
+from ..clip.model import Clip
+from ..clip.networks import text_states
 from ..config import DecoderConfig, PriorConfig
 from ..types import TextEncoding, model_to_image
 from .data import Data, move

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import Clip, text_states
+from ..clip.model import Clip
+from ..clip.networks import text_states
 from ..types import TextEncoding
 
 
