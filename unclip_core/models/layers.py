@@ -80,6 +80,17 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+class ExactBuffers(nn.Module):
+    """A module whose own buffers stay float32 when it is cast: bfloat16 would be too coarse for them."""
+
+    def _apply(self, fn, *args, **kwargs):
+        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if not buffer.is_meta}
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
+
 def zero_init(module: nn.Module) -> nn.Module:
     """Zero a layer's parameters, so that its residual branch starts as the identity (Dhariwal & Nichol 2021)."""
     for parameter in module.parameters():
