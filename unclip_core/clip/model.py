@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ClipConfig
 from ..pictures.resizing import resize_for_gradient
+from ..runtime.device import overflow_advice
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding
 from . import byte_pairs
@@ -203,15 +204,18 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
+        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower,
+        FloatingPointError for NaN."""
         captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask, places = self.tokenize_all(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
         tokens, embed = text_states(self._captions.on_device(), ids.to(self.device), new)
+        tokens, embed = tokens.float().cpu(), self._scale(embed).cpu()
+        self._check_finite("CLIP Text Encode", self.text_placed.dtype, tokens, embed)
         return TextEncoding(
-            tokens=tokens.float().cpu(),
-            embed=self._scale(embed).cpu(),
+            tokens=tokens,
+            embed=embed,
             mask=mask,
             ids=ids,
             clip_id=self.clip_id,
@@ -221,10 +225,13 @@ class Clip:
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
-        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
+        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash". Raises ValueError as `preprocess`,
+        FloatingPointError for NaN."""
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
         pixels = pixels.to(self.device, self.placed.dtype)
-        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+        vector = self._scale(self.network.encode_image(pixels)).cpu()
+        self._check_finite("CLIP Image Encode", self.placed.dtype, vector)
+        return Embedding(vector, self.clip_id, "image")
 
     @torch.no_grad()
     def encode_null_image(self) -> Embedding:
@@ -273,6 +280,10 @@ class Clip:
                 f"that has one and speaks {self.clip_id} too"
                 + (", such as karlo-v1-alpha-image-variations" if tower == "image" else "")
             )
+
+    def _check_finite(self, who: str, dtype: torch.dtype, *found: Tensor) -> None:
+        if not all(each.isfinite().all() for each in found):
+            raise FloatingPointError(f"{who}: {self.clip_id} makes NaN or infinity {overflow_advice(dtype)}")
 
     def _scale(self, vector: Tensor) -> Tensor:
         return F.normalize(vector.float(), dim=-1) if self.config.normalised else vector.float()

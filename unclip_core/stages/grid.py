@@ -19,6 +19,7 @@ from ..config import AutoencoderConfig, DecoderConfig
 from ..models.decoder import Autoencoder
 from ..pictures.fitting import Picture, fit_mask, fit_picture
 from ..pictures.resizing import thin_for_gradient
+from ..runtime.device import overflow_advice
 from ..runtime.estimates import (
     autoencoder_gradient_bytes,
     autoencoder_row_bytes,
@@ -198,11 +199,8 @@ class LatentGrid(Grid):
                 rows = 1
                 continue
             if not part.isfinite().all():
-                name = str(placed.dtype).removeprefix("torch.")
-                fix = (
-                    "load the model with dtype fp32" if placed.dtype != torch.float32 else "the weights may be damaged"
-                )
-                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity in {name}; {fix}")
+                advice = overflow_advice(placed.dtype)
+                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity {advice}")
             first += len(part)
             yield part
 
