@@ -191,7 +191,7 @@ def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
         raise ValueError(f"--word: {error}") from None
     unknown = clip.unknown_words(kind)
     if unknown or not kind.strip():
-        knows = clip.vocabulary_summary()
+        knows = clip.config.knows
         said = f"CLIP {clip.clip_id} does not know {', '.join(unknown)}" if unknown else "no word"
         raise ValueError(f"--class {kind!r}: {said}; give a word that it knows{f' ({knows})' if knows else ''}")
     ids, mask = clip.tokenize([kind])
