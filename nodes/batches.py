@@ -1,6 +1,6 @@
 """Batches of embeddings, captions and start noises: joined, and taken apart again."""
 
-from .host import current_host
+from .host import node_warnings
 from .inputs import FAMILY, further_inputs, linked
 
 _JOIN = (*FAMILY, "concatenate", "combine", "list", "several", "append")
@@ -77,10 +77,9 @@ class UnCLIPEmbeddingBatch(_Embedding):
     ):
         from ..unclip_core.embeddings import join_embeddings
 
-        warnings = []
-        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
-        joined = join_embeddings(embeds, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
+            joined = join_embeddings(embeds, warn=warn)
         return (joined,)
 
 

@@ -1,6 +1,6 @@
 """Text As Embedding, Slerp, Text Diff, Embedding Blend, Noise Embedding: moving where the decoder paints from."""
 
-from .host import current_host
+from .host import node_warnings
 from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input
 
 
@@ -58,9 +58,8 @@ class UnCLIPSlerpEmbedding(_Embedding):
     def mix(self, *, embed_a, embed_b, start, end, frames):
         from ..unclip_core.embeddings import slerp_embeddings
 
-        warnings = []
-        embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warn)
         return (embed,)
 
 
@@ -90,9 +89,8 @@ class UnCLIPTextDiff(_Embedding):
     def turn(self, *, embed, text_from, text_to, start_theta, end_theta, frames):
         from ..unclip_core.embeddings import text_diff
 
-        warnings = []
-        turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warn)
         return (turned,)
 
 
@@ -148,10 +146,9 @@ class UnCLIPEmbeddingBlend(_Embedding):
     ):
         from ..unclip_core.embeddings import blend_embeddings
 
-        warnings = []
-        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
-        blended = blend_embeddings(embeds, _weights(weights), warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
+            blended = blend_embeddings(embeds, _weights(weights), warn=warn)
         return (blended,)
 
 
