@@ -99,6 +99,16 @@ def test_a_socket_that_breaks_in_the_middle_costs_nothing(remote, server, tmp_pa
     assert shade(tmp_path / "out" / "pic_00001_.png") == 3
 
 
+def test_a_row_that_the_server_lost_is_not_waited_for(remote, server, monkeypatch):
+    """Somebody took it out of the queue there, or the server was started anew."""
+    from comfyui_unclip.workflows.places import comfyui_server
+
+    monkeypatch.setattr(comfyui_server, "_POLL", 0.1)
+    server.lose = True
+    code, _, err = remote("-q")
+    assert code == 1 and "has this row no more: it was taken out of the queue there" in err
+
+
 DEEP = "[" * 100_000
 
 
