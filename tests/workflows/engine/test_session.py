@@ -24,7 +24,8 @@ def chain(api, first=1, last=5):
 
 def ran(session, prompt, **options):
     """The ids that ran, and those that did not have to."""
-    outcome = session.run(session.validate(prompt).prompt, **options).unwrap()
+    outcome = session.run(session.validate(prompt).prompt, **options)
+    assert outcome.error is None, outcome.error
     return outcome.executed, outcome.cached
 
 
@@ -225,6 +226,19 @@ def test_progress_and_warnings_of_the_node_that_runs(api, classes):
     assert [(event.node, event.data) for event in heard if event.kind == "warning"] == [
         ("1", {"messages": ["mind the gap"]})
     ]
+
+
+@pytest.mark.parametrize("kind", ["start", "executing", "executed", "done"])
+def test_what_a_listener_raises_is_no_nodes_failure(session, api, kind):
+    """The reader of `unclip run --json` has left, say."""
+
+    def listen(event):
+        if event.kind == kind:
+            raise BrokenPipeError("nobody reads")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        session.run(chain(api), on_event=listen)
+    assert ran(session, chain(api, last=6))[0] == (["2", "3"] if kind in ("executed", "done") else ["1", "2", "3"])
 
 
 def test_a_session_works_in_another_thread(session, api):
