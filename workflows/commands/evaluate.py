@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..document.reading import SHIPPED
 from ..document.terminal import echo, echo_lines
 from ._options import cache_option
 
 if TYPE_CHECKING:
     from ...unclip_core.checkpoints.catalog import StackEntry
 
-GRAPH = Path(__file__).resolve().parent.parent / "text_to_image.json"
+GRAPH = SHIPPED / "text_to_image.json"
 
 
 @click.group()
