@@ -1,7 +1,7 @@
 """Text As Embedding, Slerp, Text Diff, Embedding Blend, Noise Embedding: moving where the decoder paints from."""
 
 from .host import node_warnings
-from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input
+from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input, verdict
 
 
 class _Embedding:
@@ -125,29 +125,13 @@ class UnCLIPEmbeddingBlend(_Embedding):
 
     @classmethod
     def VALIDATE_INPUTS(cls, weights=None):
-        try:
-            _weights(weights or "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_weights, weights)
 
-    def blend(
-        self,
-        *,
-        embed,
-        weights,
-        embed_2=None,
-        embed_3=None,
-        embed_4=None,
-        embed_5=None,
-        embed_6=None,
-        embed_7=None,
-        embed_8=None,
-    ):
+    def blend(self, *, embed, weights, **further):
         from ..unclip_core.embeddings import blend_embeddings
 
         with node_warnings() as warn:
-            embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
+            embeds = linked(embed, further)
             blended = blend_embeddings(embeds, _weights(weights), warn=warn)
         return (blended,)
 

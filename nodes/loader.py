@@ -3,7 +3,7 @@
 from ..unclip_core.checkpoints import catalog
 from ..unclip_core.config import STAGES, to_json
 from .host import current_host
-from .inputs import FAMILY
+from .inputs import FAMILY, verdict
 
 
 class UnCLIPLoader:
@@ -67,20 +67,14 @@ class UnCLIPLoader:
     @classmethod
     def VALIDATE_INPUTS(cls, model_name=None):
         # Not left to the editor's combo check: the catalog knows what is broken, and where it looked.
-        if model_name is None:
-            return True
-        try:
-            catalog.find(model_name, current_host().model_folders())
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_find, model_name)
 
     @classmethod
     def IS_CHANGED(cls, model_name=None, **_):
         # Stages come and go, and are trained anew, while the editor is open: the handles of before would know nothing
         # of it. Only the files that a stage is made of count, not the folder around them.
         try:
-            stages = catalog.find(model_name, current_host().model_folders()).stages.values()
+            stages = _find(model_name).stages.values()
             return repr(
                 [(found.stage, to_json(found.config), [_state(path) for path in found.all_files]) for found in stages]
             )
@@ -91,25 +85,27 @@ class UnCLIPLoader:
         from ..unclip_core.stack import load_stack
 
         host = current_host()
-        folders = host.model_folders()
-        entry = catalog.find(model_name, folders)
+        entry = _find(model_name)
         if entry.experimental:
             host.warn(
                 f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
                 f"`unclip check {model_name}` says whether it works"
             )
-        manager = host.memory_manager()
         stack = load_stack(
             entry,
             host.dtype(dtype),
             device=host.device(),
-            manager=manager,
-            folders=folders,
+            manager=host.memory_manager(),
+            folders=host.model_folders(),
             halves=host.half_precisions(),
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
             compiled=bool(compile),
         )
         return tuple(getattr(stack, stage) for stage in STAGES)
+
+
+def _find(name):
+    return catalog.find(name, current_host().model_folders())
 
 
 def _state(path):

@@ -59,16 +59,21 @@ class Jobs:
     def __iter__(self) -> Iterator[Row]:
         return map(self.row, range(1, len(self) + 1))
 
-    def row(self, number: int) -> Row:
-        """Row `number` of 1..len: the last axis changes fastest, the table slowest."""
-        values: dict[str, Any] = {}
-        rest = number - 1
+    def places(self, number: int) -> tuple[int, list[int]]:
+        """Of row `number` of 1..len its index in the table, and in the values of each axis: the last axis changes
+        fastest, the table slowest."""
+        rest, indices = number - 1, []
         for axis in reversed(self.axes):
             rest, index = divmod(rest, len(axis.values))
-            values[axis.name] = axis.values[index]
+            indices.append(index)
+        return rest, indices[::-1]
+
+    def row(self, number: int) -> Row:
+        """Row `number` of 1..len."""
+        table_index, indices = self.places(number)
+        swept = {axis.name: axis.values[index] for axis, index in zip(self.axes, indices, strict=True)}
         # In the order given, the table's columns first: where two names mean one input, the later word counts.
-        swept = {axis.name: values[axis.name] for axis in self.axes}
-        return Row(number, {**(self.table[rest] if self.table else {}), **swept})
+        return Row(number, {**(self.table[table_index] if self.table else {}), **swept})
 
     def columns(self) -> list[str]:
         """Every name that differs between rows."""

@@ -103,6 +103,7 @@ def test_a_name_is_given_once():
         ("t.tsv", "prompt\tseed\na, b\t1\n", [{"prompt": "a, b", "seed": "1"}]),
         ("t.json", '[{"prompt": "a", "seed": 1, "on": true, "x": null}]', [{"prompt": "a", "seed": 1, "on": True}]),
         ("t.jsonl", '{"seed": 1}\n\n{"seed": 2}\n', [{"seed": 1}, {"seed": 2}]),
+        ("t.jsonl", '{"prompt": "a\u2028b"}\r\n{"prompt": "c"}', [{"prompt": "a\u2028b"}, {"prompt": "c"}]),
     ],
 )
 def test_tables_are_read(tmp_path, name, content, rows):
