@@ -1,16 +1,15 @@
 """`--server URL`, against a server of our own that speaks ComfyUI's protocol (comfy_server.py)."""
 
-import importlib.util
 import json
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from comfyui_unclip.tests.workflows.comfy_server import ComfyServer
 from comfyui_unclip.workflows.cli import run
 
 GRAPH = {
@@ -21,12 +20,7 @@ GRAPH = {
 
 @pytest.fixture
 def server():
-    specification = importlib.util.spec_from_file_location(
-        "comfy_server", Path(__file__).parents[1] / "comfy_server.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    server = module.ComfyServer()
+    server = ComfyServer()
     yield server
     server.stop()
 
