@@ -162,6 +162,12 @@ def content_hash(name: str | None) -> str:
         return ""
 
 
+def file_state(path: Path) -> str:
+    """What is another after a file was written anew, for IS_CHANGED of files too large to hash. Raises OSError."""
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file of any size. Raises OSError."""
     digest = hashlib.sha256()

@@ -2,7 +2,8 @@
 
 from ..unclip_core.checkpoints import catalog
 from ..unclip_core.config import STAGES, to_json
-from .host import current_host
+from .files import file_state
+from .host import current_host, node_warnings
 from .inputs import FAMILY, verdict
 
 
@@ -73,11 +74,11 @@ class UnCLIPLoader:
     def IS_CHANGED(cls, model_name=None, **_):
         # Stages come and go, and are trained anew, while the editor is open: the handles of before would know nothing
         # of it. Only the files that a stage is made of count, not the folder around them.
+        if model_name is None:  # linked: what it will be is not known here
+            return ""
         try:
             stages = _find(model_name).stages.values()
-            return repr(
-                [(found.stage, to_json(found.config), [_state(path) for path in found.all_files]) for found in stages]
-            )
+            return repr([(found.stage, to_json(found.config), *map(file_state, found.all_files)) for found in stages])
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -86,11 +87,12 @@ class UnCLIPLoader:
 
         host = current_host()
         entry = _find(model_name)
-        if entry.experimental:
-            host.warn(
-                f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
-                f"`unclip check {model_name}` says whether it works"
-            )
+        with node_warnings() as warn:
+            if entry.experimental:
+                warn(
+                    f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
+                    f"`unclip check {model_name}` says whether it works"
+                )
         stack = load_stack(
             entry,
             host.dtype(dtype),
@@ -106,9 +108,3 @@ class UnCLIPLoader:
 
 def _find(name):
     return catalog.find(name, current_host().model_folders())
-
-
-def _state(path):
-    """Of a file: path, size and time."""
-    found = path.stat()
-    return str(path), found.st_size, found.st_mtime_ns

@@ -1,6 +1,7 @@
 """Apply LoRA: what was learned later, put on CLIP, prior and decoder."""
 
 from ..unclip_core.checkpoints import lora_catalog
+from .files import file_state
 from .host import current_host
 from .inputs import FAMILY, NotLinked, verdict
 
@@ -61,10 +62,10 @@ class UnCLIPApplyLoRA:
     @classmethod
     def IS_CHANGED(cls, lora_name=None, **_):
         # A LoRA is trained anew under its old name while the editor is open.
+        if lora_name is None:  # linked: what it will be is not known here
+            return ""
         try:
-            path = _find(lora_name)
-            found = path.stat()
-            return f"{path} {found.st_size} {found.st_mtime_ns}"
+            return file_state(_find(lora_name))
         except (ValueError, OSError) as error:
             return str(error)
 
