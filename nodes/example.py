@@ -1,7 +1,7 @@
 """Example Picture: something to start from when the input folder is empty."""
 
 from ..unclip_core.storybook.examples import EXAMPLES, example
-from .builtin.pictures_in import LoadImage
+from .builtin.load_image import LoadImage
 from .files import content_hash, picture_problem
 from .inputs import FAMILY
 

@@ -71,7 +71,7 @@ async def get_template(editor: Editor, request: web.Request) -> web.StreamRespon
 
 
 async def list_blueprints(editor: Editor, request: web.Request) -> web.Response:
-    """Boxes that the page offers among the nodes, by the id that it asks for them under."""
+    """The subgraph blueprints that the page offers among the nodes, by the id that it asks for them under."""
     entry = {"source": "custom_node", "info": {"node_pack": f"custom_nodes.{PACK}"}}
     names = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
     return json_response({name: entry | {"name": name} for name in names})
