@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
-from ..unclip_core.disk import clear_once, naming_full_disk, sync_file, sync_folder, temporary_path
+from ..unclip_core.disk import clear_once, naming_full_disk, sync_file, sync_folder, temporary_path, whole_file
 from .host import current_host
 from .inputs import verdict
 
@@ -307,15 +307,14 @@ def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, 
 def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. Raises FileExistsError when it
     exists, DiskFull."""
+    if overwrite:
+        with whole_file(path, durable=True, size=len(data)) as temporary:
+            temporary.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
-        if overwrite:
-            sync_file(temporary)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        else:
-            move_to_free_name(temporary, path)
+        move_to_free_name(temporary, path)
 
 
 def move_to_free_name(temporary: Path, path: Path) -> None:

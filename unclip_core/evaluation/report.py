@@ -106,20 +106,15 @@ class Side:
         """IMAGE (N, 64, 64, 3) of the split's captions of a kind, caption i with seed + i."""
         scenes = self.plan.scenes(kind, count)
         captions = captions_of(scenes, language)
-        parts = []
-        for start in range(0, len(captions), CHUNK):
-            part = captions[start : start + CHUNK]
-
-            def make(part: list[str] = part, start: int = start) -> dict[str, Tensor]:
-                seed = self.plan.seed + start
-                embed, text = self.context.imagine(part, seed=seed, **self.settings.prior)
-                made = self.context.decode(embed, text, seed=seed, what=f"{kind}, {language}", **self.settings.decoder)
-                return {"pictures": (made * 255).round().to(torch.uint8)}
-
-            key = digest(self.context.weights, asdict(self.settings), part, self.plan.seed + start)
-            parts.append(self.context.store.tensors(f"{kind}-{language}", key, make)["pictures"])
+        made = []
+        for start in range(0, len(captions), CHUNK):  # kept by the context, whatever enlarges them
+            part, seed = captions[start : start + CHUNK], self.plan.seed + start
+            embed, text = self.context.imagine(part, seed=seed, **self.settings.prior)
+            made.append(
+                self.context.decode(embed, text, seed=seed, what=f"{kind}, {language}", **self.settings.decoder)
+            )
             self.context.tick(f"{kind}, {language}", start + len(part), len(captions))
-        return torch.cat(parts).float() / 255
+        return (torch.cat(made) * 255).round() / 255
 
     def enlarged(self, pictures: Tensor, size: int, seed: int) -> Tensor:
         """By the stack's upsampler of that size."""
@@ -357,9 +352,7 @@ def _pairs_judged(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[boo
 
 
 def _pairs_fitted(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[bool]:
-    told = [tuple({"object": t.kind, "colour": t.colour} for t in scene.things) for scene in scenes]
-    found = side.context.fits(pictures)
-    return [fit.placed(scene.relation) == said for fit, scene, said in zip(found, scenes, told, strict=True)]
+    return [fit.binds(scene) for fit, scene in zip(side.context.fits(pictures), scenes, strict=True)]
 
 
 def _read(side: Side, pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:
