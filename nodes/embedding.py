@@ -143,7 +143,7 @@ def _weights(text: str) -> list[float]:
         try:
             weights.append(float(part))
         except ValueError:
-            raise ValueError(f"weights: {part!r} is no number; write them as 1, 0.5") from None
+            raise ValueError(f"weights: {part!r} is not a number; write them as 1, 0.5") from None
     return weights
 
 

@@ -33,7 +33,7 @@ class UnCLIPExamplePicture:
     def VALIDATE_INPUTS(cls, name=None):
         if name is None or name in EXAMPLES or not (problem := picture_problem(name)):
             return True
-        return f"{name!r} is no example ({', '.join(EXAMPLES)}) and no picture of the input folder: {problem}"
+        return f"{name!r} is neither an example ({', '.join(EXAMPLES)}) nor a picture of the input folder: {problem}"
 
     @classmethod
     def IS_CHANGED(cls, name=None, **_):

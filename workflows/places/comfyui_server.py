@@ -214,7 +214,7 @@ class ServerRunner:
                 continue
             if not queued:
                 raise ServerError(
-                    f"the server {self._url} has this row no more: it was taken out of the queue there, or the server "
+                    f"the server {self._url} no longer has this row: it was taken out of its queue, or the server "
                     "was restarted; run it again (of many rows --resume does the rest)"
                 )
 

@@ -150,7 +150,7 @@ def _axis_values(text: str) -> tuple[Any, ...]:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             reason = str(error).partition("; use sys")[0]  # Python's advice on long numbers
-            raise ValueError(f'begins with [ but is no JSON list ({reason}); write ["a", "b"]') from None
+            raise ValueError(f'begins with [ but is not a JSON list ({reason}); write ["a", "b"]') from None
         if not values or any(isinstance(value, list | dict) or value is None for value in values):
             raise ValueError("takes a list of numbers, texts, true and false, with at least one")
         return tuple(values)
@@ -167,7 +167,7 @@ def _range(part: str) -> list[str]:
     if len(pieces) == 1 or not any(number is not None for number in numbers):
         return [part]
     if None in numbers or len(pieces) > 3:
-        raise ValueError(f"{part!r} is no range; write FIRST..LAST or FIRST..LAST..STEP, such as 0..9 or 0..1..0.25")
+        raise ValueError(f"{part!r} is not a range; write FIRST..LAST or FIRST..LAST..STEP, such as 0..9 or 0..1..0.25")
     first, last = numbers[:2]
     step = abs(numbers[2]) if len(pieces) == 3 else Decimal(1)
     if step == 0:

@@ -80,7 +80,7 @@ async def list_files(editor: Editor, request: web.Request) -> web.Response:
     """Names of the pictures in a folder, the newest first."""
     kind = request.match_info["kind"]
     if kind not in FOLDERS:
-        raise bad_request(f"{kind!r} is none of {', '.join(FOLDERS)}")
+        raise bad_request(f"{kind!r} is not one of {', '.join(FOLDERS)}")
     folder = editor.host.folder(kind)
     entries = [entry for entry in os.scandir(folder) if entry.is_file()] if folder.is_dir() else []
     pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_TYPES]

@@ -100,7 +100,7 @@ def test_a_row_that_the_server_lost_is_not_waited_for(remote, server, monkeypatc
     monkeypatch.setattr(comfyui_server, "_POLL", 0.1)
     server.lose = True
     code, _, err = remote("-q")
-    assert code == 1 and "has this row no more: it was taken out of the queue there" in err
+    assert code == 1 and "no longer has this row: it was taken out of its queue" in err
 
 
 DEEP = "[" * 100_000
