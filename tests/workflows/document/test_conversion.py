@@ -1,3 +1,5 @@
+"""From a saved graph to the API form; the editor's own exports are the reference (tests/tools/editor_references.py)."""
+
 import json
 from pathlib import Path
 
