@@ -324,7 +324,7 @@ class Pickles:
 
         for read in (
             pickles.count_pickled,
-            pickles.list_pickled,
+            pickles.read_state_dict,
             lambda path: pickles.pickle_mentions(path, "a"),
             loaded,
         ):
