@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ..disk import (
     whole_file,
     write_text,
 )
-from ..texts import one_line
+from ..texts import one_line, shown
 
 _PARTS = {"step": int, "network": dict, "ema": dict, "optimiser": dict}  # of a checkpoint
 
@@ -127,6 +128,9 @@ class RunFolder:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Raises ValueError with the file's name and what is wrong with it."""
     try:
+        with zipfile.ZipFile(path) as archive:  # its checksums, which torch.load does not look at
+            if bad := archive.testzip():
+                raise ValueError(f"damaged in its record {shown(bad)}")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and storage have their own, and advice that does not help here
         raise ValueError(f"{path.name} cannot be read ({_reason(path, error)})") from None

@@ -282,14 +282,18 @@ def test_two_checkpoints_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
     run(tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
     (tmp_path / "checkpoint.previous.pt").unlink()
-    for content, reason in (
+    numbers = saved(tmp_path)["network"]["0.weight"].numpy().tobytes()
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for damaged, reason in (
+        (whole.replace(b"uniform", b"unigorm"), r"cannot be read \(damaged"),
+        (whole.replace(numbers, bytes(len(numbers))), r"cannot be read \(damaged in its record"),
         (b"", r"cannot be read \(not a PyTorch file \(0 bytes"),
         (b"<!DOCTYPE html>", r"cannot be read \(not a PyTorch file"),
         (torch_file([1, 2]), "is no checkpoint of a training"),
         (torch_file({"step": "x"}), r"is no checkpoint of a training \(it has no step\)"),
         (torch_file({"step": os.getcwd}), r"cannot be read \(holds code \((nt|posix)\.getcwd\)"),
     ):
-        (tmp_path / "checkpoint.pt").write_bytes(content)
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
         with pytest.raises(
             ValueError, match=rf"checkpoint\.pt {reason}.*; remove the folder, or name another"
         ) as caught:
