@@ -56,7 +56,7 @@ def tensors_by_name(path: Path, value: object) -> dict[str, Listed]:
                 f"{path}: its tensor {shown(name)} is quantised, sparse, complex or of another kind that is not read "
                 f"({shown(item.of.text)}); save it as a plain tensor"
             )
-    return {str(name): item for name, item in state.items() if isinstance(item, Listed)}
+    return {name: item for name, item in state.items() if isinstance(item, Listed) and isinstance(name, str)}
 
 
 def read_state_dict(path: Path) -> tuple[Pickled, dict[str, Listed]]:
@@ -146,7 +146,7 @@ class _Bounded(io.FileIO):
 def _read_archive(path: Path) -> Pickled:
     with _open_archive(path) as archive:
         name = _description(path, archive)
-        found = follow(io.BytesIO(_record(path, archive, name)))
+        (found,) = follow(io.BytesIO(_record(path, archive, name)))
         folder = name.removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
             _check_order(path, _record(path, archive, f"{folder}byteorder") == b"little")
@@ -202,7 +202,7 @@ def _read_legacy(path: Path) -> Pickled:
     """Five pickles, one behind the other: a number, the protocol, the system, the value, the storages' keys. Then each
     storage: how many numbers it has, in 8 bytes, and the numbers."""
     content, size = io.BytesIO(_legacy_pickles(path)), path.stat().st_size
-    magic, _, system, found, keys = [follow(content) for _ in range(5)]
+    magic, _, system, found, keys = follow(content, 5)
     if magic.value != _LEGACY_MAGIC or not isinstance(keys.value, list) or not isinstance(system.value, dict):
         raise CheckpointError(f"{path}: a pickle that torch.save did not write; do not use it")
     _check_order(path, system.value.get("little_endian") is True)
@@ -213,6 +213,10 @@ def _legacy_places(path: Path, found: Found, keys: list, start: int, size: int) 
     places: dict[str, int] = {}
     with open(path, "rb") as file:
         for key in keys:
+            if not isinstance(key, str) or key not in found.storages:
+                raise CheckpointError(
+                    f"{path}: damaged, it lists a storage that it does not describe; download it again"
+                )
             storage = found.storages[key]
             file.seek(start)
             if int.from_bytes(file.read(8), "little") != storage.count or start + 8 + storage.nbytes > size:

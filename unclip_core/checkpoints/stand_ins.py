@@ -16,6 +16,7 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 
 _MAX_INSTRUCTIONS = 500_000  # a tensor of a state dict takes about 25
+MAX_NAME = 500  # characters
 _SMALL = 65_536  # numbers of a tensor that may be more than its storage has: one number stretched over a short table
 _STORAGES = {  # PyTorch's storages: safetensors' word, "" for those whose tensors are not read, and bytes a number
     "FloatStorage": ("F32", 4),
@@ -68,7 +69,7 @@ class Name:
     text: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # written out, one that holds others twice would be endless
 class Made:
     """Stands for an object: made by calling `of`. state: the attributes that it was given; items: what was stored in
     it, if it is some kind of table."""
@@ -121,22 +122,29 @@ class Found:
     storages: dict[str, Storage]
 
 
-def follow(pickled: io.BytesIO) -> Found:
-    """Follow the pickle that begins where `pickled` stands, and leave it behind its end.
+def follow(pickled: io.BytesIO, count: int = 1) -> list[Found]:
+    """Follow `count` pickles that lie one behind the other, from where `pickled` stands, and leave it behind the last.
 
     Raises Code for a name that is code, Malformed for what PyTorch does not write, and whatever else cut or damaged
     bytes lead to.
     """
-    return _Machine().run(pickled)
+    done, found = 0, []
+    for _ in range(count):
+        machine = _Machine(done)
+        found.append(machine.run(pickled))
+        done = machine.done
+    return found
 
 
 class _Machine:
-    def __init__(self) -> None:
+    """done: the instructions that count as followed already."""
+
+    def __init__(self, done: int) -> None:
+        self.done = done
         self._stack: list = []
         self._below: list[list] = []  # the stacks under the marks
         self._memo: dict[int, object] = {}
         self._storages: dict[str, Storage] = {}
-        self._done = 0
 
     def run(self, pickled: io.BytesIO) -> Found:
         for instruction, argument, _ in pickletools.genops(pickled):
@@ -157,9 +165,9 @@ class _Machine:
         return Found(self._stack[-1], self._storages)
 
     def _charge(self, count: int) -> None:
-        """So much was done; a call or an object's attributes go through as many items as they have."""
-        self._done += count
-        if self._done > _MAX_INSTRUCTIONS:
+        """So much was done; what goes through a container counts its items, which may be another's of long ago."""
+        self.done += count
+        if self.done > _MAX_INSTRUCTIONS:
             raise Malformed(f"more than {_MAX_INSTRUCTIONS:,} instructions, as no file of weights has")
 
     # --- names and objects
@@ -183,6 +191,7 @@ class _Machine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise Malformed("a call of what is no function")
+        self._charge(len(arguments))
         self._charge(sum(len(argument) for argument in arguments if isinstance(argument, tuple | list | dict)))
         self._stack.append(_called(function, arguments))
 
@@ -200,7 +209,9 @@ class _Machine:
             made.state.update(state)
 
     def _binpersid(self) -> None:
-        kind, of, *rest = self._stack.pop()
+        reference = self._stack.pop()
+        self._charge(len(reference))
+        kind, of, *rest = reference
         if kind == "module" and isinstance(of, Name):  # the format before zip archives, with the class's source
             self._stack.append(of)
         elif kind == "storage" and isinstance(of, Name):
@@ -332,7 +343,7 @@ _GIVEN_BACK = re.compile(  # calls that return, for us, what they are given
 
 def _called(function: Name, arguments: tuple) -> object:
     if function.text in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-        return _tensor(function, *arguments)
+        return _tensor(function, *arguments[:7])
     if function.text == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes, or of a subclass
         inner, _, inner_arguments, *_ = arguments
         if not isinstance(inner, Name) or not isinstance(inner_arguments, tuple):
@@ -373,7 +384,7 @@ def _counts(values: object) -> tuple[int, ...]:
 
 
 def _key(key: object) -> object:
-    """A key of a table: hashed in constant time."""
+    """A key of a table: hashed and compared in constant time."""
     if isinstance(key, Name | Made) or _is_plain(key):
         return key
     if isinstance(key, tuple) and len(key) < 16 and all(map(_is_plain, key)):
@@ -382,10 +393,12 @@ def _key(key: object) -> object:
 
 
 def _is_plain(key: object) -> bool:
-    return abs(key) < 2**64 if type(key) is int else isinstance(key, str | float | bytes | bool | None)
+    if type(key) is int:
+        return -(2**64) < key < 2**64
+    return len(key) <= MAX_NAME if isinstance(key, str | bytes) else isinstance(key, float | bool | None)
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MAX_NAME:
         raise Malformed(f"a {type(value).__name__} as a name")
     return value

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from .header import CheckpointError, guarded
 from .pickles import read_pickle
-from .stand_ins import Listed, Made
+from .stand_ins import MAX_NAME, Listed, Made
 from .tensors import Source, pickled_sources
-
-_MAX_DEPTH = 50  # of modules in modules
 
 
 def open_torchscript(path: Path) -> dict[str, Source]:
@@ -27,17 +25,18 @@ def _walk(path: Path, top: object) -> dict[str, Listed]:
     """The tensors of an object and of those in it, by dotted name; an object that comes again is taken once."""
     found: dict[str, Listed] = {}
     seen = set()
-    waiting = [("", top, 0)]
+    waiting = [("", top)]
     while waiting:
-        prefix, item, depth = waiting.pop()
+        prefix, item = waiting.pop()
         if not isinstance(item, Made) or id(item) in seen:
             continue
         seen.add(id(item))
-        if depth > _MAX_DEPTH:
-            raise CheckpointError(f"{path}: its modules are nested more than {_MAX_DEPTH} deep; do not use this file")
         for name, value in item.state.items():
+            full = f"{prefix}{name}"
+            if len(full) > MAX_NAME:
+                raise CheckpointError(f"{path}: a name of more than {MAX_NAME} characters in it; do not use this file")
             if isinstance(value, Listed):
-                found[f"{prefix}{name}"] = value
+                found[full] = value
             else:
-                waiting.append((f"{prefix}{name}.", value, depth + 1))
+                waiting.append((f"{full}.", value))
     return found
