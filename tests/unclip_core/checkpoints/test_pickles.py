@@ -85,6 +85,7 @@ def beside(foreign):
         "numbers": [1j, 2**200, float("inf"), b"bytes", bytearray(b"more"), range(3), random.getstate()],
         "times": [datetime.datetime(2022, 4, 13), datetime.timedelta(1), datetime.timezone.utc],
         "partial": functools.partial(torch.optim.AdamW, lr=1e-4),
+        "string_to_param": torch.nn.ParameterDict({"*": torch.ones(1, 4)}),  # as textual inversion's files have
         "a class": foreign("train.settings", "Settings", __slots__=("lr",)),
         ("a", 1): None,
     }
