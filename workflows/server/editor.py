@@ -107,7 +107,7 @@ async def read_json(request: web.Request) -> Any:
     """The request's JSON. Raises HTTPException for what is none, or more than MAX_JSON."""
     data = await read_body(request)
     try:
-        return from_json(data)
+        return await asyncio.to_thread(from_json, data)  # a second's work for what is large
     except ValueError as error:
         raise bad_request(f"the body is not JSON that can be used: {error}") from None
 
