@@ -115,7 +115,9 @@ def test_a_tag_is_published_with_its_version_its_changes_and_no_placeholder(rele
     assert [line.partition(": OWNER is a placeholder")[0] for line in release.placeholders(tmp_path)] == [
         *release.FILES
     ]
-    (tmp_path / "CHANGELOG.md").write_text("# Changes\n", encoding="utf-8")
+    log = "# Changes\n\n## 9.9.9 (2030-01-02)\n\n- One.\n\nTwo.\n\n## 9.9.8\n\n- Not dated.\n"
+    (tmp_path / "CHANGELOG.md").write_text(log, encoding="utf-8")
+    assert [release.changes(tmp_path, version) for version in ("9.9.9", "9.9.8")] == ["- One.\n\nTwo.\n", ""]
     assert f"no section '## {version}" in release.unready(tmp_path, f"v{version}")[-1]
 
 

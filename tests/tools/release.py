@@ -3,6 +3,7 @@
     python tests/tools/release.py --repository OWNER/NAME --publisher ID    # once: writes them wherever they belong
     python tests/tools/release.py                                           # what the registry would refuse
     python tests/tools/release.py --check v0.1.0                            # before a tag: what is missing as well
+    python tests/tools/release.py --check v0.1.0 --changes FILE             # ... and what that version changed
 
 The rules are those of https://docs.comfy.org/registry/specifications. Needs Pillow alone.
 """
@@ -38,6 +39,7 @@ ACCELERATORS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", metavar="TAG", help="list what keeps TAG from being published; exit code 1")
+    parser.add_argument("--changes", metavar="FILE", type=Path, help="write the section of TAG in CHANGELOG.md there")
     parser.add_argument("--repository", metavar="OWNER/NAME", help="where the repository lies on GitHub")
     parser.add_argument("--publisher", metavar="ID", help="the publisher's id at registry.comfy.org, without the @")
     given = parser.parse_args()
@@ -45,8 +47,12 @@ def main() -> int:
         fill_in(ROOT, given.repository, given.publisher)
     elif given.repository or given.publisher:
         parser.error("--repository and --publisher belong together")
+    if given.changes and not given.check:
+        parser.error("--changes goes with --check TAG")
     found = faults(ROOT) + (unready(ROOT, given.check) if given.check else [])
     print("\n".join(found) or (f"{given.check} can be published" if given.check else "the registry would take it"))
+    if given.changes and not found:
+        given.changes.write_text(changes(ROOT, given.check.removeprefix("v")), encoding="utf-8")
     if not given.check:
         print("\n".join(f"for its owner to fill in: {line}" for line in placeholders(ROOT)))
     return 1 if found else 0
@@ -141,11 +147,16 @@ def unready(root: Path, tag: str) -> list[str]:
     found = placeholders(root)
     if tag != f"v{version}":
         found.append(f"tag {tag}: pyproject.toml has version {version}; they must be equal")
-    if not re.search(
-        rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
-    ):
+    if not changes(root, version):
         found.append(f"CHANGELOG.md: has no section '## {version} (YYYY-MM-DD)'")
     return found
+
+
+def changes(root: Path, version: str) -> str:
+    """The dated section of CHANGELOG.md on a version, without its heading; empty where there is none."""
+    text = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return section[1].strip() + "\n" if section and section[1].strip() else ""
 
 
 if __name__ == "__main__":
