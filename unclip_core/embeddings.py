@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import is_number, is_whole
 from .diffusion.noise import ItemNoise
 from .presets import explain_clip
 from .types import (
@@ -267,7 +268,7 @@ def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) ->
     who, what: the node's name and the rows' in messages. Raises ValueError for rows that are not there.
     """
     for name, value in (("index", index), ("length", length)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if not is_whole(value) or value < 0:
             raise ValueError(f"{who}: {name} must be a whole number from 0 up, got {value!r}")
     count = len(batch)
     if index >= count:
@@ -308,7 +309,7 @@ def rank_by_text(
             "the captions' order, as a prior makes them, or pick one caption with Text From Batch"
         )
     own = rows // captions
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= own:
+    if not is_whole(keep) or not 0 <= keep <= own:
         each = " of each caption" * (captions > 1)
         raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {own} there are{each}, got {keep!r}")
     warn_of_crossed_captions(who, embed if made_from is None else made_from, text, warn)
@@ -321,9 +322,9 @@ def rank_by_text(
 def path(who: str, start_name: str, start: float, end_name: str, end: float, frames: int) -> Tensor:
     """`frames` shares (frames,) from start to end. Raises ValueError for one outside 0..1 or frames outside 1..1000."""
     for name, value in ((start_name, start), (end_name, end)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        if not is_number(value) or not 0.0 <= value <= 1.0:
             raise ValueError(f"{who}: {name} must be a number from 0 to 1, got {value!r}")
-    if isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= MAX_FRAMES:
+    if not is_whole(frames) or not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"{who}: frames must be a whole number from 1 to {MAX_FRAMES}, got {frames!r}")
     return torch.linspace(float(start), float(end), frames)
 

@@ -90,7 +90,7 @@ def test_the_blends_weights_are_read_and_matter(node, batch_of):
     assert torch.equal(inside, blend_embeddings([batch], [2.0, 1.0]).vector) and len(inside) == 1
     node_class = NODE_CLASS_MAPPINGS["UnCLIPEmbeddingBlend"]
     assert node_class.VALIDATE_INPUTS("1 .5") is True and node_class.VALIDATE_INPUTS(None) is True
-    assert "'half' is no number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
+    assert "'half' is not a number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
 
 
 def ranked(**inputs):
@@ -107,7 +107,7 @@ def test_embeddings_are_ranked_by_their_cosine_to_the_caption(node, batch_of, ca
     order = cosines.argsort(descending=True)
     assert torch.equal(best_first.vector, embed.vector[order])
     assert scores.splitlines() == [f"#{row} {cosines[row]:.3f}" for row in order.tolist()]
-    assert shown["labels"] == [[f"#{row}" for row in order.tolist()]]
+    assert shown["labels"] == [[f"{place} ← #{row}" for place, row in enumerate(order.tolist())]]
     assert torch.allclose(torch.tensor(shown["scores"][0]), cosines[order])
     (two, _, _), _ = ranked(text=boat, embed=embed, keep=2)
     assert torch.equal(two.vector, best_first.vector[:2])
@@ -149,7 +149,7 @@ def test_each_of_several_captions_keeps_its_best_and_the_decoder_paints_it_under
     rows = [3 * caption + place for caption, place in enumerate(cosines.argmax(1).tolist())]
     assert torch.equal(best.vector, ideas.vector[rows])
     told = [f"#{row} {cosines.flatten()[row]:.3f} {text}" for row, text in zip(rows, captions.captions, strict=True)]
-    assert scores.splitlines() == told and shown["labels"] == [[f"#{row}"] for row in rows]
+    assert scores.splitlines() == told and shown["labels"] == [[f"{place} ← #{row}"] for place, row in enumerate(rows)]
     settings = {"steps": 2, "sampler": "ddim", "noise_per_item": False}
     together = node("UnCLIPDecoderSample", embed=best, text=captions, **settings)
     boat = node("UnCLIPTextFromBatch", text=captions, index=1)

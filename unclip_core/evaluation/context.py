@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoints.catalog import ANALYTIC, PCA, StackEntry, find_table
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
+from ..config import from_plain
 from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish
 from ..storybook.shards import make_scenes
@@ -268,7 +269,7 @@ class Context:
                 return {"fits": written([asdict(fit) for fit in fits(part)])}
 
             kept = self.store.tensors("fitted", digest(part, FITTER), make)["fits"]
-            found += [Fit.from_json(fit) for fit in read(kept)]
+            found += [from_plain(Fit, fit, "fit") for fit in read(kept)]
             self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
         return found
 

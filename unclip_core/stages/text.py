@@ -90,6 +90,22 @@ def choose_closest(vectors: Tensor, text: TextEncoding, clip_id: str) -> Embeddi
     return Embedding(chosen, clip_id, "image", captions=tuple(text.captions[row] for row in rows))
 
 
+def rows_of_items(items: slice, count: int, candidates: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(the rows of a text that some items are of, and which of these each (item, candidate) is of), int64.
+
+    Items are text-row-major: item = row * count + k.
+    """
+    first, last = items.start // count, (items.stop - 1) // count + 1
+    places = torch.arange(items.start, items.stop, device=device) // count - first
+    return torch.arange(first, last, device=device), places.repeat_interleave(candidates)
+
+
+def with_nulls(places: Tensor, rows: int, nulls: int) -> Tensor:
+    """The places (N,) of conditional rows, then those of their unconditional ones, which stand behind the `rows`:
+    `nulls` of them, one for all or one for each."""
+    return torch.cat([places, rows + (places if nulls > 1 else torch.zeros_like(places))])
+
+
 def stack_texts(first: TextRows, second: TextRows) -> TextRows:
     """Rows of two texts as one batch; the shorter is padded with masked tokens."""
     length = max(first.tokens.shape[1], second.tokens.shape[1])
