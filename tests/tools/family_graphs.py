@@ -24,7 +24,7 @@ NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 CAPTION_COLOURS = {"color": "#232", "bgcolor": "#353"}
 WIDE = {"UnCLIPImageGrid": 640, "UnCLIPSaveAnimation": 640, "SaveImage": 640}
 # Pixels below the widgets that a picture takes after a run.
-PICTURES = {"UnCLIPSaveAnimation": 410, "SaveImage": 440, "PreviewImage": 320}
+PICTURES = {"UnCLIPSaveAnimation": 410, "SaveImage": 400, "PreviewImage": 320}
 
 
 @dataclass(frozen=True)
