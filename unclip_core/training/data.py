@@ -26,7 +26,7 @@ from ..types import model_to_image
 
 FINGERPRINT_ROWS = 64  # pictures spread over the scenes; the scenes themselves are all told apart
 
-Tick = Callable[[str, int, int], None]  # is told of a pass over data: what is done, rows so far, of how many
+Tick = Callable[[str, int, int], None]  # called during a pass over data: what is done, rows so far, of how many
 
 
 class Data(Protocol):
@@ -59,7 +59,7 @@ class Data(Protocol):
     def lettered(self) -> list[int]:
         """The rows of pictures that are known to have a word written on them."""
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         """A caption for each row, and what is known of them."""
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
@@ -68,10 +68,12 @@ class Data(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """Captions of N rows. fits: (N, N) bool, where caption j is known to be true of picture i as well. seen, said:
-    (N, facts) int64, the class of each of `storybook.facts.FACTS` in the picture, and in its caption; None where nobody
-    knows them."""
+class Captioned:
+    """Captions of N rows, with what is known of them.
+
+    fits: (N, N) bool, whether caption j is known to be true of picture i. seen, said: (N, facts) int64, the class of
+    each of `storybook.facts.FACTS` in the picture, and in its caption; None where they are not known.
+    """
 
     captions: list[str]
     fits: Tensor
@@ -98,12 +100,12 @@ class Unrelated:
         """See Data."""
         return []
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         """See Data: the same row, or the same words."""
         captions = self.captions(rows, rng)
         places: dict[str, int] = {}
         row, words = torch.tensor(rows), torch.tensor([places.setdefault(said, len(places)) for said in captions])
-        return Told(captions, (row[:, None] == row) | (words[:, None] == words))
+        return Captioned(captions, (row[:, None] == row) | (words[:, None] == words))
 
 
 def to_model(pixels: np.ndarray) -> Tensor:
@@ -185,14 +187,14 @@ class StorybookData:
         """See Data."""
         return self._lettered
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         """See Data."""
         scenes = [self.scenes[row] for row in rows]
         captions, stated = zip(*(caption(scene, rng, chinese=self.chinese) for scene in scenes), strict=True)
         fits = [[matches(said, scene) for said in stated] for scene in scenes]
         said = [said_facts(scene, known) for scene, known in zip(scenes, stated, strict=True)]
         seen = torch.tensor([facts(scene) for scene in scenes])
-        return Told(list(captions), torch.tensor(fits), seen, torch.tensor(said))
+        return Captioned(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
         """See Data."""

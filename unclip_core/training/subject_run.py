@@ -24,7 +24,7 @@ from ..disk import whole_file
 from ..stack import Stack, load_stack
 from .data import Data, Tick, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
-from .frozen import frozen_beside
+from .frozen import frozen_parts
 from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
@@ -112,7 +112,7 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     settings, decoder = options.settings, entry.stages["decoder"]
     if settings is not None:
         settings = replace(settings, base_dtype=options.base_dtype)
-    beside = frozen_beside(decoder.config, partial(stored_state, decoder), seer)
+    beside = frozen_parts(decoder.config, partial(stored_state, decoder), seer)
     rest = (data, embeddings, len(subject), others, recipe, settings, beside)
     task = SubjectTask(networks(entry, options.base_dtype), configs, (clip, seer), options.word, start, *rest)
     identity = {
@@ -353,12 +353,11 @@ def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: T
     """Pictures of the captions by the stack as it is, `0001.png` with `0001.txt` ...; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]
-    reads_text = stack.decoder.config.text != "none"
     steps = min(PAINT_STEPS, stack.decoder.config.sampling.steps)
     for rows in _neighbours(missing):  # item i of a run has its seed + i, so that every picture has its row's
         text = stack.clip.encode_text([captions[row] for row in rows])
         embed = stack.prior.sample(text, seed=rows[0])
-        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0], steps=steps)
+        pictures = stack.decoder.sample(embed, text if stack.decoder.reads_text else None, seed=rows[0], steps=steps)
         for row, picture in zip(rows, pictures, strict=True):
             pixels = (picture * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")

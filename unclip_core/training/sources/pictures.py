@@ -44,7 +44,7 @@ class Seen:
 class PictureData(Unrelated):
     """Rows of a source's pictures that can be read; see `data.Data`. cache: the folder that the squares are kept in.
 
-    progress: is told of passes over all pictures. Raises ValueError for a source without a readable picture.
+    progress: called during passes over all pictures. Raises ValueError for a source without a readable picture.
     """
 
     def __init__(self, index: Index, cache: Path, workers: int = 1, progress: Tick | None = None) -> None:
