@@ -133,24 +133,11 @@ class UnCLIPEmbeddingBlend(_Embedding):
             return str(error)
         return True
 
-    def blend(
-        self,
-        *,
-        embed,
-        weights,
-        embed_2=None,
-        embed_3=None,
-        embed_4=None,
-        embed_5=None,
-        embed_6=None,
-        embed_7=None,
-        embed_8=None,
-    ):
+    def blend(self, *, embed, weights, **further):
         from ..unclip_core.embeddings import blend_embeddings
 
         warnings = []
-        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
-        blended = blend_embeddings(embeds, _weights(weights), warn=warnings.append)
+        blended = blend_embeddings(linked(embed, further), _weights(weights), warn=warnings.append)
         current_host().warn(*warnings)
         return (blended,)
 

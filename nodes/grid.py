@@ -64,18 +64,11 @@ class UnCLIPImageGrid:
         column_labels,
         gap,
         cell_height,
-        image_2=None,
-        image_3=None,
-        image_4=None,
-        image_5=None,
-        image_6=None,
-        image_7=None,
-        image_8=None,
+        **further,
     ):
         from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
-        batches = linked(image, image_2, image_3, image_4, image_5, image_6, image_7, image_8)
-        rows = same_size(batches, cell_height)
+        rows = same_size(linked(image, further), cell_height)
         if len(rows) == 1:
             rows = list(rows[0].split(columns or near_square(len(rows[0]))))
         return (labelled_grid(rows, _lines(row_labels), _lines(column_labels), gap),)

@@ -97,9 +97,12 @@ def further_inputs(kind: str, name: str, tooltip: str) -> dict:
     return {f"{name}_{number}": (kind, {"tooltip": tooltip.format(number=number)}) for number in FURTHER}
 
 
-def linked(*inputs: Any) -> list:
-    """Those of several inputs that are linked, in their order."""
-    return [value for value in inputs if value is not None]
+def linked(first: Any, further: dict[str, Any]) -> list:
+    """The first input and those of `further_inputs` that are linked, in the order of their numbers.
+
+    further: name -> value, as a node's function takes them: `def join(self, *, embed, **further)`.
+    """
+    return [first, *(further[name] for name in sorted(further) if further[name] is not None)]
 
 
 class NotLinked:

@@ -24,7 +24,7 @@ NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 CAPTION_COLOURS = {"color": "#232", "bgcolor": "#353"}
 WIDE = {"UnCLIPImageGrid": 640, "UnCLIPSaveAnimation": 640, "SaveImage": 640}
 # Pixels below the widgets that a picture takes after a run.
-PICTURES = {"UnCLIPSaveAnimation": 410, "SaveImage": 480, "PreviewImage": 320}
+PICTURES = {"UnCLIPSaveAnimation": 410, "SaveImage": 440, "PreviewImage": 320}
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ GRAPHS: dict[str, Columns] = {
                 node("prior", "DiffusionPrior", prior="model.PRIOR", text="prompt.TEXT", candidates=1),
                 node(
                     "between the embeddings",
-                    "Slerp",
+                    "SlerpEmbedding",
                     embed_a="what CLIP sees (z_i).EMBED",
                     embed_b="prior.EMBED",
                     frames=5,

@@ -59,7 +59,8 @@ def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: 
     check_counts(counts, basis.dim)
     vectors = embed.vector.float()
     rows = torch.stack([basis.reconstruct(vectors, count) for count in counts], dim=1).flatten(0, 1)
-    return replace(embed, vector=F.normalize(rows, dim=-1) if unit_norm else rows)
+    captions = tuple(caption for caption in embed.captions for _ in counts)
+    return replace(embed, vector=F.normalize(rows, dim=-1) if unit_norm else rows, captions=captions)
 
 
 def check_basis(basis: PCABasis, clip_id: str, dim: int) -> None:

@@ -18,7 +18,7 @@ from ..diffusion.samplers import Sampling, StepState
 from ..models.ar_prior import ARCache, ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
-from ..types import Embedding, TextEncoding, expand_rows
+from ..types import Embedding, TextEncoding
 from .run import NanWatch, check_count, finish, run_chunks, split_rows, until_it_fits
 from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
@@ -110,8 +110,7 @@ class ARPrior(TextStage):
 
         found = yield from run_chunks(self.WHO, chunks, sample, self.network.dtype, self.network.device)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
-        texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
-        return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)
+        return choose_closest(vectors, text, self.config.clip_id)
 
     def _codes(
         self,

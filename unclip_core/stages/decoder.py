@@ -30,6 +30,7 @@ from ..types import (
     broadcast_batch,
     expand_rows,
     model_to_image,
+    warn_of_crossed_captions,
 )
 from .clip_guidance import ClipGuidance, clip_guidance
 from .conditions import Conditions
@@ -208,6 +209,8 @@ class Decoder(TextStage):
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
         conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
+        if conditions.embed is not None and conditions.text is not None:
+            warn_of_crossed_captions(self.WHO, conditions.embed, conditions.text, warn)
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)

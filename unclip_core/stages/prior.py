@@ -153,8 +153,7 @@ class Prior(TextStage):
         chunks = split_rows(texts * count, rows_that_fit(placed.device, row_bytes))
         samples = torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.weights, placed.device)))
         vectors = network.unscale(samples.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
-        texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
-        return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)
+        return choose_closest(vectors, text, self.config.clip_id)
 
     def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
         if text is not None:
