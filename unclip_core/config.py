@@ -458,7 +458,6 @@ class StackConfig:
     ar_prior: ARPriorConfig | None = None
 
 
-STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 STAGE_CONFIGS: dict[str, type] = {
     "clip": ClipConfig,
     "prior": PriorConfig,
@@ -467,6 +466,7 @@ STAGE_CONFIGS: dict[str, type] = {
     "upsampler_1024": UpsamplerConfig,
     "ar_prior": ARPriorConfig,
 }
+STAGES = tuple(STAGE_CONFIGS)
 
 
 def to_json(config: object) -> str:

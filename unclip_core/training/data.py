@@ -82,22 +82,19 @@ class Captioned:
 
 
 class Unrelated:
-    """The part of Data for rows that say nothing about each other but by their words."""
+    """The part of Data that follows from `all_captions`, for rows that say nothing about each other but by their words.
+    A row without a caption has the empty one."""
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
-        raise NotImplementedError
+        return [rng.choice(found) if (found := self.all_captions(row)) else "" for row in rows]
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data."""
         return [row]
 
     def swaps(self, row: int) -> list[int]:
-        """See Data."""
         return []
 
     def lettered(self) -> list[int]:
-        """See Data."""
         return []
 
     def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
@@ -157,7 +154,6 @@ class StorybookData:
         return len(self.scenes)
 
     def pictures(self, rows: list[int], side: int = SIZE) -> Tensor:
-        """See Data."""
         if side == SIZE:
             return to_model(self.shard[rows])
         return to_model(np.stack([render(self.scenes[row], side) for row in rows]))
@@ -167,7 +163,6 @@ class StorybookData:
         return model_to_image(self.pictures([row], side))
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
         return [caption(self.scenes[row], rng, chinese=self.chinese)[0] for row in rows]
 
     def all_captions(self, row: int) -> tuple[str, ...]:
@@ -180,15 +175,12 @@ class StorybookData:
         return [other for key in _likeness(self.scenes[row], cousins) for other in self._alike[key]]
 
     def swaps(self, row: int) -> list[int]:
-        """See Data."""
         return [other for other in self._groups[self._group_of[row]] if other != row]
 
     def lettered(self) -> list[int]:
-        """See Data."""
         return self._lettered
 
     def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
-        """See Data."""
         scenes = [self.scenes[row] for row in rows]
         captions, stated = zip(*(caption(scene, rng, chinese=self.chinese) for scene in scenes), strict=True)
         fits = [[matches(said, scene) for said in stated] for scene in scenes]
@@ -197,7 +189,6 @@ class StorybookData:
         return Captioned(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
-        """See Data."""
         cut, corners = zip(*(random_crop(self.scenes[row], rng, picture, crop) for row in rows), strict=True)
         return to_model(np.stack(cut)), torch.tensor(corners)
 
