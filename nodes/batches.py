@@ -1,6 +1,6 @@
 """Batches of embeddings, captions and start noises: joined, and taken apart again."""
 
-from .host import current_host
+from .host import node_warnings
 from .inputs import FAMILY, further_inputs, linked
 
 _JOIN = (*FAMILY, "concatenate", "combine", "list", "several", "append")
@@ -66,9 +66,9 @@ class UnCLIPEmbeddingBatch(_Embedding):
     def join(self, *, embed, **further):
         from ..unclip_core.embeddings import join_embeddings
 
-        warnings = []
-        joined = join_embeddings(linked(embed, further), warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embeds = linked(embed, further)
+            joined = join_embeddings(embeds, warn=warn)
         return (joined,)
 
 

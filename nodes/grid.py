@@ -55,20 +55,11 @@ class UnCLIPImageGrid:
             "optional": further_inputs("IMAGE", "image", "Row {number}."),
         }
 
-    def draw(
-        self,
-        *,
-        image,
-        columns,
-        row_labels,
-        column_labels,
-        gap,
-        cell_height,
-        **further,
-    ):
+    def draw(self, *, image, columns, row_labels, column_labels, gap, cell_height, **further):
         from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
-        rows = same_size(linked(image, further), cell_height)
+        batches = linked(image, further)
+        rows = same_size(batches, cell_height)
         if len(rows) == 1:
             rows = list(rows[0].split(columns or near_square(len(rows[0]))))
         return (labelled_grid(rows, _lines(row_labels), _lines(column_labels), gap),)

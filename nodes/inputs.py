@@ -1,5 +1,6 @@
 """Inputs that several nodes share, so that a seed or a step count looks and behaves the same everywhere."""
 
+from collections.abc import Callable
 from typing import Any
 
 FAMILY = ("unclip", "dalle", "dall-e", "karlo", "kandinsky")  # words by which a search finds every node of the pack
@@ -98,11 +99,20 @@ def further_inputs(kind: str, name: str, tooltip: str) -> dict:
 
 
 def linked(first: Any, further: dict[str, Any]) -> list:
-    """The first input and those of `further_inputs` that are linked, in the order of their numbers.
+    """The first input and what is linked of the `further_inputs`, by their numbers. A node takes those as **further:
+    what is not linked is not passed."""
+    return [first, *(further[name] for name in sorted(further))]
 
-    further: name -> value, as a node's function takes them: `def join(self, *, embed, **further)`.
-    """
-    return [first, *(further[name] for name in sorted(further) if further[name] is not None)]
+
+def verdict(check: Callable[[Any], Any], value: Any) -> bool | str:
+    """What VALIDATE_INPUTS answers: True, or the message of the ValueError that `check(value)` raises. None, for an
+    input that is linked, waits for the run."""
+    if value is not None:
+        try:
+            check(value)
+        except ValueError as error:
+            return str(error)
+    return True
 
 
 class NotLinked:

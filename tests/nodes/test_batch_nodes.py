@@ -90,7 +90,7 @@ def test_the_blends_weights_are_read_and_matter(node, batch_of):
     assert torch.equal(inside, blend_embeddings([batch], [2.0, 1.0]).vector) and len(inside) == 1
     node_class = NODE_CLASS_MAPPINGS["UnCLIPEmbeddingBlend"]
     assert node_class.VALIDATE_INPUTS("1 .5") is True and node_class.VALIDATE_INPUTS(None) is True
-    assert "'half' is no number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
+    assert "'half' is not a number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
 
 
 def ranked(**inputs):

@@ -127,14 +127,7 @@ def command(
     stage = stage.replace("-", "_")
     folders = tuple(current_host().model_folders())
     wanted = _stages(stages) if stages else CASCADE
-    if stage == "all" and not name:
-        raise click.UsageError("train all needs --name: what the stack is to be called in Load unCLIP")
-    if lora and (stage == "all" or name):
-        raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
-    if stage == "all" and init:
-        raise click.UsageError("--init begins one stage; name that stage instead of all")
-    if stage == "all" and through:
-        raise click.UsageError("--through is of one upsampler; train it by its own name, once the decoder is there")
+    _check_together(stage, name, lora, init, through)
     given = {name: value for name, value in changes.items() if value is not None}
     plan = make_plan(
         preset,
@@ -191,6 +184,20 @@ def command(
             say(str(stopped), err=True)
             return 128 + stop.number
     return 0
+
+
+def _check_together(stage: str, name: str | None, lora: int | None, init: str | None, through: tuple[str, ...]) -> None:
+    """Raises UsageError for options that do not go together."""
+    if lora and (stage == "all" or name):
+        raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
+    if stage != "all":
+        return
+    if not name:
+        raise click.UsageError("train all needs --name: what the stack is to be called in Load unCLIP")
+    if init:
+        raise click.UsageError("--init begins one stage; name that stage instead of all")
+    if through:
+        raise click.UsageError("--through is of one upsampler; train it by its own name, once the decoder is there")
 
 
 def _nothing(*what: object, **how: object) -> None:

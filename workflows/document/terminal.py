@@ -28,8 +28,8 @@ class OneLine(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
-def log_to_terminal(format: str, level: int = logging.WARNING) -> None:
-    """Print the log's records from `level` on."""
+def log_to_terminal(format: str) -> None:
+    """Print the log's warnings and errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(format))
-    logging.basicConfig(handlers=[handler], level=level)
+    logging.basicConfig(handlers=[handler])

@@ -48,16 +48,10 @@ class Prepared:
 
     def changes(self, number: int) -> Changes:
         """The inputs that row `number` changes."""
-        found: Changes = {}
-        rest = number - 1
-        picked = []
-        for variants in reversed(self.axis_changes):
-            rest, index = divmod(rest, len(variants))
-            picked.append(variants[index])
-        if self.table_changes:
-            found |= self.table_changes[rest]
-        for variant in reversed(picked):
-            found |= variant
+        table_index, indices = self.jobs.places(number)
+        found: Changes = dict(self.table_changes[table_index]) if self.table_changes else {}
+        for variants, index in zip(self.axis_changes, indices, strict=True):
+            found |= variants[index]
         return found
 
     def row_prompt(self, number: int) -> Prompt:

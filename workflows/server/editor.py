@@ -7,12 +7,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ...nodes.files import UnusableName, path_inside
 from ...nodes.host import LocalHost, use_host
 from ...unclip_core.disk import size_text
 from .json_text import from_json, to_json
@@ -140,6 +140,11 @@ def read_ids(data: dict[str, Any], name: str) -> list[str]:
     return ids
 
 
-def bind(handler: Callable[..., Any], editor: Editor) -> Callable[[web.Request], Any]:
-    """A handler of `(editor, request)` as aiohttp calls one, with the request alone."""
-    return partial(handler, editor)
+def path_of(folder: Path, name: str) -> Path:
+    """The path of `name` in a folder. Raises HTTPException for what cannot be a name, or leads out of the folder."""
+    try:
+        return path_inside(folder, name, links=False)
+    except UnusableName as error:
+        raise bad_request(str(error)) from None
+    except (ValueError, OSError):
+        raise web.HTTPForbidden(text="this path leads out of its folder") from None

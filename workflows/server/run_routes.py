@@ -118,7 +118,7 @@ async def list_jobs(editor: Editor, request: web.Request) -> web.Response:
     """The newest first, running and waiting ones before those that are over."""
     wanted = {status for status in request.query.get("status", "").split(",") if status}
     if unknown := wanted - set(STATUSES):
-        raise bad_request(f"status {min(unknown)!r} is none of {', '.join(STATUSES)}")
+        raise bad_request(f"status {min(unknown)!r} is not one of {', '.join(STATUSES)}")
     worker = editor.worker
     jobs = [*reversed(worker.waiting()), *worker.running(), *reversed(worker.ended())]
     found = [job for job in jobs if not wanted or job.status in wanted]

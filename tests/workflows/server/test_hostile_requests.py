@@ -49,7 +49,7 @@ REFUSED = {
         {},
         "number is not a number",
     ),
-    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which is no number in JSON"),
+    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which JSON does not have"),
     "too large": ("/prompt", prompt().replace('"value": 1', '"value": 1e999'), {}, "1e999, which is too large"),
     "nesting": ("/settings", f'{{"a": {nested(MAX_DEPTH)}}}', {}, f"deeper than {MAX_DEPTH} levels"),
     "more nesting": ("/settings/a", nested(100_000), {}, f"deeper than {MAX_DEPTH} levels"),
