@@ -71,7 +71,7 @@ class Run:
         """The ids of all nodes, those that expansions added too."""
         return self._graph.all_node_ids()
 
-    def keys(self) -> dict[str, str]:
+    def _prompt_keys(self) -> dict[str, str]:
         """The content keys of the prompt's nodes."""
         return {node_id: self._keys[node_id] for node_id in self._prompt}
 
@@ -80,11 +80,11 @@ class Run:
             return False if self._nodes[node_id]["class_type"] in classes else self._is_changed(node_id)
 
         others = Keys(self._nodes, self._classes, changed)
-        return {key: others[node_id] for node_id, key in self.keys().items()}
+        return {key: others[node_id] for node_id, key in self._prompt_keys().items()}
 
     def run(self, outputs: Iterable[str]) -> None:
         """Make the outputs. Raises NodeFailure for the first node that fails."""
-        outputs, keys = list(outputs), self.keys()
+        outputs, keys = list(outputs), self._prompt_keys()
         self._cache.begin(keys.values(), self._prompt, self._keys_without)
         self._on_event(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
