@@ -96,7 +96,7 @@ def _warnings(clip, captions: list[str]) -> list[str]:
             "in words, or raise guidance_scale"
         )
     if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
-        known = clip.vocabulary_summary()
+        known = clip.config.knows
         hint = f"; it knows {known}" if known else ""
         warnings.append(f"{_NAME}: {explain_clip(clip.clip_id)} does not know {', '.join(unknown)}{hint}")
     return warnings

@@ -30,6 +30,7 @@ LIGHT = (
     "__init__.py",
     "nodes/",
     "workflows/",
+    "unclip_core/checks.py",
     "unclip_core/config.py",
     "unclip_core/disk.py",
     "unclip_core/presets.py",
@@ -57,7 +58,7 @@ LIGHT = (
 )
 # Each room may import from the rooms of the lines above its own, and from those on its own line.
 ORDER = (
-    "unclip_core.config unclip_core.types unclip_core.presets unclip_core.texts unclip_core.disk",
+    "unclip_core.checks unclip_core.config unclip_core.types unclip_core.presets unclip_core.texts unclip_core.disk",
     "unclip_core.storybook unclip_core.pictures unclip_core.pages unclip_core.processor",
     "unclip_core.models",
     "unclip_core.clip unclip_core.diffusion unclip_core.runtime unclip_core.embeddings",
@@ -186,7 +187,7 @@ def test_open_clip_is_known_to_clip_alone_and_diffusers_to_nobody(path):
     tops = {(module.split(".")[0], late) for module, level, late, _ in imports(path) if not level}
     names = {name for name, _ in tops}
     assert not names & {"diffusers", "transformers", "accelerate"}
-    if path in (ROOT / "unclip_core" / "clip" / name for name in ("byte_pairs.py", "model.py")):
+    if path in (ROOT / "unclip_core" / "clip" / name for name in ("byte_pairs.py", "model.py", "networks.py")):
         assert ("open_clip", True) in tops and ("open_clip", False) not in tops
     else:
         assert "open_clip" not in names

@@ -13,6 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from .checks import is_whole
 from .texts import one_line
 
 FORMAT_VERSION = 1
@@ -516,7 +517,7 @@ def from_plain(kind, data, where: str):
         if len(kinds) != len(data):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {data!r}")
         return tuple(map(from_plain, kinds, data, [where] * len(data)))
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and is_whole(data):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")

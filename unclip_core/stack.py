@@ -143,7 +143,7 @@ def load_stack(
             "or choose dtype auto"
         )
     weights = pick_dtype("auto", device, halves) if painting == torch.int8 else painting
-    # Where "auto" picked float16, sampling is watched for overflow and goes on in `wider`. Text encoders are not.
+    # Where "auto" picked float16, what overflows goes on in `wider`. CLIP cannot, it is an error there.
     wider = widest(halves) if dtype == "auto" and weights == torch.float16 else None
     unwatched = torch.bfloat16 if wider == torch.bfloat16 else weights
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
@@ -159,7 +159,7 @@ def load_stack(
         options["captions_alone"] = _has_own_text(entry)
         if has_caption_tower(clip):
             options["read_text_half"] = partial(load_caption_tower, clip, check=check)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
+        handles["clip"] = Clip(clip.config, read_clip, **options)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]

@@ -213,7 +213,7 @@ class Headers:
 
         from comfyui_unclip.unclip_core.checkpoints import catalog
         from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, guarded, read_header, read_stage
-        from comfyui_unclip.unclip_core.clip.model import empty_network
+        from comfyui_unclip.unclip_core.clip.networks import empty_network
         from comfyui_unclip.unclip_core.models.build import build_network
 
         header, rest = safetensors_parts(rng.choice(self.files))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clip.model import empty_network
+from ..clip.networks import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
 from ..disk import clear_once, part_prefix, sync_folder
 from ..models.build import build_network

@@ -111,7 +111,7 @@ def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]])
 
 def _network(stage: StageFile) -> torch.nn.Module:
     if stage.stage == "clip":
-        from ..clip.model import empty_network
+        from ..clip.networks import empty_network
 
         return empty_network(stage.config)
     return build_network(stage.stage, stage.config)

@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from ..checks import is_whole
+
 SEED_RANGE = 2**64
 
 
@@ -21,7 +23,7 @@ class ItemNoise:
     def __init__(
         self, seed: int, count: int, stage: str, candidate: int = 0, shared: bool = False, *, first: int = 0
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if not is_whole(seed):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
         if count < 1:
             raise ValueError(f"noise needs at least one item, got {count}")

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import preprocess, text_states
+from ..clip.networks import text_states
+from ..clip.preprocessing import preprocess
 from ..config import DecoderConfig
 from ..diffusion.schedule import Schedule
 from ..models.decoder import DecoderNetwork, inpaint_input
@@ -61,9 +62,9 @@ class Drawings:
         return pictures if side == SIDE else F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
 
 
-def noise_of(shape: Sequence[int], seed: int = 0) -> Tensor:
+def noise_of(shape: Sequence[int]) -> Tensor:
     """Standard normal numbers that are the same at every check."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
 
 
 def level_at(schedule: Schedule, signal: float) -> int:
@@ -84,10 +85,10 @@ class Matching:
     other: float
 
 
-def match(first: Tensor, second: Tensor, own: Sequence[int] | None = None) -> Matching:
-    """(N, D) with (M, D): the partner of row i is row own[i], without `own` row i."""
+def match(first: Tensor, second: Tensor) -> Matching:
+    """(N, D) with (M, D), M >= N: the partner of row i is row i."""
     cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
-    partners = torch.arange(len(first)) if own is None else torch.tensor(own)
+    partners = torch.arange(len(first))
     is_own = F.one_hot(partners, len(second)).bool()
     right = (cosines.argmax(1) == partners).float().mean()
     return Matching(float(right), float(cosines[is_own].mean()), float(cosines[~is_own].mean()))

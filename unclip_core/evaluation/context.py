@@ -282,7 +282,7 @@ class Context:
         found = []
         for start in range(0, len(pictures), CHUNK):
             rows = slice(start, start + CHUNK)
-            shown, part = pictures[rows], replace(embed, vector=embed.vector[rows])
+            shown, part = pictures[rows], embed.take(rows)
 
             def make(shown: Tensor = shown, part: Embedding = part, start: int = start) -> dict[str, Tensor]:
                 steps = self.decoder.invert_steps(shown, part, **options)
@@ -316,7 +316,7 @@ class Context:
         for start in range(0, batch, CHUNK):
             rows = slice(start, start + CHUNK)
             given = {
-                "embed": embed and replace(embed, vector=embed.vector[rows]),
+                "embed": embed and embed.take(rows),
                 "text": text and text.take(rows),
                 "noise": noise and (noise.take(rows) if len(noise) > 1 else noise),
                 "seed": seed + start,

@@ -73,10 +73,10 @@ class AppliedLora:
     strength: float
 
 
-class BranchedLinear(nn.Module):
-    """A linear layer with a side branch. `layer` is the network's own: what it packs is packed for all."""
+class _Branched(nn.Module):
+    """A layer with a side branch. `layer` is the network's own: what it packs is packed for all."""
 
-    def __init__(self, layer: nn.Linear, down: Tensor, up: Tensor) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, down: Tensor, up: Tensor) -> None:
         super().__init__()
         self.layer = layer
         self.down = nn.Parameter(down, requires_grad=False)
@@ -86,25 +86,18 @@ class BranchedLinear(nn.Module):
     def weight(self) -> Tensor:
         """The layer's own, by which callers find dtype and device."""
         return self.layer.weight
+
+
+class BranchedLinear(_Branched):
+    """A linear layer with a side branch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return self.layer(x) + F.linear(F.linear(x, self.down), self.up)
 
 
-class BranchedConv2d(nn.Module):
-    """A convolution with a side branch, as `BranchedLinear`."""
-
-    def __init__(self, layer: nn.Conv2d, down: Tensor, up: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.down = nn.Parameter(down, requires_grad=False)
-        self.up = nn.Parameter(up, requires_grad=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own, by which callers find dtype and device."""
-        return self.layer.weight
+class BranchedConv2d(_Branched):
+    """A convolution with a side branch."""
 
     def forward(self, x: Tensor, **added: Tensor | None) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W'). added: what `kernels.Conv2d` takes."""

@@ -52,6 +52,12 @@ def pick_dtype(
     return most_exact(half_precisions(device) if halves is None else halves)
 
 
+def overflow_advice(dtype: torch.dtype) -> str:
+    """The end of a message about NaN or infinity from weights in `dtype`, with the fix."""
+    fixes = {torch.float16: "load the model with dtype bf16 or fp32", torch.float32: "the weights may be damaged"}
+    return f"in {str(dtype).removeprefix('torch.')}; {fixes.get(dtype, 'load the model with dtype fp32')}"
+
+
 def memory_format(device: torch.device | str) -> torch.memory_format:
     """The one layout of feature maps from a network's first layer to its last: channels-last, which convolutions like
     best, where norms keep it.

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import AutoencoderConfig, DecoderConfig
 from ..models.decoder import Autoencoder
 from ..pictures.fitting import Picture, fit_mask, fit_picture
 from ..pictures.resizing import thin_for_gradient
+from ..runtime.device import overflow_advice
 from ..runtime.estimates import (
     autoencoder_gradient_bytes,
     autoencoder_row_bytes,
@@ -197,11 +199,8 @@ class LatentGrid(Grid):
                 rows = 1
                 continue
             if not part.isfinite().all():
-                name = str(placed.dtype).removeprefix("torch.")
-                fix = (
-                    "load the model with dtype fp32" if placed.dtype != torch.float32 else "the weights may be damaged"
-                )
-                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity in {name}; {fix}")
+                advice = overflow_advice(placed.dtype)
+                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity {advice}")
             first += len(part)
             yield part
 
@@ -223,7 +222,7 @@ def resolve_grid(
     paint on.
     """
     for name, side in (("width", width), ("height", height)):
-        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_SIDE):
+        if side is not None and (not is_whole(side) or not 1 <= side <= MAX_SIDE):
             raise ValueError(
                 f"{who}: {name} must be a whole number of pixels from 1 to {MAX_SIDE}, or 0 on a node for the model's "
                 f"own, got {side!r}"

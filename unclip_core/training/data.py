@@ -126,11 +126,6 @@ def move(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def first_rows(data: Data, count: int) -> list[int]:
-    """`count` rows for a sample sheet: the first, again and again where there are fewer."""
-    return [row % len(data) for row in range(count)]
-
-
 class StorybookData:
     """Rendered scenes: 64 px pictures from pre-drawn shards, crops drawn as they are asked for.
 

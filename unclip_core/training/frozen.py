@@ -16,7 +16,7 @@ from ..clip.multilingual import MultilingualTokenizer
 from ..config import DecoderConfig
 from ..models.decoder import Autoencoder, build_autoencoder
 from ..models.multilingual import MultilingualEncoder
-from ..models.text_tower import TextTower
+from ..models.text_encoder import TextTower
 from ..runtime.device import pick_dtype
 from ..runtime.placement import Placed
 from ..stages.own_text import OwnText, own_clip_text, own_multilingual_text

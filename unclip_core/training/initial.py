@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints.catalog import find, read_stack
 from ..checkpoints.header import StageFile, read_header, read_stage
 from ..checkpoints.states import read_state
-from ..clip.model import empty_network
+from ..clip.networks import empty_network
 from ..config import STAGE_CONFIGS, StackConfig, from_plain
 from ..models.build import build_network
 from .run_folder import RunFolder

@@ -20,7 +20,7 @@ from ..checkpoints.catalog import StackEntry, find, list_stacks, with_clip_tower
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
 from ..clip.new_words import check_new_word
-from ..disk import whole_file
+from ..disk import whole_file, write_text
 from ..stack import Stack, load_stack
 from .data import Data, Tick, Unrelated
 from .embeddings import clip_fingerprint, image_embeddings
@@ -191,7 +191,7 @@ def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
         raise ValueError(f"--word: {error}") from None
     unknown = clip.unknown_words(kind)
     if unknown or not kind.strip():
-        knows = clip.vocabulary_summary()
+        knows = clip.config.knows
         said = f"CLIP {clip.clip_id} does not know {', '.join(unknown)}" if unknown else "no word"
         raise ValueError(f"--class {kind!r}: {said}; give a word that it knows{f' ({knows})' if knows else ''}")
     ids, mask = clip.tokenize([kind])
@@ -350,32 +350,28 @@ def kept_captions(subject: SubjectData, others: OtherThings, count: int) -> list
 
 
 def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: Tick | None = None) -> None:
-    """Pictures of the captions by the stack as it is, `0001.png` with `0001.txt` ...; those that are there are kept."""
+    """Pictures of the captions by the stack as it is, `0001.png` with `0001.txt` ...; those that are there are kept.
+
+    They are painted AT_ONCE at a time, always the same ones together: a picture is the same to the bit, whenever an
+    earlier run was killed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [row for row in range(len(captions)) if not (folder / f"{row + 1:04}.txt").exists()]
     reads_text = stack.decoder.config.text != "none"
     steps = min(PAINT_STEPS, stack.decoder.config.sampling.steps)
-    for rows in _neighbours(missing):  # item i of a run has its seed + i, so that every picture has its row's
+    for first in range(0, len(captions), AT_ONCE):
+        rows = range(first, min(first + AT_ONCE, len(captions)))
+        missing = [row for row in rows if not (folder / f"{row + 1:04}.txt").exists()]
+        if not missing:
+            continue
         text = stack.clip.encode_text([captions[row] for row in rows])
-        embed = stack.prior.sample(text, seed=rows[0])
-        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=rows[0], steps=steps)
-        for row, picture in zip(rows, pictures, strict=True):
-            pixels = (picture * 255).round().to(torch.uint8).numpy()
+        embed = stack.prior.sample(text, seed=first)
+        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=first, steps=steps)
+        for row in missing:
+            pixels = (pictures[row - first] * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")
             # Written last: a picture with its caption is whole.
-            (folder / f"{row + 1:04}.txt").write_text(captions[row] + "\n", encoding="utf-8")
+            write_text(folder / f"{row + 1:04}.txt", captions[row] + "\n")
         if progress:
             progress("paint the class", rows[-1] + 1, len(captions))
     for handle in (stack.prior, stack.decoder):
         handle.network.unload()
-
-
-def _neighbours(rows: Sequence[int]) -> list[list[int]]:
-    """The rows in runs of at most AT_ONCE that follow each other."""
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and row == runs[-1][-1] + 1 and len(runs[-1]) < AT_ONCE:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs

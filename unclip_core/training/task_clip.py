@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
-from ..clip.model import build_network
+from ..clip.networks import build_network
 from ..clip.words import WordTokenizer
 from ..config import ClipConfig
 from ..storybook.facts import FACTS, UNSAID

@@ -39,7 +39,7 @@ def _options(function):
     """The options in the order that --help lists them."""
     for decorate in reversed(
         (
-            click.argument("file", type=_PATH),
+            click.argument("file"),  # as it was typed: ./text_to_image is no name
             click.option(
                 "-s",
                 "--set",
@@ -125,7 +125,7 @@ def _reporter(options: Options, as_json: bool, quiet: bool) -> Reporter:
     return (JsonReporter if as_json else QuietReporter if quiet else HumanReporter)(options.output)
 
 
-def _run(file: Path, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
+def _run(file: str, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
     prepared = prepare_run(file, jobs, options, partial)
     if dry_run:
         _show_plan(prepared, options, isinstance(reporter, JsonReporter))

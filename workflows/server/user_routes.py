@@ -16,7 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from ...nodes.files import write_whole
-from .editor import MAX_JSON, Editor, bad_request, json_response, path_of, read_body, read_json, read_json_object
+from ...unclip_core.disk import size_text
+from .editor import Editor, bad_request, json_response, path_of, read_body, read_json, read_json_object
 from .json_text import from_json
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ FIRST_SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "LiteGraph.Canvas.MinFontSizeForLOD": 3,
 }
+MAX_SETTINGS = 1 << 20  # bytes, of all: each change reads and writes them whole
 _TYPES = {".json": "application/json", ".css": "text/css"}
 
 
@@ -55,7 +57,7 @@ async def users(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def get_settings(editor: Editor, request: web.Request) -> web.Response:
-    return json_response(_settings(editor))
+    return json_response(await editor.in_thread(_read_settings, editor))
 
 
 async def save_settings(editor: Editor, request: web.Request) -> web.Response:
@@ -64,7 +66,8 @@ async def save_settings(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def get_setting(editor: Editor, request: web.Request) -> web.Response:
-    return json_response(_settings(editor).get(request.match_info["id"]))
+    kept = await editor.in_thread(_read_settings, editor)
+    return json_response(kept.get(request.match_info["id"]))
 
 
 async def save_setting(editor: Editor, request: web.Request) -> web.Response:
@@ -181,11 +184,19 @@ def _aside(path: Path, number: int) -> Path:
     return path.with_suffix(f".unreadable-{number}.json")
 
 
+def _read_settings(editor: Editor) -> dict[str, Any]:
+    with editor.settings_lock:
+        return _settings(editor)
+
+
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
     """Write the settings with some changed. One request after another, so that none is lost."""
     with editor.settings_lock:
         text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
         data = text.encode("utf-8", "replace")
-        if len(data) > MAX_JSON:
-            raise bad_request(f"the settings would take {len(data)} bytes, more than {MAX_JSON}; keep less in them")
+        if len(data) > MAX_SETTINGS:
+            raise bad_request(
+                f"the settings would take {size_text(len(data))}, and at most {size_text(MAX_SETTINGS)} are kept; keep "
+                "less in them"
+            )
         write_whole(editor.user / SETTINGS, data, True)

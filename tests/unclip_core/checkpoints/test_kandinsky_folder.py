@@ -21,7 +21,7 @@ from comfyui_unclip.unclip_core.checkpoints.published import PUBLISHED
 from comfyui_unclip.unclip_core.checkpoints.states import rules_of
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
-from comfyui_unclip.unclip_core.clip.model import empty_network
+from comfyui_unclip.unclip_core.clip.networks import empty_network
 from comfyui_unclip.unclip_core.clip.zero_shot import classify
 from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_1, KANDINSKY_2_2

@@ -99,7 +99,7 @@ def test_the_fitter_knows_right_pictures_from_swapped_ones(make_context, tmp_pat
     context = make_context(tmp_path)
     able, swapped = painter(context, 1.0, 10), painter(context, 0.0, 10)
     scenes = able.plan.scenes("one")
-    alike = sum(map(eq, map(report._truth, scenes), map(report._truth, scenes[-1:] + scenes[:-1])))
+    alike = sum(map(eq, map(report.truth, scenes), map(report.truth, scenes[-1:] + scenes[:-1])))
     assert sum(report._fitted(able, able.samples("one"), scenes)) >= 9
     assert sum(report._fitted(swapped, swapped.samples("one"), scenes)) <= alike < 2
     scenes = able.plan.scenes("two")

@@ -1,19 +1,11 @@
 """Scores against pictures whose score is known."""
 
-import math
-
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core.evaluation import storybook
 from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
-from comfyui_unclip.unclip_core.evaluation.storybook import (
-    captions_of,
-    pair_scores,
-    psnr,
-    real_pictures,
-    upsampler_scores,
-)
+from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_scores, psnr, real_pictures
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
@@ -62,12 +54,3 @@ def test_captions_are_full_and_scenes_held_out():
     assert any(character >= "\u4e00" for character in captions_of(scenes, "zh")[0])
     pictures = real_pictures(scenes)
     assert pictures.shape == (20, 64, 64, 3) and pictures.min() >= 0 and pictures.max() <= 1
-
-
-def test_upsamplers_are_compared_with_bicubic(handles):
-    ticks = []
-    scores = upsampler_scores(handles.upsampler_256, 2, lambda *tick: ticks.append(tick))
-    assert ticks == [("upsample 256", 1, 2), ("upsample 256", 2, 2)]
-    assert 15 < scores["bicubic"] < 40 and math.isfinite(scores["ours"])
-    assert scores["gain"] == pytest.approx(scores["ours"] - scores["bicubic"])
-    assert scores["gain_low"] < scores["gain"] < 0 and scores["gain"] < scores["gain_high"]  # random weights

@@ -347,6 +347,11 @@ def test_in_chinese_titles_say_what_they_mean_and_are_saved_as_they_came(desk, r
     saved = tab.page.evaluate("() => app.graph.serialize()")
     for kind in ("nodes", "groups"):
         assert sorted(part["title"] for part in saved[kind]) == sorted(part["title"] for part in graph[kind])
+    prompt = tab.page.evaluate(
+        "async () => (await app.graphToPrompt()).output"
+    )  # what is run, and exported for the API
+    named = {str(entry["id"]): entry["title"] for entry in graph["nodes"] if entry["type"] != "MarkdownNote"}
+    assert {key: entry["_meta"]["title"] for key, entry in prompt.items()} == named
     fields = tab.of("grid 拼图", "node.widgets.map((widget) => widget.element?.placeholder).filter(Boolean)")
     assert fields == ["行标签", "列标签"]
     context.close()

@@ -170,8 +170,9 @@ def test_a_share_of_the_campaign_finds_nothing(ask, campaign, tmp_path, token):
     async def scenario(client):
         before = campaign.furnish(tmp_path)
         requests = campaign.Requests(7, f"{client.host}:{client.port}", token)
-        statuses, found = await campaign.send_all(requests, list(range(250)))
-        assert not found and campaign.outside(tmp_path) == before
-        assert statuses["past"] > 200 and statuses[200] > 10 and (statuses[401] > 50) == (token is not None), statuses
+        outcome = await campaign.send_all(requests, list(range(250)))
+        assert not outcome.found and campaign.outside(tmp_path) == before
+        statuses = outcome.statuses
+        assert outcome.past > 200 and statuses[200] > 10 and (statuses[401] > 50) == (token is not None), statuses
 
     ask(scenario, token=token)
