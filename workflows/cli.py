@@ -14,7 +14,7 @@ import click
 from . import commands
 from .commands._stopping import ended_as_by_ctrl_c
 from .document.graph import WorkflowError
-from .document.terminal import echo, echo_lines, log_to_terminal
+from .terminal import echo, echo_lines, log_to_terminal
 
 
 class _Commands(click.Group):

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from ..document.graph import Problem, WorkflowError
-from ..document.terminal import echo, log_to_terminal
 from ..places.options import Options
 from ..places.running import prepare_run, run_prepared
 from ..rows.batch import DiskError
 from ..rows.jobs import Jobs, build
 from ..rows.prepared import Prepared
 from ..rows.reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
+from ..terminal import echo, log_to_terminal
 from ._options import input_option, nodes_option
 
 EXAMPLES = """\b

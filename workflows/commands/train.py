@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._options import cache_option
 from ._subject import subject
 

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from ...unclip_core.texts import printable
+from ..unclip_core.texts import printable
 
 
 def echo(text: str, err: bool = False) -> None:
