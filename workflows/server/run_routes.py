@@ -10,10 +10,11 @@ from typing import Any
 from aiohttp import web
 
 from ..checks.validation import validate
-from .editor import Editor, bad_request, json_response, read_count, read_ids, read_json_object
+from .editor import Editor
 from .job import STATUSES, Job
 from .json_text import to_json
 from .pages import MAX_CLIENT_ID
+from .requests import bad_request, json_response, read_count, read_ids, read_json_object
 from .worker import QueueFull
 
 _MAX_ID = 128
