@@ -344,8 +344,8 @@ class DecoderConfig:
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
-    # What stands behind x_t's channels, besides x_t: "none"; "inpaint", the known picture and where it is known;
-    # "hint", features of a depth picture (Kandinsky 2.2's controlnet).
+    # Input channels after x_t's: "none"; "inpaint", the known picture and the mask of what is known; "hint", features
+    # of a depth picture (Kandinsky 2.2's controlnet).
     extra_input: str = "none"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
@@ -458,7 +458,6 @@ class StackConfig:
     ar_prior: ARPriorConfig | None = None
 
 
-STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 STAGE_CONFIGS: dict[str, type] = {
     "clip": ClipConfig,
     "prior": PriorConfig,
@@ -467,6 +466,7 @@ STAGE_CONFIGS: dict[str, type] = {
     "upsampler_1024": UpsamplerConfig,
     "ar_prior": ARPriorConfig,
 }
+STAGES = tuple(STAGE_CONFIGS)
 
 
 def to_json(config: object) -> str:

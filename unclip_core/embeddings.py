@@ -7,7 +7,6 @@ item = row * frames + frame.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -395,7 +394,7 @@ def _shares(who: str, weights: Sequence[float], count: int, what: str) -> Tensor
             f"{who}: {len(weights)} {'weight' if len(weights) == 1 else 'weights'} for {count} {what}; give one for "
             "each, or none, and all count the same"
         )
-    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+    if wrong := [weight for weight in weights if not is_number(weight)]:
         raise ValueError(f"{who}: a weight must be a number, such as 0.5, got {wrong[0]}")
     shares = torch.tensor(weights or [1.0] * count, dtype=torch.float64)
     if not shares.any():

@@ -48,13 +48,13 @@ class ItemNoise:
 def upload(values: Tensor, like: Tensor) -> Tensor:
     """`values`, from the CPU, on the device and in the dtype of `like`.
 
-    A GPU takes them from pinned memory in its own time, while the host goes on: a sampler draws a step's noise once the
-    step's network is under way, and nobody waits for either. Elsewhere the host waits for the copy.
+    A GPU copies them from pinned memory while the host goes on: a sampler draws a step's noise while the step's network
+    runs, and neither waits for the other. Elsewhere the host waits for the copy.
     """
     if like.device.type != "cuda":
         return values.to(like.device, like.dtype)
-    # Contiguous, because rows that share their numbers cannot be pinned; cast there, because a cast on the way here
-    # would make a copy that is not pinned. The memory is not used anew before it has been read.
+    # Contiguous, because expanded rows cannot be pinned; cast on the device, because a cast here would make a copy that
+    # is not pinned. PyTorch does not reuse the pinned memory before it has been read.
     return values.contiguous().pin_memory().to(like.device, non_blocking=True).to(like.dtype)
 
 

@@ -27,8 +27,8 @@ class Conditioning:
     """What every step of one sampling call shares, computed once.
 
     addition: (B, time_width), added to the time embedding. context: keys and values (B, heads, L, c) of the tokens for
-    every attention. mask: (B, L) bool, the tokens to attend to; None for all. extra: (B, C, H, W), the channels behind
-    x_t's of a decoder that has some (`DecoderConfig.extra_input`).
+    every attention. mask: (B, L) bool, the tokens to attend to; None for all. extra: (B, C, H, W), the input channels
+    after x_t's of a decoder that has some (`DecoderConfig.extra_input`).
     """
 
     addition: Tensor
@@ -139,9 +139,9 @@ class DecoderNetwork(ConditionedUNet):
         embed: (B, D) native image embeddings; None is the null embedding in every row. tokens (B, T, W), mask (B, T)
         bool, text_embed (B, D): a TextEncoding's; ids (B, T) instead of tokens for a decoder with its own text
         encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
-        that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), what
-        stands behind x_t's channels: `inpaint_input` of an inpaint decoder, `self.hint` of the hint of one with a hint.
-        level: noise levels of the embeddings, which this network is not told (`StableDecoderNetwork` is).
+        that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), the
+        input channels after x_t's: `inpaint_input` for an inpaint decoder, `self.hint(picture)` for one with a hint.
+        level: unused; for the signature of `StableDecoderNetwork`, which reads the embeddings' noise levels.
         Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption, and for
         extra channels that it does not have.
         """
@@ -265,7 +265,7 @@ class HintEncoder(nn.Module):
 
 
 def inpaint_input(known: Tensor, keep: Tensor) -> Tensor:
-    """The channels (B, C + 1, H, W) behind x_t's of an inpaint decoder.
+    """The input channels (B, C + 1, H, W) after x_t's of an inpaint decoder.
 
     known: the picture's x_0 (B, C, H, W). keep: (B, 1, H, W), 1 where it is known, 0 where it is to be painted.
     """

@@ -127,7 +127,7 @@ def all_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 
 def _shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, ...]:
-    """The weight's, which a packed layer has not any more."""
+    """The weight's, also of a packed layer, which has no weight."""
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     return layer.out_channels, layer.in_channels, *layer.kernel_size
@@ -183,7 +183,7 @@ def with_branches(network: nn.Module, branches: Mapping[str, Branch], dtype: tor
 
 
 def _dtype(layer: nn.Linear | nn.Conv2d) -> torch.dtype:
-    """The weight's, which a packed layer has not any more; float32 of one in integers."""
+    """The weight's, also of a packed layer, which has no weight; float32 for a layer in integers."""
     if isinstance(layer, IntegerConv2d | IntegerLinear):
         return torch.float32
     parts = (layer.bias, layer.weight, getattr(layer, "packed", None))

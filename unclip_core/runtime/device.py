@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from ..models.integers import why_no_integers
 from ..processor import computes_fast_in_bf16, this_processor
-from .halves import half_precisions, most_exact
+from .halves import NAMES, half_precisions, most_exact
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, **NAMES}
 INTEGERS = "int8"  # a stack's setting too, but none to train or to store in
 
 

@@ -49,9 +49,9 @@ class Conditions:
         extra: Tensor | None,
         device: torch.device,
     ) -> Conditioning:
-        """What the network, on `device`, makes of the given rows; for a pair, unconditional ones stand behind them.
+        """What the network, on `device`, makes of the given rows; for a pair, unconditional ones follow them.
 
-        extra: (B, C, h, w), what stands behind x_t's channels, for all these rows.
+        extra: (B, C, h, w), the input channels after x_t's, for all these rows.
         """
         index = torch.arange(rows.start, rows.stop, device=device)
         embeds = [self.embed, self.negative_embed] if pair else [self.embed]

@@ -247,7 +247,7 @@ class Decoder(TextStage):
         start = start.on_grid(grid, inpaint=self.config.extra_input == "inpaint").repeat(count)
         conditions = conditions.repeat(count)
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
-        beside = (*clips, *grid.beside_guidance()) if clips else ()
+        beside = (*clips, *grid.guidance_networks()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
         network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
@@ -413,7 +413,7 @@ class Decoder(TextStage):
     def _extra_input(
         self, network: DecoderNetwork, start: Start, hint: Tensor | None, rows: slice, batch: int
     ) -> Tensor | None:
-        """What stands behind x_t's channels for the given rows of `batch`, on the network's device."""
+        """The input channels after x_t's (B, C, h, w) for the given rows of `batch`, on the network's device."""
         device = self.network.device
         if hint is not None:
             return network.hint(expand_rows(hint, batch)[rows].to(device))
@@ -526,9 +526,9 @@ class Decoder(TextStage):
         extra: Tensor | None,
         cache: StepCache | None = None,
     ) -> Network:
-        """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them.
+        """The network, conditioned for some rows and, for a pair, for as many unconditional ones after them.
 
-        extra: what stands behind x_t's channels, the same for both."""
+        extra: the input channels after x_t's, the same for both."""
         if extra is not None and settings.pair:
             extra = torch.cat([extra, extra])
         conditioning = conditions.conditioning(network, rows, settings.pair, extra, self.network.device)

@@ -1,4 +1,4 @@
-"""Where a decoder paints: on pixels of its own size, or on the latents of an autoencoder, of any size that it can.
+"""The grid that a decoder paints on: pixels of its own size, or the latents of an autoencoder, of many sizes.
 
 A grid is made for one run. It knows the shape of x_t, brings pictures and masks onto it, and makes pictures of x_0.
 """
@@ -102,12 +102,12 @@ class Grid:
         """What makes a predicted x_0 visible, see `StepState`."""
         return None
 
-    def beside_guidance(self) -> tuple[Placed, ...]:
-        """The networks that `small_pixels` needs on the device."""
+    def guidance_networks(self) -> tuple[Placed, ...]:
+        """The networks that `small_pixels` needs on the device beside the decoder's."""
         return ()
 
     def guidance_bytes(self, side: int) -> int:
-        """What `small_pixels` takes for one row until its gradient is known."""
+        """Bytes that `small_pixels` takes for one row until its gradient is known."""
         return 0
 
     def small_pixels(self, x_0: Tensor, side: int) -> Tensor:
@@ -156,7 +156,7 @@ class LatentGrid(Grid):
         """A linear map of the latents' channels to colours, at the latents' size."""
         return lambda x_0: show_latents(x_0, colours_of(self.autoencoder, self.config))
 
-    def beside_guidance(self) -> tuple[Placed, ...]:
+    def guidance_networks(self) -> tuple[Placed, ...]:
         """The autoencoder with weights that gradients pass."""
         return (self.autoencoder.unpacked(),)
 

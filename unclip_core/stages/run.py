@@ -212,16 +212,17 @@ def run_chunks(
     """`sample(rows)`, a sampler's generator, for every chunk of a batch, one after another.
 
     Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
-    How the batch is split changes no draw, because items own their noise. A chunk that runs out of memory
-    is halved, in the list `chunks` too, and run again; the total grows. dtype, device: of the weights, for
-    messages; no dtype is float32 by need.
-    steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
-    take the same list. preview: what shows a predicted x_0 that is no picture, see `StepState`.
-    Raises Overflow at a NaN or infinity, ItemTooLarge if a single item does not fit.
+    How the batch is split changes no result, because each item has its own noise. A chunk that runs out of memory is
+    halved, in the list `chunks` too, and run again; the total number of steps grows.
+
+    dtype, device: of the weights, for messages; dtype None: float32, because the run needs it. steps_before,
+    steps_after: steps of each chunk that another call makes, where two networks share a run; both calls take the same
+    list. preview: makes a picture of a predicted x_0 that is none itself, see `StepState`. Raises Overflow at a NaN or
+    infinity, ItemTooLarge if a single item does not fit.
     """
     results: list[Result] = []
     done = 0  # steps of the finished chunks
-    steps_per_chunk: int | None = None  # of those to come: an inversion may need more, which is known only in it
+    steps_per_chunk: int | None = None  # expected of those to come; an inversion may turn out to need more
     while len(results) < len(chunks):
         chunk = chunks[len(results)]
         watch = NanWatch(who, dtype)

@@ -58,7 +58,7 @@ class Frozen:
         return TextEncoding(states.float(), embed.float(), torch.ones_like(mask), ids, "", ())
 
 
-def frozen_beside(config: DecoderConfig, read: Callable[[], State] | None, clip: Clip) -> Frozen:
+def frozen_parts(config: DecoderConfig, read: Callable[[], State] | None, clip: Clip) -> Frozen:
     """read: gives the state dict of the decoder as it is stored, None where there is none yet. Its own text encoder is
     not among what is found, see `with_own_text`.
 

@@ -118,7 +118,7 @@ def estimate(
     stays = sum(value.numel() for value in network.parameters() if not value.requires_grad)
     stored = lora.base_dtype.itemsize if lora is not None else 4
     one, two = (passing_bytes(network, config, count) for count in (1, 2))
-    beside, passing = _beside(config, clip, clip_dtype, towers_apart)
+    beside, passing = _frozen_bytes(config, clip, clip_dtype, towers_apart)
     learning = learned * (LEARNING + (2 if half else 0))  # autocast keeps a copy in half precision
     return MemoryEstimate(
         stays * stored + learned * 4, learning, two - one, rows, beside, passing, max(0, 2 * one - two)
@@ -235,7 +235,9 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _beside(config: PriorConfig | DecoderConfig, clip: ClipConfig, dtype: torch.dtype, apart: bool) -> tuple[int, int]:
+def _frozen_bytes(
+    config: PriorConfig | DecoderConfig, clip: ClipConfig, dtype: torch.dtype, apart: bool
+) -> tuple[int, int]:
     """(bytes of frozen networks, bytes of their forward passes)."""
     network = empty_network(clip)
     image = 0 if network.visual is None else _parameters(network.visual)

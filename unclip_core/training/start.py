@@ -18,7 +18,7 @@ from ..stack import UPSAMPLERS
 from .clips import open_clip_of
 from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings
-from .frozen import frozen_beside, network_state, with_own_text
+from .frozen import frozen_parts, network_state, with_own_text
 from .initial import why_not_trained
 from .loop import LoopOptions, Progress, Stopped, Task, train
 from .lora import LORA_TASKS, LoraSettings
@@ -44,11 +44,12 @@ CAPTIONED = ("clip", "prior", "ar_prior")  # these learn nothing from a row with
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
+    """The options of one stage's run, besides its plan.
 
-    lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
-    data. note: is told what of the data is left out, and what a prior or decoder will need of memory. stop: see
-    `train`. through: models or files of the stages that make an upsampler's inputs, see `passing`.
+    clip: a file or an installed model, None: see `open_clip_of`. lora: train side branches, not the weights. folders:
+    the host's model folders. progress: called during passes over the data. note: called with what of the data is left
+    out, and the memory that a prior or decoder will need. stop: see `train`. through: models or files of the stages
+    that make an upsampler's inputs, see `passing`.
     """
 
     stage: str
@@ -171,7 +172,7 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
         config = dataclasses.replace(config, **components(config, max(config.components, needed)))
     rest = (data, clip, embeddings, recipe)
     if stage == "decoder":
-        frozen = frozen_beside(config, plan.initial.read if plan.initial else None, clip)
+        frozen = frozen_parts(config, plan.initial.read if plan.initial else None, clip)
         tokenizer = plan.initial.tokenizer if plan.initial else None
         rest += (with_own_text(frozen, config, torch.device(options.loop.device), tokenizer),)
     if options.lora is None:
@@ -228,7 +229,7 @@ def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     """The rows that a stage learns from. Raises ValueError where there are none, with the reason."""
     rows = list(range(len(data)))
     if isinstance(data, EmbeddingPairs) and stage not in ("prior", "ar_prior"):
-        data.pictures([])
+        data.pictures([])  # there are none, which it says
     if stage in CAPTIONED and isinstance(data, PictureData | EmbeddingPairs):
         rows = [row for row in rows if data.all_captions(row)]
         if not rows:

@@ -85,8 +85,11 @@ def assert_close(ours, theirs):
 
 
 def test_errors_name_models_that_can_be_pulled():
-    stacks = [kandinsky_folder.stack_name(kind, extra) for kind, extra in kandinsky_folder.MADE]
-    assert len(stacks) == 5 and set(stacks) <= set(PUBLISHED)
+    first, second = ("text_image_proj", "text_image"), ("image_proj", "image")
+    kinds = [(kind, extra) for kind in (first, second) for extra in ("none", "inpaint")]
+    kinds.append((("image_proj", "image_hint"), "hint"))
+    stacks = {kandinsky_folder.stack_name(*kind) for kind in kinds}
+    assert len(stacks) == 5 and stacks <= set(PUBLISHED)
 
 
 @pytest.mark.parametrize("options", [{"max_shard_size": "300KB"}, {"variant": "fp16", "dtype": torch.float16}])

@@ -389,7 +389,7 @@ def test_pairs_that_do_not_go_together_are_refused(tmp_path, tiny_clip):
 
 
 def test_of_files_the_same_words_are_all_that_is_known_to_fit(data):
-    told = data.told([0, 1, 1, 2], random.Random(0))
+    told = data.captioned([0, 1, 1, 2], random.Random(0))
     assert told.captions[1:3] == ["", ""] and told.fits.tolist() == [
         [i == j or {i, j} == {1, 2} for j in range(4)] for i in range(4)
     ]
