@@ -170,6 +170,7 @@ HOSTILE = {
     "numbers that are deflated": archive(
         table(tensor((2**26,), (1,), count=2**26)), (("x/data/0", bytes(2**28)),), zipfile.ZIP_DEFLATED
     ),
+    "a number that is none": archive(PROTOCOL + b"I1e9\n."),
     "nothing": archive(b""),
     "half a pickle": archive(table(tensor())[:-40]),
     "a compressed stream": zlib.compress(table(tensor())),
