@@ -100,8 +100,8 @@ def further_inputs(kind: str, name: str, tooltip: str) -> dict:
 
 def linked(first: Any, further: dict[str, Any]) -> list:
     """The first input and what is linked of the `further_inputs`, by their numbers. A node takes those as **further:
-    what is not linked is not passed."""
-    return [first, *(further[name] for name in sorted(further))]
+    what is not linked is not passed, or is None where a node before gave nothing."""
+    return [first, *(further[name] for name in sorted(further) if further[name] is not None)]
 
 
 def verdict(check: Callable[[Any], Any], value: Any) -> bool | str:

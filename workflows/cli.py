@@ -14,7 +14,7 @@ import click
 from . import commands
 from .commands._stopping import ended_as_by_ctrl_c
 from .document.graph import WorkflowError
-from .document.terminal import echo, echo_lines, log_to_terminal
+from .terminal import echo, echo_lines, log_to_terminal
 
 
 class _Commands(click.Group):
@@ -61,7 +61,7 @@ def unclip(context: click.Context, debug: bool) -> None:
 def main() -> None:
     """The console command. Exit codes, of every subcommand (docs/headless.md): 0 done, or a check says yes; 1 work
     that had begun failed, or a check says no; 2 what was given cannot be used; 128 + the signal that ended it."""
-    log_to_terminal("%(levelname)s: %(message)s")
+    log_to_terminal()
     with ended_as_by_ctrl_c() as ended:
         code = run(sys.argv[1:])
     sys.exit(128 + ended.number if code == 130 and ended.number else code)

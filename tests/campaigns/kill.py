@@ -64,13 +64,17 @@ def _read_libraries() -> tuple[Callable[[], None], tuple[Callable[[], Any], ...]
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(TESTS))
     import numpy
+    import open_clip
     import tiny_stack
     import torch
+    import torch._dynamo
+    from PIL import Image
 
     from comfyui_unclip.unclip_core.training import loop, plan, start, subject_run, task_decoder
     from comfyui_unclip.workflows import cli
 
-    assert start and subject_run  # they read the rest
+    assert open_clip and start and subject_run  # read here, so that no child has to
+    Image.init()
     plan.TRAINABLE["tiny"], plan.RECIPES["tiny"] = tiny_stack.config(), plan.RECIPES["storybook"]
     task_decoder.SHEET_STEPS = 2
     loop.LoopOptions = functools.partial(loop.LoopOptions, log_every=1, save_every=1)  # as the commands find it

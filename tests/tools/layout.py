@@ -32,7 +32,8 @@ WINDOW = (1600, 1000)
 BARS = (72, 96, 16, 64)  # the page's own bars over the canvas: left, top, right, bottom
 ROOM = (WINDOW[0] - BARS[0] - BARS[2], WINDOW[1] - BARS[1] - BARS[3])  # between them
 TITLE, FONT = 30, 24  # pixels: a node's title above its place, a group's letters
-TOP, PAD, GAP, BETWEEN = 80, 20, 20, 40  # first node below the group's edge, inside a group, nodes, groups
+TOP, PAD, BETWEEN = 80, 20, 40  # first node below the group's edge, beside nodes in a group, groups
+GAP = 26  # below a node: ComfyUI writes the pack's name there in "Nodes 2.0"
 BELOW = 24  # between a group and one below it
 WIDTH, NARROW, NOTE = 320, 290, 400
 ROW, LINK, FIELD = 24, 20, 54  # heights of a widget, a socket, and the least of a text field
@@ -199,8 +200,8 @@ def _put(thing: Graph, held: dict[int, list[Graph]], left: int, top: int) -> tup
         deepest = max(deepest, end + (PREVIEW if column[-1]["type"] in SAMPLERS else 0))
         bottom, x = max(bottom, end), x + width + PAD
     wide = max(x - left, 10 * -(-round(width_of(thing["title"]) + 2 * PAD) // 10))
-    thing["bounding"] = [left, top, wide, bottom + PAD - top]
-    return wide, bottom + PAD - top, max(0, deepest - bottom - PAD)
+    thing["bounding"] = [left, top, wide, bottom + GAP - top]
+    return wide, bottom + GAP - top, max(0, deepest - bottom - GAP)
 
 
 def _arrange(sizes: list[tuple[int, int, int]]) -> list[list[list[int]]]:

@@ -125,7 +125,7 @@ def stored_state(found: StageFile) -> State:
 
 
 def _of_run(where: str, stage: str, folder: Path) -> Initial:
-    state = RunFolder(folder).load()
+    state = RunFolder(folder).load("--init")
     made_of = json.loads(state.get("made_of", "{}"))
     if made_of.get("stage") != stage:
         raise ValueError(f"--init {where}: a run of {made_of.get('stage', 'an older version')}, not of {stage}")

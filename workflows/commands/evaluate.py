@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..document.reading import SHIPPED
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._fitting import one_bar
 from ._options import cache_option
 

@@ -10,8 +10,8 @@ from ..document.conversion import to_api
 from ..document.drawing import as_mermaid, as_text
 from ..document.graph import Problem, WorkflowError
 from ..document.reading import load_workflow
-from ..document.terminal import echo, echo_lines
 from ..engine.node_packs import known_classes
+from ..terminal import echo, echo_lines
 from ._options import nodes_option
 
 

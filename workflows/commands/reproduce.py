@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo
+from ..terminal import echo
 from ._fitting import one_bar
 from ._options import cache_option
 

@@ -8,9 +8,9 @@ import click
 
 from ...unclip_core.texts import json_text
 from ..document.reading import load_workflow
-from ..document.terminal import echo
 from ..engine.node_packs import known_classes
 from ..settings.reading import Setting, settings
+from ..terminal import echo
 from ._options import nodes_option
 from ._tables import print_table
 

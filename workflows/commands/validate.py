@@ -10,8 +10,8 @@ from ...unclip_core.texts import json_text
 from ..checks.validation import to_checked_prompt
 from ..document.graph import WorkflowError
 from ..document.reading import load_workflow
-from ..document.terminal import echo
 from ..engine.node_packs import known_classes
+from ..terminal import echo
 from ._options import input_option, nodes_option
 
 

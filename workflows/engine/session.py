@@ -53,14 +53,6 @@ class Session:
         with use_host(self.host):
             return validate(prompt, NodeClasses(self.classes), outputs)
 
-    def keys(self, prompt: Prompt) -> dict[str, str]:
-        """The content key of each node: what has the same key in two prompts is computed once."""
-        with use_host(self.host):
-            try:
-                return self._new_run(prompt, None, lambda event: None).keys()
-            finally:
-                self._async_calls.close()
-
     def run(
         self,
         prompt: Prompt,
@@ -91,7 +83,16 @@ class Session:
 
         wanted = [n for n in output_nodes(prompt, self.classes) if outputs is None or n in outputs]
         self._forget_instances(lambda key: key[0] in prompt and prompt[key[0]]["class_type"] == key[1])
-        run = self._new_run(prompt, extra_pnginfo, emit)
+        run = Run(
+            prompt,
+            self.classes,
+            self.host,
+            cache=self._cache,
+            instances=self._instances,
+            async_calls=self._async_calls,
+            extra_pnginfo=extra_pnginfo,
+            on_event=emit,
+        )
         error = None
         tell(Event("start"))
         try:
@@ -117,18 +118,6 @@ class Session:
         """Forget all outputs and node instances, and the models among them."""
         self._cache.clear()
         self._instances.clear()
-
-    def _new_run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None, on_event: Callable[[Event], None]) -> Run:
-        return Run(
-            prompt,
-            self.classes,
-            self.host,
-            cache=self._cache,
-            instances=self._instances,
-            async_calls=self._async_calls,
-            extra_pnginfo=extra_pnginfo,
-            on_event=on_event,
-        )
 
     def _forget_instances(self, keep: Callable[[tuple[str, str]], bool]) -> None:
         for key in [key for key in self._instances if not keep(key)]:

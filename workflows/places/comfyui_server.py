@@ -25,7 +25,7 @@ from .node_clock import NodeClock
 from .options import Options
 from .received_files import row_tag, save_file
 
-_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row
+_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row, or without its answer
 _MAX_JSON, _MAX_FILE = 256 << 20, 2 << 30  # bytes of an answer
 _MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
 # What comes of reading an answer that is JSON and yet not ComfyUI's.
@@ -42,7 +42,7 @@ def server_classes(url: str, input_folder: Path) -> dict[str, type]:
     try:
         declared = asyncio.run(_declarations(url))
         return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
-    except (ServerError, OSError, ValueError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
+    except (ServerError, OSError, ValueError, asyncio.TimeoutError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"--server {url}: no ComfyUI answers there ({reason}); start it, or check the address"
         raise WorkflowError([Problem("invalid_option", message)]) from None
@@ -58,13 +58,12 @@ def _aiohttp():
 
 
 async def _declarations(url: str) -> Any:
-    aiohttp = _aiohttp()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+    async with _aiohttp().ClientSession() as http:
         return await _get_json(http, f"{url.rstrip('/')}/object_info")
 
 
 async def _get_json(http: Any, url: str) -> Any:
-    async with http.get(url) as answer:
+    async with http.get(url, timeout=_aiohttp().ClientTimeout(total=_MAX_AWAY)) as answer:
         answer.raise_for_status()
         return json.loads(await _read(answer, _MAX_JSON))
 
@@ -205,7 +204,7 @@ class ServerRunner:
                 if entry := (await _get_json(self._http, f"{self._url}/history/{prompt_id}")).get(prompt_id):
                     return entry
                 away_since = None
-            except (OSError, ValueError, _aiohttp().ClientError) as error:
+            except (OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > _MAX_AWAY:
                     raise ServerError(

@@ -15,8 +15,9 @@ from aiohttp import web
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
 from ..document.reading import BLUEPRINTS, SHIPPED, shipped_names
-from .editor import Editor, json_response, path_of
+from .editor import Editor
 from .object_info import PACK, describe_all
+from .requests import json_response, path_of
 
 _WEB = CHECKOUT / "web"
 _LOCALES = CHECKOUT / "locales"

@@ -15,7 +15,8 @@ from aiohttp.web_request import FileField
 
 from ...nodes.files import FOLDERS, PICTURE_TYPES, split_annotation, write_whole
 from ...unclip_core.pictures.opening import MAX_PIXELS, BadPicture, TooLarge, opened
-from .editor import Editor, bad_request, json_response, path_of, read_fields
+from .editor import Editor
+from .requests import bad_request, json_response, path_of, read_fields
 
 _PREVIEW_SIDE = 2048  # pixels
 _MAX_NAME = 150

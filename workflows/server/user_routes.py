@@ -17,8 +17,9 @@ from aiohttp import web
 
 from ...nodes.files import write_whole
 from ...unclip_core.disk import size_text
-from .editor import Editor, bad_request, json_response, path_of, read_body, read_json, read_json_object
+from .editor import Editor
 from .json_text import from_json
+from .requests import bad_request, json_response, path_of, read_body, read_json, read_json_object
 
 _LOG = logging.getLogger(__name__)
 SETTINGS = "comfy.settings.json"

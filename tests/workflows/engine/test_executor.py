@@ -1,6 +1,7 @@
 """How nodes are called, beside what test_executor_references.py holds against a real ComfyUI: hidden inputs, failures,
 interrupts, lazy and asynchronous nodes, expansions."""
 
+import asyncio
 import threading
 
 import pytest
@@ -74,12 +75,17 @@ def test_a_failure_ends_the_run_and_keeps_what_was_done(api, classes):
     assert (error.node_id, error.class_type, error.inputs, error.executed) == ("3", "Fails", {"value": [4]}, ["1", "2"])
 
 
-def test_a_node_that_leaves_the_program_has_failed(api, classes):
-    def go(self, value):
+def test_a_node_that_leaves_the_program_or_its_task_has_failed(api, classes):
+    def leaves(self, value):
         raise SystemExit(3)
 
-    classes["Number"].go = go
-    assert "3" in str(outcome(api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]})), classes).error)
+    async def is_cancelled(self, value):
+        raise asyncio.CancelledError("by itself")
+
+    for go, said in ((leaves, "3"), (is_cancelled, "by itself")):
+        classes["Number"].go = go
+        ended = outcome(api(n1=("Number", {"value": 1}), n2=("Show", {"value": ["1", 0]})), classes)
+        assert str(ended.error) == f"node 1 (Number): {said}"
 
 
 @pytest.mark.parametrize("interrupt", [Interrupted, KeyboardInterrupt])
@@ -143,8 +149,6 @@ def test_asking_for_an_input_that_is_not_linked_is_named(api, classes):
 
 
 def test_asynchronous_nodes_run_at_the_same_time(api, classes):
-    import asyncio
-
     met = []
 
     async def go(self, value):
@@ -165,8 +169,6 @@ def test_asynchronous_nodes_run_at_the_same_time(api, classes):
 
 
 def test_an_asynchronous_failure_is_the_nodes(api, classes):
-    import asyncio
-
     async def go(self, value):
         await asyncio.sleep(0)
         raise ValueError("too late")
@@ -177,8 +179,6 @@ def test_an_asynchronous_failure_is_the_nodes(api, classes):
 
 
 def test_an_interrupt_is_heard_while_an_asynchronous_node_waits(api, classes):
-    import asyncio
-
     host = LocalHost(quiet=True)
     host.cancel = threading.Event()
 

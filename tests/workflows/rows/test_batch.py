@@ -129,7 +129,7 @@ def test_the_same_job_is_not_done_twice_at_once(paint):
     assert paint(*arguments, "--resume")[0] == 0  # the lock died with its process
     lines = [json.loads(line) for line in (paint.out / "results.jsonl").read_text().splitlines()]
     assert sorted(line["inputs"]["seed"] for line in lines) == [*range(10), 20, 21]
-    assert not list(paint.out.glob(".*"))
+    assert not list(paint.out.glob(".job-*"))
 
 
 def test_a_job_killed_before_its_first_line_is_resumed_beside_another_jobs_lines(paint):

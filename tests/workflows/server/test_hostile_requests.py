@@ -10,8 +10,8 @@ import pytest
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.unclip_core import disk
 from comfyui_unclip.workflows.server import user_routes
-from comfyui_unclip.workflows.server.editor import MAX_JSON
 from comfyui_unclip.workflows.server.json_text import MAX_DEPTH
+from comfyui_unclip.workflows.server.requests import MAX_JSON
 
 NODE = {"class_type": "Show", "inputs": {"value": 1}}
 GREATEST = "9" * 400
