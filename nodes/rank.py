@@ -1,5 +1,6 @@
 """Rank by CLIP: which of several ideas or pictures are closest to a caption."""
 
+from .host import node_warnings
 from .inputs import FAMILY, NotLinked
 
 
@@ -61,7 +62,8 @@ class UnCLIPRankByCLIP:
         from ..unclip_core.embeddings import rank_by_text
 
         judged = self._judged(embed, image, clip)
-        order, scores = rank_by_text(judged, text, keep)
+        with node_warnings() as warn:
+            order, scores = rank_by_text(judged, text, keep, made_from=embed, warn=warn)
         # A list for each caption.
         count = len(order) // len(text)
         labels = [[f"#{row}" for row in order[start : start + count]] for start in range(0, len(order), count)]

@@ -1,74 +1,107 @@
 """Kills batches of rows and training runs at any moment, starts them again, and looks for what was lost or spoilt.
 
-    python tests/campaigns/kill.py --rows 200 --training 60 --seed 1
+    python tests/campaigns/kill.py --rows 200 --training 70 --seed 1
 
 Rows: at the end every row is done once, its picture is the right one, and nothing half-written is left. Training: every
-stage is killed again and again; checkpoint, average, optimiser and exported file are then those of a run that was left
-alone, to the bit, and no step is logged twice. Works in a folder of its own, with tiny networks on one core. Exit code
-1 for any finding. Not run by CI: tests/workflows/rows/test_batch.py and tests/unclip_core/training/test_loop.py kill a
-few of each.
+stage is killed again and again, while its data is made too; checkpoint, average, optimiser, log and exported file are
+then those of a run that was left alone, to the bit, and no step is logged twice. Works in a folder of its own, with
+tiny networks on one core, where processes can be forked. Exit code 1 for any finding. Not run by CI:
+tests/workflows/rows/test_batch.py and tests/unclip_core/training/test_loop.py kill a few of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
+STAGES = ("clip", "prior", "ar-prior", "decoder", "upsampler-256", "upsampler-1024", "subject")
+PICTURES, BATCH = 12, 2  # of a training: enough to have rows held out, little enough for a kill a second
 ROWS = 30  # of a batch
-PATIENCE = 300.0  # seconds for one process to get anywhere
-PROGRAM = f"""
-import sys
-sys.path.insert(0, {str(TESTS)!r})
-import tiny_stack
-from comfyui_unclip.unclip_core.training import plan, task_decoder
-plan.TRAINABLE["tiny"], plan.RECIPES["tiny"] = tiny_stack.config(), plan.RECIPES["storybook"]
-task_decoder.SHEET_STEPS = 2
-from comfyui_unclip.workflows.cli import main
-main()
-"""
+PATIENCE = 600.0  # seconds for one process to get anywhere
+TIMES = ("pictures_per_second", "data_share")  # of a line of the log
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """`unclip` in a process of its own, which knows the preset `tiny`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNCLIP_CACHE": str(folder / "cache")}
+def start(folder: Path, *arguments: str, fresh: bool = False) -> BaseProcess:
+    """`unclip` in a process of its own. It is forked from this one, which has read the libraries: nearly all of a start
+    is that. fresh: begun anew, as a user's, with other hashes of texts and so another order of sets."""
+    process = multiprocessing.get_context("spawn" if fresh else "fork").Process(
+        target=_unclip, args=(folder, arguments)
+    )
+    process.start()
+    return process
+
+
+def _unclip(folder: Path, arguments: tuple[str, ...]) -> None:
+    main_of_unclip, seeds = _read_libraries()
+    os.chdir(folder)
+    os.environ.update(UNCLIP_CACHE=str(folder / "cache"), UNCLIP_MODELS=str(folder / "models"))
     with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, env=environment, stdout=log, stderr=log
-        )
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    for seed in seeds:  # what draws from these, where its own seed is meant, differs from process to process
+        seed()
+    sys.argv = ["unclip", *arguments]
+    main_of_unclip()
 
 
-def killed(process: subprocess.Popen, rng: random.Random, moved: Callable[[], Any], early: float) -> bool:
+@functools.cache
+def _read_libraries() -> tuple[Callable[[], None], tuple[Callable[[], Any], ...]]:
+    """The command, which now knows the preset `tiny` and saves a checkpoint at every step; and what gives the global
+    random generators new seeds."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.path.insert(0, str(TESTS))
+    import numpy
+    import open_clip
+    import tiny_stack
+    import torch
+    import torch._dynamo
+    from PIL import Image
+
+    from comfyui_unclip.unclip_core.training import loop, plan, start, subject_run, task_decoder
+    from comfyui_unclip.workflows import cli
+
+    assert open_clip and start and subject_run  # read here, so that no child has to
+    Image.init()
+    plan.TRAINABLE["tiny"], plan.RECIPES["tiny"] = tiny_stack.config(), plan.RECIPES["storybook"]
+    task_decoder.SHEET_STEPS = 2
+    loop.LoopOptions = functools.partial(loop.LoopOptions, log_every=1, save_every=1)  # as the commands find it
+    return cli.main, (random.seed, numpy.random.seed, torch.seed)
+
+
+def killed(process: BaseProcess, rng: random.Random, moved: Callable[[], Any], early: float) -> bool:
     """Kill it some moments after `moved()` changes, or with the chance `early` before; whether it was still alive."""
     before, end = moved(), time.monotonic() + PATIENCE
     if rng.random() < early:
-        time.sleep(rng.uniform(0.0, 8.0))
+        time.sleep(rng.uniform(0.0, 3.0))
     else:
-        while process.poll() is None and moved() == before and time.monotonic() < end:
+        while process.is_alive() and moved() == before and time.monotonic() < end:
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, 0.5) ** 2)  # most of them soon: that is where files are written
-    alive = process.poll() is None
+    alive = process.is_alive()
     process.kill()
-    process.wait()
+    process.join()
     return alive
 
 
-def finished(process: subprocess.Popen, folder: Path) -> Iterator[str]:
+def finished(process: BaseProcess, folder: Path) -> Iterator[str]:
     """Wait for the end; a finding if it did not go well."""
-    code = process.wait(PATIENCE)
-    if code:
-        yield f"ended with {code}: {(folder / 'log').read_text()[-1500:]}"
+    process.join(PATIENCE)
+    if process.exitcode != 0:
+        process.kill()
+        yield f"ended with {process.exitcode}: {(folder / 'log').read_text()[-1500:]}"
 
 
 def leftovers(folder: Path) -> Iterator[str]:
@@ -138,19 +171,12 @@ def training(kills: int, rng: random.Random, stages: tuple[str, ...], steps: int
     found = []
     with tempfile.TemporaryDirectory(prefix="unclip-campaign-") as place:
         folder = Path(place)
-        sys.path.insert(0, str(TESTS))
-        import tiny_stack
-
-        tiny_stack.build(folder / "tiny")
+        _furnish(folder)
         for stage in stages:
-            made = stage.replace("-", "_")
-            sizes = ["--preset", "tiny", "--pictures", "64", "--batch", "4", "--device", "cpu", "--fp32"]
-            often = ["--steps", str(steps), "--save-minutes", "1e-9"]  # a checkpoint at every step
-            command = ["train", stage, *sizes, *often]
-            if stage != "clip":
-                command += ["--clip", str(folder / "tiny" / "clip.safetensors")]
-            shutil.rmtree(folder / "cache", ignore_errors=True)  # data is drawn, and may be killed, for each stage
-            run = folder / "killed" / made
+            command = ["train", stage, "--batch", str(BATCH), "--steps", str(steps), "--device", "cpu"]
+            command += ["--dtype", "fp32", *_given(stage, folder)]
+            shutil.rmtree(folder / "cache", ignore_errors=True)  # data is made, and may be killed, for each stage
+            run = folder / "killed" / stage
 
             def step(run: Path = run) -> int:
                 path = run / "checkpoint.pt"
@@ -162,16 +188,46 @@ def training(kills: int, rng: random.Random, stages: tuple[str, ...], steps: int
                     shutil.rmtree(run)
                 done += killed(start(folder, *command, "--run", str(run)), rng, step, 0.15)
             wrong = list(finished(start(folder, *command, "--run", str(run)), folder))
-            alone = folder / "alone" / made
-            wrong += finished(start(folder, *command, "--run", str(alone)), folder)
-            wrong += _differences(alone, run, f"{made}.safetensors") if not wrong else []
+            alone = folder / "alone" / stage
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            wrong += finished(start(folder, *command, "--run", str(alone), fresh=True), folder)
+            wrong += _differences(alone, run) if not wrong else []
             wrong += [*leftovers(run), *leftovers(folder / "cache")]
             print(f"training {stage}: {done} kills in {steps} steps; {len(wrong)} findings", flush=True)
             found += [f"{stage}: {each}" for each in wrong]
     return found
 
 
-def _differences(alone: Path, run: Path, exported: str) -> Iterator[str]:
+def _furnish(folder: Path) -> None:
+    """The installed model `tiny`, and pictures of a subject."""
+    from PIL import Image
+
+    building = multiprocessing.get_context("fork").Process(target=_build, args=(folder / "models" / "tiny",))
+    building.start()  # torch computes in no process that is forked
+    building.join()
+    (folder / "cup").mkdir()
+    for number in range(4):
+        Image.effect_noise((80, 70), 40 + 10 * number).convert("RGB").save(folder / "cup" / f"{number}.png")
+
+
+def _build(folder: Path) -> None:
+    _read_libraries()
+    import tiny_stack
+
+    folder.mkdir(parents=True)
+    tiny_stack.build(folder)
+
+
+def _given(stage: str, folder: Path) -> list[str]:
+    """What the command of a stage is told besides."""
+    if stage == "subject":
+        subject = ["--pictures", str(folder / "cup"), "--word", "sks_cup", "--class", "star", "--class-pictures", "12"]
+        return [*subject, "--model", "tiny", "--rank", "2", "--loras", str(folder / "loras")]
+    scenes = ["--preset", "tiny", "--pictures", str(PICTURES)]
+    return scenes if stage == "clip" else [*scenes, "--clip", "tiny"]
+
+
+def _differences(alone: Path, run: Path) -> Iterator[str]:
     """What is not the same to the bit in two run folders."""
     import torch
     from safetensors.torch import load_file
@@ -180,14 +236,16 @@ def _differences(alone: Path, run: Path, exported: str) -> Iterator[str]:
     for part in ("step", "network", "ema", "optimiser"):
         if not _equal(one[part], two[part]):
             yield f"{part} of the checkpoint differs"
-    if not _equal(load_file(alone / exported), load_file(run / exported)):
+    (exported,) = alone.glob("*.safetensors")
+    if not _equal(load_file(exported), load_file(run / exported.name)):
         yield "the exported weights differ"
-    steps = []
+    logs = []
     for folder in (alone, run):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps.append([(line["step"], line["loss"]) for line in lines if "loss" in line])
-    if steps[0] != steps[1]:
-        yield f"the logs differ: {steps}"
+        timeless = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+        logs.append(timeless)
+    if logs[0] != logs[1]:
+        yield f"the logs differ: {[pair for pair in zip(*logs, strict=False) if pair[0] != pair[1]][:3]}"
 
 
 def _equal(one: Any, two: Any) -> bool:
@@ -206,14 +264,13 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200, help="kills of batches")
-    parser.add_argument(
-        "--training", type=int, default=60, help="kills of training runs, the same number of each stage"
-    )
+    parser.add_argument("--training", type=int, default=70, help="kills of training runs, as many of each stage")
     parser.add_argument("--stages", default=",".join(STAGES), help="the stages to train")
-    parser.add_argument("--steps", type=int, default=40, help="of a training run")
+    parser.add_argument("--steps", type=int, default=24, help="of a training run")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
+    _read_libraries()
     found = rows(options.rows, rng) if options.rows else []
     found += (
         training(options.training, rng, tuple(options.stages.split(",")), options.steps) if options.training else []

@@ -6,6 +6,10 @@ Starts the editor as a process in a folder of its own, sends `count` requests in
 browser would never send, too), and looks afterwards at what lies around its folders. A finding is printed with the
 number of its request; `--only NUMBER` sends that one again, and prints the answer. Exit code 1 for any finding.
 
+What is late beside others, on a busy machine, is sent again alone when the queue is empty, and then counts by the
+processor time that the editor uses for it. How long its event loop, on which every answer waits, was held at the
+longest is printed likewise, in processor time and by the clock.
+
 Not run by CI, which sends a share of it: tests/workflows/server/test_hostile_requests.py.
 """
 
@@ -31,6 +35,22 @@ from typing import Any
 
 PATIENCE = 5.0  # seconds for an answer
 AT_ONCE = 8  # connections
+ALONE = 60.0  # seconds for an answer when nothing else is asked
+SLOWEST = 20  # requests that are sent again alone beside the late ones
+# The editor, which says at its end how long its loop was held: [processor time, clock], seconds, of the longest two.
+PROGRAM = """
+import asyncio.events, atexit, json, time
+run, held = asyncio.events.Handle._run, [(0.0, 0.0), (0.0, 0.0)]
+def measured(handle):
+    used, clock = time.thread_time(), time.perf_counter()
+    run(handle)
+    now = time.thread_time() - used, time.perf_counter() - clock
+    held[:] = max(held[0], now), max(held[1], now, key=lambda pair: pair[1])
+asyncio.events.Handle._run = measured
+atexit.register(lambda: print(json.dumps(held), flush=True))
+from comfyui_unclip.workflows.cli import main
+main()
+"""
 TOKEN = "kasdjfhaskdjfh3487sdkfh"
 PICTURE = bytes.fromhex(  # 1 x 1 PNG
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"
@@ -374,14 +394,14 @@ _KINDS: list[Callable[[Values], Sent]] = [_queue, _queue, _others, _setting, _by
 # --- Sending ---------------------------------------------------------------------------------------------------------
 
 
-async def answer_to(host: str, sent: Sent) -> tuple[int, bytes]:
+async def answer_to(host: str, sent: Sent, patience: float | None = None) -> tuple[int, bytes]:
     """(status, the answer). Status 0: the connection was closed without one, as for what is no HTTP; -1: no answer in
     time."""
     name, _, port = host.rpartition(":")
     reader, writer = await asyncio.open_connection(name, int(port))
     try:
         writer.write(sent.raw())
-        data = await asyncio.wait_for(_until_known(reader), PATIENCE)
+        data = await asyncio.wait_for(_until_known(reader), patience or PATIENCE)
     except (ConnectionError, asyncio.IncompleteReadError):
         return 0, b""
     except asyncio.TimeoutError:
@@ -406,7 +426,7 @@ async def _until_known(reader: asyncio.StreamReader) -> bytes:
 def finding(sent: Sent, status: int) -> str | None:
     """What is wrong with an answer, or None."""
     if status == -1:
-        return f"no answer within {PATIENCE:g} s"
+        return "no answer"
     if status >= 500 and status not in (501, 503, 507):
         return f"status {status}"
     if sent.stranger and (status < 300 and status not in (0,)):
@@ -414,26 +434,78 @@ def finding(sent: Sent, status: int) -> str | None:
     return None
 
 
-async def send_all(requests: Requests, numbers: list[int]) -> tuple[Counter, list[str]]:
-    """The statuses, with how many were "past" the parser of HTTP and how many "late", and the findings as lines."""
-    statuses: Counter = Counter()
-    found: list[str] = []
-    waiting = iter(numbers)
+@dataclass
+class Outcome:
+    """What became of the requests. past: how many the parser of HTTP took. slow: (seconds by the clock, number) of the
+    slowest. late: the numbers of those without an answer in time. alone: the most processor time for one of these."""
+
+    statuses: Counter = field(default_factory=Counter)
+    past: int = 0
+    slow: list[tuple[float, int]] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    alone: float = 0.0
+    found: list[str] = field(default_factory=list)
+
+    def add(self, number: int, sent: Sent, status: int, answer: bytes, used: float = 0.0) -> None:
+        """Take one answer in, for which the editor used so much processor time."""
+        self.statuses[status] += 1
+        self.past += not answer.startswith(b"HTTP/1.0 400")  # as aiohttp says of what is no HTTP
+        wrong = finding(sent, status) or (f"took {used:.1f} s of processor time" if used > PATIENCE else None)
+        if wrong:
+            self.found.append(f"request {number}: {sent.method} {ascii(sent.path)[:80]}: {wrong}")
+
+
+async def send_all(requests: Requests, numbers: list[int], process: int | None = None) -> Outcome:
+    """Send them, AT_ONCE at a time; then the late and the slowest again, alone. process: the editor's number."""
+    outcome = Outcome()
+    waiting, begun = iter(numbers), time.monotonic()
 
     async def work() -> None:
         for number in waiting:
-            sent = requests[number]
+            sent, start = requests[number], time.monotonic()
             status, answer = await answer_to(requests.host, sent)
-            if status == -1:  # a busy machine answers the second time; a request that hangs the editor never
-                statuses["late"] += 1
-                status, answer = await answer_to(requests.host, sent)
-            statuses[status] += 1
-            statuses["past"] += not answer.startswith(b"HTTP/1.0 400")  # as aiohttp says of what is no HTTP
-            if wrong := finding(sent, status):
-                found.append(f"request {number}: {sent.method} {ascii(sent.path)[:80]}: {wrong}")
+            outcome.slow = sorted([*outcome.slow, (time.monotonic() - start, number)], reverse=True)[:SLOWEST]
+            if status == -1:
+                outcome.late.append(number)
+            else:
+                outcome.add(number, sent, status, answer)
+            if number and number % 1000 == 0:
+                print(f"  {number} sent after {time.monotonic() - begun:.0f} s", flush=True)
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return statuses, found
+    await _until_idle(requests)
+    for number in dict.fromkeys([*outcome.late, *(number for _, number in outcome.slow)]):
+        sent, used = requests[number], _processor_seconds(process)
+        status, answer = await answer_to(requests.host, sent, ALONE)
+        used = _processor_seconds(process) - used
+        outcome.alone = max(outcome.alone, used)
+        if number in outcome.late:
+            outcome.add(number, sent, status, answer, used)
+    return outcome
+
+
+async def _until_idle(requests: Requests) -> None:
+    """Empty the editor's queue, and wait for the end of what runs."""
+    headers = [(b"Host", requests.host.encode()), (b"Connection", b"close")]
+    if requests.token is not None:
+        headers.append((b"Authorization", f"Bearer {requests.token}".encode()))
+    body = b'{"clear": true}'
+    clear = Sent("POST", "/queue", [*headers, (b"Content-Length", str(len(body)).encode())], body)
+    await answer_to(requests.host, clear, ALONE)
+    for _ in range(int(ALONE)):
+        _, answer = await answer_to(requests.host, Sent("GET", "/prompt", headers), ALONE)
+        if b'"queue_remaining": 0' in answer:
+            return
+        await asyncio.sleep(1.0)
+
+
+def _processor_seconds(process: int | None) -> float:
+    """What a process has used; 0 where it cannot be asked."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def furnish(folder: Path) -> set[str]:
@@ -456,8 +528,9 @@ def outside(folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def served(folder: Path, token: str | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`unclip edit` in `folder`; yields its host with the port, and the process."""
-    command = [sys.executable, "-m", "comfyui_unclip.workflows.cli", "edit", "--no-browser", "--port", "0"]
+    """`unclip edit` in `folder`; yields its host with the port, and the process. Prints at the end how long its loop
+    was held."""
+    command = [sys.executable, "-c", PROGRAM, "edit", "--no-browser", "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder / "temporary")}
     if token is not None:
         environment["UNCLIP_EDIT_TOKEN"] = token
@@ -467,7 +540,9 @@ def served(folder: Path, token: str | None = None) -> Iterator[tuple[str, subpro
             yield re.search(r"http://([^/]+)/", server.stdout.readline())[1], server
         finally:
             server.terminate()
-            server.wait(30)
+            said, _ = server.communicate(timeout=10 * ALONE)
+            (most, _), (used, clock) = json.loads(said.splitlines()[-1])
+            print(f"  its loop was held {most:.3f} s of processor time at most, by the clock {clock:.3f} ({used:.3f})")
 
 
 def load(sockets: int, nodes: int) -> int:
@@ -488,7 +563,7 @@ def load(sockets: int, nodes: int) -> int:
 async def _under_load(host: str, sockets: int, nodes: int) -> tuple[list[float], float]:
     import aiohttp
 
-    prompt = {"0": {"class_type": "PrimitiveInt", "inputs": {"value": 1}}}
+    prompt: dict[str, Any] = {"0": {"class_type": "PrimitiveInt", "inputs": {"value": 1}}}
     for number in range(1, nodes - 1):
         prompt[str(number)] = {"class_type": "PrimitiveInt", "inputs": {"value": [str(number - 1), 0]}}
     prompt["last"] = {"class_type": "PreviewAny", "inputs": {"source": [str(nodes - 2), 0]}}
@@ -528,7 +603,8 @@ def campaign(count: int, seed: int, token: str | None, only: int | None) -> int:
                 print(ascii(requests[only])[:2000])
                 print(asyncio.run(answer_to(host, requests[only])))
             start = time.monotonic()
-            statuses, found = asyncio.run(send_all(requests, list(range(count)) if only is None else []))
+            outcome = asyncio.run(send_all(requests, list(range(count)) if only is None else [], server.pid))
+            found = outcome.found
             took = time.monotonic() - start
             if server.poll() is not None:
                 found.append(f"the editor ended with {server.returncode}")
@@ -540,10 +616,11 @@ def campaign(count: int, seed: int, token: str | None, only: int | None) -> int:
         if "Traceback" in log_text:
             place = log_text.index("Traceback")
             found.append(f"{log_text.count('Traceback')} tracebacks in its log, the first: {log_text[place:][:2500]}")
-    past, late = statuses.pop("past", 0), statuses.pop("late", 0)
     mode = "with a token" if token else "without a token"
-    print(f"{mode}: {count} requests in {took:.0f} s, statuses {dict(sorted(statuses.items()))}")
-    print(f"  {past} of them past the first parser, {late} answered at the second try alone; {len(found)} findings")
+    print(f"{mode}: {count} requests in {took:.0f} s, statuses {dict(sorted(outcome.statuses.items()))}")
+    print(f"  {outcome.past} past the first parser; {len(outcome.late)} late beside others")
+    print(f"  these and the slowest alone: at most {outcome.alone:.2f} s of processor time", flush=True)
+    print(f"  {len(found)} findings", flush=True)
     for line in found[:50]:
         print(f"  {line}")
     return len(found)

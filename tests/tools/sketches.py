@@ -20,7 +20,6 @@ from comfyui_unclip.unclip_core.storybook.scenes import Scene, Thing
 SIDE = 400
 GROUND, WORDS, FAINT = "#1c1e22", "#f0f0f0", "#a8acb4"
 FINE = 4  # drawn larger, for smooth edges
-Pen = Callable[..., None]
 
 
 def _canvas(size: int, paint: Callable[[ImageDraw.ImageDraw, Callable], None]) -> Image.Image:

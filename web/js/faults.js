@@ -87,7 +87,10 @@ function find(id) {
 }
 
 function clear() {
-  for (const node of [...marked.keys()]) take(node, FAULT);
+  for (const node of [...marked.keys()]) {
+    if (node.graph) take(node, FAULT);
+    else marked.delete(node); // it has left the canvas
+  }
 }
 
 /** Take a text away, and what the node has grown for it where the user has not chosen another size since. */

@@ -10,6 +10,7 @@ const THUMB = 48;
 const LARGE = 128; // at least; the node's free room below is the picture's
 const MOST = 128; // frames; a longer animation is shown by evenly spread ones
 const CAN = typeof ImageDecoder !== "undefined"; // else the editor's own preview plays it
+const newest = new WeakMap(); // node -> the result that it is to show
 const TYPES = { webp: "image/webp", gif: "image/gif" };
 const sizes = new WeakMap(); // node -> its size before the editor's preview made it grow
 const PATHS = {
@@ -48,12 +49,13 @@ async function draw(node, output) {
   const file = output?.images?.[0];
   const type = TYPES[file?.filename?.split(".").pop()];
   if (!type) return;
+  newest.set(node, output);
   const query = new URLSearchParams({ filename: file.filename, subfolder: file.subfolder ?? "", type: file.type });
   const answer = await api.fetchApi(`/view?${query}`);
   if (!answer.ok) throw new Error(`${file.filename}: ${answer.status}`);
   const data = await answer.blob();
   const frames = await decode(await data.arrayBuffer(), type, output.frames?.[0]);
-  if (!node.graph) return; // the node may have left the canvas while its frames came
+  if (!node.graph || newest.get(node) !== output) return; // while its frames came the node left, or ran again
   if (sizes.has(node) && !has(node, NAME)) {
     hide(node, EDITORS_PREVIEW); // it stood there while the frames came
     node.setSize(sizes.get(node));

@@ -54,20 +54,25 @@ def ended_as_by_ctrl_c() -> Iterator[Ended]:
 
 @dataclass
 class Asked:
-    """number: the signal's, 0 while nobody has asked."""
+    """number: the signal's, 0 while there was none. heard: whether somebody has asked for it yet."""
 
     number: int = 0
+    heard: bool = False
 
     def __call__(self) -> bool:
-        """Whether somebody has."""
+        """Whether the run is to stop. From the first question on, signals wait for the next one."""
+        self.heard = True
         return bool(self.number)
 
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Asked]:
-    """Inside, the first Ctrl-C or SIGTERM is noted only; a Ctrl-C after it interrupts at once.
+    """Inside, once the work asks, the first Ctrl-C or SIGTERM is noted only; a Ctrl-C after it interrupts at once.
 
-    A second SIGTERM does not: a batch system sends it to all processes of a job, and torchrun sends it on.
+    Before, while data is made and read, there is nothing to save: signals do what they did outside, unless that was not
+    Python's. A second SIGTERM never interrupts: a batch system sends it to all processes of a job, and torchrun sends
+    it on.
+
     Forked workers take the handlers along: a Ctrl-C, which reaches all of a terminal's processes, is the first one's
     business; a SIGTERM ends them, as their pools expect.
     """
@@ -79,14 +84,18 @@ def asked_to_stop() -> Iterator[Asked]:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if asked.number and number == signal.SIGINT:
+        if not asked.heard and callable(outside := before[number]):
+            outside(number, frame)
+        elif asked.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.number = asked.number or number
 
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield asked
     finally:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...nodes.files import path_inside
-from ..document.graph import Problem, Prompt, WorkflowError, is_link
-from ..document.schema import node_schema
+from ..document.graph import Problem, Prompt, WorkflowError
 from ..engine.outcome import Event
 from ..rows.prepared import Prepared
 from ..rows.reporters import Reporter
@@ -26,7 +25,7 @@ from .node_clock import NodeClock
 from .options import Options
 from .received_files import row_tag, save_file
 
-_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row
+_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row, or without its answer
 _MAX_JSON, _MAX_FILE = 256 << 20, 2 << 30  # bytes of an answer
 _MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
 # What comes of reading an answer that is JSON and yet not ComfyUI's.
@@ -41,9 +40,9 @@ class ServerError(RuntimeError):
 def server_classes(url: str, input_folder: Path) -> dict[str, type]:
     """A class for each node of the server, with its declarations only. Raises WorkflowError when none answers."""
     try:
-        declared = asyncio.run(_get_json(url, "object_info"))
+        declared = asyncio.run(_declarations(url))
         return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
-    except (ServerError, OSError, ValueError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
+    except (ServerError, OSError, ValueError, asyncio.TimeoutError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"--server {url}: no ComfyUI answers there ({reason}); start it, or check the address"
         raise WorkflowError([Problem("invalid_option", message)]) from None
@@ -58,12 +57,13 @@ def _aiohttp():
     return aiohttp
 
 
-async def _get_json(url: str, path: str) -> Any:
-    aiohttp = _aiohttp()
-    async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
-        http.get(f"{url.rstrip('/')}/{path}") as answer,
-    ):
+async def _declarations(url: str) -> Any:
+    async with _aiohttp().ClientSession() as http:
+        return await _get_json(http, f"{url.rstrip('/')}/object_info")
+
+
+async def _get_json(http: Any, url: str) -> Any:
+    async with http.get(url, timeout=_aiohttp().ClientTimeout(total=_MAX_AWAY)) as answer:
         answer.raise_for_status()
         return json.loads(await _read(answer, _MAX_JSON))
 
@@ -200,20 +200,27 @@ class ServerRunner:
             except (OSError, _aiohttp().ClientError):
                 await asyncio.sleep(1.0)
             try:
-                if entry := await self._history(prompt_id):
+                queued = await self._is_queued(prompt_id)  # asked first: what ends in between is in the history
+                if entry := (await _get_json(self._http, f"{self._url}/history/{prompt_id}")).get(prompt_id):
                     return entry
                 away_since = None
-            except (OSError, ValueError, _aiohttp().ClientError) as error:
+            except (OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > _MAX_AWAY:
                     raise ServerError(
                         f"the server {self._url} went away: {error}; start it and use --resume"
                     ) from error
+                continue
+            if not queued:
+                raise ServerError(
+                    f"the server {self._url} no longer has this row: it was taken out of its queue, or the server "
+                    "was restarted; run it again (of many rows --resume does the rest)"
+                )
 
-    async def _history(self, prompt_id: str) -> dict[str, Any] | None:
-        async with self._http.get(f"{self._url}/history/{prompt_id}") as answer:
-            answer.raise_for_status()
-            return json.loads(await _read(answer, _MAX_JSON)).get(prompt_id)
+    async def _is_queued(self, prompt_id: str) -> bool:
+        """Whether a row waits or runs there."""
+        queue = await _get_json(self._http, f"{self._url}/queue")
+        return any(prompt_id == entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"]))
 
     def _on_message(self, result: RowResult, prompt_id: str, text: str) -> bool:
         """Report one message of the websocket; True when it says that the row is over."""
@@ -271,10 +278,10 @@ class ServerRunner:
         """Pictures that lie in the input folder here are sent, and the prompt names them as the server does."""
         changed = dict(prompt)
         for node_id, node in prompt.items():
-            specs = node_schema(self._prepared.classes[node["class_type"]]).inputs
+            specs = self._prepared.classes.schema(node["class_type"]).inputs
             for name, value in node["inputs"].items():
                 wanted = name in specs and specs[name].options.get("image_upload")
-                if wanted and isinstance(value, str) and not is_link(value) and (sent := await self._upload(value)):
+                if wanted and isinstance(value, str) and (sent := await self._upload(value)):
                     inputs = {**changed[node_id]["inputs"], name: sent}
                     changed[node_id] = {**changed[node_id], "inputs": inputs}
         return changed

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..document.graph import Prompt
+from .json_text import memory_of
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
 _VIEWABLE = ("images", "gifs", "video", "audio", "3d")  # kinds of files that the page can show
@@ -35,6 +36,11 @@ class Job:
     shown: dict[str, dict[str, list]] = field(default_factory=dict)  # node -> what it shows
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # what was said, without progress
     cancel: threading.Event = field(default_factory=threading.Event)
+    memory: int = 0  # bytes, as `measure` found
+
+    def measure(self) -> None:
+        """Find out what the job takes in memory now: its prompt, and what it has shown and said."""
+        self.memory = memory_of([self.prompt, self.pnginfo, self.shown, self.messages])
 
     def queue_entry(self) -> list[Any]:
         """As in /queue."""

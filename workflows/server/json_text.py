@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 MAX_DEPTH = 100  # tables and lists inside each other; a graph's subgraphs and their values take some 15
@@ -36,12 +37,25 @@ def from_json(data: str | bytes) -> Any:
     raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
+def memory_of(value: Any) -> int:
+    """Bytes that a value of tables, lists and texts takes in memory, at most: what occurs twice may be one object."""
+    total, level = 0, [value]
+    while level:
+        total += sum(map(sys.getsizeof, level))
+        level = [item for outer in level for item in _parts(outer)]
+    return total
+
+
+def _parts(value: Any) -> Any:
+    return [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+
+
 def _items(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number in JSON")
+    raise ValueError(f"it holds {name}, which JSON does not have")
 
 
 def _finite(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import Callable
@@ -13,11 +14,11 @@ from aiohttp import WSMsgType, web
 
 from .json_text import to_json
 
-_HEARTBEAT = 20.0  # seconds after which a page that vanished without a word is found out
+_HEARTBEAT = 20.0  # seconds after which a page is asked whether it is there; with half as many to answer in
 # For a page that is behind: messages beyond which previews and progress are left out; messages, and bytes, beyond which
 # it is dropped. A graph of 5,000 quick nodes says some 15,000 things in a second.
 _LATE, _MAX_WAITING, _MAX_BYTES = 512, 50_000, 32 << 20
-_SEND_SECONDS = 20.0  # in which a page takes one message
+_BURST = 16  # messages to one page before others have their turn
 _MAX_OF_CLIENT = 8  # websockets of one client id: the tabs that were duplicated; the oldest goes
 _MAX_PAGES = 2000  # websockets
 _MAX_MESSAGE = 1 << 16  # bytes that a page may send at once
@@ -73,6 +74,7 @@ class Pages:
             if not own and self._open.get(client) is own:
                 del self._open[client]
             writer.cancel()
+            page.drop()  # what still waits to be sent to a page that does not read would wait for ever
         return socket
 
     async def close(self) -> None:
@@ -112,16 +114,15 @@ class _Page:
             self._transport.abort()
 
     async def write(self) -> None:
+        """Send what is queued, for as long as the page is open."""
         with contextlib.suppress(ConnectionError, RuntimeError):
-            while True:
+            for count in itertools.count(1):
                 message = await self._waiting.get()
                 self._bytes -= len(message)
                 send = self.socket.send_str if isinstance(message, str) else self.socket.send_bytes
-                late = asyncio.get_running_loop().call_later(_SEND_SECONDS, self.drop)  # which ends the sending
-                try:
-                    await send(message)
-                finally:
-                    late.cancel()
+                await send(message)
+                if count % _BURST == 0:  # neither a long queue nor a quick socket ever waits
+                    await asyncio.sleep(0)
 
 
 def _asks_features(text: str) -> bool:

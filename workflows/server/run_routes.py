@@ -10,10 +10,12 @@ from typing import Any
 from aiohttp import web
 
 from ..checks.validation import validate
-from .editor import Editor, bad_request, json_response, read_count, read_ids, read_json_object
+from .editor import Editor
 from .job import STATUSES, Job
 from .json_text import to_json
 from .pages import MAX_CLIENT_ID
+from .requests import bad_request, json_response, read_count, read_ids, read_json_object
+from .worker import QueueFull
 
 _MAX_ID = 128
 _MAX_NUMBER = 1 << 53  # places in the queue, as exact as the page's numbers are
@@ -54,8 +56,8 @@ async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
     job_id = data.get("prompt_id", "") or uuid.uuid4().hex
     client, number = data.get("client_id"), data.get("number")
     targets, extra = data.get("partial_execution_targets"), data.get("extra_data") or {}
-    if not _is_id(job_id, _MAX_ID) or _find(editor, job_id):
-        raise bad_request("prompt_id is not a short text that no other prompt has")
+    if not _is_id(job_id, _MAX_ID):
+        raise bad_request("prompt_id is not a short text")
     if not (client is None or _is_id(client, MAX_CLIENT_ID)):
         raise bad_request("client_id is not a short text")
     if not (number is None or (isinstance(number, int | float) and abs(number) <= _MAX_NUMBER)):
@@ -75,7 +77,13 @@ async def queue_prompt(editor: Editor, request: web.Request) -> web.Response:
         pnginfo if isinstance(pnginfo, dict) else None,
         previews=not isinstance(extra, dict) or extra.get("preview_method") != "none",
     )
-    editor.worker.add(job)
+    await editor.in_thread(job.measure)
+    if _find(editor, job_id):  # asked last: whoever came in the meantime has queued by now
+        raise bad_request("prompt_id is that of another prompt")
+    try:
+        editor.worker.add(job)
+    except QueueFull as full:
+        raise web.HTTPServiceUnavailable(text=str(full)) from None
     return json_response({"prompt_id": job.id, "number": job.number, "node_errors": found.errors})
 
 
@@ -118,7 +126,7 @@ async def list_jobs(editor: Editor, request: web.Request) -> web.Response:
     """The newest first, running and waiting ones before those that are over."""
     wanted = {status for status in request.query.get("status", "").split(",") if status}
     if unknown := wanted - set(STATUSES):
-        raise bad_request(f"status {min(unknown)!r} is none of {', '.join(STATUSES)}")
+        raise bad_request(f"status {min(unknown)!r} is not one of {', '.join(STATUSES)}")
     worker = editor.worker
     jobs = [*reversed(worker.waiting()), *worker.running(), *reversed(worker.ended())]
     found = [job for job in jobs if not wanted or job.status in wanted]

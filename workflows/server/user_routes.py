@@ -15,9 +15,11 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import UnusableName, path_inside, write_whole
-from .editor import MAX_JSON, Editor, bad_request, json_response, read_body, read_json, read_json_object
+from ...nodes.files import write_whole
+from ...unclip_core.disk import size_text
+from .editor import Editor
 from .json_text import from_json
+from .requests import bad_request, json_response, path_of, read_body, read_json, read_json_object
 
 _LOG = logging.getLogger(__name__)
 SETTINGS = "comfy.settings.json"
@@ -33,6 +35,7 @@ FIRST_SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "LiteGraph.Canvas.MinFontSizeForLOD": 3,
 }
+MAX_SETTINGS = 1 << 20  # bytes, of all: each change reads and writes them whole
 _TYPES = {".json": "application/json", ".css": "text/css"}
 
 
@@ -55,7 +58,7 @@ async def users(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def get_settings(editor: Editor, request: web.Request) -> web.Response:
-    return json_response(_settings(editor))
+    return json_response(await editor.in_thread(_read_settings, editor))
 
 
 async def save_settings(editor: Editor, request: web.Request) -> web.Response:
@@ -64,7 +67,8 @@ async def save_settings(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def get_setting(editor: Editor, request: web.Request) -> web.Response:
-    return json_response(_settings(editor).get(request.match_info["id"]))
+    kept = await editor.in_thread(_read_settings, editor)
+    return json_response(kept.get(request.match_info["id"]))
 
 
 async def save_setting(editor: Editor, request: web.Request) -> web.Response:
@@ -116,13 +120,8 @@ async def move_file(editor: Editor, request: web.Request) -> web.Response:
 
 
 def _path(editor: Editor, name: str) -> Path:
-    """A path in the user folder."""
-    try:
-        path = path_inside(editor.user, name, links=False)
-    except UnusableName as error:
-        raise bad_request(str(error)) from None
-    except (ValueError, OSError):
-        raise web.HTTPForbidden(text="this path leads out of the user folder") from None
+    """A path in the user folder, below it."""
+    path = path_of(editor.user, name)
     if path == editor.user.resolve():
         raise bad_request("give a file's name")
     return path
@@ -186,11 +185,19 @@ def _aside(path: Path, number: int) -> Path:
     return path.with_suffix(f".unreadable-{number}.json")
 
 
+def _read_settings(editor: Editor) -> dict[str, Any]:
+    with editor.settings_lock:
+        return _settings(editor)
+
+
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
     """Write the settings with some changed. One request after another, so that none is lost."""
     with editor.settings_lock:
         text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
         data = text.encode("utf-8", "replace")
-        if len(data) > MAX_JSON:
-            raise bad_request(f"the settings would take {len(data)} bytes, more than {MAX_JSON}; keep less in them")
+        if len(data) > MAX_SETTINGS:
+            raise bad_request(
+                f"the settings would take {size_text(len(data))}, and at most {size_text(MAX_SETTINGS)} are kept; keep "
+                "less in them"
+            )
         write_whole(editor.user / SETTINGS, data, True)

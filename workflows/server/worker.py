@@ -12,14 +12,22 @@ from collections.abc import Collection
 from typing import Any
 
 from ...nodes.host import Interrupted, LocalHost
+from ...unclip_core.disk import size_text
 from ..engine.session import Session
 from .job import CANCELLED, COMPLETED, FAILED, RUNNING, Job
 from .pages import Pages
 from .run_messages import RunMessages
 
 _LOG = logging.getLogger(__name__)
-_HISTORY = 500  # ended jobs that are remembered; their pictures stay on disk
+# What is remembered: bytes in memory of the prompts that wait, and of the jobs that are over; their numbers. A graph of
+# fifty nodes takes some 100 kB.
+MAX_MEMORY = 256 << 20
+_MAX_WAITING, _HISTORY = 5000, 500
 _PATIENCE = 3.0  # seconds that the end waits for a node to notice it
+
+
+class QueueFull(Exception):
+    """No more prompts can wait; the message says how many do."""
 
 
 class Worker:
@@ -59,8 +67,14 @@ class Worker:
         return float(-number if front else number)
 
     def add(self, job: Job) -> None:
-        """Queue a job."""
+        """Queue a job. Raises QueueFull. One that finds nobody waiting is always taken."""
         with self._changed:
+            count, memory = len(self._waiting), sum(waiting.memory for _, _, waiting in self._waiting)
+            if count and (count >= _MAX_WAITING or memory + job.memory > MAX_MEMORY):
+                raise QueueFull(
+                    f"{count} prompts of {size_text(memory)} wait, this one has {size_text(job.memory)}, and at most "
+                    f"{_MAX_WAITING} of {size_text(MAX_MEMORY)} can; send it again when some are done"
+                )
             heapq.heappush(self._waiting, (job.number, next(self._arrivals), job))
             self._changed.notify_all()
         self._tell_status()
@@ -130,14 +144,20 @@ class Worker:
             self._tell_status()
             self._messages = messages = RunMessages(job, self._pages, self._warned)
             status = self._run(job, messages)
+            job.measure()
             with self._changed:  # first in the history, then told: whoever hears of the end may ask at once
                 job.status, job.ended = status, time.time()
                 self._running = self._messages = None
                 self._ended[job.id] = job
-                while len(self._ended) > _HISTORY:
-                    del self._ended[next(iter(self._ended))]
+                self._forget_oldest()
             messages.ended(status == COMPLETED)
             self._tell_status()
+
+    def _forget_oldest(self) -> None:
+        """Keep the history within its bounds; the last job stays whatever its size."""
+        memory = sum(job.memory for job in self._ended.values())
+        while len(self._ended) > 1 and (len(self._ended) > _HISTORY or memory > MAX_MEMORY):
+            memory -= self._ended.pop(next(iter(self._ended))).memory
 
     def _next(self) -> Job | None:
         """The next job, waited for. None at the end."""

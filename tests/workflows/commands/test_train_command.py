@@ -14,7 +14,7 @@ import torch
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
-from comfyui_unclip.workflows.cli import run
+from comfyui_unclip.workflows.cli import main, run
 from comfyui_unclip.workflows.commands import evaluate
 from comfyui_unclip.workflows.commands._stopping import asked_to_stop
 
@@ -30,9 +30,11 @@ def tiny(tiny_models, tmp_path, monkeypatch):
     return tmp_path
 
 
+SIZES = ("--preset", "tiny", "--pictures", "16", "--batch", "4", "--device", "cpu")
+
+
 def train(*arguments):
-    sizes = ("--preset", "tiny", "--pictures", "16", "--batch", "4", "--device", "cpu")
-    return run(["train", *arguments, *sizes])
+    return run(["train", *arguments, *SIZES])
 
 
 def recipe_of(folder):
@@ -165,6 +167,24 @@ def test_torchrun_trains_in_two_processes_that_print_once_keep_others_out_and_sa
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     assert run([*command, "--steps", str(step + 1)]) == 0  # one process takes it up
     assert "wrote runs/upsampler_256/upsampler_256.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_first_step_a_signal_ends_the_command_at_once(tiny, monkeypatch, capsys, number):
+    """Data is made and read then, for minutes or hours, and nothing is there to be saved."""
+
+    def signalled(self, *given):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    command = ["unclip", "train", "clip", *SIZES, "--steps", "5", "--fp32"]
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(task_clip.ClipTask, "batch", signalled)
+        patched.setattr(sys, "argv", command)
+        main()
+    assert ended.value.code == 128 + number and "interrupted" in capsys.readouterr().err
+    assert not (tiny / "runs" / "clip" / "checkpoint.pt").exists()
+    assert train("clip", "--steps", "1", "--fp32") == 0
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks a process")

@@ -1,16 +1,15 @@
 """`--server URL`, against a server of our own that speaks ComfyUI's protocol (comfy_server.py)."""
 
-import importlib.util
 import json
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from comfyui_unclip.tests.workflows.comfy_server import ComfyServer
 from comfyui_unclip.workflows.cli import run
 
 GRAPH = {
@@ -21,12 +20,7 @@ GRAPH = {
 
 @pytest.fixture
 def server():
-    specification = importlib.util.spec_from_file_location(
-        "comfy_server", Path(__file__).parents[1] / "comfy_server.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    server = module.ComfyServer()
+    server = ComfyServer()
     yield server
     server.stop()
 
@@ -97,6 +91,16 @@ def test_a_socket_that_breaks_in_the_middle_costs_nothing(remote, server, tmp_pa
     server.drop_socket_once = True
     assert remote("-q")[0] == 0
     assert shade(tmp_path / "out" / "pic_00001_.png") == 3
+
+
+def test_a_row_that_the_server_lost_is_not_waited_for(remote, server, monkeypatch):
+    """Somebody took it out of the queue there, or the server was started anew."""
+    from comfyui_unclip.workflows.places import comfyui_server
+
+    monkeypatch.setattr(comfyui_server, "_POLL", 0.1)
+    server.lose = True
+    code, _, err = remote("-q")
+    assert code == 1 and "no longer has this row: it was taken out of its queue" in err
 
 
 DEEP = "[" * 100_000

@@ -93,7 +93,7 @@ def ask(tmp_path, toy_classes):
 
         async def within():
             async with TestClient(TestServer(make_app(editor, Guard(listen, token)))) as client:
-                return await asyncio.wait_for(scenario(client), 30)
+                return await asyncio.wait_for(scenario(client), 90)
 
         return asyncio.run(within())
 

@@ -10,8 +10,8 @@ import pytest
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.unclip_core import disk
 from comfyui_unclip.workflows.server import user_routes
-from comfyui_unclip.workflows.server.editor import MAX_JSON
 from comfyui_unclip.workflows.server.json_text import MAX_DEPTH
+from comfyui_unclip.workflows.server.requests import MAX_JSON
 
 NODE = {"class_type": "Show", "inputs": {"value": 1}}
 GREATEST = "9" * 400
@@ -49,7 +49,7 @@ REFUSED = {
         {},
         "number is not a number",
     ),
-    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which is no number in JSON"),
+    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which JSON does not have"),
     "too large": ("/prompt", prompt().replace('"value": 1', '"value": 1e999'), {}, "1e999, which is too large"),
     "nesting": ("/settings", f'{{"a": {nested(MAX_DEPTH)}}}', {}, f"deeper than {MAX_DEPTH} levels"),
     "more nesting": ("/settings/a", nested(100_000), {}, f"deeper than {MAX_DEPTH} levels"),
@@ -170,8 +170,9 @@ def test_a_share_of_the_campaign_finds_nothing(ask, campaign, tmp_path, token):
     async def scenario(client):
         before = campaign.furnish(tmp_path)
         requests = campaign.Requests(7, f"{client.host}:{client.port}", token)
-        statuses, found = await campaign.send_all(requests, list(range(250)))
-        assert not found and campaign.outside(tmp_path) == before
-        assert statuses["past"] > 200 and statuses[200] > 10 and (statuses[401] > 50) == (token is not None), statuses
+        outcome = await campaign.send_all(requests, list(range(250)))
+        assert not outcome.found and campaign.outside(tmp_path) == before
+        statuses = outcome.statuses
+        assert outcome.past > 200 and statuses[200] > 10 and (statuses[401] > 50) == (token is not None), statuses
 
     ask(scenario, token=token)

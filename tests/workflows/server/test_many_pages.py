@@ -1,8 +1,11 @@
-"""Large graphs and many pages: messages do not grow with the graph, a page that does not read is dropped."""
+"""Large graphs, many pages, long queues: messages do not grow with the graph, a page that does not read is dropped,
+what waits and what is over takes a bounded memory."""
 
 import asyncio
+import itertools
 import json
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import aiohttp
@@ -10,7 +13,9 @@ import pytest
 
 from comfyui_unclip.workflows.engine.outcome import Event
 from comfyui_unclip.workflows.server import pages as pages_module
+from comfyui_unclip.workflows.server import worker as worker_module
 from comfyui_unclip.workflows.server.job import Job
+from comfyui_unclip.workflows.server.json_text import from_json, memory_of
 from comfyui_unclip.workflows.server.pages import Pages
 from comfyui_unclip.workflows.server.run_messages import RunMessages
 
@@ -102,5 +107,69 @@ def test_a_large_run_before_many_pages_keeps_nobody_waiting(ask, open_page, sock
         assert sorted(waits)[5] < 0.5, waits
         for socket in opened:
             await socket.close()
+
+    ask(scenario)
+
+
+def test_a_long_queue_of_messages_lets_others_have_their_turn():
+    """A socket that takes everything at once never waits, and so would keep the loop to itself."""
+    sent, turns = [], []
+
+    class Socket:
+        async def send_str(self, message):
+            sent.append(message)
+
+    async def scenario():
+        page = pages_module._Page(Socket(), None)
+        for number in range(1000):
+            page.push(str(number), droppable=False)
+        writer = asyncio.create_task(page.write())
+        while len(sent) < 1000:
+            turns.append(len(sent))
+            await asyncio.sleep(0)
+        writer.cancel()
+
+    asyncio.run(scenario())
+    assert sent == [str(number) for number in range(1000)]
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 32
+
+
+@pytest.mark.parametrize("text", ['{"a": [1.5]},', "[],", '"\u65e5x",', "1234567,", '{"": {}},'])
+def test_what_json_takes_in_memory_is_not_underestimated(text):
+    text = f"[{text * 20_000}0]"
+    tracemalloc.start()
+    value = from_json(text)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 0.9 * taken < memory_of(value) < 2.5 * taken
+
+
+def test_prompts_that_wait_and_jobs_that_are_over_have_a_bounded_memory(ask, open_page, samples, monkeypatch):
+    monkeypatch.setattr(worker_module, "MAX_MEMORY", 1 << 20)
+    sampler = {"class_type": "Samples", "inputs": {"steps": 4, "seed": 1, "hold": True}}
+    held = {"1": sampler, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+    small = {"1": {"class_type": "Warns", "inputs": {"text": "x"}}}
+    large = {"prompt": small, "extra_data": {"extra_pnginfo": {}}}
+
+    async def scenario(client):
+        page = await open_page(client)
+        await page.queue(held)
+        await asyncio.to_thread(samples.held.wait, 20)
+        answers = []
+        for number in range(5):
+            large["extra_data"]["extra_pnginfo"] = {"workflow": {"number": number, "pad": [{}] * 4000}}
+            answers.append(await client.post("/prompt", json=large | {"client_id": page.name}))
+        assert [answer.status for answer in answers] == [200, 200, 200, 503, 503]
+        assert "3 prompts of 8" in await answers[-1].text() and "send it again" in await answers[-1].text()
+        samples.gate.set()
+        while (await (await client.get("/prompt")).json())["exec_info"]["queue_remaining"]:
+            await asyncio.sleep(0.02)
+        editor = next(iter(client.server.app.router.routes())).handler.args[0]
+        assert len(editor.worker.ended()) == 4  # the held one is small
+        assert (await client.post("/prompt", json=large | {"client_id": page.name})).status == 200
+        while (await (await client.get("/prompt")).json())["exec_info"]["queue_remaining"]:
+            await asyncio.sleep(0.02)
+        ended = editor.worker.ended()
+        assert sum(job.memory for job in ended) <= 1 << 20 and [bool(job.pnginfo) for job in ended] == [True] * 3
 
     ask(scenario)
