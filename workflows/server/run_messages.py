@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...unclip_core.diffusion.samplers import StepState
 
 _PREVIEW_INTERVAL = 0.2  # seconds: each preview waits for the device
+_PREVIEW_SIDE = 512
 _STATE_INTERVAL = 0.05
 _MAX_STATES = 32  # nodes of one progress_state: the page draws the running one, and the others' last colour
 _TEXT, _PREVIEW = 3, 4  # kinds of binary messages
@@ -150,13 +151,17 @@ class RunMessages:
             self._send("progress_state", {"nodes": self._states}, droppable=True)
 
     def _preview(self, node: str, step: StepState, last: bool) -> None:
+        from PIL import Image, ImageOps
+
         now = time.monotonic()
         wanted = self._job.previews and self._job.client in self._pages and step.is_visible
         if not wanted or (now - self._previewed < _PREVIEW_INTERVAL and not last):
             return
         self._previewed = now
         file = BytesIO()
-        preview_picture(step).save(file, format="JPEG", quality=90)
+        # As large as ComfyUI sends them: on its canvas the page never enlarges a picture.
+        picture = ImageOps.contain(preview_picture(step), (_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BILINEAR)
+        picture.save(file, format="JPEG", quality=90)
         about = to_json({**self._names(node), "image_type": "image/jpeg"}).encode()
         message = struct.pack(">II", _PREVIEW, len(about)) + about + file.getvalue()
         self._pages.send_raw(self._job.client, message, droppable=True)

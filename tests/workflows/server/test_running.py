@@ -1,10 +1,12 @@
 """Prompts queued, run, told, cancelled and remembered, over the wire and without a browser."""
 
 import asyncio
+import io
 import json
 import struct
 
 import pytest
+from PIL import Image
 
 
 def sampling(steps=4, seed=1, hold=False):
@@ -45,6 +47,7 @@ def test_a_run_is_told_step_by_step_and_remembered(ask, open_page, tmp_path):
         assert [step["value"] for step in steps] == [1, 2, 3, 4] and {step["node"] for step in steps} == {"1"}
         about, jpeg = list(previews(page))[-1]
         assert about["node_id"] == "1" and about["image_type"] == "image/jpeg" and jpeg[:2] == b"\xff\xd8"
+        assert Image.open(io.BytesIO(jpeg)).size == (512, 512)  # as ComfyUI's; the page never enlarges a picture
         states = [data for kind, data in page.heard if kind == "progress_state"][-1]["nodes"]
         assert states["1"]["state"] == "finished" and states["2"]["state"] == "running"
 
