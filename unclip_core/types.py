@@ -80,7 +80,9 @@ class Embedding:
 
 def _taken(captions: tuple[str, ...], rows: slice | list[int]) -> tuple[str, ...]:
     """The captions of some rows; of no captions none."""
-    return captions[rows] if isinstance(rows, slice) or not captions else tuple(captions[row] for row in rows)
+    if isinstance(rows, slice):
+        return captions[rows]
+    return tuple(captions[row] for row in rows) if captions else ()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,14 @@ def encoding(rows):
     )
 
 
+@pytest.mark.parametrize("captions", [(), ("a", "b", "c", "d")])
+@pytest.mark.parametrize(("rows", "kept"), [(slice(1, 3), [1, 2]), ([3, 0, 0], [3, 0, 0])])
+def test_taken_embeddings_keep_the_captions_that_they_have(captions, rows, kept):
+    taken = Embedding(torch.arange(4.0)[:, None], "tiny", noise_level=3, captions=captions).take(rows)
+    assert taken.vector[:, 0].tolist() == kept and taken.noise_level == 3
+    assert taken.captions == (tuple("abcd"[row] for row in kept) if captions else ())
+
+
 @pytest.mark.parametrize(("rows", "kept"), [(slice(1, 3), [1, 2]), ([3, 0], [3, 0])])
 def test_taken_rows_keep_every_field_together(rows, kept):
     taken = encoding(4).take(rows)

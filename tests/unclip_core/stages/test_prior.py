@@ -86,11 +86,18 @@ def test_candidates_keep_the_closest(tiny):
         assert F.cosine_similarity(both, single.embed[0], dim=0).item() == pytest.approx(scores[-1], abs=1e-5)
 
 
-def test_choice_is_by_cosine_to_each_items_own_text():
-    texts = torch.eye(3)[:2]
+def test_choice_is_by_cosine_to_each_items_own_text(tiny):
+    text = replace(tiny.text(2), embed=torch.eye(3)[:2])
     candidates = torch.tensor([[[5.0, 5.0, 0.0], [0.3, 0.1, 0.0]], [[0.0, 0.2, 0.0], [9.0, 9.0, 0.0]]])
-    chosen = choose_closest(candidates, texts, "tiny", normalised=True).vector
-    assert torch.allclose(chosen, F.normalize(torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.0]]), dim=-1))
+    chosen = choose_closest(candidates, text, "tiny")
+    assert torch.allclose(chosen.vector, F.normalize(torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.0]]), dim=-1))
+    assert chosen.captions == ("caption 0", "caption 1")
+    two_of_each = choose_closest(candidates.repeat_interleave(2, 0), text, "tiny")  # item = row * count + k
+    assert torch.equal(two_of_each.vector, chosen.vector.repeat_interleave(2, 0))
+    assert two_of_each.captions == ("caption 0", "caption 0", "caption 1", "caption 1")
+    of_one = choose_closest(candidates, text.take([1]), "tiny")  # one caption for all rows
+    assert of_one.captions == ("caption 1", "caption 1") and torch.equal(of_one.vector[1], chosen.vector[1])
+    assert torch.equal(choose_closest(candidates, replace(text, normalised=False), "tiny").vector[0], candidates[0, 1])
 
 
 def test_one_forward_without_guidance_a_pair_with_it(tiny):
@@ -223,7 +230,7 @@ def test_a_one_pass_prior_makes_the_embedding_of_noise_in_one_forward(tiny):
             for candidate in range(2)
         ]
     candidates = network.unscale(torch.stack(made, dim=1))
-    expected = choose_closest(candidates, words[1], tiny.clip_id, normalised=False)
+    expected = choose_closest(candidates, text, tiny.clip_id)
     assert torch.allclose(embed.vector, expected.vector, atol=1e-5)
 
 
