@@ -53,6 +53,14 @@ def test_other_encoders_commands_in_a_caption_are_told_once_and_read_as_plain_te
     assert torch.equal(weighed.embed, words.embed)
 
 
+def test_of_commands_in_a_caption_only_the_words_that_they_hold_can_be_unknown(node, host):
+    node("UnCLIPTextEncode", text="a (red:1.2) star BREAK embedding:nobody <lora:style:1>")
+    assert not any("does not know" in line for line in host.warnings[-1])
+    node("UnCLIPTextEncode", text="a (dragon:1.2) and ((red))")
+    unknown = [line for line in host.warnings[-1] if "does not know dragon" in line]
+    assert len(unknown) == 1 and "red" not in unknown[0].partition(";")[0]
+
+
 def test_brackets_and_colons_of_a_sentence_are_no_commands(node, host):
     node("UnCLIPTextEncode", text="a red star (on a blue sea): a break, an embedding")
     assert not any("plain text" in line for line in host.warnings[-1])

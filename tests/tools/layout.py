@@ -190,8 +190,10 @@ def _put(thing: Graph, held: dict[int, list[Graph]], left: int, top: int) -> tup
     nodes = held[id(thing)]
     columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
     x, bottom, deepest = left + PAD, top, top
+    least = 10 * -(-round(width_of(thing["title"]) + 2 * PAD) // 10)  # the title's
     for column in columns:
         width = max(_width(node, len(columns)) for node in column)
+        width = max(width, least - 2 * PAD) if len(columns) == 1 else width
         y = top + TOP
         for node in column:
             node["pos"], node["size"] = [x, y], [width, _height(node)]
@@ -199,7 +201,7 @@ def _put(thing: Graph, held: dict[int, list[Graph]], left: int, top: int) -> tup
         end = y - GAP - TITLE
         deepest = max(deepest, end + (PREVIEW if column[-1]["type"] in SAMPLERS else 0))
         bottom, x = max(bottom, end), x + width + PAD
-    wide = max(x - left, 10 * -(-round(width_of(thing["title"]) + 2 * PAD) // 10))
+    wide = max(x - left, least)
     thing["bounding"] = [left, top, wide, bottom + GAP - top]
     return wide, bottom + GAP - top, max(0, deepest - bottom - GAP)
 

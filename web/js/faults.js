@@ -36,7 +36,8 @@ function look() {
 }
 
 /** An error as one line: what is wrong, and with which input. */
-function reason({ message, details }) {
+function reason({ type, message, details }) {
+  if (details && type === "custom_validation_failed") return details; // the message says no more than that
   if (!details || message?.includes(details)) return message;
   return !message || details.includes(message) ? details : `${message}: ${details}`;
 }

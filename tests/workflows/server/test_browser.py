@@ -239,6 +239,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
     assert kind == "execution_success", data
     desk.look_at("animation")
     desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'animation' && {STRIP})")
+    (size,) = (node["size"] for node in animation["nodes"] if node["title"] == "animation")
+    assert desk.of("animation", "[...node.size]") == size  # it fits into what the editor's preview would take
     assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
     assert ".webp" in desk.of("animation", f"{STRIP}.querySelector('img').src")  # plays, and nothing else does
     assert desk.of("animation", "!node.imgs && !node.widgets.some((widget) => widget.name.startsWith('$$'))")
@@ -487,6 +489,9 @@ def test_a_reason_is_shown_on_a_node_inside_a_subgraph(desk):
     fault = FAULT.replace("node.", "inner.", 1)
     desk.page.wait_for_function(f"() => {fault}")
     assert "none of these" in desk.page.evaluate(f"() => {fault}")
+    # Only the box is in view, and it turns red without a word.
+    messages = "[...document.querySelectorAll('[data-toast-kind], .p-toast-message')]"
+    desk.page.wait_for_function(f"() => {messages}.some((one) => one.textContent.includes('none of these'))")
 
 
 def test_a_warning_stands_whole_under_its_node_until_the_node_takes_it_back(desk, repository):
