@@ -38,7 +38,8 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("areas", nargs="*", metavar="AREA", help=", ".join(AREAS))
-    parser.add_argument("-n", "--count", type=int, default=10_000, help="inputs of each area")
+    parser.add_argument("-n", "--count", type=int, default=10_000, help="the number of inputs of each area")
+    parser.add_argument("--first", type=int, default=0, help="the number to begin with, to go on with a campaign")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="this input alone, in this process")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-trouble"), help="where files that made trouble go")
@@ -53,16 +54,16 @@ def main() -> int:
         return again(AREAS[given.areas[0]], given.areas[0], given.seed, given.only)
     trouble = False
     for area in given.areas or AREAS:
-        trouble |= campaign(area, given.count, given.seed, given.keep)
+        trouble |= campaign(area, range(given.first, given.count), given.seed, given.keep)
     return int(trouble)
 
 
-def campaign(area: str, count: int, seed: int, keep: Path) -> bool:
+def campaign(area: str, numbers: range, seed: int, keep: Path) -> bool:
     """Run an area's inputs and print what came of them; True when there was trouble."""
-    start, past, refused, slowest, largest, troubles, at = time.time(), 0, 0, 0.0, 0, [], 0
-    while at < count:
+    start, past, refused, slowest, largest, troubles, at = time.time(), 0, 0, 0.0, 0, [], numbers.start
+    while at < numbers.stop:
         ended = None
-        for found in results(area, count, seed, at):
+        for found in results(area, numbers.stop, seed, at):
             if "died" in found:
                 ended = found["died"]
                 break
@@ -78,9 +79,9 @@ def campaign(area: str, count: int, seed: int, keep: Path) -> bool:
             troubles.append((at, ended))
             print(f"{area} {at}: {ended}", flush=True)
             at += 1
-    share = past / max(1, count)
+    share = past / max(1, len(numbers))
     print(
-        f"{area:12} {count} inputs, {share:.0%} past the first parser, {len(troubles)} in trouble, "
+        f"{area:12} {len(numbers)} inputs, {share:.0%} past the first parser, {len(troubles)} in trouble, "
         f"slowest {slowest:.2f} s, peak {largest} MB, seed {seed}, {time.time() - start:.0f} s",
         flush=True,
     )
