@@ -3,6 +3,7 @@
 With release 1.0.0 ids freeze and inputs are only ever added at the end.
 """
 
+from .acceleration import UnCLIPGuidanceInterval, UnCLIPStepCache
 from .animation import UnCLIPSaveAnimation
 from .ar_prior import UnCLIPAutoregressivePrior
 from .batches import (
@@ -24,7 +25,6 @@ from .embedding import (
 )
 from .embedding_files import UnCLIPLoadEmbedding, UnCLIPSaveEmbedding
 from .example import UnCLIPExamplePicture
-from .fewer_operations import UnCLIPGuidanceInterval, UnCLIPStepCache
 from .grid import UnCLIPImageGrid
 from .image import UnCLIPImageEncode
 from .loader import UnCLIPLoader

@@ -1,6 +1,6 @@
 """Autoregressive Prior: from a caption to an image embedding, one code after another."""
 
-from .host import current_host
+from .host import current_host, node_warnings
 from .inputs import AS_TUNED, FAMILY, as_tuned, count_input, guidance_input, seed_input
 
 
@@ -81,15 +81,14 @@ class UnCLIPAutoregressivePrior:
         seed,
         negative_text=None,
     ):
-        warnings = []
-        codes = ar_prior.sample_steps(
-            text,
-            **as_tuned(guidance_scale=guidance_scale, temperature=temperature, dot_percentile=dot_percentile),
-            candidates=candidates,
-            count=count,
-            seed=seed,
-            negative_text=negative_text,
-            warn=warnings.append,
-        )
-        current_host().warn(*warnings)
-        return (current_host().drive(codes, "Autoregressive Prior"),)
+        with node_warnings() as warn:
+            sampling = ar_prior.sample_steps(
+                text,
+                **as_tuned(guidance_scale=guidance_scale, temperature=temperature, dot_percentile=dot_percentile),
+                candidates=candidates,
+                count=count,
+                seed=seed,
+                negative_text=negative_text,
+                warn=warn,
+            )
+        return (current_host().drive(sampling, "Autoregressive Prior"),)

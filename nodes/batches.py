@@ -1,6 +1,6 @@
 """Batches of embeddings, captions and start noises: joined, and taken apart again."""
 
-from .host import current_host
+from .host import node_warnings
 from .inputs import FAMILY, further_inputs, linked
 
 _JOIN = (*FAMILY, "concatenate", "combine", "list", "several", "append")
@@ -63,24 +63,12 @@ class UnCLIPEmbeddingBatch(_Embedding):
             "optional": further_inputs("UNCLIP_EMBED", "embed", "Embeddings of the same CLIP, place {number}."),
         }
 
-    def join(
-        self,
-        *,
-        embed,
-        embed_2=None,
-        embed_3=None,
-        embed_4=None,
-        embed_5=None,
-        embed_6=None,
-        embed_7=None,
-        embed_8=None,
-    ):
+    def join(self, *, embed, **further):
         from ..unclip_core.embeddings import join_embeddings
 
-        warnings = []
-        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
-        joined = join_embeddings(embeds, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embeds = linked(embed, further)
+            joined = join_embeddings(embeds, warn=warn)
         return (joined,)
 
 
@@ -126,10 +114,10 @@ class UnCLIPTextBatch(_Text):
             "optional": further_inputs("UNCLIP_TEXT", "text", "Captions of the same CLIP, place {number}."),
         }
 
-    def join(self, *, text, text_2=None, text_3=None, text_4=None, text_5=None, text_6=None, text_7=None, text_8=None):
+    def join(self, *, text, **further):
         from ..unclip_core.embeddings import join_texts
 
-        return (join_texts(linked(text, text_2, text_3, text_4, text_5, text_6, text_7, text_8)),)
+        return (join_texts(linked(text, further)),)
 
 
 class UnCLIPTextFromBatch(_Text):
@@ -178,21 +166,10 @@ class UnCLIPNoiseBatch(_Noise):
             ),
         }
 
-    def join(
-        self,
-        *,
-        noise,
-        noise_2=None,
-        noise_3=None,
-        noise_4=None,
-        noise_5=None,
-        noise_6=None,
-        noise_7=None,
-        noise_8=None,
-    ):
+    def join(self, *, noise, **further):
         from ..unclip_core.embeddings import join_noises
 
-        return (join_noises(linked(noise, noise_2, noise_3, noise_4, noise_5, noise_6, noise_7, noise_8)),)
+        return (join_noises(linked(noise, further)),)
 
 
 class UnCLIPNoiseFromBatch(_Noise):

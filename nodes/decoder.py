@@ -1,6 +1,6 @@
 """Decoder Sample and what changes how it works: from an image embedding to a picture."""
 
-from .host import current_host
+from .host import current_host, node_warnings
 from .inputs import (
     FAMILY,
     as_tuned,
@@ -103,22 +103,21 @@ class UnCLIPDecoderSample:
         width=None,
         height=None,
     ):
-        warnings = []
-        steps_of_sampler = decoder.sample_steps(
-            embed,
-            text,
-            negative_embed=negative_embed,
-            negative_text=negative_text,
-            noise=noise,
-            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler, width=width, height=height),
-            eta=eta,
-            seed=seed,
-            noise_per_item=noise_per_item,
-            count=count,
-            warn=warnings.append,
-        )
-        current_host().warn(*warnings)
-        return (current_host().drive(steps_of_sampler, "Decoder Sample"),)
+        with node_warnings() as warn:
+            sampling = decoder.sample_steps(
+                embed,
+                text,
+                negative_embed=negative_embed,
+                negative_text=negative_text,
+                noise=noise,
+                **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler, width=width, height=height),
+                eta=eta,
+                seed=seed,
+                noise_per_item=noise_per_item,
+                count=count,
+                warn=warn,
+            )
+        return (current_host().drive(sampling, "Decoder Sample"),)
 
 
 class UnCLIPCLIPGuidance:

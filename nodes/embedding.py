@@ -1,7 +1,7 @@
 """Text As Embedding, Slerp, Text Diff, Embedding Blend, Noise Embedding: moving where the decoder paints from."""
 
-from .host import current_host
-from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input
+from .host import node_warnings
+from .inputs import FAMILY, further_inputs, linked, path_inputs, seed_input, verdict
 
 
 class _Embedding:
@@ -58,9 +58,8 @@ class UnCLIPSlerpEmbedding(_Embedding):
     def mix(self, *, embed_a, embed_b, start, end, frames):
         from ..unclip_core.embeddings import slerp_embeddings
 
-        warnings = []
-        embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embed = slerp_embeddings(embed_a, embed_b, start, end, frames, warn=warn)
         return (embed,)
 
 
@@ -90,9 +89,8 @@ class UnCLIPTextDiff(_Embedding):
     def turn(self, *, embed, text_from, text_to, start_theta, end_theta, frames):
         from ..unclip_core.embeddings import text_diff
 
-        warnings = []
-        turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            turned = text_diff(embed, text_from, text_to, start_theta, end_theta, frames, warn=warn)
         return (turned,)
 
 
@@ -127,31 +125,14 @@ class UnCLIPEmbeddingBlend(_Embedding):
 
     @classmethod
     def VALIDATE_INPUTS(cls, weights=None):
-        try:
-            _weights(weights or "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_weights, weights)
 
-    def blend(
-        self,
-        *,
-        embed,
-        weights,
-        embed_2=None,
-        embed_3=None,
-        embed_4=None,
-        embed_5=None,
-        embed_6=None,
-        embed_7=None,
-        embed_8=None,
-    ):
+    def blend(self, *, embed, weights, **further):
         from ..unclip_core.embeddings import blend_embeddings
 
-        warnings = []
-        embeds = linked(embed, embed_2, embed_3, embed_4, embed_5, embed_6, embed_7, embed_8)
-        blended = blend_embeddings(embeds, _weights(weights), warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            embeds = linked(embed, further)
+            blended = blend_embeddings(embeds, _weights(weights), warn=warn)
         return (blended,)
 
 
@@ -162,7 +143,7 @@ def _weights(text: str) -> list[float]:
         try:
             weights.append(float(part))
         except ValueError:
-            raise ValueError(f"weights: {part!r} is no number; write them as 1, 0.5") from None
+            raise ValueError(f"weights: {part!r} is not a number; write them as 1, 0.5") from None
     return weights
 
 

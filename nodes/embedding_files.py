@@ -1,5 +1,7 @@
 """Save Embedding and Load Embedding: what CLIP saw, kept in a file."""
 
+from pathlib import Path
+
 from .files import (
     annotated_path,
     content_hash,
@@ -11,7 +13,7 @@ from .files import (
     validate_prefix,
 )
 from .host import current_host
-from .inputs import FAMILY
+from .inputs import FAMILY, verdict
 
 _ENDING = ".safetensors"
 _OUTPUT = " [output]"
@@ -95,13 +97,7 @@ class UnCLIPLoadEmbedding:
 
     @classmethod
     def VALIDATE_INPUTS(cls, embedding=None):
-        if embedding is None:
-            return True
-        try:
-            path = annotated_path(embedding)
-        except ValueError as error:
-            return str(error)
-        return True if path.is_file() else f"there is no embedding {path}; Save Embedding writes one"
+        return verdict(_existing, embedding)
 
     @classmethod
     def IS_CHANGED(cls, embedding=None, **_):
@@ -110,7 +106,14 @@ class UnCLIPLoadEmbedding:
     def load(self, *, embedding):
         from ..unclip_core.checkpoints.embedding_file import load_embedding
 
-        return (load_embedding(annotated_path(embedding)),)
+        return (load_embedding(_existing(embedding)),)
+
+
+def _existing(name: str) -> Path:
+    path = annotated_path(name)
+    if not path.is_file():
+        raise ValueError(f"there is no embedding {path}; Save Embedding writes one")
+    return path
 
 
 def _files() -> list[str]:

@@ -1,7 +1,7 @@
 """Example Picture: something to start from when the input folder is empty."""
 
 from ..unclip_core.storybook.examples import EXAMPLES, example
-from .builtin.pictures_in import LoadImage
+from .builtin.load_image import LoadImage
 from .files import content_hash, picture_problem
 from .inputs import FAMILY
 
@@ -33,7 +33,7 @@ class UnCLIPExamplePicture:
     def VALIDATE_INPUTS(cls, name=None):
         if name is None or name in EXAMPLES or not (problem := picture_problem(name)):
             return True
-        return f"{name!r} is no example ({', '.join(EXAMPLES)}) and no picture of the input folder: {problem}"
+        return f"{name!r} is neither an example ({', '.join(EXAMPLES)}) nor a picture of the input folder: {problem}"
 
     @classmethod
     def IS_CHANGED(cls, name=None, **_):

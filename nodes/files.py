@@ -16,11 +16,21 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
-from ..unclip_core.disk import clear_once, make_folder, naming_full_disk, sync_file, sync_folder, temporary_path
+from ..unclip_core.disk import (
+    clear_once,
+    make_folder,
+    naming_full_disk,
+    sync_file,
+    sync_folder,
+    temporary_path,
+    whole_file,
+)
 from .host import current_host
+from .inputs import verdict
 
 FOLDERS = ("input", "output", "temp")
 Where = TypeVar("Where", bound=PurePath)
@@ -152,15 +162,26 @@ def picture_problem(name: str) -> str | None:
 
 def content_hash(name: str | None) -> str:
     """SHA-256 of a file, for IS_CHANGED: another one under the same name is another input. "" if there is none."""
-    digest = hashlib.sha256()
     if not isinstance(name, str):
         return ""
     try:
-        with annotated_path(name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_hash(annotated_path(name))
     except (OSError, ValueError):
         return ""
+
+
+def file_state(path: Path) -> str:
+    """What is another after a file was written anew, for IS_CHANGED of files too large to hash. Raises OSError."""
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of any size. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -239,13 +260,7 @@ def validate_prefix(prefix: str | None) -> bool | str:
 
     Variables are only numbers, so they change nothing here. None, for a prefix that is linked, waits for the save.
     """
-    if prefix is None:
-        return True
-    try:
-        file_inside(current_host().folder("output"), prefix)
-    except ValueError as error:
-        return str(error)
-    return True
+    return verdict(partial(file_inside, current_host().folder("output")), prefix)
 
 
 def file_entry(path: Path, root: Path, kind: str) -> dict[str, str]:
@@ -300,15 +315,14 @@ def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, 
 def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. Raises FileExistsError when it
     exists, NotADirectoryError, DiskFull."""
+    if overwrite:
+        with whole_file(path, durable=True, size=len(data)) as temporary:
+            temporary.write_bytes(data)
+        return
     make_folder(path.parent)
     with temporary_file(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
-        if overwrite:
-            sync_file(temporary)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        else:
-            move_to_free_name(temporary, path)
+        move_to_free_name(temporary, path)
 
 
 def move_to_free_name(temporary: Path, path: Path) -> None:

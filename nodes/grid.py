@@ -55,26 +55,10 @@ class UnCLIPImageGrid:
             "optional": further_inputs("IMAGE", "image", "Row {number}."),
         }
 
-    def draw(
-        self,
-        *,
-        image,
-        columns,
-        row_labels,
-        column_labels,
-        gap,
-        cell_height,
-        image_2=None,
-        image_3=None,
-        image_4=None,
-        image_5=None,
-        image_6=None,
-        image_7=None,
-        image_8=None,
-    ):
+    def draw(self, *, image, columns, row_labels, column_labels, gap, cell_height, **further):
         from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
-        batches = linked(image, image_2, image_3, image_4, image_5, image_6, image_7, image_8)
+        batches = linked(image, further)
         rows = same_size(batches, cell_height)
         if len(rows) == 1:
             rows = list(rows[0].split(columns or near_square(len(rows[0]))))

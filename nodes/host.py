@@ -406,6 +406,25 @@ def current_host() -> Host:
 
 
 @contextlib.contextmanager
+def node_warnings() -> Iterator[Callable[[str], None]]:
+    """Gives what the running node calls with each warning, the `warn` of a stage.
+
+    The host shows them together at the end of the with block, before a sampler's first step, and takes back those of
+    an earlier run. What a sampler warns of later, on its way, is shown at once, with those before it.
+    """
+    host, messages, shown = current_host(), [], False
+
+    def warn(message: str) -> None:
+        messages.append(message)
+        if shown:
+            host.warn(*messages)
+
+    yield warn
+    shown = True
+    host.warn(*messages)
+
+
+@contextlib.contextmanager
 def use_host(host: Host, on_report: OnReport | None = None) -> Iterator[Host]:
     """Make `host` the current one inside a with block, in this thread and in the tasks that it starts.
 

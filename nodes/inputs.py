@@ -1,5 +1,6 @@
 """Inputs that several nodes share, so that a seed or a step count looks and behaves the same everywhere."""
 
+from collections.abc import Callable
 from typing import Any
 
 FAMILY = ("unclip", "dalle", "dall-e", "karlo", "kandinsky")  # words by which a search finds every node of the pack
@@ -97,9 +98,21 @@ def further_inputs(kind: str, name: str, tooltip: str) -> dict:
     return {f"{name}_{number}": (kind, {"tooltip": tooltip.format(number=number)}) for number in FURTHER}
 
 
-def linked(*inputs: Any) -> list:
-    """Those of several inputs that are linked, in their order."""
-    return [value for value in inputs if value is not None]
+def linked(first: Any, further: dict[str, Any]) -> list:
+    """The first input and what is linked of the `further_inputs`, by their numbers. A node takes those as **further:
+    what is not linked is not passed, or is None where a node before gave nothing."""
+    return [first, *(further[name] for name in sorted(further) if further[name] is not None)]
+
+
+def verdict(check: Callable[[Any], Any], value: Any) -> bool | str:
+    """What VALIDATE_INPUTS answers: True, or the message of the ValueError that `check(value)` raises. None, for an
+    input that is linked, waits for the run."""
+    if value is not None:
+        try:
+            check(value)
+        except ValueError as error:
+            return str(error)
+    return True
 
 
 class NotLinked:

@@ -2,8 +2,9 @@
 
 from ..unclip_core.checkpoints import catalog
 from ..unclip_core.config import STAGES, to_json
-from .host import current_host
-from .inputs import FAMILY
+from .files import file_state
+from .host import current_host, node_warnings
+from .inputs import FAMILY, verdict
 
 
 class UnCLIPLoader:
@@ -67,23 +68,17 @@ class UnCLIPLoader:
     @classmethod
     def VALIDATE_INPUTS(cls, model_name=None):
         # Not left to the editor's combo check: the catalog knows what is broken, and where it looked.
-        if model_name is None:
-            return True
-        try:
-            catalog.find(model_name, current_host().model_folders())
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_find, model_name)
 
     @classmethod
     def IS_CHANGED(cls, model_name=None, **_):
         # Stages come and go, and are trained anew, while the editor is open: the handles of before would know nothing
         # of it. Only the files that a stage is made of count, not the folder around them.
+        if model_name is None:  # linked: what it will be is not known here
+            return ""
         try:
-            stages = catalog.find(model_name, current_host().model_folders()).stages.values()
-            return repr(
-                [(found.stage, to_json(found.config), [_state(path) for path in found.all_files]) for found in stages]
-            )
+            stages = _find(model_name).stages.values()
+            return repr([(found.stage, to_json(found.config), *map(file_state, found.all_files)) for found in stages])
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -91,20 +86,19 @@ class UnCLIPLoader:
         from ..unclip_core.stack import load_stack
 
         host = current_host()
-        folders = host.model_folders()
-        entry = catalog.find(model_name, folders)
-        if entry.experimental:
-            host.warn(
-                f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
-                f"`unclip check {model_name}` says whether it works"
-            )
-        manager = host.memory_manager()
+        entry = _find(model_name)
+        with node_warnings() as warn:
+            if entry.experimental:
+                warn(
+                    f"Load unCLIP: {model_name} is experimental: nobody has tried a published file of its prior here; "
+                    f"`unclip check {model_name}` says whether it works"
+                )
         stack = load_stack(
             entry,
             host.dtype(dtype),
             device=host.device(),
-            manager=manager,
-            folders=folders,
+            manager=host.memory_manager(),
+            folders=host.model_folders(),
             halves=host.half_precisions(),
             check=lambda: current_host().check_interrupt(),  # asked anew: a later run may be the first to use a stage
             compiled=bool(compile),
@@ -112,7 +106,5 @@ class UnCLIPLoader:
         return tuple(getattr(stack, stage) for stage in STAGES)
 
 
-def _state(path):
-    """Of a file: path, size and time."""
-    found = path.stat()
-    return str(path), found.st_size, found.st_mtime_ns
+def _find(name):
+    return catalog.find(name, current_host().model_folders())

@@ -1,8 +1,9 @@
 """Apply LoRA: what was learned later, put on CLIP, prior and decoder."""
 
 from ..unclip_core.checkpoints import lora_catalog
+from .files import file_state
 from .host import current_host
-from .inputs import FAMILY, NotLinked
+from .inputs import FAMILY, NotLinked, verdict
 
 
 class UnCLIPApplyLoRA:
@@ -56,21 +57,15 @@ class UnCLIPApplyLoRA:
     @classmethod
     def VALIDATE_INPUTS(cls, lora_name=None):
         # Not left to the editor's combo check: the catalog knows what is wrong with a file, and where it looked.
-        if lora_name is None:
-            return True
-        try:
-            lora_catalog.find_lora(lora_name, _folders())
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_find, lora_name)
 
     @classmethod
     def IS_CHANGED(cls, lora_name=None, **_):
         # A LoRA is trained anew under its old name while the editor is open.
+        if lora_name is None:  # linked: what it will be is not known here
+            return ""
         try:
-            path = lora_catalog.find_lora(lora_name, _folders())
-            found = path.stat()
-            return f"{path} {found.st_size} {found.st_mtime_ns}"
+            return file_state(_find(lora_name))
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -78,13 +73,17 @@ class UnCLIPApplyLoRA:
         from ..unclip_core.checkpoints.lora_file import load_lora
         from ..unclip_core.stages.lora import apply_lora
 
-        file = load_lora(lora_catalog.find_lora(lora_name, _folders()))
+        file = load_lora(_find(lora_name))
         changed = apply_lora(file, strength, clip=clip, prior=prior, decoder=decoder)
         names = ("clip", "prior", "decoder")
         return tuple(
             NotLinked("Apply LoRA", name) if value is None else value
             for name, value in zip(names, changed, strict=True)
         )
+
+
+def _find(name):
+    return lora_catalog.find_lora(name, _folders())
 
 
 def _folders():

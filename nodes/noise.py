@@ -1,6 +1,6 @@
 """Random Noise, DDIM Invert, Slerp Noise and Start From Picture: where a decoder starts."""
 
-from .host import current_host
+from .host import current_host, node_warnings
 from .inputs import FAMILY, as_tuned, count_input, crop_input, path_inputs, seed_input, size_inputs, steps_input
 
 
@@ -96,19 +96,18 @@ class UnCLIPDDIMInvert(_Noise):
     def invert(
         self, *, decoder, image, steps, guidance_scale, refine, crop, embed=None, text=None, width=None, height=None
     ):
-        warnings = []
-        steps_of_inversion = decoder.invert_steps(
-            image,
-            embed,
-            text,
-            **as_tuned(steps=steps, width=width, height=height),
-            guidance_scale=guidance_scale,
-            refine=refine,
-            crop=crop,
-            warn=warnings.append,
-        )
-        current_host().warn(*warnings)
-        return (current_host().drive(steps_of_inversion, "DDIM Invert"),)
+        with node_warnings() as warn:
+            inverting = decoder.invert_steps(
+                image,
+                embed,
+                text,
+                **as_tuned(steps=steps, width=width, height=height),
+                guidance_scale=guidance_scale,
+                refine=refine,
+                crop=crop,
+                warn=warn,
+            )
+        return (current_host().drive(inverting, "DDIM Invert"),)
 
 
 class UnCLIPSlerpNoise(_Noise):
@@ -136,9 +135,8 @@ class UnCLIPSlerpNoise(_Noise):
     def mix(self, *, noise_a, noise_b, start, end, frames):
         from ..unclip_core.embeddings import slerp_noises
 
-        warnings = []
-        noise = slerp_noises(noise_a, noise_b, start, end, frames, warn=warnings.append)
-        current_host().warn(*warnings)
+        with node_warnings() as warn:
+            noise = slerp_noises(noise_a, noise_b, start, end, frames, warn=warn)
         return (noise,)
 
 

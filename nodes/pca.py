@@ -2,7 +2,7 @@
 
 import re
 
-from .inputs import FAMILY
+from .inputs import FAMILY, verdict
 
 _NAME = "PCA Project"
 
@@ -59,13 +59,7 @@ class UnCLIPPCAProject:
 
     @classmethod
     def VALIDATE_INPUTS(cls, component_counts=None):
-        if component_counts is None:
-            return True
-        try:
-            parse_counts(component_counts)
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(parse_counts, component_counts)
 
     def project(self, *, clip, embed, component_counts):
         from ..unclip_core.clip.pca import basis_of, project

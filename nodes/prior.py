@@ -1,7 +1,7 @@
 """Diffusion Prior: from a caption to an image embedding."""
 
 from ..unclip_core.config import START_STRENGTH
-from .host import current_host
+from .host import current_host, node_warnings
 from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc", "analytic_ddpm")
@@ -80,17 +80,16 @@ class UnCLIPDiffusionPrior:
         start_embed=None,
         strength=None,
     ):
-        warnings = []
-        steps_of_sampler = prior.sample_steps(
-            text,
-            **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
-            candidates=candidates,
-            count=count,
-            seed=seed,
-            negative_text=negative_text,
-            start_embed=start_embed,
-            strength=strength,
-            warn=warnings.append,
-        )
-        current_host().warn(*warnings)
-        return (current_host().drive(steps_of_sampler, "Diffusion Prior"),)
+        with node_warnings() as warn:
+            sampling = prior.sample_steps(
+                text,
+                **as_tuned(steps=steps, guidance_scale=guidance_scale, sampler=sampler),
+                candidates=candidates,
+                count=count,
+                seed=seed,
+                negative_text=negative_text,
+                start_embed=start_embed,
+                strength=strength,
+                warn=warn,
+            )
+        return (current_host().drive(sampling, "Diffusion Prior"),)

@@ -1,5 +1,6 @@
 """Rank by CLIP: which of several ideas or pictures are closest to a caption."""
 
+from .host import node_warnings
 from .inputs import FAMILY, NotLinked
 
 
@@ -61,8 +62,9 @@ class UnCLIPRankByCLIP:
         from ..unclip_core.embeddings import rank_by_text
 
         judged = self._judged(embed, image, clip)
-        order, scores = rank_by_text(judged, text, keep)
-        # A list for each caption, as the bars on the node show them.
+        with node_warnings() as warn:
+            order, scores = rank_by_text(judged, text, keep, made_from=embed, warn=warn)
+        # A list for each caption.
         count = len(order) // len(text)
         labels = [[f"#{row}" for row in order[start : start + count]] for start in range(0, len(order), count)]
         tables = scores.view(len(text), count).tolist()
@@ -74,7 +76,10 @@ class UnCLIPRankByCLIP:
         )
         sorted_embed = NotLinked(self.TITLE, "embed", "the embeddings to sort") if embed is None else embed.take(order)
         sorted_image = NotLinked(self.TITLE, "image", "the pictures to sort") if image is None else image[order]
-        shown = {"text": [lines], "labels": labels, "scores": tables}
+        # The bars on the node say both places: the one to pick by, and the one that it had.
+        places = iter(range(len(order)))
+        bars = [[f"{next(places)} ← {label}" for label in names] for names in labels]
+        shown = {"text": [lines], "labels": bars, "scores": tables}
         return {"ui": shown, "result": (sorted_embed, sorted_image, lines)}
 
     def _judged(self, embed, image, clip):

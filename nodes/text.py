@@ -95,8 +95,10 @@ def _warnings(clip, captions: list[str]) -> list[str]:
             f"{_NAME}: {shown} in a caption is read as plain text: words have no weights, parts or files here; say it "
             "in words, or raise guidance_scale"
         )
-    if unknown := dict.fromkeys(word for caption in captions for word in clip.unknown_words(caption)):
-        known = clip.vocabulary_summary()
+    # Of a mark, warned of above, the words that it holds alone: (dragon:1.2) is about a dragon, BREAK about nothing.
+    said = [_MARKS.sub(lambda mark: mark[0].split(":")[0] if mark[0][0] == "(" else " ", text) for text in captions]
+    if unknown := dict.fromkeys(word for caption in said for word in clip.unknown_words(caption)):
+        known = clip.config.knows
         hint = f"; it knows {known}" if known else ""
         warnings.append(f"{_NAME}: {explain_clip(clip.clip_id)} does not know {', '.join(unknown)}{hint}")
     return warnings

@@ -1,6 +1,6 @@
 """Upsample 256 and Upsample 1024: diffusion upsamplers that see the picture alone, no caption."""
 
-from .host import current_host
+from .host import current_host, node_warnings
 from .inputs import FAMILY, as_tuned, crop_input, seed_input, steps_input
 
 
@@ -25,11 +25,11 @@ class _Upsample:
         }
 
     def sample(self, *, upsampler, image, steps, seed, crop):
-        name, warnings = f"Upsample {self.SIDE}", []
+        name = f"Upsample {self.SIDE}"
         upsampler.check_size(name, self.SIDE)
-        made = upsampler.sample_steps(image, **as_tuned(steps=steps), seed=seed, crop=crop, warn=warnings.append)
-        current_host().warn(*warnings)
-        return (current_host().drive(made, name),)
+        with node_warnings() as warn:
+            sampling = upsampler.sample_steps(image, **as_tuned(steps=steps), seed=seed, crop=crop, warn=warn)
+        return (current_host().drive(sampling, name),)
 
 
 class UnCLIPUpsample256(_Upsample):

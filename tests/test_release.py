@@ -98,19 +98,33 @@ def test_what_the_registry_refuses_is_named(release, repository, tmp_path, old, 
 
 
 def test_a_tag_is_published_with_its_version_its_changes_and_no_placeholder(release, repository, tmp_path):
-    text = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    for name in (*release.FILES, "CHANGELOG.md"):
+        shutil.copy(repository / name, tmp_path / name)
+    text = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
     version = re.search(r'^version = "(.*)"', text, re.MULTILINE)[1]
-    shutil.copy(repository / "CHANGELOG.md", tmp_path)
-    named = release.filled(text, "someone/some-pack", "some-publisher")
+    release.fill_in(tmp_path, "someone/some-pack", "some-publisher")
+    for name in release.FILES:
+        named = (tmp_path / name).read_text(encoding="utf-8")
+        assert "OWNER/comfyui-unclip" not in named and "github.com/someone/some-pack" in named, name
+    named = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
     assert not re.search(r'github\S*\.com/(?!someone/some-pack[/"])', named) and '"some-publisher"' in named
-    (tmp_path / "pyproject.toml").write_text(named, encoding="utf-8")
     assert release.unready(tmp_path, f"v{version}") == []
     assert [line.partition(":")[0] for line in release.unready(tmp_path, "v9.9.9")] == ["tag v9.9.9"]
-    (tmp_path / "pyproject.toml").write_text(release.filled(text, "OWNER/some-pack", "OWNER"), encoding="utf-8")
-    (placeholder,) = release.unready(tmp_path, f"v{version}")
-    assert "OWNER is a placeholder" in placeholder
-    (tmp_path / "CHANGELOG.md").write_text("# Changes\n", encoding="utf-8")
-    assert f"no section '## {version}" in release.unready(tmp_path, f"v{version}")[1]
+    release.fill_in(tmp_path, "OWNER/some-pack", "OWNER")
+    assert [line.partition(": OWNER is a placeholder")[0] for line in release.placeholders(tmp_path)] == [
+        *release.FILES
+    ]
+    log = "# Changes\n\n## 9.9.9 (2030-01-02)\n\n- One.\n\nTwo.\n\n## 9.9.8\n\n- Not dated.\n"
+    (tmp_path / "CHANGELOG.md").write_text(log, encoding="utf-8")
+    assert [release.changes(tmp_path, version) for version in ("9.9.9", "9.9.8")] == ["- One.\n\nTwo.\n", ""]
+    assert f"no section '## {version}" in release.unready(tmp_path, f"v{version}")[-1]
+
+
+def test_every_page_that_says_where_the_repository_lies_is_filled_in(release, repository, tracked):
+    pages = [name for name in tracked if name.endswith((".md", ".toml", ".py")) and not name.startswith("tests/")]
+    named = {name for name in pages if ".com/OWNER/" in (repository / name).read_text(encoding="utf-8")}
+    assert named <= set(release.FILES)
 
 
 def test_icon_and_banner_are_what_the_script_draws(load_tool, repository):

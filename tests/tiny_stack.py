@@ -8,7 +8,7 @@ from pathlib import Path
 from comfyui_unclip.unclip_core.checkpoints.lora_file import save_lora
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import save_basis, save_noise_powers
-from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
+from comfyui_unclip.unclip_core.clip.networks import build_network as build_clip
 from comfyui_unclip.unclip_core.clip.pca import fit_pca
 from comfyui_unclip.unclip_core.config import STAGES, ClipTextConfig, ClipVisionConfig, StackConfig
 from comfyui_unclip.unclip_core.models.build import build_network

@@ -13,6 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from .checks import is_whole
 from .texts import one_line
 
 FORMAT_VERSION = 1
@@ -343,8 +344,8 @@ class DecoderConfig:
     # ("zero_picture", Kandinsky).
     null_embed: str = "learned"
     null_text: str = "empty_caption"  # unconditional caption: the encoded "" (Karlo) or "learned"
-    # What stands behind x_t's channels, besides x_t: "none"; "inpaint", the known picture and where it is known;
-    # "hint", features of a depth picture (Kandinsky 2.2's controlnet).
+    # Input channels after x_t's: "none"; "inpaint", the known picture and the mask of what is known; "hint", features
+    # of a depth picture (Kandinsky 2.2's controlnet).
     extra_input: str = "none"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(variance="learned_range"))
@@ -457,7 +458,6 @@ class StackConfig:
     ar_prior: ARPriorConfig | None = None
 
 
-STAGES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
 STAGE_CONFIGS: dict[str, type] = {
     "clip": ClipConfig,
     "prior": PriorConfig,
@@ -466,6 +466,7 @@ STAGE_CONFIGS: dict[str, type] = {
     "upsampler_1024": UpsamplerConfig,
     "ar_prior": ARPriorConfig,
 }
+STAGES = tuple(STAGE_CONFIGS)
 
 
 def to_json(config: object) -> str:
@@ -516,7 +517,7 @@ def from_plain(kind, data, where: str):
         if len(kinds) != len(data):
             raise ValueError(f"{where}: expected {len(kinds)} values, got {data!r}")
         return tuple(map(from_plain, kinds, data, [where] * len(data)))
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and is_whole(data):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")

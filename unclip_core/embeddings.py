@@ -7,7 +7,6 @@ item = row * frames + frame.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import is_number, is_whole
 from .diffusion.noise import ItemNoise
 from .presets import explain_clip
 from .types import (
@@ -33,6 +33,7 @@ from .types import (
     check_same_clip,
     common_noise_level,
     expand_rows,
+    warn_of_crossed_captions,
 )
 
 MAX_FRAMES = 1000
@@ -142,6 +143,8 @@ def text_diff(
     who = "Text Diff"
     thetas = path(who, "start_theta", start_theta, "end_theta", end_theta, frames)
     texts = {"text_to": text_to} if text_from is None else {"text_from": text_from, "text_to": text_to}
+    _check_kind(who, Embedding, embed=embed)
+    _check_kind(who, TextEncoding, **texts)
     for text in texts.values():
         check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
     batch = broadcast_batch(who, embed=len(embed), **{name: len(text) for name, text in texts.items()})
@@ -156,7 +159,7 @@ def text_diff(
             )
     vector = expand_rows(embed.vector.float(), batch)
     target = F.normalize(expand_rows(target, batch), dim=1) * vector.norm(dim=1, keepdim=True)
-    return replace(embed, vector=_frames(who, vector, target, thetas, warn))
+    return replace(embed, vector=_frames(who, vector, target, thetas, warn), captions=())
 
 
 def text_as_embedding(text: TextEncoding) -> Embedding:
@@ -164,9 +167,10 @@ def text_as_embedding(text: TextEncoding) -> Embedding:
 
     Raises ValueError for a text without one.
     """
+    _check_kind("Text As Embedding", TextEncoding, text=text)
     dim = text.embed.shape[1]
     check_same_clip("Text As Embedding", text.clip_id, dim, text.clip_id, dim)
-    return Embedding(text.embed, text.clip_id, "text")
+    return Embedding(text.embed, text.clip_id, "text", captions=text.captions)
 
 
 def similarity(a: Embedding | TextEncoding, b: Embedding | TextEncoding) -> Tensor:
@@ -218,12 +222,13 @@ def join_embeddings(embeds: Sequence[Embedding], *, warn: Warn = warnings.warn) 
     _check_spaces(who, _numbered("embed", embeds))
     level = common_noise_level(who, warn, *embeds)
     vector = torch.cat([embed.vector.float() for embed in embeds])
-    return Embedding(vector, embeds[0].clip_id, _common_modality(embeds), level)
+    captions = [caption for embed in embeds for caption in embed.captions] if all(e.captions for e in embeds) else ()
+    return Embedding(vector, embeds[0].clip_id, _common_modality(embeds), level, tuple(captions))
 
 
 def join_texts(texts: Sequence[TextEncoding]) -> TextEncoding:
     """All captions of several batches, one batch after another. Raises ValueError for two CLIPs."""
-    _check_spaces("Text Batch", _numbered("text", texts))
+    _check_spaces("Text Batch", _numbered("text", texts), TextEncoding)
     length = max(text.ids.shape[1] for text in texts)
     long = max(text.tokens.shape[1] for text in texts)  # none, where the decoder encodes captions itself
 
@@ -262,7 +267,7 @@ def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) ->
     who, what: the node's name and the rows' in messages. Raises ValueError for rows that are not there.
     """
     for name, value in (("index", index), ("length", length)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if not is_whole(value) or value < 0:
             raise ValueError(f"{who}: {name} must be a whole number from 0 up, got {value!r}")
     count = len(batch)
     if index >= count:
@@ -276,15 +281,25 @@ def pick_rows(who: str, what: str, batch: Batch, index: int, length: int = 1) ->
     return batch.take(slice(index, index + length if length else count))
 
 
-def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[list[int], Tensor]:
+def rank_by_text(
+    embed: Embedding,
+    text: TextEncoding,
+    keep: int = 0,
+    *,
+    made_from: Embedding | None = None,
+    warn: Warn = warnings.warn,
+) -> tuple[list[int], Tensor]:
     """(rows of `embed`, their cosines to their captions), the closest first; equal ones in their order.
 
     Of B captions and B * k embeddings each caption ranks its own k in a row, as a prior makes them: all that is kept
     of the first caption's comes first, so that a decoder still gives each caption to what was made of it.
-    keep: how many of the closest, of each caption's; 0: all. Raises ValueError for two CLIPs, rows that do not divide
-    among the captions, or more to keep than there are.
+    keep: how many of the closest, of each caption's; 0: all. made_from: what pictures were painted from, where `embed`
+    is what CLIP sees in them. Raises ValueError for two CLIPs, rows that do not divide among the captions, or more to
+    keep than there are; warns of rows under another one's caption.
     """
     who = "Rank by CLIP"
+    _check_kind(who, Embedding, embed=embed)
+    _check_kind(who, TextEncoding, text=text)
     check_same_clip(who, embed.clip_id, embed.vector.shape[1], text.clip_id, text.embed.shape[1])
     rows, captions = len(embed), len(text)
     if rows % captions:
@@ -293,9 +308,10 @@ def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[l
             "the captions' order, as a prior makes them, or pick one caption with Text From Batch"
         )
     own = rows // captions
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= own:
+    if not is_whole(keep) or not 0 <= keep <= own:
         each = " of each caption" * (captions > 1)
         raise ValueError(f"{who}: keep must be a whole number from 0 (all) to the {own} there are{each}, got {keep!r}")
+    warn_of_crossed_captions(who, embed if made_from is None else made_from, text, warn)
     scores = F.cosine_similarity(embed.vector.float(), text.embed.float().repeat_interleave(own, 0), dim=1)
     order = scores.view(captions, own).argsort(dim=1, descending=True, stable=True)[:, : keep or own]
     order = (order + own * torch.arange(captions, device=order.device)[:, None]).flatten()
@@ -305,9 +321,9 @@ def rank_by_text(embed: Embedding, text: TextEncoding, keep: int = 0) -> tuple[l
 def path(who: str, start_name: str, start: float, end_name: str, end: float, frames: int) -> Tensor:
     """`frames` shares (frames,) from start to end. Raises ValueError for one outside 0..1 or frames outside 1..1000."""
     for name, value in ((start_name, start), (end_name, end)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        if not is_number(value) or not 0.0 <= value <= 1.0:
             raise ValueError(f"{who}: {name} must be a number from 0 to 1, got {value!r}")
-    if isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= MAX_FRAMES:
+    if not is_whole(frames) or not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"{who}: frames must be a whole number from 1 to {MAX_FRAMES}, got {frames!r}")
     return torch.linspace(float(start), float(end), frames)
 
@@ -340,8 +356,19 @@ def _numbered(name: str, parts: Sequence[Part]) -> dict[str, Part]:
     return {name if number == 1 else f"{name}_{number}": part for number, part in enumerate(parts, 1)}
 
 
-def _check_spaces(who: str, named: dict[str, Embedding] | dict[str, TextEncoding]) -> None:
-    """Raises ValueError for inputs of two CLIPs."""
+def _check_kind(who: str, kind: type[Embedding] | type[TextEncoding], **named: object) -> None:
+    """Raises ValueError for inputs that are something else, which sockets of any type may give."""
+    for name, part in named.items():
+        if not isinstance(part, kind):
+            source = "CLIP Text Encode" if kind is TextEncoding else "a prior or CLIP Image Encode"
+            article = "a" if kind is TextEncoding else "an"
+            got = type(part).__name__
+            raise ValueError(f"{who}: {name} must be {article} {kind.__name__}, got {got}; link {source}")
+
+
+def _check_spaces(who: str, named: dict[str, Embedding] | dict[str, TextEncoding], kind: type = Embedding) -> None:
+    """Raises ValueError for inputs of another kind, or of two CLIPs."""
+    _check_kind(who, kind, **named)
     spaces = {
         name: (part.clip_id, (part.embed if isinstance(part, TextEncoding) else part.vector).shape[1])
         for name, part in named.items()
@@ -364,9 +391,10 @@ def _shares(who: str, weights: Sequence[float], count: int, what: str) -> Tensor
     """Weights (count,) whose sizes add up to 1."""
     if weights and len(weights) != count:
         raise ValueError(
-            f"{who}: {len(weights)} weights for {count} {what}; give one for each, or none, and all count the same"
+            f"{who}: {len(weights)} {'weight' if len(weights) == 1 else 'weights'} for {count} {what}; give one for "
+            "each, or none, and all count the same"
         )
-    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+    if wrong := [weight for weight in weights if not is_number(weight)]:
         raise ValueError(f"{who}: a weight must be a number, such as 0.5, got {wrong[0]}")
     shares = torch.tensor(weights or [1.0] * count, dtype=torch.float64)
     if not shares.any():

@@ -7,6 +7,7 @@ Imports neither torch nor numpy, as config.py. Section numbers are those of Rame
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from .config import (
     ARPriorConfig,
@@ -24,6 +25,12 @@ from .config import (
     TextTowerConfig,
     UNetConfig,
     UpsamplerConfig,
+)
+
+# Upsamplers' UNets: without attention, x_t and the enlarged picture beside it.
+_ENLARGING = partial(UNetConfig, in_channels=6, out_channels=3, attention_resolutions=(), context_width=0)
+_SMALL_ENLARGING = partial(
+    _ENLARGING, channel_mult=(1, 2), depth=1, resblock_updown=False, patch_size=4, norm_groups=16
 )
 
 PAPER = StackConfig(
@@ -56,30 +63,14 @@ PAPER = StackConfig(
         sampling=SamplingConfig("ddpm", 250, 1.25),
     ),
     upsampler_256=UpsamplerConfig(
-        unet=UNetConfig(
-            image_size=256,
-            in_channels=6,
-            out_channels=3,
-            attention_resolutions=(),
-            context_width=0,
-            dropout=0.1,
-        ),
+        unet=_ENLARGING(image_size=256, dropout=0.1),
         sampling=SamplingConfig("ddim", 27),
     ),
     upsampler_1024=UpsamplerConfig(
         low_size=256,
         high_size=1024,
         augmentation="bsr",
-        unet=UNetConfig(
-            image_size=1024,
-            in_channels=6,
-            out_channels=3,
-            channels=192,
-            channel_mult=(1, 1, 2, 2, 4, 4),
-            depth=2,
-            attention_resolutions=(),
-            context_width=0,
-        ),
+        unet=_ENLARGING(image_size=1024, channels=192, channel_mult=(1, 1, 2, 2, 4, 4), depth=2),
         schedule=ScheduleConfig(name="linear"),
         sampling=SamplingConfig("ddim", 15),
     ),
@@ -150,19 +141,7 @@ STORYBOOK = StackConfig(
     # x_0 prediction: with 4x pixel-unshuffle a patch's noise has as many numbers as a narrow network has channels,
     # so one that must pass it through (eps, v) leaves noise in the picture.
     upsampler_256=UpsamplerConfig(
-        unet=UNetConfig(
-            image_size=256,
-            in_channels=6,
-            out_channels=3,
-            channels=48,
-            channel_mult=(1, 2),
-            depth=1,
-            attention_resolutions=(),
-            context_width=0,
-            resblock_updown=False,
-            patch_size=4,
-            norm_groups=16,
-        ),
+        unet=_SMALL_ENLARGING(image_size=256, channels=48),
         augmentation_level=True,
         sampling_level=0.2,
         schedule=ScheduleConfig(prediction="x0"),
@@ -176,19 +155,7 @@ STORYBOOK = StackConfig(
         augmentation_level=True,
         sampling_level=0.1,
         residual=True,  # a clean input is nearly right already: what is left to learn are the edges
-        unet=UNetConfig(
-            image_size=1024,
-            in_channels=6,
-            out_channels=3,
-            channels=32,
-            channel_mult=(1, 2),
-            depth=1,
-            attention_resolutions=(),
-            context_width=0,
-            resblock_updown=False,
-            patch_size=4,
-            norm_groups=16,
-        ),
+        unet=_SMALL_ENLARGING(image_size=1024, channels=32),
         schedule=ScheduleConfig(name="linear", prediction="x0"),
         sampling=SamplingConfig("ddim", 1),
     ),

@@ -28,7 +28,7 @@ from .runtime.halves import half_precisions, widest
 from .runtime.placement import Manager, Placed
 from .stages import ARPrior, Decoder, PassThrough, Prior, Upsampler
 from .stages.lora import apply_lora
-from .stages.own_text import own_clip_text, own_multilingual_text
+from .stages.own_text import OwnText, own_clip_text, own_multilingual_text
 from .types import Embedding, TextEncoding
 
 UPSAMPLERS = ("upsampler_256", "upsampler_1024")
@@ -143,23 +143,12 @@ def load_stack(
             "or choose dtype auto"
         )
     weights = pick_dtype("auto", device, halves) if painting == torch.int8 else painting
-    # Where "auto" picked float16, sampling is watched for overflow and goes on in `wider`. Text encoders are not.
+    # Where "auto" picked float16, what overflows goes on in `wider`; a CLIP cannot, it says so.
     wider = widest(halves) if dtype == "auto" and weights == torch.float16 else None
-    unwatched = torch.bfloat16 if wider == torch.bfloat16 else weights
+    text_dtype = torch.bfloat16 if wider == torch.bfloat16 else weights
     handles: dict[str, object] = {stage: MissingStage(stage, entry) for stage in STAGES}
     if clip := entry.stages.get("clip"):
-        # Small ones in float32, which embeddings are compared in; a large one, whose rounding is its publishers' own,
-        # in the stack's dtype, and its towers apart: text to picture never holds the one for pictures.
-        large = clip.parameters >= LARGE_CLIP
-        kind = unwatched if large else torch.float32
-        # As that dtype one by one, not first all and then all again.
-        read_clip = partial(read_state, clip, dtype=kind, check=check)
-        pca = partial(read_basis, entry, clip.config.clip_id, folders)
-        options = {"device": device, "manager": manager, "pca": pca, "dtype": kind, "apart": large}
-        options["captions_alone"] = _has_own_text(entry)
-        if has_caption_tower(clip):
-            options["read_text_half"] = partial(load_caption_tower, clip, check=check)
-        handles["clip"] = Clip.from_config(clip.config, read_clip, **options)
+        handles["clip"] = _open_clip(entry, clip, text_dtype, device, manager, folders, check)
 
     # By itself: a function that held `handles`, which will hold the function, would keep a dropped stack in memory.
     text_encoder = handles["clip"]
@@ -195,15 +184,15 @@ def load_stack(
             # Never float16: its largest number is 65504, which SD's autoencoder passes in its last levels, where
             # nothing normalises the sums of its residual blocks; MoVQ is the same network.
             kind = torch.float32 if weights == torch.float16 else weights
-            network, autoencoder = placed(found, "network", painting), placed(found, "autoencoder", kind)
-            own = {}
-            if _has_own_text(entry):
-                own["own_text"] = own_clip_text(found.config.text_tower, placed(found, "text_tower", unwatched))
-                own["normalizer"] = placed(found, "normalizer", torch.float32)
-            if (words := found.config.multilingual) is not None:
-                tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
-                own["own_text"] = own_multilingual_text(tokenizer, placed(found, "text_tower", unwatched))
-            handles["decoder"] = Decoder(found.config, network, null_text, autoencoder, null_image, **own)
+            handles["decoder"] = Decoder(
+                found.config,
+                placed(found, "network", painting),
+                null_text,
+                placed(found, "autoencoder", kind),
+                null_image,
+                own_text=_own_text(found, partial(placed, found, "text_tower", text_dtype)),
+                normalizer=placed(found, "normalizer", torch.float32) if _has_own_text(entry) else None,
+            )
     for stage in UPSAMPLERS:
         if found := entry.stages.get(stage):
             parts = ("first", "final") if found.config.final_network else ("",)
@@ -213,3 +202,39 @@ def load_stack(
     if found := entry.stages.get("ar_prior"):
         handles["ar_prior"] = ARPrior(found.config, placed(found))
     return Stack(entry, **handles)
+
+
+def _open_clip(
+    entry: StackEntry,
+    found: StageFile,
+    dtype: torch.dtype,
+    device: torch.device,
+    manager: Manager | None,
+    folders: Folders,
+    check: Callable[[], None] | None,
+) -> Clip:
+    """A small CLIP in float32, which embeddings are compared in. A large one, whose rounding is its publishers' own, in
+    `dtype`, and its towers apart: text to picture never holds the one for pictures."""
+    large = found.parameters >= LARGE_CLIP
+    dtype = dtype if large else torch.float32
+    return Clip(
+        found.config,
+        partial(read_state, found, dtype=dtype, check=check),  # as that dtype one by one, not first all as they are
+        device,
+        manager,
+        partial(read_basis, entry, found.config.clip_id, folders),
+        dtype,
+        apart=large,
+        captions_alone=_has_own_text(entry),
+        read_text_half=partial(load_caption_tower, found, check=check) if has_caption_tower(found) else None,
+    )
+
+
+def _own_text(found: StageFile, network: Callable[[], Placed]) -> OwnText | None:
+    """The text encoder of a decoder that has its own."""
+    if found.config.text == "own_clip":
+        return own_clip_text(found.config.text_tower, network())
+    if (words := found.config.multilingual) is not None:
+        tokenizer = MultilingualTokenizer(found.tokenizer, words.context_length, words.padding)
+        return own_multilingual_text(tokenizer, network())
+    return None

@@ -8,6 +8,7 @@ through here.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 _MAX_LINE = 1000
@@ -36,6 +37,13 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # deeply nested, or a number of more digits than Python writes
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."
+
+
+def first_few(names: Iterable[str], most: int = 4) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

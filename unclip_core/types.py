@@ -6,7 +6,7 @@ Pictures are the editor's IMAGE: (B, H, W, C) float32 in 0..1 on the CPU. Masks 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -38,14 +38,13 @@ class TextEncoding:
 
     def take(self, rows: slice | list[int]) -> TextEncoding:
         """The given rows as a TextEncoding of their own."""
-        captions = self.captions[rows] if isinstance(rows, slice) else tuple(self.captions[i] for i in rows)
         return replace(
             self,
             tokens=self.tokens[rows],
             embed=self.embed[rows],
             mask=self.mask[rows],
             ids=self.ids[rows],
-            captions=captions,
+            captions=_taken(self.captions, rows),
         )
 
 
@@ -54,16 +53,20 @@ class Embedding:
     """CLIP embeddings: vector (B, D) float32 on the stack's native scale; modality "image" or "text".
 
     noise_level: the timestep of the noise that was added to them, which Stable unCLIP's decoder is told; 0: clean.
+    captions: what each row was made of, of those that come from captions alone; empty for all others.
     """
 
     vector: Tensor
     clip_id: str
     modality: str = "image"
     noise_level: int = 0
+    captions: tuple[str, ...] = field(default=(), compare=False)  # where they come from, not what they are
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 2:
             raise ValueError(f"Embedding: vector must be (B, D), got shape {tuple(self.vector.shape)}")
+        if self.captions and len(self.captions) != len(self.vector):
+            raise ValueError(f"Embedding: {len(self.captions)} captions do not go with {len(self.vector)} rows")
         if self.modality not in ("image", "text"):
             raise ValueError(f"Embedding: modality must be 'image' or 'text', got {self.modality!r}")
 
@@ -72,7 +75,12 @@ class Embedding:
 
     def take(self, rows: slice | list[int]) -> Embedding:
         """The given rows as an Embedding of their own."""
-        return replace(self, vector=self.vector[rows])
+        return replace(self, vector=self.vector[rows], captions=_taken(self.captions, rows))
+
+
+def _taken(captions: tuple[str, ...], rows: slice | list[int]) -> tuple[str, ...]:
+    """The captions of some rows; of no captions none."""
+    return captions[rows] if isinstance(rows, slice) or not captions else tuple(captions[row] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,26 @@ def check_same_clip(who: str, expected_id: str, expected_dim: int, got_id: str, 
             f"{who}: this model was trained on {explain_clip(expected_id, expected_dim)} embeddings, but got "
             f"{got_dim}-d from {explain_clip(got_id)}; encode with the CLIP from the same Load unCLIP"
         )
+
+
+def warn_of_crossed_captions(who: str, embed: Embedding, text: TextEncoding, warn: Callable[[str], None]) -> None:
+    """Warn where an embedding goes with the caption of another one in its batch.
+
+    That is a slip: a row was picked out of one of the two batches. An embedding with a caption that neither batch was
+    made of is a wish. Batches of 1 broadcast, and of B captions and B * k embeddings each goes with k in a row.
+    """
+    rows = max(len(embed), len(text))
+    if not embed.captions or rows % len(text) or len(embed) not in (1, rows):
+        return
+    for row in range(rows):
+        made_of = embed.captions[row if len(embed) > 1 else 0]
+        caption = text.captions[row * len(text) // rows]
+        if made_of != caption and (made_of in text.captions or caption in embed.captions):
+            warn(
+                f"{who}: the embedding of {made_of!r} goes with the caption {caption!r} (row {row}); take the same "
+                "rows of both, by Embedding From Batch and Text From Batch"
+            )
+            return
 
 
 def broadcast_batch(who: str, **sizes: int) -> int:

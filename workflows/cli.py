@@ -14,7 +14,7 @@ import click
 from . import commands
 from .commands._stopping import ended_as_by_ctrl_c
 from .document.graph import WorkflowError
-from .document.terminal import echo, echo_lines, log_to_terminal
+from .terminal import echo, echo_lines, log_to_terminal
 
 
 class _Commands(click.Group):
@@ -61,14 +61,10 @@ def unclip(context: click.Context, debug: bool) -> None:
 def main() -> None:
     """The console command. Exit codes, of every subcommand (docs/headless.md): 0 done, or a check says yes; 1 work
     that had begun failed, or a check says no; 2 what was given cannot be used; 128 + the signal that ended it."""
-    log_to_terminal("%(levelname)s: %(message)s")
-    try:
-        with ended_as_by_ctrl_c() as ended:
-            code = run(sys.argv[1:])
-        sys.exit(128 + ended.number if code == 130 and ended.number else code)
-    except BrokenPipeError:  # `unclip show ... | head`
-        sys.stderr.close()
-        sys.exit(0)
+    log_to_terminal()
+    with ended_as_by_ctrl_c() as ended:
+        code = run(sys.argv[1:])
+    sys.exit(128 + ended.number if code == 130 and ended.number else code)
 
 
 def run(arguments: list[str]) -> int:
@@ -89,8 +85,6 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         echo_lines("\ninterrupted; files already written are whole", err=True)
         return 130
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if debug:
             raise

@@ -7,6 +7,7 @@ from .batches import BatchImagesNode, ImageBatch, ImageFromBatch, RepeatImageBat
 from .blending import ImageBlend, ImageCompositeMasked, ImageInvert
 from .choices import ComfySwitchNode, CustomCombo
 from .filters import ImageBlur, ImageSharpen
+from .load_image import LoadImage, LoadImageMask
 from .mask_pictures import (
     ImageColorToMask,
     ImageToMask,
@@ -15,9 +16,8 @@ from .mask_pictures import (
     SplitImageWithAlpha,
 )
 from .masks import CropMask, FeatherMask, GrowMask, InvertMask, MaskComposite, SolidMask, ThresholdMask
-from .pictures_in import LoadImage, LoadImageMask
-from .pictures_out import MaskPreview, PreviewImage, SaveAnimatedWEBP, SaveImage
 from .primitives import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
+from .save_image import MaskPreview, PreviewImage, SaveAnimatedWEBP, SaveImage
 from .scaling import ImageScale, ImageScaleBy, ImageScaleToMaxDimension, ImageScaleToTotalPixels
 from .stitching import ImageStitch, ResizeAndPadImage
 from .texts import PreviewAny, StringConcatenate

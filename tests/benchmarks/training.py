@@ -47,8 +47,9 @@ class Setting:
 
         import torch
 
+        from comfyui_unclip.unclip_core.training.clips import open_clip_of
         from comfyui_unclip.unclip_core.training.plan import SPEAKERS, make_plan
-        from comfyui_unclip.unclip_core.training.start import RunOptions, make_task, open_clip_of, open_source, rows_for
+        from comfyui_unclip.unclip_core.training.start import RunOptions, make_task, open_source, rows_for
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         plan = make_plan(options.preset, changes={"steps": NEVER, "validation": 0.0}, stages=STAGES)
@@ -196,7 +197,7 @@ def _peers():
             super().__init__()
             import open_clip
 
-            from comfyui_unclip.unclip_core.clip.model import build_network
+            from comfyui_unclip.unclip_core.clip.networks import build_network
 
             self.network, self.contrast = build_network(task.config), open_clip.ClipLoss()
 

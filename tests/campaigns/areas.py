@@ -6,6 +6,7 @@ took it. It raises for whatever is neither a result nor a refusal.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import json
@@ -213,7 +214,7 @@ class Headers:
 
         from comfyui_unclip.unclip_core.checkpoints import catalog
         from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, guarded, read_header, read_stage
-        from comfyui_unclip.unclip_core.clip.model import empty_network
+        from comfyui_unclip.unclip_core.clip.networks import empty_network
         from comfyui_unclip.unclip_core.models.build import build_network
 
         header, rest = safetensors_parts(rng.choice(self.files))
@@ -284,16 +285,20 @@ class Pickles:
     archive or a pickle whose instructions can be told apart."""
 
     def prepare(self, folder: Path) -> None:
+        import numpy
         import torch
 
         hostile = helper("unclip_core/checkpoints/hostile_pickles.py")
         state = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5, dtype=torch.float16)}
         state["view"], state["p"] = state["a"][1:, ::2], torch.nn.Parameter(torch.ones(2))
+        beside = {"step": 3, "settings": argparse.Namespace(lr=1e-4), "best": numpy.float64(2), "names": {"a", (1, 2)}}
+        beside["moments"] = [torch.ones(2), torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse()]
         self.files = []
         for options in ({}, {"_use_new_zipfile_serialization": False}):
-            file = io.BytesIO()
-            torch.save({"state_dict": state, "step": 3}, file, **options)
-            self.files += [file.getvalue()] * 6
+            for protocol in (2, 4):
+                file = io.BytesIO()
+                torch.save({"state_dict": state, **beside}, file, pickle_protocol=protocol, **options)
+                self.files += [file.getvalue()] * 4
         script = io.BytesIO()
         torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 4))), script)
         self.files += [script.getvalue()] * 6
@@ -305,8 +310,9 @@ class Pickles:
             hostile.module(("a", b"K\x01")),
             hostile.ORDERED,
             hostile.attack(),
+            *(b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"ctrain\nSettings\n)R", hostile.text("a")),
         ]
-        self.archive, self.table = hostile.archive, hostile.table
+        self.archive, self.legacy = hostile.archive, hostile.legacy
 
     def take(self, rng: random.Random, folder: Path) -> bool:
         from comfyui_unclip.unclip_core.checkpoints import pickles, tensors, torchscript
@@ -324,7 +330,7 @@ class Pickles:
 
         for read in (
             pickles.count_pickled,
-            pickles.list_pickled,
+            pickles.read_state_dict,
             lambda path: pickles.pickle_mentions(path, "a"),
             loaded,
         ):
@@ -342,7 +348,9 @@ class Pickles:
                 for _ in range(rng.randint(1, 12))
             ]
             pickled = rng.choice((b"\x80\x02", b"\x80\x04", b"")) + b"".join(parts) + b"."
-            return self.archive(pickled, script=rng.random() < 0.3) if rng.random() < 0.7 else pickled
+            if rng.random() < 0.7:
+                return self.archive(pickled, script=rng.random() < 0.3)
+            return self.legacy(pickled, b"\x80\x02]X\x01\x00\x00\x000a." + struct.pack("<q4f", 4, 1, 2, 3, 4))
         data = rng.choice(self.files)
         if kind < 0.8 and data[:2] == b"PK":  # the pickle in a sound archive
             return self._within(data, rng)

@@ -1,5 +1,7 @@
 """The nodes that join, pick, blend and sort: every input does something, and what comes out is what it says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ def batch_of(node, captions):
 
 def rows_of(batch):
     """What tells a batch's rows apart."""
-    if hasattr(batch, "captions"):
+    if hasattr(batch, "embed"):
         return batch.embed
     return batch.vector if hasattr(batch, "vector") else draw_x_T(batch, (3, 8, 8))
 
@@ -88,7 +90,7 @@ def test_the_blends_weights_are_read_and_matter(node, batch_of):
     assert torch.equal(inside, blend_embeddings([batch], [2.0, 1.0]).vector) and len(inside) == 1
     node_class = NODE_CLASS_MAPPINGS["UnCLIPEmbeddingBlend"]
     assert node_class.VALIDATE_INPUTS("1 .5") is True and node_class.VALIDATE_INPUTS(None) is True
-    assert "'half' is no number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
+    assert "'half' is not a number; write them as 1, 0.5" in node_class.VALIDATE_INPUTS("1, half")
 
 
 def ranked(**inputs):
@@ -105,7 +107,7 @@ def test_embeddings_are_ranked_by_their_cosine_to_the_caption(node, batch_of, ca
     order = cosines.argsort(descending=True)
     assert torch.equal(best_first.vector, embed.vector[order])
     assert scores.splitlines() == [f"#{row} {cosines[row]:.3f}" for row in order.tolist()]
-    assert shown["labels"] == [[f"#{row}" for row in order.tolist()]]
+    assert shown["labels"] == [[f"{place} ← #{row}" for place, row in enumerate(order.tolist())]]
     assert torch.allclose(torch.tensor(shown["scores"][0]), cosines[order])
     (two, _, _), _ = ranked(text=boat, embed=embed, keep=2)
     assert torch.equal(two.vector, best_first.vector[:2])
@@ -147,9 +149,40 @@ def test_each_of_several_captions_keeps_its_best_and_the_decoder_paints_it_under
     rows = [3 * caption + place for caption, place in enumerate(cosines.argmax(1).tolist())]
     assert torch.equal(best.vector, ideas.vector[rows])
     told = [f"#{row} {cosines.flatten()[row]:.3f} {text}" for row, text in zip(rows, captions.captions, strict=True)]
-    assert scores.splitlines() == told and shown["labels"] == [[f"#{row}"] for row in rows]
+    assert scores.splitlines() == told and shown["labels"] == [[f"{place} ← #{row}"] for place, row in enumerate(rows)]
     settings = {"steps": 2, "sampler": "ddim", "noise_per_item": False}
     together = node("UnCLIPDecoderSample", embed=best, text=captions, **settings)
     boat = node("UnCLIPTextFromBatch", text=captions, index=1)
     alone = node("UnCLIPDecoderSample", embed=best.take([1]), text=boat, **settings)
     assert torch.allclose(together[1], alone[0], atol=1e-4)
+
+
+def test_an_embedding_under_the_caption_of_another_is_warned_of_and_a_caption_of_its_own_is_not(node, host, captions):
+    ideas = node("UnCLIPDiffusionPrior", text=captions, count=2)
+    assert ideas.captions == tuple(text for text in captions.captions for _ in range(2))
+
+    def said(run):
+        host.warnings.clear()
+        run()
+        (messages,) = host.warnings
+        return list(messages)
+
+    def painted(embed, text):
+        return lambda: node("UnCLIPDecoderSample", embed=embed, text=text, steps=2, sampler="ddim")
+
+    idea = node("UnCLIPEmbeddingFromBatch", embed=ideas, index=2)
+    caption = node("UnCLIPTextFromBatch", text=captions, index=1)
+    (message,) = said(painted(idea, captions))
+    assert message.startswith(
+        "Decoder Sample: the embedding of 'a blue boat' goes with the caption 'a red star' (row 0)"
+    )
+    assert len(said(painted(ideas, caption))) == 1
+    three = node("UnCLIPEmbeddingFromBatch", embed=ideas, index=1, length=3)
+    (message,) = said(lambda: ranked(text=captions, embed=three))
+    assert message.startswith("Rank by CLIP: the embedding of 'a blue boat' goes with the caption 'a red boat' (row 2)")
+
+    other = node("UnCLIPTextEncode", text="a photograph of a boat")
+    split = node("UnCLIPPCAProject", embed=ideas, component_counts="1, 4")
+    seen = replace(ideas, captions=())
+    good = [(idea, caption), (ideas, captions), (idea, other), (ideas, other), (split, captions), (seen, caption)]
+    assert [said(painted(*pair)) for pair in good] == [[]] * len(good)

@@ -1,3 +1,6 @@
+"""Load Image, Save Image and their kin: files, masks, metadata, folders, bad files. What the editor's other nodes
+compute is held against a real ComfyUI in test_core_nodes.py."""
+
 import json
 
 import numpy as np
@@ -186,20 +189,6 @@ def test_links_of_the_user_are_followed_but_not_in_the_editor(host, tmp_path_fac
     editor.close()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PrimitiveInt", 3),
-        ("PrimitiveFloat", 0.5),
-        ("PrimitiveString", "x"),
-        ("PrimitiveStringMultiline", "x\ny"),
-        ("PrimitiveBoolean", True),
-    ],
-)
-def test_primitives_hand_their_value_on(name, value):
-    assert getattr(NODES[name](), NODES[name].FUNCTION)(value=value) == (value,)
-
-
 def refusal(name, host):
     with pytest.raises(ValueError) as caught:
         NODES["LoadImage"]().load_image(image=name)
@@ -244,20 +233,6 @@ def test_scaling_follows_the_side_that_is_given():
     assert scale(image, width=7).shape == (2, 4, 7, 3)  # 3.5, to the even
     assert scale(image, height=5).shape == (2, 5, 10, 3)
     assert scale(image, width=1, height=1).shape == (2, 1, 1, 3)
-
-
-@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"])
-def test_scaling_keeps_what_is_flat_and_cuts_at_the_middle(method):
-    image = torch.zeros(1, 8, 24, 3)
-    image[:, :, 8:16] = 1.0
-    assert (scale(image, method, 16, 16, "center") - 1.0).abs().max() < 1e-6
-    assert scale(image, method, 16, 16).min() <= 0.0
-
-
-def test_a_batch_takes_the_first_ones_size():
-    first, second = torch.zeros(2, 8, 8, 3), torch.ones(1, 4, 16, 3)
-    (batch,) = NODES["ImageBatch"]().batch(image1=first, image2=second)
-    assert batch.shape == (3, 8, 8, 3) and batch[:2].max() == 0 and batch[2].min() == 1
 
 
 def test_pictures_come_out_as_from_the_editors_nodes(host):

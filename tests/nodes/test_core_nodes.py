@@ -3,7 +3,6 @@
 With $UNCLIP_COMFYUI, the folder of a ComfyUI, that one is asked anew, by the interpreter $UNCLIP_COMFYUI_PYTHON.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,13 +16,11 @@ from safetensors.torch import load_file
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS as NODES
 from comfyui_unclip.nodes.host import LocalHost
+from comfyui_unclip.tests.nodes import core_node_cases as cases
 from comfyui_unclip.workflows.document.schema import node_schema, read_spec
 from comfyui_unclip.workflows.engine.session import Session
 
 TESTS = Path(__file__).parents[1]
-_spec = importlib.util.spec_from_file_location("core_node_cases", TESTS / "nodes" / "core_node_cases.py")
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
 
 # Of older versions: sides were no multiples of anything, JSON was shown in one line.
 NEWER = {"ImageScaleToTotalPixels 1", "PreviewAny 5"}

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.unclip_core.checkpoints.embedding_file import save_embedding
 from comfyui_unclip.unclip_core.config import ClipConfig
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2, KARLO, STABLE_UNCLIP_H, STORYBOOK
 from comfyui_unclip.unclip_core.types import Embedding
@@ -111,9 +112,12 @@ def test_files_that_are_no_embedding_are_refused_by_name(folders):
     bad = folders / "in" / "bad.safetensors"
     assert "there is no embedding" in LOAD.VALIDATE_INPUTS("gone.safetensors")
     assert "leads out of the folder" in LOAD.VALIDATE_INPUTS("../../etc/passwd")
-    bad.write_bytes(b"\x08\x00\x00")
-    with pytest.raises(ValueError, match=r"bad\.safetensors cannot be read as safetensors"):
-        LOAD().load(embedding="bad.safetensors")
+    save_embedding(bad, Embedding(torch.zeros(1, 4), "x"))
+    whole = bad.read_bytes()
+    for content in (b"", b"\x08\x00\x00", b"<!DOCTYPE html><html>", whole[:50], whole[:-4], b"PK\x03\x04" + whole):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.safetensors: (not a complete|truncated).*; download it again$"):
+            LOAD().load(embedding="bad.safetensors")
     save_file({"vector": torch.zeros(1, 4)}, bad)
     with pytest.raises(ValueError, match="holds no embedding; choose a file that Save Embedding wrote"):
         LOAD().load(embedding="bad.safetensors")
@@ -121,9 +125,14 @@ def test_files_that_are_no_embedding_are_refused_by_name(folders):
     save_file({"vector": torch.full((1, 4), torch.nan)}, bad, header)
     with pytest.raises(ValueError, match=r"vector must be finite floats \(B, D\)"):
         LOAD().load(embedding="bad.safetensors")
-    save_file({"vector": torch.zeros(1, 4)}, bad, header | {"format_version": "2"})
-    with pytest.raises(ValueError, match="format version '2', this program reads 1"):
-        LOAD().load(embedding="bad.safetensors")
+    for changed, message in (
+        ({"format_version": "2"}, "format version '2', this program reads 1"),
+        ({"noise_level": "\u0663"}, "noise_level is .*, expected a timestep"),
+        ({"modality": "sound\x1b[2J"}, r"modality is 'sound\\x1b\[2J', expected image or text"),
+    ):
+        save_file({"vector": torch.zeros(1, 4)}, bad, header | changed)
+        with pytest.raises(ValueError, match=message):
+            LOAD().load(embedding="bad.safetensors")
 
 
 def test_one_row_goes_to_the_editor_unscaled():

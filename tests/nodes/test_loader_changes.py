@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.workflows.engine.disk_cache import Store
 
@@ -43,23 +42,15 @@ def test_a_native_stack(state, tiny_models, tmp_path):
     assert state() != second
 
 
-def test_an_eclipse_prior_comes_with_its_host_and_a_warning(state, karlo, family, tmp_path):
+def test_an_eclipse_prior_comes_with_its_host_and_a_warning(state, host, karlo, family, tmp_path):
     karlo.write_karlo_folder(tmp_path / "models" / "karlo-v1-alpha")
     family.eclipse_prior(tmp_path / "models" / "mine", dim=karlo.KarloSizes().clip_dim)
 
-    class Listening(LocalHost):
-        warned = ()
-
-        def warn(self, *messages):
-            self.warned += messages
-
-    with use_host(Listening(quiet=True)) as host:
-        clip, prior, decoder, *_ = LOADER().load(model_name="mine", dtype="fp32")
-        LOADER().load(model_name="karlo-v1-alpha", dtype="fp32")
+    clip, prior, decoder, *_ = LOADER().load(model_name="mine", dtype="fp32")
+    LOADER().load(model_name="karlo-v1-alpha", dtype="fp32")
     assert prior.config.one_pass and prior.config.clip_id == clip.clip_id == decoder.config.clip_id
-    assert (
-        len(host.warned) == 1 and "mine is experimental" in host.warned[0] and "`unclip check mine`" in host.warned[0]
-    )
+    (warned,), taken_back = host.warnings
+    assert "mine is experimental" in warned and "`unclip check mine`" in warned and taken_back == ()
 
 
 def test_a_diffusers_folder(state, karlo, tmp_path):

@@ -122,6 +122,7 @@ def test_files_are_offered_checked_and_noticed(stack, folder):
     os.utime(folder / "cup.safetensors", (1, 1))
     assert APPLY.IS_CHANGED(lora_name="cup.safetensors") != before
     assert "no file" in APPLY.IS_CHANGED(lora_name="gone.safetensors")
+    assert APPLY.IS_CHANGED(lora_name=None) == ""  # linked
 
 
 def test_the_editors_own_lora_folder_comes_first(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, decoder, prior
-from comfyui_unclip.nodes.inputs import FAMILY
+from comfyui_unclip.nodes.inputs import FAMILY, further_inputs
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
 from comfyui_unclip.workflows.document.schema import node_schema
 
@@ -144,8 +144,11 @@ def test_a_search_for_what_people_want_to_do_finds_a_node():
 @every_node
 def test_the_function_takes_exactly_the_declared_inputs(name):
     node = NODE_CLASS_MAPPINGS[name]
-    parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
-    inputs, hidden = node_schema(node).inputs, node_schema(node).hidden
+    parameters = dict(inspect.signature(getattr(node, node.FUNCTION)).parameters)
+    inputs, hidden = dict(node_schema(node).inputs), node_schema(node).hidden
+    if parameters.pop("further", None):  # any number of one kind: NAME_2 to NAME_8
+        first = next(name for name in parameters if f"{name}_2" in inputs)
+        assert not any(inputs.pop(name).required for name in further_inputs("", first, ""))
     assert set(parameters) - {"self"} == set(inputs) | set(hidden)
     assert all(parameters[name].default is None for name in hidden)
     # An optional input that is not linked is not passed.

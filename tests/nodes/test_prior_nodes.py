@@ -4,62 +4,15 @@ import pytest
 import torch
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
-from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.nodes.pca import parse_counts
-from comfyui_unclip.workflows.document.schema import node_schema
-
-
-class CountingHost(LocalHost):
-    """Counts the steps of every run, and keeps the warnings."""
-
-    def __init__(self):
-        super().__init__(quiet=True)
-        self.steps = {}
-        self.warned = []
-
-    def warn(self, *messages):
-        self.warned += messages
-
-    def progress(self, label):
-        progress = super().progress(label)
-        step = progress.step
-
-        def counting(state):
-            self.steps[label] = self.steps.get(label, 0) + 1
-            step(state)
-
-        progress.step = counting
-        return progress
-
-
-@pytest.fixture(scope="module")
-def stack(tiny_models):
-    """Outputs of Load unCLIP by socket name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCLIP_MODELS", str(tiny_models))
-        loader = NODE_CLASS_MAPPINGS["UnCLIPLoader"]
-        yield dict(zip(loader.RETURN_NAMES, loader().load(model_name="tiny", dtype="fp32"), strict=True))
 
 
 @pytest.fixture
-def host():
-    with use_host(CountingHost()) as host:
-        yield host
-
-
-def call(name, **inputs):
-    """A node's first output, widgets at their defaults."""
-    node = NODE_CLASS_MAPPINGS[name]
-    given = {n: spec.default for n, spec in node_schema(node).inputs.items() if spec.is_widget} | inputs
-    return getattr(node(), node.FUNCTION)(**given)[0]
-
-
-@pytest.fixture
-def ar(stack, host):
+def ar(stack, node):
     text = stack["CLIP"].encode_text(["a red star", "a blue boat"])
 
     def make(**inputs):
-        return call("UnCLIPAutoregressivePrior", ar_prior=stack["AR PRIOR"], text=text, **inputs)
+        return node("UnCLIPAutoregressivePrior", ar_prior=stack["AR PRIOR"], text=text, **inputs)
 
     return make
 
@@ -67,7 +20,7 @@ def ar(stack, host):
 def test_every_input_of_the_ar_prior_does_something(ar, stack, host):
     plain = ar()
     assert plain.vector.shape == (2, 24) and plain.clip_id == "tiny-1" and plain.modality == "image"
-    assert host.steps == {"Autoregressive Prior": 25}  # 24 components and z_i . z_t
+    assert host.runs == [("Autoregressive Prior", 25)]  # 24 components and z_i . z_t
     assert torch.equal(ar().vector, plain.vector)
     negative = stack["CLIP"].encode_text(["night sky"])
     for inputs in (
@@ -80,9 +33,9 @@ def test_every_input_of_the_ar_prior_does_something(ar, stack, host):
         assert not torch.allclose(ar(**inputs).vector, plain.vector, atol=1e-4), inputs
     guided = ar(guidance_scale=4.0).vector
     assert not torch.allclose(ar(guidance_scale=4.0, negative_text=negative).vector, guided, atol=1e-4)
-    assert ar(count=3).vector.shape == (6, 24) and not host.warned
+    assert ar(count=3).vector.shape == (6, 24) and not any(host.warnings)
     ar(guidance_scale=1.0, negative_text=negative)
-    assert "Autoregressive Prior: at guidance_scale 1 negative_text has no effect" in host.warned[0]
+    assert "Autoregressive Prior: at guidance_scale 1 negative_text has no effect" in host.warnings[-1][0]
 
 
 def test_below_0_the_ar_priors_own_values_are_used(ar, stack):
@@ -94,9 +47,9 @@ def test_below_0_the_ar_priors_own_values_are_used(ar, stack):
     assert not torch.equal(ar(seed=4, temperature=0.0).vector, given.vector)  # 0 is a value
 
 
-def test_pca_project_makes_a_row_for_each_count(stack, host):
+def test_pca_project_makes_a_row_for_each_count(node, stack):
     embed = stack["CLIP"].encode_image(torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0)))
-    rows = call("UnCLIPPCAProject", clip=stack["CLIP"], embed=embed, component_counts="1, 5; 24")
+    rows = node("UnCLIPPCAProject", embed=embed, component_counts="1, 5; 24")
     assert rows.vector.shape == (6, 24)
     assert torch.allclose(rows.vector[2::3], embed.vector, atol=1e-4)
     assert torch.allclose(rows.vector.norm(dim=1), torch.ones(6), atol=1e-5)
@@ -104,10 +57,10 @@ def test_pca_project_makes_a_row_for_each_count(stack, host):
     assert (closeness[:, 0] < closeness[:, 1]).all() and (closeness[:, 1] < closeness[:, 2]).all()
 
 
-def test_pca_project_refuses_what_is_out_of_range(stack, host):
+def test_pca_project_refuses_what_is_out_of_range(node, stack):
     embed = stack["CLIP"].encode_image(torch.rand(1, 64, 64, 3))
     with pytest.raises(ValueError, match="PCA Project: component_counts must be whole numbers from 1 to 24"):
-        call("UnCLIPPCAProject", clip=stack["CLIP"], embed=embed)  # 30 is more than this CLIP has
+        node("UnCLIPPCAProject", embed=embed)  # 30 is more than this CLIP has
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The nodes themselves, on the tiny stack: every input does something, and what is left to the model is the model's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.types import Embedding
 
 
@@ -50,6 +53,14 @@ def test_other_encoders_commands_in_a_caption_are_told_once_and_read_as_plain_te
     assert torch.equal(weighed.embed, words.embed)
 
 
+def test_of_commands_in_a_caption_only_the_words_that_they_hold_can_be_unknown(node, host):
+    node("UnCLIPTextEncode", text="a (red:1.2) star BREAK embedding:nobody <lora:style:1>")
+    assert not any("does not know" in line for line in host.warnings[-1])
+    node("UnCLIPTextEncode", text="a (dragon:1.2) and ((red))")
+    unknown = [line for line in host.warnings[-1] if "does not know dragon" in line]
+    assert len(unknown) == 1 and "red" not in unknown[0].partition(";")[0]
+
+
 def test_brackets_and_colons_of_a_sentence_are_no_commands(node, host):
     node("UnCLIPTextEncode", text="a red star (on a blue sea): a break, an embedding")
     assert not any("plain text" in line for line in host.warnings[-1])
@@ -60,6 +71,19 @@ def test_an_unknown_word_is_told_under_the_name_that_the_loader_has(host):
     clip = loader().load(model_name="storybook", dtype="fp32")[0]
     NODE_CLASS_MAPPINGS["UnCLIPTextEncode"]().encode(clip=clip, text="a red dragon", one_per_line=False)
     assert "(the CLIP of storybook) does not know dragon; it knows" in host.warnings[-1][0]
+
+
+def test_what_a_sampler_warns_of_on_its_way_is_shown_with_what_was_said_before(node, host, stack, embed):
+    def overflowing(dtype):
+        network = stack["DECODER"].network._build(torch.float32).to(dtype)
+        network.unet.conv_in.weight.data *= 3e5  # beyond float16, which a norm brings back
+        return network
+
+    placed = Placed(overflowing, torch.device("cpu"), torch.float16, wider=torch.bfloat16)
+    decoder = replace(stack["DECODER"], network=placed)
+    node("UnCLIPDecoderSample", embed=embed, decoder=decoder, eta=0.5, sampler="ddpm")
+    (before,), (again, late) = host.warnings[-2:]
+    assert before == again and "eta" in before and "in float16; it runs again in bfloat16" in late
 
 
 def test_defaults_are_the_models_own_settings(node, host, text, embed):

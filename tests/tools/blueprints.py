@@ -26,7 +26,8 @@ INPUT, OUTPUT = -10, -20  # a subgraph's own ends, in its links
 @dataclass(frozen=True)
 class Box:
     """graph: in workflows/. inside: titles of its nodes. inputs: name -> "title.input" of each that the box feeds;
-    widgets are promoted by their values. output: title of the node whose picture comes out."""
+    widgets are promoted by their values. output: title of the node whose picture comes out; where the graph shows it at
+    64 px, an Upsample 256 of the box's own (`sharpened`) follows."""
 
     name: str
     graph: str
@@ -34,6 +35,7 @@ class Box:
     inside: tuple[str, ...]
     inputs: dict[str, tuple[str, ...]]
     output: str
+    sharpened: bool = False
 
 
 SEEN, REST = "what CLIP sees (z_i)", "all the rest (x_T)"
@@ -65,6 +67,7 @@ BOXES = (
             "count": ("decoder.count",),
         },
         "decoder",
+        sharpened=True,
     ),
     Box(
         "Blend two pictures (unCLIP)",
@@ -110,8 +113,12 @@ BOXES = (
 
 def draw(box: Box) -> dict[str, Any]:
     """The blueprint's file."""
-    graph = json.loads((ROOT / "workflows" / f"{box.graph}.json").read_text("utf-8"))
-    nodes = {node["title"]: copy.deepcopy(node) for node in graph["nodes"] if node["title"] in box.inside}
+    graph = _read(box.graph)
+    inside, last_title = box.inside, box.output
+    if box.sharpened:
+        last_title = _sharpen(graph, box.output)
+        inside += (last_title,)
+    nodes = {node["title"]: copy.deepcopy(node) for node in graph["nodes"] if node["title"] in inside}
     kept = {node["id"] for node in nodes.values()}
     links = [
         dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link, strict=True))
@@ -149,7 +156,7 @@ def draw(box: Box) -> dict[str, Any]:
         if is_widget:
             widgets.append(["-1", name])
             values.append(_value(nodes[title], entry))
-    end, last = nodes[box.output], last + 1
+    end, last = nodes[last_title], last + 1
     end["outputs"][0]["links"].append(last)
     links.append(_link(last, end["id"], 0, OUTPUT, 0, "IMAGE"))
     inner = _id(box, "subgraph")
@@ -199,6 +206,28 @@ def draw(box: Box) -> dict[str, Any]:
         "extra": {"BlueprintDescription": box.text, "BlueprintSearchAliases": ["unclip", "dall-e"]},
         "version": 0.4,
     }
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+
+
+def _sharpen(graph: dict[str, Any], output: str) -> str:
+    """Put the Upsample 256 of text_to_image behind a node of the graph. -> its title"""
+    title = "upsample256"
+    node = next(node for node in _read("text_to_image")["nodes"] if node["title"] == title)
+    by_title = {entry["title"]: entry for entry in graph["nodes"]}
+    node["id"], node["outputs"][0]["links"] = graph["last_node_id"] + 1, []
+    node["pos"] = [by_title[output]["pos"][0] + by_title[output]["size"][0] + 40, by_title[output]["pos"][1]]
+    for source, name, entry in (("model", "UPSAMPLER 256", "upsampler"), (output, "IMAGE", "image")):
+        slot, out = next(pair for pair in enumerate(by_title[source]["outputs"]) if pair[1]["name"] == name)
+        into = next(place for place, socket in enumerate(node["inputs"]) if socket["name"] == entry)
+        number = graph["last_link_id"] = graph["last_link_id"] + 1
+        graph["links"].append([number, by_title[source]["id"], slot, node["id"], into, out["type"]])
+        out["links"] = [*(out["links"] or []), number]
+        node["inputs"][into]["link"] = number
+    graph["nodes"].append(node)
+    return title
 
 
 def _id(box: Box, part: str) -> str:

@@ -12,7 +12,6 @@ that make the other pictures, when the weights or the graphs change.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import re
@@ -22,6 +21,8 @@ from typing import Any
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from comfyui_unclip.tests.workflows.server.desk import Desk, chromium, launch, served
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "README.zh.md", "docs/*.md")
@@ -58,14 +59,6 @@ BARS = (72, 96, 16, 64)
 QUIET = (
     ".p-toast, #unclip-welcome, [role=tooltip], [data-testid=queue-notification-banner] { display: none !important }"
 )
-
-
-def load_desk() -> Any:
-    """tests/workflows/server/desk.py."""
-    specification = importlib.util.spec_from_file_location("desk", ROOT / "tests" / "workflows" / "server" / "desk.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def shown_on_pages(root: Path = ROOT) -> list[str]:
@@ -113,7 +106,7 @@ def save(screenshot: bytes, path: Path) -> int:
     return len(data)
 
 
-def shoot(desk: Any, graph: dict[str, Any], name: str, run: bool = True) -> bytes:
+def shoot(desk: Desk, graph: dict[str, Any], name: str, run: bool = True) -> bytes:
     """Put a graph on the canvas, run it, and return the page as PNG. Raises RuntimeError when the run fails."""
     desk.load(graph, name)
     if run:
@@ -144,17 +137,16 @@ def main() -> None:
     options = parser.parse_args()
     names = options.graphs or shown_on_pages()
     graphs = {Path(name).stem: read_graph(name) for name in names}
-    parts = load_desk()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, sync_playwright() as play:
         folder = Path(name)
-        path = parts.chromium(play)
+        path = chromium(play)
         if path is None:
             parser.error("no Chromium; apt-get install chromium, or set UNCLIP_CHROMIUM")
-        with parts.served(folder) as address:
-            browser = parts.launch(play, path)
+        with served(folder) as address:
+            browser = launch(play, path)
             width, height = options.size
             page = browser.new_page(viewport={"width": width, "height": height}, locale=options.language)
-            desk = parts.Desk(page, address, folder, folder)
+            desk = Desk(page, address, folder, folder)
             desk.open()
             desk.close_messages()
             for stem, graph in graphs.items():

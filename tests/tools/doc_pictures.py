@@ -3,7 +3,7 @@
     python tests/tools/doc_pictures.py                  # all; needs the embedded stack's weights
     python tests/tools/doc_pictures.py text_diff inpaint
 
-A picture docs/images/NAME.png is the last PNG written by the first command that runs workflows/NAME.json, or that
+A picture docs/images/NAME.png is the last PNG written by the first command that runs the graph NAME, or that
 writes into out/NAME.
 """
 

@@ -20,6 +20,10 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import Page, Route, sync_playwright
 
+from comfyui_unclip.tests.workflows import editor_cases
+from comfyui_unclip.workflows.document.schema import node_classes
+from comfyui_unclip.workflows.server.object_info import describe_all
+
 ROOT = Path(__file__).resolve().parents[2]
 EXPORT = """async (graph) => {
   await app.loadGraphData(graph, true, false)
@@ -31,29 +35,6 @@ ANSWERS = {
     "/api/settings": {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingNodesWarning": False},
     "/api/extensions": [],
 }
-
-
-def object_info(classes: dict[str, type]) -> dict[str, dict]:
-    """What ComfyUI's /object_info would say of node classes."""
-    return {name: _describe(name, node_class) for name, node_class in classes.items()}
-
-
-def _describe(name: str, node_class: type) -> dict:
-    inputs = node_class.INPUT_TYPES()
-    types = list(node_class.RETURN_TYPES)
-    return {
-        "input": inputs,
-        "input_order": {kind: list(declared) for kind, declared in inputs.items()},
-        "output": types,
-        "output_is_list": list(getattr(node_class, "OUTPUT_IS_LIST", [False] * len(types))),
-        "output_name": list(getattr(node_class, "RETURN_NAMES", types)),
-        "name": name,
-        "display_name": getattr(node_class, "TITLE", name),
-        "description": getattr(node_class, "DESCRIPTION", ""),
-        "python_module": "custom_nodes.comfyui-unclip",
-        "category": getattr(node_class, "CATEGORY", ""),
-        "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
-    }
 
 
 def serve(page: Page, static: Path, info: dict) -> None:
@@ -98,10 +79,7 @@ def export(graphs: dict[str, dict], static: Path, info: dict, chromium: str | No
 
 def write_cases(static: Path, chromium: str | None) -> None:
     """Export the hand-made cases."""
-    specification = importlib.util.spec_from_file_location("editor_cases", ROOT / "tests/workflows/editor_cases.py")
-    cases = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(cases)
-    exported = export(cases.CASES, static, object_info(cases.classes()), chromium)
+    exported = export(editor_cases.CASES, static, describe_all(editor_cases.classes()), chromium)
     for name in (name for name, prompt in exported.items() if "error" in prompt):
         print(f"{name}: {exported[name]['error']}")
     for prompt in exported.values():
@@ -134,9 +112,7 @@ def main() -> None:
     if options.object_info:
         info = json.loads(options.object_info.read_text(encoding="utf-8"))
     else:
-        from comfyui_unclip.workflows.document.schema import node_classes
-
-        info = object_info(node_classes())
+        info = describe_all(node_classes())
     options.output.mkdir(parents=True, exist_ok=True)
     for name, prompt in export(graphs, static, info, options.chromium).items():
         (options.output / name).write_text(json.dumps(prompt, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -4,16 +4,18 @@
     python tests/tools/layout.py my.json        # one of yours
     python tests/tools/layout.py --check        # changes nothing, prints the faults
 
-Groups stand side by side in the order of their numbers, with the nodes that they held, in two rows where that makes
-all of it larger. A node is as high as its widgets in either of the editor's two ways to draw nodes; one that shows its
-result keeps the height that it was saved with. A node that shows a preview while it samples stands last in its column:
-previews are off by default in ComfyUI, and where they are on the node grows downwards over nothing. The opening view is
-the whole graph in a window of 1600 x 1000. Colours are for the editor's dark themes.
+Groups stand side by side in the order of their numbers, with the nodes that they held; some below one another where
+the whole could not be read as it opens otherwise. A node is as high as its widgets in either of the editor's two ways
+to draw nodes; one that shows its result keeps the height that it was saved with. A node that shows a preview while it
+samples stands last in its column: previews are off by default in ComfyUI, and where they are on the node grows
+downwards over nothing. The opening view is the whole graph in a window of 1600 x 1000, or its upper left where the
+whole could not be read. Colours are for the editor's dark themes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import unicodedata
@@ -28,13 +30,16 @@ CANVAS = ("#141414", "#222222")  # the editor's backgrounds: newest and older da
 CONTRAST = 3.0  # WCAG's least for large letters
 WINDOW = (1600, 1000)
 BARS = (72, 96, 16, 64)  # the page's own bars over the canvas: left, top, right, bottom
+ROOM = (WINDOW[0] - BARS[0] - BARS[2], WINDOW[1] - BARS[1] - BARS[3])  # between them
 TITLE, FONT = 30, 24  # pixels: a node's title above its place, a group's letters
-TOP, PAD, GAP, BETWEEN = 80, 20, 20, 40  # first node below the group's edge, inside a group, nodes, groups
+TOP, PAD, BETWEEN = 80, 20, 40  # first node below the group's edge, beside nodes in a group, groups
+GAP = 26  # below a node: ComfyUI writes the pack's name there in "Nodes 2.0"
+BELOW = 24  # between a group and one below it
 WIDTH, NARROW, NOTE = 320, 290, 400
 ROW, LINK, FIELD = 24, 20, 54  # heights of a widget, a socket, and the least of a text field
 VUE_ROW, VUE_LINE, VUE_FIELD = 28, 36, 68  # of widgets in "Nodes 2.0": a number or list, a line of text, a text field
 PREVIEW = 320  # pixels that a preview takes below its node
-WRAP = 1.2  # two rows of groups, where that makes everything so much larger
+READABLE = 0.572  # zoom below which the editor writes nothing on nodes: letters of 14 px would have less than 8
 NOTE_COLOURS = ("#432", "#332a1a")  # a note's title and paper: "Nodes 2.0" writes on it in grey
 SLACK = 60  # pixels that a node may be higher than it must be
 # They show a preview while they sample, and only where previews are on.
@@ -143,8 +148,8 @@ def extent(graph: Graph) -> tuple[float, float, float, float]:
 
 def tidy(graph: Graph) -> Graph:
     """Lay a graph out anew, in place; laying it out twice changes nothing more."""
-    for note in (node for node in graph["nodes"] if node["type"] in NOTES):
-        note["pos"] = [60, TOP]
+    notes = [node for node in graph["nodes"] if node["type"] in NOTES]
+    for note in notes:
         note["size"] = [NOTE, note_height(note["widgets_values"][0])]
         note["color"], note["bgcolor"] = NOTE_COLOURS
     groups = sorted(graph["groups"], key=_order)
@@ -154,13 +159,19 @@ def tidy(graph: Graph) -> Graph:
     }
     for number, group in enumerate(groups):
         group |= {"color": COLOURS[number % len(COLOURS)], "font_size": FONT}
-    _place([groups], held)
-    graph["extra"] |= {"ds": opening(graph)}
-    rows = _two_rows(groups)
-    one = graph["extra"]["ds"]["scale"]
-    _place(rows, held)
-    if opening(graph)["scale"] < WRAP * one:
-        _place([groups], held)
+    things = [*notes, *groups]
+    sizes = [_put(thing, held, 0, 0) for thing in things]
+    top = 0
+    for row in _arrange(sizes):
+        left, lowest = 60, top
+        for column in row:
+            wide, y = 0, top
+            for place in column:
+                wide, high, _ = max(wide, sizes[place][0]), *_put(things[place], held, left, y)[1:]
+                lowest = max(lowest, y + high + sizes[place][2])
+                y += high + sizes[place][2] + BELOW
+            left += wide + BETWEEN
+        top = lowest + BETWEEN
     graph["extra"] |= {"ds": opening(graph)}
     return graph
 
@@ -171,37 +182,67 @@ def _order(group: Graph) -> tuple[int, float]:
     return int(number[1]) if number else 0, group["bounding"][0]
 
 
-def _two_rows(groups: list[Graph]) -> list[list[Graph]]:
-    """The groups in two rows, of which the wider is as narrow as can be; the note stands before the first."""
-    widths = [group["bounding"][2] + BETWEEN for group in groups]
-    cut = min(range(1, len(groups) + 1), key=lambda cut: max(NOTE + BETWEEN + sum(widths[:cut]), sum(widths[cut:])))
-    return [groups[:cut], groups[cut:]]
+def _put(thing: Graph, held: dict[int, list[Graph]], left: int, top: int) -> tuple[int, int, int]:
+    """Put a note, or a group with its nodes, there. -> its width and height, and what previews may take below it."""
+    if thing.get("type") in NOTES:
+        thing["pos"] = [left, top + TOP]
+        return thing["size"][0], TOP + thing["size"][1], 0
+    nodes = held[id(thing)]
+    columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
+    x, bottom, deepest = left + PAD, top, top
+    least = 10 * -(-round(width_of(thing["title"]) + 2 * PAD) // 10)  # the title's
+    for column in columns:
+        width = max(_width(node, len(columns)) for node in column)
+        width = max(width, least - 2 * PAD) if len(columns) == 1 else width
+        y = top + TOP
+        for node in column:
+            node["pos"], node["size"] = [x, y], [width, _height(node)]
+            y = _box(node)[3] + GAP + TITLE
+        end = y - GAP - TITLE
+        deepest = max(deepest, end + (PREVIEW if column[-1]["type"] in SAMPLERS else 0))
+        bottom, x = max(bottom, end), x + width + PAD
+    wide = max(x - left, least)
+    thing["bounding"] = [left, top, wide, bottom + GAP - top]
+    return wide, bottom + GAP - top, max(0, deepest - bottom - GAP)
 
 
-def _place(rows: list[list[Graph]], held: dict[int, list[Graph]]) -> None:
-    """Put the groups of each row side by side, and their nodes into them."""
-    top = 0
-    for number, row in enumerate(rows):
-        left = 60 if number else 60 + NOTE + BETWEEN
-        deepest = top
-        for group in row:
-            nodes = held[id(group)]
-            columns = _columns(sorted(nodes, key=lambda node: (node["type"] in SAMPLERS, *_reading(node))))
-            x, bottom = left + PAD, top
-            for column in columns:
-                width = max(_width(node, len(columns)) for node in column)
-                y = top + TOP
-                for node in column:
-                    node["pos"], node["size"] = [x, y], [width, _height(node)]
-                    y = _box(node)[3] + GAP + TITLE
-                end = y - GAP - TITLE
-                deepest = max(deepest, end + (PREVIEW if column[-1]["type"] in SAMPLERS else 0))
-                bottom, x = max(bottom, end), x + width + PAD
-            wide = max(x - left, 10 * -(-round(width_of(group["title"]) + 2 * PAD) // 10))
-            group["bounding"] = [left, top, wide, bottom + PAD - top]
-            left += wide + BETWEEN
-            deepest = max(deepest, bottom + PAD)
-        top = deepest + BETWEEN
+def _arrange(sizes: list[tuple[int, int, int]]) -> list[list[list[int]]]:
+    """Rows of columns of places in `sizes` (width, height, what previews take below).
+
+    One row of columns of one, unless it is too wide to be read as it opens: then as few as need be stand below one
+    another. What is too small even so is as large as it can be, in two rows if they help.
+    """
+    count = len(sizes)
+    flat = [[[place] for place in range(count)]]
+    if _zoom(flat, sizes) >= READABLE:
+        return flat
+    found = []
+    for breaks in itertools.product(("column", "below"), repeat=count - 1):
+        columns = [[0]]
+        for place, kind in enumerate(breaks, 1):
+            if kind == "column":
+                columns.append([place])
+            else:
+                columns[-1].append(place)
+        found += [[columns[:cut], columns[cut:]] if cut else [columns] for cut in range(len(columns))]
+
+    def rank(rows: list[list[list[int]]]) -> tuple[float, ...]:
+        zoom = _zoom(rows, sizes)
+        return min(zoom, READABLE), -len(rows), sum(map(len, rows)), zoom
+
+    return max(found, key=rank)
+
+
+def _zoom(rows: list[list[list[int]]], sizes: list[tuple[int, int, int]]) -> float:
+    """The editor's zoom at which all of it is in view."""
+    width, height = 0, -BETWEEN
+    for row in rows:
+        width = max(width, sum(max(sizes[place][0] for place in column) + BETWEEN for column in row) - BETWEEN)
+        deepest = [sum(sum(sizes[place][1:]) + BELOW for place in column) - BELOW for column in row]
+        if row is rows[-1]:  # previews may grow over nothing
+            deepest = [deep - sizes[column[-1]][2] for deep, column in zip(deepest, row, strict=True)]
+        height += max(deepest) + BETWEEN
+    return min(ROOM[0] / width, ROOM[1] / height)
 
 
 def _reading(node: Graph) -> tuple[float, float]:
@@ -231,12 +272,14 @@ def _height(node: Graph) -> int:
 
 
 def opening(graph: Graph) -> dict[str, Any]:
-    """The editor's zoom and place that show everything between the page's bars."""
+    """The editor's zoom and place that show everything between the page's bars; of what could not be read then, the
+    upper left, where a person begins."""
     left, top, right, bottom = extent(graph)
-    room = (WINDOW[0] - BARS[0] - BARS[2], WINDOW[1] - BARS[1] - BARS[3])
-    scale = int(1000 * min(room[0] / (right - left), room[1] / (bottom - top), 1.0)) / 1000
-    x = (BARS[0] + (room[0] - (right - left) * scale) / 2) / scale - left
-    y = (BARS[1] + (room[1] - (bottom - top) * scale) / 2) / scale - top
+    width, height = right - left, bottom - top
+    whole = min(ROOM[0] / width, ROOM[1] / height, 1.0)
+    scale = max(int(1000 * whole) / 1000, READABLE)
+    free = [max(0.0, room - size * scale) / 2 for room, size in zip(ROOM, (width, height), strict=True)]
+    x, y = (BARS[0] + free[0]) / scale - left, (BARS[1] + free[1]) / scale - top
     return {"scale": scale, "offset": [round(x), round(y)]}
 
 
@@ -280,8 +323,11 @@ def faults(graph: Graph) -> list[str]:
     view, (left, top, right, bottom) = graph["extra"]["ds"], extent(graph)
     seen = [(value + view["offset"][side % 2]) * view["scale"] for side, value in enumerate((left, top, right, bottom))]
     limits = (BARS[0], BARS[1], WINDOW[0] - BARS[2], WINDOW[1] - BARS[3])
-    if seen[0] < limits[0] - 1 or seen[1] < limits[1] - 1 or seen[2] > limits[2] + 1 or seen[3] > limits[3] + 1:
+    cut = view["scale"] > READABLE and (seen[2] > limits[2] + 1 or seen[3] > limits[3] + 1)
+    if seen[0] < limits[0] - 1 or seen[1] < limits[1] - 1 or cut:
         found.append(f"the opening view shows {[round(value) for value in seen]} px of {limits}")
+    if view["scale"] < READABLE:
+        found.append(f"the opening view writes nothing on nodes at {view['scale']}, {READABLE} needed")
     return found
 
 

@@ -188,7 +188,8 @@ def _rows(items: list[dict]) -> list[str]:
     rows = [f"| **{item['name']}** | {item['tooltip']} |" for item in items if item not in numbered]
     if numbered:
         first, last = numbered[0], numbered[-1]
-        rows.append(f"| **{first['name']}** … **{last['name']}** | {first['tooltip']} … {last['tooltip']} |")
+        told = first["tooltip"].replace(first["name"][-1], f"{first['name'][-1]} … {last['name'][-1]}")
+        rows.append(f"| **{first['name']}** … **{last['name']}** | {told} |")
     return rows
 
 

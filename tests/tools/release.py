@@ -1,7 +1,9 @@
 """What the Comfy registry and a release ask of the repository.
 
-    python tests/tools/release.py --repository OWNER/NAME --publisher ID    # once: writes them into pyproject.toml
-    python tests/tools/release.py --check v0.1.0                            # before a tag: lists what is missing
+    python tests/tools/release.py --repository OWNER/NAME --publisher ID    # once: writes them wherever they belong
+    python tests/tools/release.py                                           # what the registry would refuse
+    python tests/tools/release.py --check v0.1.0                            # before a tag: what is missing as well
+    python tests/tools/release.py --check v0.1.0 --changes FILE             # ... and what that version changed
 
 The rules are those of https://docs.comfy.org/registry/specifications. Needs Pillow alone.
 """
@@ -22,6 +24,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACEHOLDER = "OWNER"
+FILES = ("pyproject.toml", "README.md", "README.zh.md", "docs/install.md")  # that say where the repository lies
 ICON_SIDE = 400  # pixels, at most
 OPERATING_SYSTEMS = ("OS Independent", "Microsoft", "POSIX", "MacOS")
 ACCELERATORS = (
@@ -36,27 +39,50 @@ ACCELERATORS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", metavar="TAG", help="list what keeps TAG from being published; exit code 1")
+    parser.add_argument("--changes", metavar="FILE", type=Path, help="write the section of TAG in CHANGELOG.md there")
     parser.add_argument("--repository", metavar="OWNER/NAME", help="where the repository lies on GitHub")
     parser.add_argument("--publisher", metavar="ID", help="the publisher's id at registry.comfy.org, without the @")
     given = parser.parse_args()
     if given.repository and given.publisher:
-        path = ROOT / "pyproject.toml"
-        path.write_text(filled(path.read_text(encoding="utf-8"), given.repository, given.publisher), encoding="utf-8")
+        fill_in(ROOT, given.repository, given.publisher)
     elif given.repository or given.publisher:
         parser.error("--repository and --publisher belong together")
+    if given.changes and not given.check:
+        parser.error("--changes goes with --check TAG")
+    found = faults(ROOT) + (unready(ROOT, given.check) if given.check else [])
+    print("\n".join(found) or (f"{given.check} can be published" if given.check else "the registry would take it"))
+    if given.changes and not found:
+        given.changes.write_text(changes(ROOT, given.check.removeprefix("v")), encoding="utf-8")
     if not given.check:
-        return 0
-    found = faults(ROOT) + unready(ROOT, given.check)
-    print("\n".join(found) or f"{given.check} can be published")
+        print("\n".join(f"for its owner to fill in: {line}" for line in placeholders(ROOT)))
     return 1 if found else 0
 
 
-def filled(text: str, repository: str, publisher: str) -> str:
-    """pyproject.toml's text with the repository's and the publisher's name in the place of what it has."""
+def fill_in(root: Path, repository: str, publisher: str) -> None:
+    """Write the repository's name and the publisher's into `FILES`, in the place of what they have."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise SystemExit(f"--repository {repository}: write OWNER/NAME, as in the address after github.com/")
-    text = re.sub(r"(https://(?:github|raw\.githubusercontent)\.com/)[\w.-]+/[\w.-]+", rf"\g<1>{repository}", text)
-    return re.sub(r'^PublisherId = ".*"$', f'PublisherId = "{publisher}"', text, flags=re.MULTILINE)
+    urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    before = urls["Repository"].removeprefix("https://github.com/")
+    for path in (root / name for name in FILES):
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(rf"(?<=\.com/){re.escape(before)}(?![\w.-])", repository, text)  # github and its raw files
+        if path.name == "pyproject.toml":
+            text = re.sub(r'^PublisherId = ".*"$', f'PublisherId = "{publisher}"', text, flags=re.MULTILINE)
+        path.write_text(text, encoding="utf-8")
+
+
+def placeholders(root: Path) -> list[str]:
+    """Which of `FILES` still name no owner, and what fills them in."""
+    found = []
+    for name in FILES:
+        text = (root / name).read_text(encoding="utf-8")
+        if re.search(rf'= "{PLACEHOLDER}"|\.com/{PLACEHOLDER}/', text):
+            found.append(
+                f"{name}: {PLACEHOLDER} is a placeholder; `python tests/tools/release.py --repository OWNER/NAME "
+                "--publisher ID` writes yours"
+            )
+    return found
 
 
 def faults(root: Path) -> list[str]:
@@ -118,20 +144,19 @@ def unready(root: Path, tag: str) -> list[str]:
     """What of `root` still stands against publishing `tag`: placeholders, another version, no dated changes."""
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
     version = tomllib.loads(text)["project"]["version"]
-    values = re.sub(r"#.*", "", text)
-    found = []
-    if re.search(rf'"{PLACEHOLDER}"|/{PLACEHOLDER}/', values):
-        found.append(
-            f"pyproject.toml: {PLACEHOLDER} is a placeholder; `python tests/tools/release.py --repository OWNER/NAME "
-            "--publisher ID` writes yours"
-        )
+    found = placeholders(root)
     if tag != f"v{version}":
         found.append(f"tag {tag}: pyproject.toml has version {version}; they must be equal")
-    if not re.search(
-        rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
-    ):
+    if not changes(root, version):
         found.append(f"CHANGELOG.md: has no section '## {version} (YYYY-MM-DD)'")
     return found
+
+
+def changes(root: Path, version: str) -> str:
+    """The dated section of CHANGELOG.md on a version, without its heading; empty where there is none."""
+    text = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return section[1].strip() + "\n" if section and section[1].strip() else ""
 
 
 if __name__ == "__main__":

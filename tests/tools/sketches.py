@@ -20,7 +20,6 @@ from comfyui_unclip.unclip_core.storybook.scenes import Scene, Thing
 SIDE = 400
 GROUND, WORDS, FAINT = "#1c1e22", "#f0f0f0", "#a8acb4"
 FINE = 4  # drawn larger, for smooth edges
-Pen = Callable[..., None]
 
 
 def _canvas(size: int, paint: Callable[[ImageDraw.ImageDraw, Callable], None]) -> Image.Image:
@@ -155,17 +154,18 @@ SUBJECTS: dict[str, Callable[[int], Image.Image]] = {
 
 
 def card(graph: dict[str, Any]) -> Image.Image:
-    """What the graph is for: its picture, its caption, and what comes of them; the model's name below."""
+    """What the graph is for: its picture, what comes of it, and its caption; the model's name below. Recent editors lay
+    a badge over a card's upper left, where there is no writing."""
     nodes = graph["nodes"]
     by_type = {node["type"]: node for node in nodes}
     caption = next((node["widgets_values"][0] for node in nodes if node.get("title") == "prompt"), "")
     subject = next((draw for word, draw in SUBJECTS.items() if word in caption), None)
     drawn = Image.new("RGB", (SIDE, SIDE), GROUND)
     if "UnCLIPTextDiff" in by_type:
-        _row(drawn, [_apple(colour, 126) for colour in ("red", "purple", "blue")], 110)
+        _row(drawn, [_apple(colour, 126) for colour in ("red", "purple", "blue")], 66)
         before = next(node["widgets_values"][0] for node in nodes if node.get("title") == "what it is")
-        _say(drawn, f"“{before}”", 40)
-        _say(drawn, f"turned toward “{caption}”", 256)
+        end = _say(drawn, f"“{before}”", 222)
+        _say(drawn, f"turned toward “{caption}”", end + 6)
     elif "UnCLIPSlerpEmbedding" in by_type and subject:
         start, end = _apple("red", 120), subject(120)
         steps = [Image.blend(start, end, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -185,11 +185,12 @@ def card(graph: dict[str, Any]) -> Image.Image:
         _row(drawn, [_apple("red", 150), others[0]], 22)
         _row(drawn, others[1:], 184)
     else:
-        height = _say(drawn, f"“{caption}”", 18)
+        height = _say(drawn.copy(), f"“{caption}”", 0)
         size = 336 - height - 12
         picture = subject(size) if subject else None
         if picture:
-            drawn.paste(picture, ((SIDE - size) // 2, height + 8))
+            drawn.paste(picture, ((SIDE - size) // 2, 18))
+        _say(drawn, f"“{caption}”", 26 + size)
     model = next(node["widgets_values"][0] for node in nodes if node["type"] == "UnCLIPLoader")
     pen = ImageDraw.Draw(drawn)
     pen.text((SIDE / 2, SIDE - 24), f"a sketch · for {model}", FAINT, ImageFont.load_default(15), anchor="mm")

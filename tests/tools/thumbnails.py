@@ -3,8 +3,9 @@
     for graph in workflows/*.json; do unclip run "$graph" -o out/$(basename "$graph" .json); done
     python tests/tools/thumbnails.py out        # workflows/NAME.jpg, and web/docs/NAME.jpg where a help page wants it
 
-Of out/NAME/ (or out/NAME.png) the newest picture is taken; a graph without one keeps what it has, or, having nothing,
-gets a sketch of what it is for (sketches.py): of a model that does not come with the pack there is no picture to show.
+Of out/NAME/ (or out/NAME.png) the newest picture is taken, or the one that SHOWN names; a graph without one keeps what
+it has, or, having nothing, gets a sketch of what it is for (sketches.py): of a model that does not come with the pack
+there is no picture to show.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ PAGE = (640, 640)
 STRIP = 1.8  # a picture so much wider than high is a strip
 BLANK = 0.8  # of a cell is paper: a label, or nothing
 LIMIT = 40 * 1024  # bytes of a picture
+SHOWN = {"several_captions": "each"}  # graph -> how the file's name begins, where not the newest says what it is for
 ENDINGS = (".png", ".jpg", ".webp", ".gif")
 
 
 def picture_of(folder: Path, graph: str) -> Path | None:
-    """The newest still picture that a graph left."""
-    found = list((folder / graph).rglob("*.png"))
+    """The newest still picture that a graph left, of those that may stand for it."""
+    found = list((folder / graph).rglob(f"{SHOWN.get(graph, '')}*.png"))
     found = found or [path for ending in ENDINGS if (path := folder / f"{graph}{ending}").is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 

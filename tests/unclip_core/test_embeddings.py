@@ -272,7 +272,7 @@ def test_an_even_blend_is_the_middle_of_the_way_row_by_row(norm):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0], "1 weights for 2 embeddings; give one for each, or none"),
+        ([1.0], "1 weight for 2 embeddings; give one for each, or none"),
         ([0.0, 0.0], "all weights are 0, so that nothing is left"),
         ([1.0, math.inf], "a weight must be a number, such as 0.5, got inf"),
         ([1.0, -1.0], "the weighted embeddings cancel out in row 1, so that no direction is left"),
@@ -293,6 +293,11 @@ def test_what_is_joined_is_picked_again_row_by_row():
     assert torch.equal(pick_rows("x", "embedding", joined, 2).vector, embeds[1].vector)
     assert torch.equal(pick_rows("x", "embedding", joined, 3, 0).vector, embeds[2].vector)
     assert torch.equal(pick_rows("x", "embedding", joined, 0, 2).vector, embeds[0].vector)
+
+    painted = [text_as_embedding(text(2)), text_as_embedding(text(1, seed=1))]
+    assert join_embeddings(painted).captions == ("caption 0", "caption 1", "caption 0")
+    assert join_embeddings([*painted, replace(embeds[0], noise_level=0)]).captions == ()  # not of all is it known
+    assert slerp_embeddings(*painted).captions == text_diff(painted[1], None, text(1)).captions == ()
 
     short, long = text(2), text(1, seed=1)
     wider = torch.ones(1, 5)
@@ -325,6 +330,23 @@ def test_joined_noises_are_the_decoders_own_draws_of_each():
         join_noises([given, RandomNoise(3), noise(0)])
     with pytest.raises(ValueError, match="Noise Batch: noise_2 is a PictureStart"):
         join_noises([given, PictureStart(torch.zeros(1, 8, 8, 3))])
+
+
+def test_what_is_no_embedding_or_text_is_named():
+    embed, caption = Embedding(vectors(2), "c"), text(1)
+    for run, said in (
+        (lambda: join_embeddings([embed, caption]), "Embedding Batch: embed_2 must be an Embedding, got TextEncoding"),
+        (lambda: join_texts([caption, embed]), "Text Batch: text_2 must be a TextEncoding, got Embedding; link CLIP"),
+        (lambda: blend_embeddings([torch.zeros(1, 4)]), "Embedding Blend: embed must be an Embedding, got Tensor"),
+        (lambda: slerp_embeddings(embed, caption), "Slerp: embed_b must be an Embedding, got TextEncoding"),
+        (lambda: text_diff(caption, None, caption), "Text Diff: embed must be an Embedding, got TextEncoding"),
+        (lambda: text_diff(embed, None, embed), "Text Diff: text_to must be a TextEncoding, got Embedding"),
+        (lambda: rank_by_text(embed, embed), "Rank by CLIP: text must be a TextEncoding, got Embedding"),
+        (lambda: text_as_embedding(embed), "Text As Embedding: text must be a TextEncoding, got Embedding"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            run()
+        assert str(caught.value).startswith(said)
 
 
 @pytest.mark.parametrize("join", [lambda parts: join_embeddings(parts), lambda parts: blend_embeddings(parts)])

@@ -24,7 +24,7 @@ from comfyui_unclip.unclip_core.models.decoder import build_autoencoder
 from comfyui_unclip.unclip_core.models.lora import Lora, attention_layers, new_branches
 from comfyui_unclip.unclip_core.models.multilingual import MultilingualEncoder
 from comfyui_unclip.unclip_core.models.prior import PriorCache, PriorNetwork
-from comfyui_unclip.unclip_core.models.text_tower import TextTower
+from comfyui_unclip.unclip_core.models.text_encoder import TextTower
 from comfyui_unclip.unclip_core.models.unet import DeepFeatures
 from comfyui_unclip.unclip_core.models.upsampler import UpsamplerNetwork
 from comfyui_unclip.unclip_core.presets import (

@@ -14,7 +14,7 @@ from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
-from comfyui_unclip.unclip_core.clip.model import build_network as build_clip
+from comfyui_unclip.unclip_core.clip.networks import build_network as build_clip
 from comfyui_unclip.unclip_core.config import (
     ClipConfig,
     ClipTextConfig,

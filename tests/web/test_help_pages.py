@@ -45,7 +45,7 @@ def test_the_writer_of_texts_sees_what_is_stale_and_keeps_what_is_written_by_han
     page.write_text("# Old\n\nBy hand.\n\n## Inputs\n\n| | |\n|---|---|\n| **gone** | x. |\n\nPaper: section 2.\n")
     made = tool.help_page(page, node, words, "en", ["inpaint"])
     assert made.startswith("# Image Grid\n\nBy hand.\n\n## Inputs\n") and "gone" not in made
-    assert "| **image_2** … **image_8** | Row 2. … Row 8. |\n\n## Outputs\n" in made
+    assert "| **image_2** … **image_8** | Row 2 … 8. |\n\n## Outputs\n" in made
     assert made.endswith("\n\nPaper: section 2.\n\nGraphs (Templates → comfyui-unclip): `inpaint`.\n")
     page.write_text(made)
     assert tool.help_page(page, node, words, "en", ["inpaint"]) == made

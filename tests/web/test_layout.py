@@ -91,7 +91,8 @@ def set_node(title, **values):
         (set_node("decoder", pos=[0, 0]), "its preview would lie over"),
         (set_node("Start here", size=[400, 900]), "a third of it is empty"),
         (set_node("Start here", size=[400, 100]), "its text needs"),
-        (lambda graph: graph["extra"]["ds"].update(scale=0.65), "the opening view"),
+        (lambda graph: graph["extra"]["ds"].update(scale=0.65), "the opening view shows"),
+        (lambda graph: graph["extra"]["ds"].update(scale=0.5), "the opening view writes nothing"),
     ],
 )
 def test_a_spoilt_layout_is_found(layout, graph, spoil, said):

@@ -56,9 +56,10 @@ class ComfyServer:
         self.prompts, self.uploads, self.interrupted = [], [], []
         self.drop_socket_once = False
         self.hang = False  # never finish a prompt
+        self.lose = False  # take a prompt out of the queue before it runs
         # What is answered instead, by the path's beginning: JSON text, bytes, or a coroutine function of the request.
         self.lies = {}
-        self._sockets, self._history, self._files = {}, {}, {}
+        self._sockets, self._history, self._files, self._running = {}, {}, {}, set()
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -95,6 +96,7 @@ class ComfyServer:
                 web.post("/prompt", self._prompt),
                 web.get("/history/{id}", self._one_history),
                 web.get("/view", self._view),
+                web.get("/queue", self._queue),
                 web.post("/queue", self._note),
                 web.post("/interrupt", self._note),
                 web.post("/upload/image", self._upload),
@@ -127,6 +129,9 @@ class ComfyServer:
                 entry = {"errors": [error], "class_type": node["class_type"]}
                 return web.json_response({"error": {"message": "no"}, "node_errors": {node_id: entry}}, status=400)
         prompt_id = str(uuid.uuid4())
+        if self.lose:
+            return web.json_response({"prompt_id": prompt_id, "number": len(self.prompts), "node_errors": {}})
+        self._running.add(prompt_id)
         self._work = asyncio.create_task(self._run(prompt_id, body))
         return web.json_response({"prompt_id": prompt_id, "number": len(self.prompts), "node_errors": {}})
 
@@ -160,7 +165,12 @@ class ComfyServer:
                 await send("executed", node=node_id, display_node=node_id, output=outputs[node_id])
         status = {"status_str": "error" if messages else "success", "completed": not messages, "messages": messages}
         self._history[prompt_id] = {"prompt": [], "outputs": outputs, "status": status}
+        self._running.discard(prompt_id)
         await send("executing", node=None)
+
+    async def _queue(self, request):
+        running = [[number, prompt_id, {}, {}, []] for number, prompt_id in enumerate(self._running)]
+        return web.json_response({"queue_running": running, "queue_pending": []})
 
     async def _one_history(self, request):
         prompt_id = request.match_info["id"]

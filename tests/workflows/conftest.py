@@ -1,10 +1,10 @@
 """A toy pack with one node for each way of declaring an input, and helpers that write graphs of it."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+
+from comfyui_unclip.tests.workflows.painting import Painting
 
 
 class Number:
@@ -162,7 +162,4 @@ def save(tmp_path):
 @pytest.fixture
 def paint(tmp_path, capsys):
     """A graph of paint_pack.py in tmp_path, and the command line on it (painting.py)."""
-    specification = importlib.util.spec_from_file_location("painting", Path(__file__).with_name("painting.py"))
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module.Painting(tmp_path, capsys)
+    return Painting(tmp_path, capsys)

@@ -10,13 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..clip.model import empty_network
 from ..config import ClipConfig, PriorConfig, StackConfig
 from ..disk import clear_once, part_prefix, sync_folder
-from ..models.build import build_network
 from ..presets import KANDINSKY_2_1, KARLO
 from ..runtime.device import DTYPES
 from .catalog import StackEntry, read_stack
@@ -24,6 +21,7 @@ from .diffusers_configs import DIFFUSERS_MASK
 from .header import TOKENIZER, CheckpointError
 from .kandinsky_original import KandinskyFiles
 from .karlo_original import KarloFiles
+from .loading import empty_stage
 from .native import save_stage
 from .states import read_state
 
@@ -85,7 +83,7 @@ def convert(
         for number, (name, stage) in enumerate(stages.items(), 1):
             path = part / f"{name}.safetensors"
             config = _followed(stage.config, follow)
-            state = stage.read(_empty(name, config), dtype=wanted)
+            state = stage.read(empty_stage(name, config), dtype=wanted)
             save_stage(path, state, name, config, stage.metadata, dtype=wanted)
             if stage.tokenizer is not None:
                 shutil.copyfile(stage.tokenizer, path.with_suffix(TOKENIZER))
@@ -127,13 +125,6 @@ def _open(source: Path | StackEntry, original: StackConfig | None) -> dict[str, 
 def _original_stage(files: KandinskyFiles | KarloFiles, name: str, config: object) -> _Stage:
     licence = {} if name == "clip" else {"modelspec.license": files.licence}
     return _Stage(config, partial(files.read_state, name), licence, files.tokenizer if name == "decoder" else None)
-
-
-def _empty(stage: str, config: object) -> nn.Module:
-    if isinstance(config, ClipConfig):
-        return empty_network(config)
-    with torch.device("meta"):
-        return build_network(stage, config)
 
 
 def _followed(config: object, follow: str) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..checks import is_number, is_whole
 from ..config import AutoencoderConfig, DecoderConfig, PriorConfig, ScheduleConfig, UNetConfig
 from ..presets import KARLO
 from ..texts import shown
@@ -64,7 +65,7 @@ def expect(path: Path, config: dict, **expected: object) -> None:
 def whole(path: Path, config: dict, key: str) -> int:
     """A positive whole number of the config, or CheckpointError."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIZE:
+    if not is_whole(value) or not 1 <= value <= _LARGEST_SIZE:
         raise CheckpointError(
             f"{path}: {key} is {shown(value)}, expected a positive whole number of at most {_LARGEST_SIZE}"
         )
@@ -74,7 +75,7 @@ def whole(path: Path, config: dict, key: str) -> int:
 def number(path: Path, config: dict, key: str, positive: bool = False) -> float:
     """A finite number of the config, or CheckpointError."""
     value = config.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    known = is_number(value) and abs(value) <= _LARGEST
     if not known or (positive and value <= 0):
         expected = "a positive number" if positive else "a finite number"
         raise CheckpointError(f"{path}: {key} is {shown(value)}, expected {expected}")

@@ -7,6 +7,7 @@ shards; in several dtypes. Every size comes from the configs, so reduced network
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..config import ClipConfig, ScheduleConfig, UpsamplerConfig
@@ -74,19 +75,25 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
         return {}, (str(error),)
     if names is None:
         return None
-    source = DiffusersFolder(folder, names)
+    return read_stages(DiffusersFolder(folder, names), (_clip, _prior, _decoder, _upsampler))
+
+
+def read_stages(
+    source: DiffusersFolder, readers: Iterable[Callable[[DiffusersFolder], StageFile | None]]
+) -> tuple[dict[str, StageFile], tuple[str, ...]]:
+    """The stages that the readers find, and what is wrong with the others, each once: several read CLIP's config."""
     stages: dict[str, StageFile] = {}
     problems = []
-    for read in (_clip, _prior, _decoder, _upsampler):
+    for read in readers:
         try:
-            with guarded(folder):
+            with guarded(source.folder):
                 found = read(source)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         if found is not None:
             stages[found.stage] = found
-    return stages, tuple(dict.fromkeys(problems))  # prior and decoder need the CLIP's config too
+    return stages, tuple(dict.fromkeys(problems))
 
 
 def _networks(folder: Path) -> tuple[str, ...] | None:

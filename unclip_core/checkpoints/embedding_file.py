@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from ..disk import whole_file
+from ..texts import shown
 from ..types import Embedding
+from .header import CheckpointError, guarded, read_header
 
 KIND = "unclip-embedding"
 VERSION = "1"
@@ -25,24 +27,24 @@ def save_embedding(path: str | Path, embed: Embedding) -> None:
 
 
 def load_embedding(path: str | Path) -> Embedding:
-    """Read what `save_embedding` wrote. Raises ValueError naming the file and what is wrong with it."""
+    """Read what `save_embedding` wrote. Raises CheckpointError naming the file, what is wrong with it and the fix."""
     path = Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != KIND or "vector" not in file.keys():  # noqa: SIM118 - not a dict
-                raise ValueError(f"{path} holds no embedding; choose a file that Save Embedding wrote")
-            if metadata.get("format_version") != VERSION:
-                found = metadata.get("format_version")
-                raise ValueError(f"{path} has format version {found!r}, this program reads {VERSION}; update it")
-            vector = file.get_tensor("vector")
-    except FileNotFoundError:
-        raise ValueError(f"there is no embedding {path}; Save Embedding writes one") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}); save the embedding again") from None
+    if not path.is_file():
+        raise CheckpointError(f"there is no embedding {path}; Save Embedding writes one")
+    metadata, tensors = read_header(path)
+    if metadata.get("kind") != KIND or "vector" not in tensors:
+        raise CheckpointError(f"{path} holds no embedding; choose a file that Save Embedding wrote")
+    if (version := metadata.get("format_version")) != VERSION:
+        raise CheckpointError(f"{path} has format version {shown(version)}, this program reads {VERSION}; update it")
+    with guarded(path):
+        vector = load_file(path)["vector"]
+    level, modality, wrong = metadata.get("noise_level", "0"), metadata.get("modality", "image"), ""
     if vector.ndim != 2 or not vector.is_floating_point() or not torch.isfinite(vector).all():
-        raise ValueError(f"{path}: vector must be finite floats (B, D), got {vector.dtype} {tuple(vector.shape)}")
-    level = metadata.get("noise_level", "0")
-    if not level.isdecimal():
-        raise ValueError(f"{path}: noise_level is {level!r}, expected a timestep; save the embedding again")
-    return Embedding(vector.float(), metadata.get("clip_id", "unknown"), metadata.get("modality", "image"), int(level))
+        wrong = f"vector must be finite floats (B, D), got {vector.dtype} {tuple(vector.shape)}"
+    elif not re.fullmatch("[0-9]{1,9}", level):
+        wrong = f"noise_level is {shown(level)}, expected a timestep"
+    elif modality not in ("image", "text"):
+        wrong = f"modality is {shown(modality)}, expected image or text"
+    if wrong:
+        raise CheckpointError(f"{path}: {wrong}; save the embedding again")
+    return Embedding(vector.float(), metadata.get("clip_id", "unknown"), modality, int(level))

@@ -34,8 +34,6 @@ LAYOUT = "kandinsky"
 _FIRST, _SECOND, _HINTED = ("text_image_proj", "text_image"), ("image_proj", "image"), ("image_proj", "image_hint")
 _KINDS = {_FIRST: KANDINSKY_2_1.decoder, _SECOND: KANDINSKY_2_2.decoder, _HINTED: KANDINSKY_2_2.decoder}
 _PIPELINE = re.compile(r"Kandinsky(V22)?((?P<prior>Prior)(Emb2Emb)?|Inpaint|(Controlnet)?(Img2Img)?)Pipeline")
-# The kinds of decoders that were published, with what they read besides x_t.
-MADE = ((_FIRST, "none"), (_FIRST, "inpaint"), (_SECOND, "none"), (_SECOND, "inpaint"), (_HINTED, "hint"))
 # What transformers leaves out of a config.json.
 _XLM_R = {
     "vocab_size": 30522,

@@ -17,8 +17,9 @@ from ..presets import KARLO
 from .adm_keys import RES_BLOCK, TOP, place_of
 from .header import CheckpointError
 from .keys import Rule, assemble
-from .pickles import is_torchscript
-from .tensors import Source, pickled, read_pickle
+from .pickles import is_torchscript, read_pickle, tensors_by_name
+from .stand_ins import Listed
+from .tensors import Source, pickled_sources
 from .torchscript import open_torchscript
 
 SUFFIXES = (".ckpt", ".th", ".pt", ".pth", ".bin")
@@ -95,12 +96,13 @@ def read_originals(
     stats: dict[str, Source] = {}
     paths = [path for each in folders for path in sorted(each.iterdir())]
     for path in (path for path in paths if path.suffix in SUFFIXES and path.is_file()):
-        content = None if is_torchscript(path) else read_pickle(path)
-        if isinstance(content, tuple | list) and len(content) == 2 and all(map(_is_vector, content)):
-            stats = pickled(path, dict(zip(("mean", "std"), content, strict=True)))
-        if content is not None and not isinstance(content, Mapping):
-            continue
-        sources = open_torchscript(path) if content is None else pickled(path, content)
+        if is_torchscript(path):
+            sources = open_torchscript(path)
+        else:
+            pickled = read_pickle(path)
+            if _is_pair(pickled.value):
+                stats = pickled_sources(path, pickled, dict(zip(("mean", "std"), pickled.value, strict=True)))
+            sources = pickled_sources(path, pickled, tensors_by_name(path, pickled.value))
         part = next((part for mark, part in marks.items() if mark in sources), None)
         if part is None:
             continue
@@ -118,8 +120,10 @@ def read_originals(
     return parts
 
 
-def _is_vector(item: object) -> bool:
-    return isinstance(item, Tensor) and item.ndim == 1
+def _is_pair(value: object) -> bool:
+    """Whether it is two vectors."""
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    return pair and all(isinstance(item, Listed) and len(item.shape) == 1 for item in value)
 
 
 def prior_rule(name: str, heads: int) -> Rule:

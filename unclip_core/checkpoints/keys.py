@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..pages import drop_mapped_pages
+from ..texts import first_few
 from .header import CheckpointError
 from .tensors import Source
 
-_LISTED = 4  # names spelt out per kind of problem
 KINDS = ("missing", "unexpected", "of the wrong shape")
 
 
@@ -167,7 +167,7 @@ def find_mismatches(
 def _listed(mismatches: list[Mismatch]) -> str:
     """The first few of each kind; "" if there are none."""
     kinds = {kind: [str(item) for item in mismatches if item.kind == kind] for kind in KINDS}
-    return "; ".join(f"{kind}: {_some(items)}" for kind, items in kinds.items() if items)
+    return "; ".join(f"{kind}: {first_few(items)}" for kind, items in kinds.items() if items)
 
 
 def _short(path: Path) -> str:
@@ -182,8 +182,3 @@ def _file(sources: Mapping[str, Source], part: str) -> str:
 
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + more

@@ -1,4 +1,4 @@
-"""A stage on disk -> its network with its weights."""
+"""A stage's network: empty, and with the weights of a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..clip.networks import empty_network
+from ..config import ClipConfig
 from ..models.build import build_network
 from .header import StageFile, guarded, read_stage
 from .states import read_state
+
+
+def empty_stage(stage: str, config: object) -> nn.Module:
+    """The network that a stage's file holds, CLIP's too, on the meta device."""
+    if isinstance(config, ClipConfig):
+        return empty_network(config)
+    with torch.device("meta"):
+        return build_network(stage, config)
 
 
 def load_network(
@@ -27,8 +37,8 @@ def load_network(
     the file's dtype. Raises CheckpointError if a file is not complete or does not fit the stage's config.
     """
     found = source if isinstance(source, StageFile) else read_stage(source)
-    with guarded(found.path), torch.device("meta"):  # no memory, no initialisation: the file's tensors take the places
-        network = build_network(found.stage, found.config)
+    with guarded(found.path):  # no memory, no initialisation: the file's tensors take the places
+        network = empty_stage(found.stage, found.config)
     state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
     network = network.get_submodule(part)
     network.load_state_dict(state, strict=True, assign=True)

@@ -70,19 +70,18 @@ def save_lora(
     words: Mapping[str, Tensor] | None = None,
     trigger: str = "",
     metadata: Mapping[str, object] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write a LoRA file, whole or not at all.
+    """Write a LoRA file, whole or not at all. Branches are stored as bfloat16.
 
     loras: {stage: (id of the network, its branches by layer)}. words: {new word: token embedding (W,)} of the CLIP
     `clip_id`, kept in float32. trigger: what a caption should say. metadata: more pairs; values other than strings are
-    stored as JSON. dtype: what branches are stored as.
+    stored as JSON.
     """
     tensors, ranks = {}, {}
     for stage, (_, branches) in loras.items():
         for layer, branch in branches.items():
-            tensors[f"{stage}.{layer}.down"] = branch.down.detach().to("cpu", dtype).contiguous()
-            tensors[f"{stage}.{layer}.up"] = branch.up.detach().to("cpu", dtype).contiguous()
+            tensors[f"{stage}.{layer}.down"] = branch.down.detach().to("cpu", torch.bfloat16).contiguous()
+            tensors[f"{stage}.{layer}.up"] = branch.up.detach().to("cpu", torch.bfloat16).contiguous()
         ranks[stage] = max(branch.down.shape[0] for branch in branches.values())
     if words:
         tensors[WORDS] = torch.stack([row.detach().float().cpu() for row in words.values()])

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ..config import FORMAT_VERSION, STAGE_CONFIGS, to_json
 from ..disk import whole_file
+from ..texts import first_few
 from .header import CheckpointError, read_stage
-
-_LISTED = 8  # names spelt out in an error
 
 
 def save_stage(
@@ -77,10 +76,9 @@ def load_stage(path: str | os.PathLike) -> tuple[str, object, dict[str, Tensor]]
     return found.stage, found.config, state
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Put `state` into `module`; every name and shape must match. where: what to call the source in the error.
 
-    assign: the module takes the tensors themselves (mapped, in their own dtype) instead of copying them.
     Raises CheckpointError listing missing, unexpected and misshapen tensors.
     """
     own = module.state_dict()
@@ -92,16 +90,11 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str, *, a
         if name in state and state[name].shape != own[name].shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
-    if found := "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names):
+    if found := "; ".join(f"{kind}: {first_few(names, 8)}" for kind, names in problems.items() if names):
         raise CheckpointError(
             f"{where}: the weights do not fit {type(module).__name__} ({found}); use the file's own config"
         )
-    module.load_state_dict(dict(state), strict=True, assign=assign)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    module.load_state_dict(dict(state), strict=True)
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

@@ -1,113 +1,133 @@
-"""What a PyTorch pickle (.bin, .ckpt) says about itself, read without torch and without running anything in it.
+"""What PyTorch's files (.bin, .ckpt, .pt, .pth) say of themselves, read without torch and without running anything.
 
-Its instructions are followed with stand-ins (stand_ins.py), as far as a bounded look goes. Loading proper goes through
-`torch.load(weights_only=True)`, and only for a file that passes here.
+Both of torch.save's formats: the zip archive, and what was written before PyTorch 1.6. Their pickles are followed with
+stand-ins (stand_ins.py), as far as a bounded look goes; the numbers lie beside, and are taken from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..texts import shown
 from .header import CheckpointError, WeightSet, guarded, remembered, weight_set
-from .stand_ins import STORAGES, Code, Found, Listed, Malformed, Storage, follow
+from .stand_ins import Code, Found, Listed, Made, Malformed, Storage, follow
 
-# All that a state dict needs.
-_HARMLESS = {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.nn.parameter.Parameter",
-    "torch.Size",
-    *(f"torch.{name}" for name in STORAGES),
-}
-# What training keeps beside it, and torch.load lets through.
-_BESIDE = {"collections.Counter", "builtins.set", "builtins.complex", "_codecs.encode", "torch.device"}
-_MAX_PICKLE = 8 * 2**20  # bytes: names and shapes alone, some 200 a tensor; the numbers lie in records of their own
+_MAX_PICKLE = 8 * 2**20  # bytes: names and shapes alone, some 200 a tensor
 _MAX_DIRECTORY = 4 * 2**20  # bytes of a zip archive's directory, some 70 a record
-_LEGACY_PICKLES = 4  # magic number, protocol, system, object: what matters of the format before zip archives
-_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LOCAL_HEADER = 30  # bytes before a record's name in a zip archive
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """What a PyTorch file describes. value: tables, lists, and a Listed for each tensor. places: the byte of the file
+    where a storage's numbers begin, by its key; all of them are in the file."""
+
+    value: object
+    places: Mapping[str, int]
+
+
+def read_pickle(path: Path) -> Pickled:
+    """Raises CheckpointError for what is no PyTorch file, is cut or damaged, holds code, or costs more time or memory
+    than it has bytes."""
+    with guarded(path):
+        try:
+            return _read_archive(path) if _is_archive(path) else _read_legacy(path)
+        except Code as error:
+            name = shown(str(error)).strip("'")
+            raise CheckpointError(f"{path}: holds code ({name}), not weights alone; do not use this file") from None
+        except Malformed as error:
+            raise CheckpointError(f"{path}: not as PyTorch writes a file of weights ({error}); do not use it") from None
+
+
+def tensors_by_name(path: Path, value: object) -> dict[str, Listed]:
+    """The tensors of a state dict, or of the one that it holds under `state_dict`. path: for the message of a
+    CheckpointError, which is raised for a tensor of a kind that is not read."""
+    state = _table(_table(value).get("state_dict")) or _table(value)
+    for name, item in state.items():
+        if isinstance(item, Made) and item.of.text.startswith("torch._utils._rebuild_"):
+            raise CheckpointError(
+                f"{path}: its tensor {shown(name)} is quantised, sparse, complex or of another kind that is not read "
+                f"({shown(item.of.text)}); save it as a plain tensor"
+            )
+    return {name: item for name, item in state.items() if isinstance(item, Listed) and isinstance(name, str)}
+
+
+def read_state_dict(path: Path) -> tuple[Pickled, dict[str, Listed]]:
+    """A file, and the tensors of its state dict by name. Raises CheckpointError as `read_pickle` does, and for a file
+    without any."""
+    pickled = read_pickle(path)
+    if not (found := tensors_by_name(path, pickled.value)):
+        raise CheckpointError(f"{path}: holds no tensors by name; this is not a file of weights")
+    return pickled, found
 
 
 def count_pickled(path: Path) -> WeightSet:
-    """A pickled state dict as a set of weights. Raises CheckpointError for one that is cut, damaged or holds code."""
+    """A file's state dict as a set of weights. Raises CheckpointError as `read_state_dict` does."""
     return weight_set((path,), _count(path))
 
 
 def pickle_mentions(path: Path, name: str) -> bool:
-    """Whether a pickled state dict holds a tensor's name: quicker than to understand the names of all.
+    """Whether a file's pickle holds a tensor's name: quicker than to understand the names of all.
 
     Raises CheckpointError for what is no PyTorch file.
     """
-    with guarded(path), _opened(path) as content:
-        return name.encode() in content.pickled.getvalue()
-
-
-def list_pickled(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Names, dtypes (safetensors' words) and shapes of a pickled state dict's tensors, those under `state_dict` if it
-    has that key. Raises CheckpointError for one that is cut, damaged or holds code."""
     with guarded(path):
-        last = _followed(path, _HARMLESS.__contains__).value
-    state = last.get("state_dict", last) if isinstance(last, Mapping) else {}
-    state = state if isinstance(state, Mapping) else {}
-    found = {str(name): (item.dtype, item.shape) for name, item in state.items() if isinstance(item, Listed)}
-    if not found:
-        raise CheckpointError(f"{path}: holds no tensors by name; this is not a file of weights")
-    return found
-
-
-def check_pickle(path: Path) -> None:
-    """Raise CheckpointError for a file that torch.load should not be given: cut, damaged, with code in it, or made to
-    cost more time or memory than it has bytes."""
-    with guarded(path):
-        _followed(path, lambda name: name in _HARMLESS or name in _BESIDE)
-
-
-def follow_archive(path: Path, allowed: Callable[[str], bool]) -> tuple[Found, str]:
-    """What the `data.pkl` of an archive makes, and the folder that it lies in, "name/". allowed: as for `follow`.
-    Raises CheckpointError."""
-    with open_archive(path) as archive:
-        name = _description(path, archive)
-    return _followed(path, allowed), name.removesuffix("data.pkl")
+        if not _is_archive(path):
+            return name.encode() in _legacy_pickles(path)
+        with _open_archive(path) as archive:
+            return name.encode() in _record(path, archive, _description(path, archive))
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive: a program with its weights."""
+    """Whether the file is a TorchScript archive: a program with its weights. Raises CheckpointError for what is no
+    PyTorch file."""
     with guarded(path):
-        if not zipfile.is_zipfile(path):
+        if not _is_archive(path):
             return False
-        with open_archive(path) as archive:
+        with _open_archive(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
+def _table(value: object) -> dict:
+    """A table, or what a stand-in for one holds; an empty one for anything else."""
+    value = value.items if isinstance(value, Made) else value
+    return value if isinstance(value, dict) else {}
+
+
+@remembered
+def _count(path: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for tensor in set(read_state_dict(path)[1].values()):  # a set: tied weights count once
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
+    return counts
+
+
+def _is_archive(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        return start == b"PK"
+    size = path.stat().st_size
+    raise CheckpointError(f"{path}: not a PyTorch file ({size} bytes, begins with {start!r}); download it again")
+
+
+# --- The zip archive
+
+
 @contextlib.contextmanager
-def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive with a directory of bounded size, to read records from. Raises CheckpointError."""
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """With a directory of bounded size."""
     with _Bounded(path) as file:
-        try:
-            archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError):
-            raise CheckpointError(f"{path}: truncated or damaged; download it again") from None
+        archive = zipfile.ZipFile(file)
         file.most = None
         yield archive
-
-
-def read_record(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A record of the archive. Raises CheckpointError for one of more than `most` bytes and for a compressed one,
-    which PyTorch does not write and which may hold any size."""
-    record = archive.getinfo(name)
-    if record.compress_type != zipfile.ZIP_STORED or record.file_size > most:
-        reason = f"{record.file_size:,} bytes" if record.compress_type == zipfile.ZIP_STORED else "compressed"
-        raise CheckpointError(f"{path}: its record {shown(name)} is {reason}, as PyTorch writes none; do not use it")
-    try:
-        return archive.read(record)
-    except (zipfile.BadZipFile, EOFError, RuntimeError):
-        raise CheckpointError(f"{path}: truncated or damaged; download it again") from None
 
 
 class _Bounded(io.FileIO):
@@ -123,44 +143,15 @@ class _Bounded(io.FileIO):
         return found
 
 
-@remembered
-def _count(path: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for storage in _followed(path, _HARMLESS.__contains__).storages.values():  # tied weights share one
-        counts[storage.dtype] = counts.get(storage.dtype, 0) + storage.count
-    if not counts:
-        raise CheckpointError(f"{path}: no tensors in it; this is not a file of weights")
-    return counts
-
-
-@dataclass
-class _Content:
-    """The pickles that describe the tensors of a file: `count` of them, one behind the other. room: the bytes that the
-    tensors' numbers may take, by storage in an archive, else of all."""
-
-    pickled: io.BytesIO
-    count: int
-    room: Callable[[str], int] | int
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Content]:
-    """Raises CheckpointError for what is no PyTorch file."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-        if start[:1] == b"\x80":
-            file.seek(0)
-            size = path.stat().st_size
-            yield _Content(io.BytesIO(file.read(_MAX_PICKLE)), _LEGACY_PICKLES, size)
-            return
-    if start != b"PK":
-        size = path.stat().st_size
-        raise CheckpointError(f"{path}: not a PyTorch file ({size} bytes, begins with {start!r}); download it again")
-    with open_archive(path) as archive:
+def _read_archive(path: Path) -> Pickled:
+    with _open_archive(path) as archive:
         name = _description(path, archive)
-        data = read_record(path, archive, name, _MAX_PICKLE)
-        folder = name.removesuffix(".pkl")
-        yield _Content(io.BytesIO(data), 1, lambda key: archive.getinfo(f"{folder}/{key}").file_size)
+        (found,) = follow(io.BytesIO(_record(path, archive, name)))
+        folder = name.removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist():
+            _check_order(path, _record(path, archive, f"{folder}byteorder") == b"little")
+        places = {key: _place(path, archive, f"{folder}data/{key}", each) for key, each in found.storages.items()}
+    return Pickled(found.value, places)
 
 
 def _description(path: Path, archive: zipfile.ZipFile) -> str:
@@ -171,37 +162,83 @@ def _description(path: Path, archive: zipfile.ZipFile) -> str:
     return name
 
 
-def _followed(path: Path, allowed: Callable[[str], bool]) -> Found:
-    """What the file makes, the last of its pickles, with the storages of all. Raises CheckpointError."""
-    with _opened(path) as content:
-        storages: dict[str, Storage] = {}
-        try:
-            for _ in range(content.count):
-                found = follow(content.pickled, allowed)
-                storages |= found.storages
-        except Code as error:
-            name = shown(str(error)).strip("'")
-            raise CheckpointError(f"{path}: holds code ({name}), not weights alone; do not use this file") from None
-        except Malformed as error:
-            raise CheckpointError(f"{path}: not as PyTorch writes a file of weights ({error}); do not use it") from None
-        # Whatever cut or damaged bytes lead to.
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise CheckpointError(f"{path}: truncated or not a PyTorch file; download it again") from None
-        _check_room(path, storages, content.room)
-    return Found(found.value, storages)
+def _record(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """A record that is no tensor's numbers."""
+    record = _stored(path, archive.getinfo(name))
+    if record.file_size > _MAX_PICKLE:
+        raise CheckpointError(f"{path}: its record {shown(name)} has {record.file_size:,} bytes; do not use this file")
+    return archive.read(record)
 
 
-def _check_room(path: Path, storages: Mapping[str, Storage], room: Callable[[str], int] | int) -> None:
-    """Whether the file has the bytes of the numbers that it describes."""
-    needed = {key: storage.count * _ITEM_BYTES[storage.dtype] for key, storage in storages.items()}
-    if callable(room):
-        try:
-            short = next((key for key, size in needed.items() if room(key) < size), None)
-        except KeyError as error:
-            short = str(error)
-    else:
-        short = None if sum(needed.values()) <= room else "0"
-    if short is not None:
+def _place(path: Path, archive: zipfile.ZipFile, name: str, storage: Storage) -> int:
+    """The byte where a record's content begins. Raises CheckpointError if it is not all there."""
+    if name not in archive.NameToInfo:
+        raise _truncated(path, storage)
+    record = _stored(path, archive.getinfo(name))
+    file = archive.fp
+    file.seek(record.header_offset)
+    header = file.read(_LOCAL_HEADER)
+    # At its end: how long the name and the field behind it are, which pads the content to 64 bytes.
+    lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = record.header_offset + _LOCAL_HEADER + lengths
+    if header[:4] != b"PK\x03\x04" or storage.nbytes > min(record.file_size, os.fstat(file.fileno()).st_size - start):
+        raise _truncated(path, storage)
+    return start
+
+
+def _stored(path: Path, record: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """The record, unless it is compressed: PyTorch compresses none that we read, and it may unfold to any size."""
+    if record.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
-            f"{path}: truncated, the numbers of storage {shown(short)} are not in it; download it again"
+            f"{path}: its record {shown(record.filename)} is compressed, as PyTorch writes none; do not use it"
         )
+    return record
+
+
+# --- The format before it
+
+
+def _read_legacy(path: Path) -> Pickled:
+    """Five pickles, one behind the other: a number, the protocol, the system, the value, the storages' keys. Then each
+    storage: how many numbers it has, in 8 bytes, and the numbers."""
+    content, size = io.BytesIO(_legacy_pickles(path)), path.stat().st_size
+    magic, _, system, found, keys = follow(content, 5)
+    if magic.value != _LEGACY_MAGIC or not isinstance(keys.value, list) or not isinstance(system.value, dict):
+        raise CheckpointError(f"{path}: a pickle that torch.save did not write; do not use it")
+    _check_order(path, system.value.get("little_endian") is True)
+    return Pickled(found.value, _legacy_places(path, found, keys.value, content.tell(), size))
+
+
+def _legacy_places(path: Path, found: Found, keys: list, start: int, size: int) -> dict[str, int]:
+    places: dict[str, int] = {}
+    with open(path, "rb") as file:
+        for key in keys:
+            if not isinstance(key, str) or key not in found.storages:
+                raise CheckpointError(
+                    f"{path}: damaged, it lists a storage that it does not describe; download it again"
+                )
+            storage = found.storages[key]
+            file.seek(start)
+            if int.from_bytes(file.read(8), "little") != storage.count or start + 8 + storage.nbytes > size:
+                raise _truncated(path, storage)
+            places[key] = start + 8
+            start += 8 + storage.nbytes
+    for key in found.storages.keys() - places.keys():
+        raise _truncated(path, found.storages[key])
+    return places
+
+
+def _legacy_pickles(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_MAX_PICKLE)
+
+
+def _check_order(path: Path, little: bool) -> None:
+    if not little:
+        raise CheckpointError(f"{path}: written on a computer of the other byte order; save it again on this one")
+
+
+def _truncated(path: Path, storage: Storage) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: truncated, the numbers of storage {shown(storage.key)} are not in it; download it again"
+    )

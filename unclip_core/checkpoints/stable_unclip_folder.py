@@ -25,7 +25,7 @@ from .diffusers_configs import (
     schedule_config,
     whole,
 )
-from .diffusers_folder import INDEX, DiffusersFolder, read_settings
+from .diffusers_folder import INDEX, DiffusersFolder, read_settings, read_stages
 from .diffusers_folder import LAYOUT as DIFFUSERS
 from .header import NATIVE, CheckpointError, StageFile, guarded, read_json
 
@@ -59,19 +59,8 @@ def read_folder(folder: Path) -> tuple[dict[str, StageFile], tuple[str, ...]] | 
                 return None
     except CheckpointError:  # anybody's folder
         return None
-    source = DiffusersFolder(folder, tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())), LAYOUT)
-    stages: dict[str, StageFile] = {}
-    problems = []
-    for read in (_clip, _prior, _decoder):
-        try:
-            with guarded(folder):
-                found = read(source)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        if found is not None:
-            stages[found.stage] = found
-    return stages, tuple(dict.fromkeys(problems))  # all need the CLIP's config
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    return read_stages(DiffusersFolder(folder, names, LAYOUT), (_clip, _prior, _decoder))
 
 
 def _is_own(folder: Path) -> bool:
@@ -136,7 +125,7 @@ def _decoder(source: DiffusersFolder) -> StageFile:
     alike = replace(found, schedule=published.decoder.schedule, sampling=published.decoder.sampling)
     if alike != published.decoder:
         found = replace(found, decoder_id=f"{clip.clip_id}/stable-{unet.channels}x{unet.depth}")
-    return source.stage("decoder", found, **{part: part for part in PARTS.values()})
+    return source.stage("decoder", found, *PARTS.values())
 
 
 def _check_conditioning(path: Path, config: dict, dim: int) -> None:

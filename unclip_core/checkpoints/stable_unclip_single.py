@@ -7,6 +7,7 @@ they are noised as if their mean were 0 and their deviation 1, as ComfyUI does i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,16 @@ from .header import (
     SINGLE_FILE_MARK,
     CheckpointError,
     StageFile,
+    TensorEntry,
     WeightSet,
     is_single_file,
-    read_header,
+    read_entries,
     remembered,
     weight_set,
 )
-from .pickles import list_pickled, pickle_mentions
+from .pickles import pickle_mentions, read_state_dict
 from .stable_unclip_folder import AUTOENCODER, FILE, LAYOUT, TEXT, UNET, VISION
+from .stand_ins import Listed
 
 SUFFIXES = (".safetensors", ".ckpt")
 _HEAD_CHANNELS = 64
@@ -73,8 +76,8 @@ def _is_single_pickle(path: Path) -> bool:
 @remembered
 def _read(path: Path) -> dict[str, StageFile]:
     """The stages of a file, shared: not to be changed."""
-    tensors = read_header(path)[1] if path.suffix == ".safetensors" else list_pickled(path)
-    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    tensors = read_entries(path)[1] if path.suffix == ".safetensors" else read_state_dict(path)[1]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     clip = _clip(path, shapes)
     decoder = _decoder(path, shapes, clip)
     stages = {"clip": (clip, (VISION, TEXT)), "decoder": (decoder, (UNET, AUTOENCODER, TEXT))}
@@ -84,15 +87,12 @@ def _read(path: Path) -> dict[str, StageFile]:
     }
 
 
-def _set(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], prefixes: tuple[str, ...]) -> WeightSet:
+def _set(path: Path, tensors: Mapping[str, TensorEntry | Listed], prefixes: tuple[str, ...]) -> WeightSet:
     """The file, as what a stage takes of it."""
     counts: dict[str, int] = {}
-    for name, (dtype, shape) in tensors.items():
+    for name, tensor in tensors.items():
         if name.startswith(prefixes):
-            size = 1
-            for side in shape:
-                size *= side
-            counts[dtype] = counts.get(dtype, 0) + size
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
     return weight_set((path,), counts)
 
 

@@ -10,23 +10,48 @@ from __future__ import annotations
 import io
 import math
 import pickletools
-from collections.abc import Callable
+import re
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 
 _MAX_INSTRUCTIONS = 500_000  # a tensor of a state dict takes about 25
+MAX_NAME = 500  # characters
 _SMALL = 65_536  # numbers of a tensor that may be more than its storage has: one number stretched over a short table
-STORAGES = {  # PyTorch's storages, in safetensors' words
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "DoubleStorage": "F64",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
+_STORAGES = {  # PyTorch's storages: safetensors' word, "" for those whose tensors are not read, and bytes a number
+    "FloatStorage": ("F32", 4),
+    "HalfStorage": ("F16", 2),
+    "BFloat16Storage": ("BF16", 2),
+    "DoubleStorage": ("F64", 8),
+    "LongStorage": ("I64", 8),
+    "IntStorage": ("I32", 4),
+    "ShortStorage": ("I16", 2),
+    "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1),
+    "BoolStorage": ("BOOL", 1),
+    "UntypedStorage": ("", 1),
+    "ComplexFloatStorage": ("", 8),
+    "ComplexDoubleStorage": ("", 16),
+    "QInt8Storage": ("", 1),
+    "QUInt8Storage": ("", 1),
+    "QInt32Storage": ("", 4),
 }
+# What everyone has installed, and attacks are made of: a name of these is code unless it is known. Any other package's
+# name is a class of what training kept beside the weights (settings, callbacks), or of a TorchScript program.
+_EVERYWHERE = {*sys.stdlib_module_names, "torch", "numpy"}
+_KNOWN = re.compile(
+    r"""collections\.(OrderedDict|defaultdict|deque|Counter)
+    |builtins\.(object|dict|list|tuple|set|frozenset|str|bytes|bytearray|bool|int|float|complex|slice|range)
+    |_codecs\.encode|copyreg\._reconstructor|functools\.partial|operator\.getitem
+    |argparse\.Namespace|types\.(SimpleNamespace|GenericAlias)|typing\.\w+|pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path
+    |datetime\.(datetime|date|time|timedelta|timezone)|decimal\.Decimal|fractions\.Fraction|uuid\.UUID
+    |torch\.(Size|device|Tensor|(b?float|complex|bool|q?u?int|per_)\w*|(storage\.)?\w+Storage)
+    |torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout
+    |torch\.(nn|optim)\..+|torch\.torch_version\.TorchVersion|torch\.jit\._pickle\.\w+
+    |numpy\.(dtype|ndarray|(bool|u?int|float|complex|str|bytes|datetime|timedelta)\w*|dtypes\.\w+)
+    |numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.random\._pickle\.\w+""",
+    re.VERBOSE,
+)
 
 
 class Malformed(ValueError):
@@ -44,21 +69,29 @@ class Name:
     text: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # written out, one that holds others twice would be endless
 class Made:
-    """Stands for an object: made by calling `of`; `state`: the attributes that it was given."""
+    """Stands for an object: made by calling `of`. state: the attributes that it was given; items: what was stored in
+    it, if it is some kind of table."""
 
     of: Name
     state: dict = field(default_factory=dict)
+    items: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the numbers of tensors lie: `key` is the record's name in the archive, `count` how many there are."""
+    """Where the numbers of tensors lie: `key` is the record's name in the archive, `count` how many there are. dtype:
+    in safetensors' words, "" for a kind that is not read."""
 
     dtype: str
     key: str
     count: int
+    item_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * self.item_bytes
 
 
 @dataclass(frozen=True)
@@ -75,8 +108,13 @@ class Listed:
         """In safetensors' words."""
         return self.storage.dtype
 
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
 
-@dataclass
+
+@dataclass(frozen=True)
 class Found:
     """What a pickle makes: its value, and every storage by key."""
 
@@ -84,24 +122,29 @@ class Found:
     storages: dict[str, Storage]
 
 
-def follow(pickled: io.BytesIO, allowed: Callable[[str], bool]) -> Found:
-    """Follow the pickle that begins where `pickled` stands, and leave it behind its end. allowed: whether it may name
-    this `module.name`.
+def follow(pickled: io.BytesIO, count: int = 1) -> list[Found]:
+    """Follow `count` pickles that lie one behind the other, from where `pickled` stands, and leave it behind the last.
 
-    Raises Code for another name, Malformed, and whatever else cut or damaged bytes lead to (a ValueError, TypeError,
-    IndexError, KeyError, AttributeError or OverflowError).
+    Raises Code for a name that is code, Malformed for what PyTorch does not write, and whatever else cut or damaged
+    bytes lead to.
     """
-    return _Machine(allowed).run(pickled)
+    done, found = 0, []
+    for _ in range(count):
+        machine = _Machine(done)
+        found.append(machine.run(pickled))
+        done = machine.done
+    return found
 
 
 class _Machine:
-    def __init__(self, allowed: Callable[[str], bool]) -> None:
-        self._allowed = allowed
+    """done: the instructions that count as followed already."""
+
+    def __init__(self, done: int) -> None:
+        self.done = done
         self._stack: list = []
         self._below: list[list] = []  # the stacks under the marks
         self._memo: dict[int, object] = {}
         self._storages: dict[str, Storage] = {}
-        self._done = 0
 
     def run(self, pickled: io.BytesIO) -> Found:
         for instruction, argument, _ in pickletools.genops(pickled):
@@ -122,9 +165,9 @@ class _Machine:
         return Found(self._stack[-1], self._storages)
 
     def _charge(self, count: int) -> None:
-        """So much was done; a call or an object's attributes go through as many items as they have."""
-        self._done += count
-        if self._done > _MAX_INSTRUCTIONS:
+        """So much was done; what goes through a container counts its items, which may be another's of long ago."""
+        self.done += count
+        if self.done > _MAX_INSTRUCTIONS:
             raise Malformed(f"more than {_MAX_INSTRUCTIONS:,} instructions, as no file of weights has")
 
     # --- names and objects
@@ -134,44 +177,55 @@ class _Machine:
 
     def _stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._name(module, name)
-        raise Malformed("pickle protocol 4, which torch.load does not read")
+        self._name(_text(module), _text(name))
 
-    def _name(self, module: object, name: object) -> None:
-        text = f"{_text(module)}.{_text(name)}"
-        if not self._allowed(text):
+    def _name(self, module: str, name: str) -> None:
+        # Up to protocol 2 Python 3 writes Python 2's names.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        text = f"{module}.{name}"
+        if text.partition(".")[0] in _EVERYWHERE and not _KNOWN.fullmatch(text):
             raise Code(text)
         self._stack.append(Name(text))
-
-    def _inst(self, text: str) -> None:
-        raise Code(text.replace(" ", "."))
-
-    def _obj(self) -> None:
-        raise Code(next((item.text for item in self._items() if isinstance(item, Name)), "an object"))
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise Malformed("a call of what is no function")
+        self._charge(len(arguments))
         self._charge(sum(len(argument) for argument in arguments if isinstance(argument, tuple | list | dict)))
         self._stack.append(_called(function, arguments))
 
-    def _newobj(self) -> None:
+    _newobj = _reduce
+
+    def _newobj_ex(self) -> None:
+        self._stack.pop()  # arguments by name, which nothing of PyTorch's has
         self._reduce()
 
     def _build(self) -> None:
         state, made = self._stack.pop(), self._stack[-1]
-        # OrderedDict of state dicts: its attribute _metadata, which holds nothing of the tensors.
+        # What is no stand-in is the OrderedDict of a state dict: its _metadata holds nothing of the tensors.
         if isinstance(made, Made) and isinstance(state, dict):
             self._charge(len(state))
             made.state.update(state)
 
     def _binpersid(self) -> None:
-        kind, of, key, _, count, *_ = self._stack.pop()
-        name = of.text.removeprefix("torch.") if isinstance(of, Name) else ""
-        if kind != "storage" or name not in STORAGES or type(count) is not int or not 0 <= count < 2**48:
+        reference = self._stack.pop()
+        self._charge(len(reference))
+        kind, of, *rest = reference
+        if kind == "module" and isinstance(of, Name):  # the format before zip archives, with the class's source
+            self._stack.append(of)
+        elif kind == "storage" and isinstance(of, Name):
+            self._storage(of, *rest)
+        else:
+            raise Malformed("a reference that PyTorch does not write")
+
+    def _storage(self, of: Name, key: object, _: object, count: object, *view: object) -> None:
+        if type(count) is not int or not 0 <= count < 2**48:
             raise Malformed("a storage that PyTorch does not write")
-        storage = Storage(STORAGES[name], _text(key), count)
+        if any(view):  # as PyTorch before 0.4 wrote them
+            raise Malformed("a storage that is a part of another")
+        dtype, item_bytes = _STORAGES[of.text.rpartition(".")[2]]
+        storage = Storage(dtype, _text(key), count, item_bytes)
         if self._storages.setdefault(storage.key, storage) != storage:
             raise Malformed("a storage described twice, differently")
         self._stack.append(storage)
@@ -208,7 +262,7 @@ class _Machine:
     def _empty_list(self) -> None:
         self._stack.append([])
 
-    _empty_set = _empty_list  # a set's items would be hashed
+    _empty_set = _empty_list  # a set's items would be hashed; a list of them says as much
 
     def _empty_dict(self) -> None:
         self._stack.append({})
@@ -216,6 +270,8 @@ class _Machine:
     def _list(self) -> None:
         items = self._items()
         self._stack.append(items)
+
+    _frozenset = _list
 
     def _dict(self) -> None:
         items = self._items()
@@ -230,13 +286,14 @@ class _Machine:
         items = self._items()
         self._extend(items)
 
-    def _additems(self) -> None:
-        self._extend([_key(item) for item in self._items()])
+    _additems = _appends
 
     def _extend(self, items: list) -> None:
-        if not isinstance(self._stack[-1], list):
+        target = self._stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Made):  # a queue of somebody's, say
             raise Malformed("an item for what is no list")
-        self._stack[-1].extend(items)
 
     def _setitem(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -246,7 +303,7 @@ class _Machine:
         self._store(self._items())
 
     def _store(self, items: list) -> None:
-        target = self._stack[-1]
+        target = self._stack[-1].items if isinstance(self._stack[-1], Made) else self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise Malformed("an item for what is no table")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -254,6 +311,8 @@ class _Machine:
 
     def _pop(self) -> None:
         self._stack.pop()
+
+    _pop_mark = _items
 
     # --- the memo
 
@@ -275,29 +334,36 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _WITH_ARGUMENT = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BINSTRING", "SHORT_BINSTRING", "STRING"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_GIVEN_BACK = ("torch.Size", "torch._utils._rebuild_parameter")  # calls that return, for us, what they are given
+_GIVEN_BACK = re.compile(  # calls that return, for us, what they are given
+    r"torch\.Size|torch\._utils\._rebuild_parameter(_with_state)?|torch\.jit\._pickle\.\w+"
+)
 
 
 def _called(function: Name, arguments: tuple) -> object:
     if function.text in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-        return _tensor(*arguments[:4])
-    # Lists and tables of TorchScript go through functions that return what they are given.
-    if arguments and (function.text in _GIVEN_BACK or function.text.startswith("torch.jit._pickle.build_")):
+        return _tensor(function, *arguments[:7])
+    if function.text == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes, or of a subclass
+        inner, _, inner_arguments, *_ = arguments
+        if not isinstance(inner, Name) or not isinstance(inner_arguments, tuple):
+            raise Malformed("a tensor made by what is no function")
+        return _called(inner, inner_arguments)
+    if arguments and _GIVEN_BACK.fullmatch(function.text):
         return arguments[0]
-    if function.text == "collections.OrderedDict" and not arguments:
-        return {}
     if function.text == "collections.OrderedDict":  # with its items: an older Python wrote it so
-        return {_key(key): value for key, value in arguments[0]}
-    if any(_is_nested(argument) for argument in arguments):  # PyTorch would hash them, however deep they are
-        raise Malformed(f"{function.text} of nested values")
+        return {_key(key): value for key, value in (arguments[0] if arguments else ())}
     return Made(function)
 
 
-def _tensor(storage: object, offset: object, shape: object, stride: object) -> Listed:
+def _tensor(
+    function: Name, storage: object, offset: object, shape: object, stride: object, *rest: object
+) -> Listed | Made:
+    """rest: whether it needs a gradient, its hooks, and in `rest[2]` whether its numbers are negated or conjugated."""
     if not isinstance(storage, Storage):
         raise Malformed("a tensor without a storage")
+    if not storage.dtype or any(rest[2:]):
+        return Made(function)
     shape, stride = _counts(shape), _counts(stride)
     if type(offset) is not int or offset < 0 or len(shape) != len(stride):
         raise Malformed("a tensor without a place in its storage")
@@ -318,8 +384,8 @@ def _counts(values: object) -> tuple[int, ...]:
 
 
 def _key(key: object) -> object:
-    """A key of a table: hashed in constant time."""
-    if isinstance(key, Name) or _is_plain(key):
+    """A key of a table: hashed and compared in constant time."""
+    if isinstance(key, Name | Made) or _is_plain(key):
         return key
     if isinstance(key, tuple) and len(key) < 16 and all(map(_is_plain, key)):
         return key
@@ -327,16 +393,12 @@ def _key(key: object) -> object:
 
 
 def _is_plain(key: object) -> bool:
-    return abs(key) < 2**64 if type(key) is int else isinstance(key, str | float | bytes | bool | None)
-
-
-def _is_nested(value: object) -> bool:
-    """Whether a container holds containers."""
-    items = value if isinstance(value, tuple | list) else value.values() if isinstance(value, dict) else ()
-    return any(isinstance(item, tuple | list | dict) for item in items)
+    if type(key) is int:
+        return -(2**64) < key < 2**64
+    return len(key) <= MAX_NAME if isinstance(key, str | bytes) else isinstance(key, float | bool | None)
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MAX_NAME:
         raise Malformed(f"a {type(value).__name__} as a name")
     return value

@@ -1,13 +1,14 @@
 """The tensors of a WeightSet, by name: mapped from the file, or read into memory of their own.
 
+PyTorch's files are read here, not by torch.load: what describes their tensors is never unpickled (pickles.py).
+
 A mapped tensor costs no memory until it is touched, and then only pages that the system can drop; with the process they
 stay as long as the mapping, if they are not given back.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..texts import one_line
 from .header import CheckpointError, TensorEntry, WeightSet, read_entries
-from .pickles import check_pickle
+from .pickles import Pickled, read_state_dict
+from .stand_ins import Listed
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -46,47 +47,37 @@ class Source:
 
 
 def open_weights(weights: WeightSet) -> dict[str, Source]:
-    """Every tensor of the set by name. Raises CheckpointError for a damaged file or a pickle with code in it."""
+    """Every tensor of the set by name. Raises CheckpointError for a damaged file, or one with code in it."""
     found: dict[str, Source] = {}
     for path in weights.files:
-        sources = _safetensors(path) if path.suffix == ".safetensors" else pickled(path, read_pickle(path))
+        sources = _safetensors(path) if path.suffix == ".safetensors" else pickled_sources(path, *read_state_dict(path))
         if twice := sorted(found.keys() & sources.keys()):
             raise CheckpointError(f"{path}: {twice[0]} is in {found[twice[0]].path.name} as well; download both again")
         found.update(sources)
     return found
 
 
-def read_pickle(path: Path) -> object:
-    """What torch.save wrote, tensors mapped from the file; only tensors and plain containers are let through."""
-    check_pickle(path)
-    try:
-        # The format before zip archives cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused by torch.load ({_reason(error)}); do not use it") from None
-    except Exception as error:  # PyTorch's readers raise whatever a damaged file makes them
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({_reason(error)}); download it again") from None
+def pickled_sources(path: Path, pickled: Pickled, tensors: Mapping[str, Listed]) -> dict[str, Source]:
+    """Tensors that a PyTorch file describes, by name. The file is mapped once, and stays so as long as one of them."""
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # of the process alone, as torch.load maps it
 
+    def source(tensor: Listed) -> Source:
+        dtype, storage = DTYPES[tensor.dtype], tensor.storage
 
-def _reason(error: Exception) -> str:
-    """What PyTorch's reader stumbled over, without its advice to turn its checks off."""
-    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-    if "weights_only" in text or not text.strip():
-        return type(error).__name__
-    return one_line(text.strip().splitlines()[0], 160)
+        def mapped() -> Tensor:
+            if tensor.count == 0:
+                return torch.empty(tensor.shape, dtype=dtype)
+            place = pickled.places[storage.key]
+            if place % storage.item_bytes:  # the format before zip archives aligns nothing
+                numbers = torch.frombuffer(bytearray(content[place : place + storage.nbytes]), dtype=dtype)
+            else:
+                numbers = torch.frombuffer(content, dtype=dtype, count=storage.count, offset=place)
+            return numbers.as_strided(tensor.shape, tensor.stride, tensor.offset)
 
+        return Source(path, dtype, tensor.shape, mapped, lambda: mapped().clone())
 
-def pickled(path: Path, state: object) -> dict[str, Source]:
-    """An unpickled state dict's tensors, those under `state_dict` if it has that key."""
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not tensors by name")
-    return {
-        str(name): Source(path, tensor.dtype, tuple(tensor.shape), lambda t=tensor: t, lambda t=tensor: t.clone())
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor)
-    }
+    return {name: source(tensor) for name, tensor in tensors.items()}
 
 
 def _safetensors(path: Path) -> dict[str, Source]:

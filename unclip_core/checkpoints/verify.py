@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.build import build_network
 from .catalog import StackEntry
 from .header import CheckpointError, StageFile, WeightSet, guarded
 from .keys import find_mismatches
+from .loading import empty_stage
 from .states import rules_of, tensors_of
 from .tensors import Source, open_weights
 
@@ -88,8 +88,8 @@ def _count_infinite(tensor: Tensor) -> int:
 def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]]) -> Iterator[FileProblem]:
     """Names and shapes of each set against the network that the stage's config describes."""
     try:
-        with guarded(stage.path), torch.device("meta"):
-            network = _network(stage)
+        with guarded(stage.path):
+            network = empty_stage(stage.stage, stage.config)
     except CheckpointError as error:  # sizes that no network can have
         yield _from_text(str(error))
         return
@@ -107,14 +107,6 @@ def _check_shapes(stage: StageFile, checked: dict[WeightSet, dict[str, Source]])
             expected = "no such tensor" if item.expected is None else f"shape {item.expected}"
             found = "missing" if item.found is None else f"shape {item.found}"
             yield FileProblem(paths.get(item.file, item.file), item.key, expected, found)
-
-
-def _network(stage: StageFile) -> torch.nn.Module:
-    if stage.stage == "clip":
-        from ..clip.model import empty_network
-
-        return empty_network(stage.config)
-    return build_network(stage.stage, stage.config)
 
 
 def _from_text(text: str) -> FileProblem:

@@ -1,4 +1,4 @@
-"""OpenAI's byte pairs: the token ids of captions for CLIPs without a vocabulary of their own."""
+"""open_clip's tokenizers: the token ids of captions for CLIPs without a vocabulary of their own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+OPENAI = "ViT-L-14"  # a model that spells by OpenAI's byte pairs
+
 
 def byte_pair_ids(captions: list[str], context_length: int, padding: int) -> tuple[Tensor, Tensor]:
     """Ids (B, context_length) int64 and mask, True up to and including the end token. What does not fit is cut off."""
-    return padded(_tokenizer()(captions, context_length=context_length).long(), padding)
+    return padded(tokenizer()(captions, context_length=context_length).long(), padding)
 
 
 def padded(ids: Tensor, padding: int) -> tuple[Tensor, Tensor]:
@@ -21,7 +23,8 @@ def padded(ids: Tensor, padding: int) -> tuple[Tensor, Tensor]:
 
 
 @cache  # reading the merges takes a good part of a second
-def _tokenizer():
+def tokenizer(architecture: str = OPENAI):
+    """The tokenizer of an open_clip model, by its name."""
     import open_clip
 
-    return open_clip.get_tokenizer("ViT-L-14")
+    return open_clip.get_tokenizer(architecture)

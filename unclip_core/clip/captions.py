@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ClipConfig, TextTowerConfig
-from ..models.text_tower import TextTower
+from ..models.text_encoder import TextTower
 from .words import WordTokenizer
 
 

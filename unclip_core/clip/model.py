@@ -1,14 +1,12 @@
-"""CLIP, through open_clip: text -> TextEncoding, image -> Embedding.
+"""A CLIP as a handle, through open_clip: text -> TextEncoding, image -> Embedding.
 
-The only module that imports open_clip, and only when a model is first used: importing it takes seconds.
+open_clip is imported when a model is first used: that takes seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,161 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
-from ..pictures.fitting import CROPS
+from ..config import ClipConfig
 from ..pictures.resizing import resize_for_gradient
+from ..runtime.device import overflow_advice
 from ..runtime.placement import Manager, Placed
-from ..types import Embedding, PCABasis, TextEncoding, check_image, image_to_model
-from .byte_pairs import padded
+from ..types import Embedding, PCABasis, TextEncoding
+from . import byte_pairs
+from .networks import build_network, empty_network, keep_towers, text_states
 from .new_words import NewWords
+from .preprocessing import preprocess
 from .streaming import encode_streamed
 from .words import WordTokenizer
 
-MAP_SIDE = 2  # cells a side of the image head "map"
-
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
-
-
-def build_network(config: ClipConfig) -> nn.Module:
-    """The open_clip model that `config` describes, with fresh weights, also where it names an architecture."""
-    import open_clip
-
-    if config.architecture:
-        # create_model would move what was built on the meta device to the CPU. get_default_device() does not see a
-        # `with torch.device(...)` in PyTorch 2.7; a tensor does.
-        where = torch.empty(0).device
-        return open_clip.create_model(config.architecture, pretrained=None, pretrained_hf=False, device=where)
-    if config.vision is None or config.text is None:
-        raise ValueError(
-            f"CLIP {config.clip_id}: the config has neither an architecture name nor vision and text towers"
-        )
-    vision, text = config.vision, config.text
-    words = WordTokenizer.of(config).size if config.vocabulary else text.vocabulary_size
-    network = open_clip.CLIP(
-        config.embed_dim,
-        {**_image_tower(config), "image_size": vision.image_size},
-        {
-            "context_length": config.context_length,
-            "vocab_size": words,
-            "width": text.width,
-            "heads": text.heads,
-            "layers": text.layers,
-            "mlp_ratio": _mlp_ratio(text),
-        },
-        quick_gelu=config.quick_gelu,
-    )
-    if vision.trunk and vision.head == "map":
-        _project_map(network.visual.trunk, config)
-    return network
-
-
-def _project_map(trunk: nn.Module, config: ClipConfig) -> None:
-    """Let the trunk's classifier read 2 x 2 cells, channels outermost, where it read their mean."""
-    head = getattr(trunk, "head", None)
-    if not (hasattr(head, "global_pool") and isinstance(getattr(head, "fc", None), nn.Linear)):
-        raise ValueError(
-            f"CLIP {config.clip_id}: timm's {config.vision.trunk} has no head that pools and projects, so it cannot "
-            "keep a map; set ClipVisionConfig.head to 'mean' or choose a ConvNeXt"
-        )
-    head.global_pool = nn.AdaptiveAvgPool2d(MAP_SIDE)
-    head.fc = nn.Linear(head.fc.in_features * MAP_SIDE**2, config.embed_dim)
-
-
-def _image_tower(config: ClipConfig) -> dict[str, object]:
-    """open_clip's words for the image tower. Raises ValueError for a trunk that the installed timm does not know."""
-    vision = config.vision
-    if not vision.trunk:
-        sizes = {name: getattr(vision, name) for name in ("layers", "width", "head_width", "patch_size")}
-        return sizes | {"mlp_ratio": _mlp_ratio(vision)}
-    import timm
-
-    if not timm.is_model(vision.trunk):
-        raise ValueError(
-            f"CLIP {config.clip_id}: timm {timm.__version__} has no network {vision.trunk!r}; `pip install -U timm`"
-        )
-    return {"timm_model_name": vision.trunk, "timm_pool": "avg", "timm_proj": ""}
-
-
-def _mlp_ratio(tower: ClipVisionConfig | ClipTextConfig) -> float:
-    """open_clip rounds width times ratio down."""
-    return (tower.mlp_width + 0.5) / tower.width if tower.mlp_width else 4.0
-
-
-def empty_network(config: ClipConfig) -> nn.Module:
-    """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
-    with torch.device("meta"), _random_weights_unsaid():
-        network = build_network(config)
-    _keep_towers(network, config.towers)
-    # No part of the weights, so nothing would be assigned to it: a token sees those before it.
-    length = config.context_length
-    network.attn_mask = torch.full((length, length), float("-inf")).triu(1)
-    return network
-
-
-def _keep_towers(network: nn.Module, towers: Iterable[str]) -> None:
-    """Drop the other tower of an open_clip model."""
-    if "image" not in towers:
-        network.visual = None
-    if "text" not in towers:
-        network.transformer = network.token_embedding = network.ln_final = None
-        network.positional_embedding = network.text_projection = None
-
-
-@contextlib.contextmanager
-def _random_weights_unsaid() -> Iterator[None]:
-    """Without open_clip's warning that a model was initialised randomly, for one whose weights are yet to come."""
-
-    def lets_pass(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("No pretrained weights loaded for model")
-
-    root = logging.getLogger()  # which open_clip writes to
-    root.addFilter(lets_pass)
-    try:
-        yield
-    finally:
-        root.removeFilter(lets_pass)
-
-
-def preprocess(
-    image: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: str = "center"
-) -> Tensor:
-    """IMAGE (B, H, W, C) in 0..1 -> (B, 3, size, size) normalised, as CLIP was trained.
-
-    crop: "center" scales the short side to `size` and cuts the middle out; "squash" scales both sides. Bicubic,
-    antialiased. Raises ValueError for another crop or what is no picture.
-    """
-    if crop not in CROPS:
-        raise ValueError(f"CLIP Image Encode: crop {crop!r} is unknown; choose one of {', '.join(CROPS)}")
-    try:
-        check_image(image)
-    except ValueError as error:
-        raise ValueError(f"CLIP Image Encode: {error}") from None
-    if 0 in image.shape:
-        raise ValueError(f"CLIP Image Encode: image is empty, shape {tuple(image.shape)}")
-    if crop == "center":  # a strip of 8000 x 1 would become one of 512,000 x 64 on the way
-        (top, height), (left, width) = (_middle(side, 4 * min(image.shape[1:3])) for side in image.shape[1:3])
-        image = image[:, top : top + height, left : left + width]
-    pixels = (image_to_model(image).clamp(-1.0, 1.0) + 1.0) * 0.5
-    if not pixels.isfinite().all():
-        raise ValueError("CLIP Image Encode: the image holds NaN; save it again or load another one")
-    height, width = pixels.shape[-2:]
-    if crop == "center":
-        short = min(height, width)
-        target = (int(size * height / short), int(size * width / short))  # rounded as torchvision does
-    else:
-        target = (size, size)
-    if target != (height, width):
-        pixels = F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
-    top, left = (round((side - size) / 2) for side in target)
-    pixels = pixels[..., top : top + size, left : left + size]
-    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
-
-
-def _middle(side: int, most: int) -> tuple[int, int]:
-    """(first, count) of at most `most` pixels in the middle of a side."""
-    count = min(side, most)
-    return (side - count) // 2, count
 
 
 def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype) -> nn.Module:
@@ -182,13 +39,14 @@ def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype) -> nn.Mo
 class Clip:
     """A CLIP handle. The network is built and its weights are read on first use, and placed as every stage's is.
 
-    weights: a state dict, or a function from the empty network to one; None fetches what `config.pretrained` names
-    through open_clip. manager: see `Placed`. pca: reads the basis of this CLIP's image embeddings (§4).
+    weights: a state dict, or a function from the empty network to one; None downloads what `config.pretrained` names
+    through open_clip. manager: see `Placed`. pca: reads the PCA basis of this CLIP's image embeddings (§4).
     dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
-    then be a function that takes `read_state`'s `part` and `without`.
-    captions_alone: whether captions are of use without being encoded, see `read_captions`.
-    read_text_half: gives a network that encodes captions as the whole one does, and is there sooner.
-    placed: places the network, or the image tower. text_placed: the same, or the text tower.
+    then be a function that takes `read_state`'s `part` and `without`. captions_alone: whether captions may be left
+    unencoded, see `read_captions`. read_text_half: reads a network that encodes captions as the whole one does and is
+    faster to read.
+
+    Attributes: `placed` holds the network, or the image tower alone; `text_placed` the same network, or the text tower.
     """
 
     def __init__(
@@ -216,14 +74,8 @@ class Clip:
         self._captions = place(read_text_half) if read_text_half else self.text_placed
         self.pca = pca
         self._weights = weights
-        self._byte_pairs = None
         self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
         self._new_words: NewWords | None = None
-
-    @classmethod
-    def from_config(cls, config: ClipConfig, weights: StateDict | ReadWeights | None = None, **options) -> Clip:
-        """A handle over given weights."""
-        return cls(config, weights, **options)
 
     @classmethod
     def open(cls, architecture: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> Clip:
@@ -296,13 +148,13 @@ class Clip:
     def _load_text_tower(self, dtype: torch.dtype) -> nn.Module:
         network = empty_network(self.config)
         state = self._weights(network, without="visual")
-        _keep_towers(network, ("text",))
+        keep_towers(network, ("text",))
         return _assigned(network, state, dtype)
 
     def _load_image_tower(self, dtype: torch.dtype) -> nn.Module:
         network = empty_network(self.config)
         state = {f"visual.{name}": value for name, value in self._weights(network, part="visual").items()}
-        _keep_towers(network, ("image",))
+        keep_towers(network, ("image",))
         network.logit_scale = None  # the text tower has it
         return _assigned(network, state, dtype)
 
@@ -318,7 +170,7 @@ class Clip:
         if self._tokenizer:
             ids, places = self._new_words.by_words(captions, self._tokenizer.end)
             return ids, ids != 0, places
-        ids, places = self._new_words.by_byte_pairs(captions, self._open_clip_tokenizer())
+        ids, places = self._new_words.by_byte_pairs(captions, self._byte_pairs())
         mask = torch.arange(ids.shape[1])[None, :] <= ids.argmax(dim=-1, keepdim=True)
         return torch.where(mask, ids, self.config.padding), mask, places
 
@@ -326,19 +178,16 @@ class Clip:
         if self._tokenizer:
             ids = torch.tensor([self._tokenizer.encode(caption) for caption in captions])
             return ids, ids != 0
-        tokenizer = self._open_clip_tokenizer()
+        tokenizer = self._byte_pairs()
         ids = tokenizer(captions, context_length=self.config.context_length).long()
         padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
         if padding is not None:  # a Hugging Face tokenizer, whose end token need not be the largest
             return ids, (ids != padding) | (torch.arange(ids.shape[1]) == 0)
-        return padded(ids, self.config.padding)
+        return byte_pairs.padded(ids, self.config.padding)
 
-    def _open_clip_tokenizer(self):
-        import open_clip
-
-        if self._byte_pairs is None:  # reading the merges takes a good part of a second
-            self._byte_pairs = open_clip.get_tokenizer(self.config.architecture or "ViT-L-14")
-        return self._byte_pairs
+    def _byte_pairs(self):
+        """open_clip's tokenizer of this architecture."""
+        return byte_pairs.tokenizer(self.config.architecture or byte_pairs.OPENAI)
 
     def read_captions(self, captions: list[str] | str) -> TextEncoding:
         """`encode_text`; of a CLIP that reads pictures alone, the captions themselves, for a decoder that encodes them.
@@ -355,15 +204,18 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
-        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower."""
+        """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower,
+        FloatingPointError for NaN."""
         captions = _check_captions(captions)
         self._require("text", "CLIP Text Encode", "text_encoder")
         ids, mask, places = self.tokenize_all(captions)
         new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
         tokens, embed = text_states(self._captions.on_device(), ids.to(self.device), new)
+        tokens, embed = tokens.float().cpu(), self._scale(embed).cpu()
+        self._check_finite("CLIP Text Encode", self.text_placed.dtype, tokens, embed)
         return TextEncoding(
-            tokens=tokens.float().cpu(),
-            embed=self._scale(embed).cpu(),
+            tokens=tokens,
+            embed=embed,
             mask=mask,
             ids=ids,
             clip_id=self.clip_id,
@@ -373,10 +225,13 @@ class Clip:
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
-        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash"."""
+        """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash". Raises ValueError as `preprocess`,
+        FloatingPointError for NaN."""
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
         pixels = pixels.to(self.device, self.placed.dtype)
-        return Embedding(self._scale(self.network.encode_image(pixels)).cpu(), self.clip_id, "image")
+        vector = self._scale(self.network.encode_image(pixels)).cpu()
+        self._check_finite("CLIP Image Encode", self.placed.dtype, vector)
+        return Embedding(vector, self.clip_id, "image")
 
     @torch.no_grad()
     def encode_null_image(self) -> Embedding:
@@ -426,6 +281,10 @@ class Clip:
                 + (", such as karlo-v1-alpha-image-variations" if tower == "image" else "")
             )
 
+    def _check_finite(self, who: str, dtype: torch.dtype, *found: Tensor) -> None:
+        if not all(each.isfinite().all() for each in found):
+            raise FloatingPointError(f"{who}: {self.clip_id} makes NaN or infinity {overflow_advice(dtype)}")
+
     def _scale(self, vector: Tensor) -> Tensor:
         return F.normalize(vector.float(), dim=-1) if self.config.normalised else vector.float()
 
@@ -438,15 +297,11 @@ class Clip:
         """The tokenizer by whole words that knows the new ones too."""
         return self._tokenizer if self._new_words is None else self._new_words.tokenizer
 
-    def vocabulary_summary(self) -> str:
-        """What a small vocabulary can talk about; "" for CLIPs that spell by sub-words."""
-        return self.config.knows
-
     def truncated(self, caption: str) -> str:
         """The end of `caption` that does not fit the context, "" if all of it does."""
         if self._tokenizer:
             return self._speller.dropped(caption)
-        tokenizer = self._open_clip_tokenizer()
+        tokenizer = self._byte_pairs()
         if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):
             return ""
         rest = tokenizer.encode(caption)[self.config.context_length - 2 :]
@@ -460,36 +315,3 @@ def _check_captions(captions: list[str] | str) -> list[str]:
     if not captions:
         raise ValueError("CLIP Text Encode: no caption given; pass at least one (an empty string is the null caption)")
     return captions
-
-
-def text_states(network: nn.Module, ids: Tensor, new: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """(tokens after the final LayerNorm (B, T, W), projected embedding (B, D)) of any open_clip text tower.
-
-    new: (places (B, T), rows (words, W)); where a place is not -1, that row is the token's embedding. Gradients reach
-    the rows. Raises ValueError for towers without a per-token final LayerNorm (Hugging Face text models).
-    """
-    tower = getattr(network, "text", network)
-    norm = getattr(tower, "ln_final", None)
-    if norm is None:
-        raise ValueError(
-            f"CLIP text tower {type(tower).__name__} has no final LayerNorm over tokens; use a ViT open_clip model"
-        )
-    caught: list[Tensor] = []
-    hooks = [norm.register_forward_hook(lambda module, inputs, output: caught.append(output))]
-    if new is not None:
-        places, rows = new
-
-        def replaced(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            return torch.where(places[..., None] >= 0, rows[places.clamp(min=0)].to(output.dtype), output)
-
-        hooks.append(tower.token_embedding.register_forward_hook(replaced))
-    try:
-        embed = network.encode_text(ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if caught[0].ndim != 3:
-        raise ValueError(
-            f"CLIP text tower {type(tower).__name__} normalises after pooling; it has no token states to give"
-        )
-    return caught[0], embed

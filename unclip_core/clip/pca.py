@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_whole
 from ..presets import explain_clip
 from ..types import Embedding, PCABasis, check_same_clip
 
@@ -58,7 +59,8 @@ def project(embed: Embedding, basis: PCABasis, counts: list[int], *, unit_norm: 
     check_counts(counts, basis.dim)
     vectors = embed.vector.float()
     rows = torch.stack([basis.reconstruct(vectors, count) for count in counts], dim=1).flatten(0, 1)
-    return replace(embed, vector=F.normalize(rows, dim=-1) if unit_norm else rows)
+    captions = tuple(caption for caption in embed.captions for _ in counts)
+    return replace(embed, vector=F.normalize(rows, dim=-1) if unit_norm else rows, captions=captions)
 
 
 def check_basis(basis: PCABasis, clip_id: str, dim: int) -> None:
@@ -77,7 +79,7 @@ def check_counts(counts: list[int], dim: int) -> None:
     if not counts:
         raise ValueError(f"{WHO}: component_counts is empty; give numbers from 1 to {dim}, such as 20, 30, 40, 80")
     for count in counts:
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= dim:
+        if not is_whole(count) or not 1 <= count <= dim:
             raise ValueError(
                 f"{WHO}: component_counts must be whole numbers from 1 to {dim} (this CLIP's dimensions), got {count!r}"
             )

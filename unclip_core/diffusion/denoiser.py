@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import is_number
 from .schedule import Step, interpolate_log_variance, to_x0_eps
 
 # network(x_t, step) -> raw output: eps, x_0 or v, with as many channels more when the variance is learned
@@ -126,7 +127,7 @@ def needs_pair(scale: float) -> bool:
 
 def check_guidance_scale(who: str, scale: float) -> float:
     """The scale as a float. Raises ValueError unless it is finite and not negative."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0.0:
+    if not is_number(scale) or scale < 0.0:
         raise ValueError(
             f"{who}: guidance_scale must be a number from 0 up (1 turns guidance off; -1 on a node leaves it to the "
             f"model), got {scale!r}"

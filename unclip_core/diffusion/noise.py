@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from ..checks import is_whole
+
 SEED_RANGE = 2**64
 
 
@@ -21,7 +23,7 @@ class ItemNoise:
     def __init__(
         self, seed: int, count: int, stage: str, candidate: int = 0, shared: bool = False, *, first: int = 0
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if not is_whole(seed):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
         if count < 1:
             raise ValueError(f"noise needs at least one item, got {count}")
@@ -46,13 +48,13 @@ class ItemNoise:
 def upload(values: Tensor, like: Tensor) -> Tensor:
     """`values`, from the CPU, on the device and in the dtype of `like`.
 
-    A GPU takes them from pinned memory in its own time, while the host goes on: a sampler draws a step's noise once the
-    step's network is under way, and nobody waits for either. Elsewhere the host waits for the copy.
+    A GPU copies them from pinned memory while the host goes on: a sampler draws a step's noise while the step's network
+    runs, and neither waits for the other. Elsewhere the host waits for the copy.
     """
     if like.device.type != "cuda":
         return values.to(like.device, like.dtype)
-    # Contiguous, because rows that share their numbers cannot be pinned; cast there, because a cast on the way here
-    # would make a copy that is not pinned. The memory is not used anew before it has been read.
+    # Contiguous, because expanded rows cannot be pinned; cast on the device, because a cast here would make a copy that
+    # is not pinned. PyTorch does not reuse the pinned memory before it has been read.
     return values.contiguous().pin_memory().to(like.device, non_blocking=True).to(like.dtype)
 
 

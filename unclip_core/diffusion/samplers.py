@@ -139,29 +139,26 @@ def unipc(
     Each x_t is predicted from the steps before, then corrected by what the network says there: no call more than DDIM.
     The first and the last step are of first order.
     """
-    x, before, order = x_T, [], 1  # before: (x, x_0, its step) of the last two steps; order: of the last prediction
+    x, before = x_T, []  # before: (x, x_0, its step) of the last two steps
     for index, step in enumerate(steps):
         x0 = denoise(x, step).x0
         if before:
-            x = _unipc_step(before, order, step.alpha, step.sigma, x0)
+            x = _unipc_step(before, step.alpha, step.sigma, x0)
             # The network is not asked again at the corrected x: x_0 stays that of the predicted one.
         before = [*before[-1:], (x, x0, step)]
-        order = len(before)
-        x = x0 if step.t_prev < 0 else _unipc_step(before, order, step.alpha_prev, step.sigma_prev, None)
+        x = x0 if step.t_prev < 0 else _unipc_step(before, step.alpha_prev, step.sigma_prev, None)
         yield StepState(index, len(steps), step.t, x, x0)
     return x
 
 
-def _unipc_step(
-    before: list[tuple[Tensor, Tensor, Step]], order: int, alpha: float, sigma: float, x0: Tensor | None
-) -> Tensor:
-    """x at noise level (alpha, sigma) from the steps before it, at most two; x0: what is predicted there already, which
-    makes a predictor the corrector."""
+def _unipc_step(before: list[tuple[Tensor, Tensor, Step]], alpha: float, sigma: float, x0: Tensor | None) -> Tensor:
+    """x at noise level (alpha, sigma) from the one or two steps before it, of as high an order. x0: None predicts x;
+    the x_0 that the network gave there corrects it."""
     x, last_x0, last = before[-1]
     h = math.log(alpha / last.alpha) - math.log(sigma / last.sigma)  # growth of the half log-SNR
     grown = math.expm1(-h)
     slopes, places = [], []
-    if order == 2:
+    if len(before) == 2:
         _, older_x0, older = before[0]
         place = (math.log(older.alpha / last.alpha) - math.log(older.sigma / last.sigma)) / h
         slopes.append((older_x0 - last_x0) / place)

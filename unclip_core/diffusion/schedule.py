@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import ScheduleConfig
 
 MIN_INVERTIBLE = 1e-4  # alpha-bar at which inversion ends
@@ -63,24 +64,13 @@ def with_noise_powers(steps: Steps, table: Tensor) -> Steps:
 
 
 class Schedule:
-    """The tables of a ScheduleConfig. They are float32, shape (T,), on `device` (CPU until `.to`).
+    """The tables of a ScheduleConfig: float32, shape (T,), on the CPU (see `to`).
 
     betas, alphas_cumprod, sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod: the forward process;
     posterior_variance, posterior_log_variance: of q(x_{t-1} | x_t, x_0), the log's entry 0 replaced by entry 1 because
-    the variance there is 0; log_betas: the upper end of the learned range.
+    the variance there is 0; posterior_x0_weight, posterior_xt_weight: its mean is their sum over x_0 and x_t;
+    log_betas: the upper end of the learned range.
     """
-
-    _TABLES = (
-        "betas",
-        "alphas_cumprod",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance",
-        "log_betas",
-        "posterior_x0_weight",
-        "posterior_xt_weight",
-    )
 
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
@@ -90,25 +80,22 @@ class Schedule:
         previous = torch.cat([torch.ones(1, dtype=torch.float64), cumprod[:-1]])
         posterior = betas * (1.0 - previous) / (1.0 - cumprod)
         self._cumprod64: list[float] = cumprod.tolist()
-        tables = {
-            "betas": betas,
-            "alphas_cumprod": cumprod,
-            "sqrt_alphas_cumprod": cumprod.sqrt(),
-            "sqrt_one_minus_alphas_cumprod": (1.0 - cumprod).sqrt(),
-            "posterior_variance": posterior,
-            "posterior_log_variance": torch.cat([posterior[1:2], posterior[1:]]).log(),
-            "log_betas": betas.log(),
-            "posterior_x0_weight": betas * previous.sqrt() / (1.0 - cumprod),
-            "posterior_xt_weight": (1.0 - previous) * (1.0 - betas).sqrt() / (1.0 - cumprod),
-        }
-        for name in self._TABLES:
-            setattr(self, name, tables[name].to(torch.float32))
+        self.betas = betas.float()
+        self.alphas_cumprod = cumprod.float()
+        self.sqrt_alphas_cumprod = cumprod.sqrt().float()
+        self.sqrt_one_minus_alphas_cumprod = (1.0 - cumprod).sqrt().float()
+        self.posterior_variance = posterior.float()
+        self.posterior_log_variance = torch.cat([posterior[1:2], posterior[1:]]).log().float()
+        self.log_betas = betas.log().float()
+        self.posterior_x0_weight = (betas * previous.sqrt() / (1.0 - cumprod)).float()
+        self.posterior_xt_weight = ((1.0 - previous) * (1.0 - betas).sqrt() / (1.0 - cumprod)).float()
 
     def to(self, device: torch.device | str) -> Schedule:
         """This schedule with its tables on `device`: where a training step's t lives."""
         moved = copy.copy(self)
-        for name in self._TABLES:
-            setattr(moved, name, getattr(self, name).to(device))
+        for name, table in vars(self).items():
+            if isinstance(table, Tensor):
+                setattr(moved, name, table.to(device))
         return moved
 
     # -- training: t is (B,) int64 in 0..T-1, x is (B, ...); results are float32 (float64 for float64 inputs) --
@@ -158,7 +145,7 @@ class Schedule:
         ends_early: without the step next to the picture (see `respaced_timesteps`), which "trailing" never has. Raises
         ValueError when steps is not an integer in 1..T.
         """
-        linspace = respaced_timesteps(self.timesteps, steps, ends_early=ends_early)
+        linspace = respaced_timesteps(self.timesteps, steps, ends_early=ends_early)  # which checks `steps`
         if self.config.spacing == "leading":
             left_out = int(ends_early and steps < self.timesteps)
             stride = self.timesteps // (steps + left_out)
@@ -240,7 +227,7 @@ def respaced_timesteps(timesteps: int, steps: int, *, ends_early: bool = False) 
     the noise level, and from the last but one timestep down to 0 that is as far as all steps before together: with 10
     steps the result would have a third too much contrast, and the step at 0 itself changes next to nothing.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
+    if not is_whole(steps) or not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be a whole number from 1 to {timesteps}, got {steps!r}")
     if steps == 1:
         return (timesteps - 1,)

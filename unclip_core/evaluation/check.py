@@ -22,6 +22,7 @@ from ..diffusion.schedule import Schedule
 from ..runtime.placement import Placed
 from ..stack import Stack
 from ..stages import finish
+from ..texts import first_few
 from ..types import Embedding, TextEncoding
 from . import check_behaviour as behaviour
 from . import check_weights as weights
@@ -319,7 +320,7 @@ class _Check:
 
         def trial(rows: int) -> behaviour.DecoderTrial:
             rows = min(rows, 6)
-            shown, text = self._shown(), self._told(rows)
+            shown, text = self._shown(), self._captions_as_read(rows)
             embed = Embedding(shown.vector[:rows], shown.clip_id, shown.modality)
             return behaviour.DecoderTrial(decoder.config, self._grid(rows), embed, text, decoder.network.device)
 
@@ -336,7 +337,7 @@ class _Check:
         ids, mask = (each.to(own.network.device) for each in own.spell(self.drawings.captions[:rows]))
         return lambda network: [each for each in own.run(network, ids, mask) if each.numel()]
 
-    def _told(self, rows: int) -> TextEncoding | None:
+    def _captions_as_read(self, rows: int) -> TextEncoding | None:
         """The captions as the decoder reads them, None if it reads none."""
         decoder = self.stack.decoder
         if decoder.own_text is not None:
@@ -392,11 +393,11 @@ class _Check:
             return
         embed = self._imagined if self._imagined is not None else self._shown()
         embed = Embedding(embed.vector[:1], embed.clip_id)
-        image = self._paint(embed, self._told(1))
+        image = self._paint(embed, self._captions_as_read(1))
         for stage in _upsamplers(self.stack.entry.stages)[:1]:
             image = getattr(self.stack, stage).sample(image, seed=0)
         self.on_picture(image)
-        found = behaviour.look_at(image)
+        found = behaviour.appearance_of(image)
         advice = "the picture is noise, empty or burnt out: look at it with `unclip check NAME -o picture.png`"
         yield _in_range("picture", "spread of its values", found.spread, (0.03, 0.5), "", advice)
         yield _in_range("picture", "smoothness", found.smoothness, (0.5, 1.0), "(0: noise)", advice)
@@ -441,13 +442,13 @@ def _tensors(network: _Network, module: nn.Module) -> Iterator[Finding]:
     if infinite := weights.find_infinite(module):
         report = "the file is damaged: download it again, `unclip models --verify NAME` says more"
         name = f"{network.name}: finite"
-        yield Finding(network.stage, name, FAILED, f"NaN in {weights.listed(infinite)}", "finite numbers", report)
+        yield Finding(network.stage, name, FAILED, f"NaN in {first_few(infinite)}", "finite numbers", report)
     untrained = weights.find_untrained_norms(module)
     yield Finding(
         network.stage,
         f"{network.name}: norms",
         FAILED if untrained else OK,
-        f"never trained: {weights.listed(untrained)}" if untrained else "all trained",
+        f"never trained: {first_few(untrained)}" if untrained else "all trained",
         "none that is exactly 1 and 0",
         "the norm was missing where these files were made and took its initial value: convert or download them again",
     )
@@ -455,7 +456,7 @@ def _tensors(network: _Network, module: nn.Module) -> Iterator[Finding]:
         low, high = weights.RANGES[group.kind]
         found = f"{group.low:.3g} to {group.high:.3g}, median {group.median:.3g} ({group.tensors} tensors)"
         if group.odd:
-            found = f"{weights.listed(f'{name} {value:.3g}' for name, value in group.odd)} of {group.tensors} tensors"
+            found = f"{first_few(f'{name} {value:.3g}' for name, value in group.odd)} of {group.tensors} tensors"
         yield Finding(
             network.stage,
             f"{network.name}: {group.kind}",
@@ -475,7 +476,7 @@ def _orientation(network: _Network, module: nn.Module, numbers: int) -> Iterator
     below = sum(score < 0.0 for score in scores.values())
     found = f"all {len(scores)}; median {statistics.median(scores.values()):.2f}, {below} below 0"
     if turned:
-        found = weights.listed(f"{name} {scores[name]:.2f}" for name in turned)
+        found = first_few(f"{name} {scores[name]:.2f}" for name in turned)
     yield Finding(
         network.stage,
         f"{network.name}: matrices the right way round",

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import preprocess, text_states
-from ..config import DecoderConfig
+from ..clip.networks import text_states
+from ..clip.preprocessing import preprocess
+from ..config import DecoderConfig, ScheduleConfig, UpsamplerConfig
 from ..diffusion.schedule import Schedule
-from ..models.decoder import DecoderNetwork, inpaint_input
+from ..models.decoder import Conditioning, DecoderNetwork, inpaint_input
 from ..models.prior import PriorNetwork
 from ..models.upsampler import UpsamplerNetwork
 from ..stack import Stack
@@ -61,9 +62,9 @@ class Drawings:
         return pictures if side == SIDE else F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
 
 
-def noise_of(shape: Sequence[int], seed: int = 0) -> Tensor:
+def noise_of(shape: Sequence[int]) -> Tensor:
     """Standard normal numbers that are the same at every check."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
 
 
 def level_at(schedule: Schedule, signal: float) -> int:
@@ -84,10 +85,10 @@ class Matching:
     other: float
 
 
-def match(first: Tensor, second: Tensor, own: Sequence[int] | None = None) -> Matching:
-    """(N, D) with (M, D): the partner of row i is row own[i], without `own` row i."""
+def match(first: Tensor, second: Tensor) -> Matching:
+    """(N, D) with (M, D), M >= N: the partner of row i is row i."""
     cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
-    partners = torch.arange(len(first)) if own is None else torch.tensor(own)
+    partners = torch.arange(len(first))
     is_own = F.one_hot(partners, len(second)).bool()
     right = (cosines.argmax(1) == partners).float().mean()
     return Matching(float(right), float(cosines[is_own].mean()), float(cosines[~is_own].mean()))
@@ -156,28 +157,48 @@ class Denoising:
     other: float
 
 
-class DecoderTrial:
-    """A decoder on a few drawings x_0, told what is on them.
-
-    x_0: (B, C, h, w) on its grid. embed, text: of the drawings; without an image tower, of their captions. text is
-    None for a decoder that reads none.
-    """
+class _Trial:
+    """A network on a few drawings x_0, (B, C, h, w) on its grid, at two noise levels, always with the same noise."""
 
     SIGNALS = (0.5, 0.05)
 
-    def __init__(self, config: DecoderConfig, x_0: Tensor, embed: Embedding, text: TextEncoding | None, device) -> None:
-        self.config, self.device = config, torch.device(device)
-        self.x_0, self.vector = x_0.to(device), embed.vector.to(device)
-        self.text = text
-        self.schedule = Schedule(config.schedule)
-        self.noise = noise_of(x_0.shape).to(device)
+    def __init__(self, schedule: ScheduleConfig, x_0: Tensor, device: torch.device) -> None:
+        self.schedule, self.device = Schedule(schedule), device
+        self.x_0, self.noise = x_0.to(device), noise_of(x_0.shape).to(device)
+
+    def noised(self, signal: float) -> tuple[Tensor, Tensor]:
+        """(x_t, t) of the drawings at a noise level."""
+        t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.device)
+        return self.schedule.add_noise(self.x_0, t, self.noise), t
+
+    def error(self, output: Tensor, signal: float) -> float:
+        """Mean square error of the x_0 that a raw output stands for, by the variance of x_0."""
+        predicted, _ = self.schedule.to_x0_eps(output[:, : self.x_0.shape[1]].float(), *self.noised(signal))
+        return float((predicted - self.x_0).square().mean() / self.x_0.var())
+
+
+class DecoderTrial(_Trial):
+    """A decoder on a few drawings, told what is on them.
+
+    embed, text: of the drawings; without an image tower, of their captions. text is None for a decoder that reads none.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        x_0: Tensor,
+        embed: Embedding,
+        text: TextEncoding | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(config.schedule, x_0, device)
+        self.config, self.vector, self.text = config, embed.vector.to(device), text
 
     def predict(self, network: DecoderNetwork, signal: float, order: Tensor | None = None) -> Tensor:
         """The raw output at the noise level; order: whose embedding each row is given, beside its own caption."""
-        t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.device)
-        return network(self.schedule.add_noise(self.x_0, t, self.noise), t, self._condition(network, order))
+        return network(*self.noised(signal), self._condition(network, order))
 
-    def _condition(self, network: DecoderNetwork, order: Tensor | None):
+    def _condition(self, network: DecoderNetwork, order: Tensor | None) -> Conditioning:
         rows = torch.arange(len(self.x_0)) if order is None else order
         given = {}
         if (text := self.text) is not None:
@@ -205,53 +226,33 @@ class DecoderTrial:
         half, little = self.SIGNALS
         others = torch.arange(len(self.x_0)).roll(1)
         clear, own, other = (
-            self._error(self.predict(network, signal, order), signal)
+            self.error(self.predict(network, signal, order), signal)
             for signal, order in ((half, None), (little, None), (little, others))
         )
         return Denoising(1.0 - clear, own, other)
 
-    def _error(self, output: Tensor, signal: float) -> float:
-        """Mean square error of x_0 by the variance of x_0."""
-        t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.device)
-        x_t = self.schedule.add_noise(self.x_0, t, self.noise)
-        predicted, _ = self.schedule.to_x0_eps(output[:, : self.x_0.shape[1]].float(), x_t, t)
-        return float((predicted - self.x_0).square().mean() / self.x_0.var())
 
-
-class UpsamplerTrial:
+class UpsamplerTrial(_Trial):
     """An upsampler on a few drawings, or cut-outs of them, enlarged four times."""
 
-    SIGNALS = (0.5, 0.05)
-
-    def __init__(self, config, x_0: Tensor, device) -> None:
+    def __init__(self, config: UpsamplerConfig, x_0: Tensor, device: torch.device) -> None:
+        super().__init__(config.schedule, x_0, device)
         small = F.interpolate(x_0, scale_factor=config.low_size / config.high_size, mode="bilinear", antialias=True)
-        self.x_0 = x_0.to(device)
         self.low = F.interpolate(small, x_0.shape[-2:], mode="bicubic").to(device)
-        self.schedule = Schedule(config.schedule)
-        self.noise = noise_of(x_0.shape).to(device)
-
-    def predict(self, network: UpsamplerNetwork, signal: float, low: Tensor) -> Tensor:
-        """The raw output at the noise level, from `low`."""
-        t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.x_0.device)
-        return network(self.schedule.add_noise(self.x_0, t, self.noise), t, low)
 
     def run(self, network: UpsamplerNetwork) -> list[Tensor]:
         """Its outputs at both levels."""
-        return [self.predict(network, signal, self.low) for signal in self.SIGNALS]
+        return [network(*self.noised(signal), self.low) for signal in self.SIGNALS]
 
     @torch.no_grad()
     def measure(self, network: UpsamplerNetwork) -> Denoising:
         """See `Denoising`: what it is told is the small picture."""
         half, little = self.SIGNALS
-        other = self.low.roll(1, dims=0)
-        errors = []
-        for signal, low in ((half, self.low), (little, self.low), (little, other)):
-            t = torch.full((len(self.x_0),), level_at(self.schedule, signal), device=self.x_0.device)
-            x_t = self.schedule.add_noise(self.x_0, t, self.noise)
-            output = self.predict(network, signal, low)[:, : self.x_0.shape[1]].float()
-            predicted, _ = self.schedule.to_x0_eps(output, x_t, t)
-            errors.append(float((predicted - self.x_0).square().mean() / self.x_0.var()))
-        return Denoising(1.0 - errors[0], *errors[1:])
+        clear, own, other = (
+            self.error(network(*self.noised(signal), low), signal)
+            for signal, low in ((half, self.low), (little, self.low), (little, self.low.roll(1, dims=0)))
+        )
+        return Denoising(1.0 - clear, own, other)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def standardise(vectors: Tensor, mean: Tensor, std: Tensor) -> Standardised:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What a picture looks like to arithmetic: spread of its values (0..1), correlation of neighbours (1: smooth, 0:
     noise), share of values that are exactly black or white."""
 
@@ -286,14 +287,14 @@ class Look:
     clipped: float
 
 
-def look_at(image: Tensor) -> Look:
+def appearance_of(image: Tensor) -> Appearance:
     """IMAGE (B, H, W, 3); the worst of the batch in each respect."""
     spread = float(image.flatten(1).std(1).min())
     centred = image - image.mean((1, 2), keepdim=True)
     pairs = (centred[:, :, 1:] * centred[:, :, :-1]).flatten(1).sum(1)
     smooth = pairs / centred[:, :, 1:].square().flatten(1).sum(1).clamp(min=1e-9)
     clipped = ((image <= 0.0) | (image >= 1.0)).float().flatten(1).mean(1)
-    return Look(spread, float(smooth.min()), float(clipped.max()))
+    return Appearance(spread, float(smooth.min()), float(clipped.max()))
 
 
 def signal_to_noise(image: Tensor, other: Tensor) -> float:

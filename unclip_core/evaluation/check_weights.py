@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -210,10 +210,3 @@ def _add(energies: list[float], weight: Tensor, gradient: Tensor) -> None:
     products = gradient @ weight.mT, gradient @ weight, gradient.mT @ weight, gradient.mT @ weight.mT
     for index, product in enumerate(products):
         energies[index] += float(product.square().sum())
-
-
-def listed(names: Iterable[str], most: int = 4) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

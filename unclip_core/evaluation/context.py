@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoints.catalog import ANALYTIC, PCA, StackEntry, find_table
 from ..checkpoints.loading import load_network
 from ..clip.model import Clip
+from ..config import from_plain
 from ..stack import Stack
 from ..stages import ARPrior, Decoder, Prior, finish
 from ..storybook.shards import make_scenes
@@ -268,7 +269,7 @@ class Context:
                 return {"fits": written([asdict(fit) for fit in fits(part)])}
 
             kept = self.store.tensors("fitted", digest(part, FITTER), make)["fits"]
-            found += [Fit.from_json(fit) for fit in read(kept)]
+            found += [from_plain(Fit, fit, "fit") for fit in read(kept)]
             self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
         return found
 
@@ -281,7 +282,7 @@ class Context:
         found = []
         for start in range(0, len(pictures), CHUNK):
             rows = slice(start, start + CHUNK)
-            shown, part = pictures[rows], replace(embed, vector=embed.vector[rows])
+            shown, part = pictures[rows], embed.take(rows)
 
             def make(shown: Tensor = shown, part: Embedding = part, start: int = start) -> dict[str, Tensor]:
                 steps = self.decoder.invert_steps(shown, part, **options)
@@ -315,7 +316,7 @@ class Context:
         for start in range(0, batch, CHUNK):
             rows = slice(start, start + CHUNK)
             given = {
-                "embed": embed and replace(embed, vector=embed.vector[rows]),
+                "embed": embed and embed.take(rows),
                 "text": text and text.take(rows),
                 "noise": noise and (noise.take(rows) if len(noise) > 1 else noise),
                 "seed": seed + start,

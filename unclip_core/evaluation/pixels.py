@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..training.losses import beyond_nearby, range_nearby
 
 NEAR, FAR = 2, 6  # of the frequencies that a lattice's are compared with, in steps of the spectrum
 EDGE = 0.2  # contrast (0..1) within a window, from which it has an edge
@@ -39,9 +40,7 @@ def overshoot(made: Tensor, true: Tensor, factor: int) -> list[float]:
     """How far IMAGE (B, S, S, C) goes beyond every colour that the true picture has near by, in levels of 255: the mean
     over channels and pixels near edges, a number a picture. factor: of the enlargement, a low pixel's width."""
     out, truth = made.movedim(-1, 1), true.movedim(-1, 1)
-    reach = 2 * factor + 1
-    high = F.max_pool2d(truth, reach, 1, factor)
-    low = -F.max_pool2d(-truth, reach, 1, factor)
+    low, high = range_nearby(truth, factor)
     edges = ((high - low).amax(1, keepdim=True) > EDGE).float()
-    beyond = ((out - high).clamp(min=0) + (low - out).clamp(min=0)).mean(1, keepdim=True)
+    beyond = beyond_nearby(out, truth, factor).mean(1, keepdim=True)
     return (255 * (beyond * edges).sum((1, 2, 3)) / edges.sum((1, 2, 3)).clamp(min=1)).tolist()

@@ -21,12 +21,12 @@ from ..stages import Prior
 from ..storybook.captions import caption, matches
 from ..storybook.facts import facts
 from ..storybook.scenes import COLOURS, OBJECTS, SWAPS, WORDS, Scene, misspelt, sample_scene, swapped
-from ..storybook.shards import draw_many, make_scenes
-from ..training.data import to_model
-from ..types import model_to_image
+from ..storybook.shards import make_scenes
 from .statistics import proportion
+from .storybook import real_pictures
 
 PROBE_SEED = 3030  # of every scene here; training uses other seeds
+PENALTY = 1e-4  # on the squares of a probe's weights
 RETRIEVED = 256  # pictures that a caption is to find its own among
 HEADS = {
     "kind": len(OBJECTS),
@@ -72,8 +72,8 @@ class Probe:
         return {**found, "bound": right.all(1).float().mean().item()}
 
 
-def fit_probe(z: Tensor, scenes: Sequence[Scene], penalty: float = 1e-4) -> Probe:
-    """Logistic regressions of every head on embeddings (N, D); penalty: on the weights' squares."""
+def fit_probe(z: Tensor, scenes: Sequence[Scene]) -> Probe:
+    """Logistic regressions of every head on embeddings (N, D)."""
     classes = torch.tensor([pair_classes(scene) for scene in scenes])
     mean, std = z.mean(0), z.std(0).clamp(min=1e-6)
     x = (z - mean) / std
@@ -85,7 +85,7 @@ def fit_probe(z: Tensor, scenes: Sequence[Scene], penalty: float = 1e-4) -> Prob
         optimiser.zero_grad()
         parts = (x @ weight + bias).split(list(HEADS.values()), dim=1)
         total = sum(F.cross_entropy(part, classes[:, head]) for head, part in enumerate(parts))
-        total = total + penalty * weight.square().sum()
+        total = total + PENALTY * weight.square().sum()
         total.backward()
         return total
 
@@ -93,20 +93,17 @@ def fit_probe(z: Tensor, scenes: Sequence[Scene], penalty: float = 1e-4) -> Prob
     return Probe(mean, std, weight.detach(), bias.detach())
 
 
-def renders(scenes: list[Scene]) -> Tensor:
-    """IMAGE (N, 64, 64, 3) of the scenes."""
-    return model_to_image(to_model(draw_many(scenes)))
-
-
-def embed(clip: Clip, scenes: list[Scene], batch: int = 256) -> Tensor:
+def embed(clip: Clip, scenes: list[Scene]) -> Tensor:
     """(N, D) native image embeddings of the scenes' renders."""
-    parts = (scenes[start : start + batch] for start in range(0, len(scenes), batch))
-    return torch.cat([clip.encode_image(renders(part)).vector for part in parts])
+    parts = (scenes[start : start + 256] for start in range(0, len(scenes), 256))
+    return torch.cat([clip.encode_image(real_pictures(part)).vector for part in parts])
 
 
-def full_captions(scenes: list[Scene], language: str | None = "en", seed: int = PROBE_SEED) -> list[str]:
-    """A caption with everything said, for each scene; the same words for the same seed."""
-    return [caption(scene, random.Random(f"{seed}/{row}"), language, full=True)[0] for row, scene in enumerate(scenes)]
+def full_captions(scenes: list[Scene], language: str | None = "en") -> list[str]:
+    """A caption with everything said, for each scene; the same words every time."""
+    return [
+        caption(scene, random.Random(f"{PROBE_SEED}/{row}"), language, full=True)[0] for row, scene in enumerate(scenes)
+    ]
 
 
 def two_way(clip: Clip, scenes: list[Scene], others: list[Scene], language: str | None = "en") -> float:
@@ -145,15 +142,15 @@ def exchanged_words(count: int, spelt: bool) -> tuple[list[Scene], list[Scene]]:
     return scenes, [dataclasses.replace(scene, word=word) for scene, word in zip(scenes, others, strict=True)]
 
 
-def retrieval(clip: Clip, kind: str, count: int = RETRIEVED, language: str | None = None) -> float:
-    """Share of captions whose nearest of `count` held-out pictures of a kind has every attribute that is stated."""
-    scenes = make_scenes(count, PROBE_SEED + 1, "heldout", kind)
+def retrieval(clip: Clip, kind: str, language: str | None = None) -> float:
+    """Share of captions whose nearest of RETRIEVED held-out pictures of a kind has every attribute that is stated."""
+    scenes = make_scenes(RETRIEVED, PROBE_SEED + 1, "heldout", kind)
     rng = random.Random(PROBE_SEED)
     captions, stated = zip(*(caption(scene, rng, language) for scene in scenes), strict=True)
     image = F.normalize(embed(clip, scenes), dim=-1)
     text = F.normalize(clip.encode_text(list(captions)).embed, dim=-1)
     nearest = (text @ image.T).argmax(1).tolist()
-    return sum(matches(said, scenes[pick]) for said, pick in zip(stated, nearest, strict=True)) / count
+    return sum(matches(said, scenes[pick]) for said, pick in zip(stated, nearest, strict=True)) / RETRIEVED
 
 
 def gates(

@@ -27,7 +27,7 @@ from ..storybook.shards import make_scenes
 from ..training.passing import pass_through
 from . import probes
 from .context import Context
-from .judge import HEADS, verdicts
+from .experiments.common import right, truth
 from .pixels import lattice_energies, overshoot
 from .reader import readings
 from .results import Check, digest
@@ -106,20 +106,15 @@ class Side:
         """IMAGE (N, 64, 64, 3) of the split's captions of a kind, caption i with seed + i."""
         scenes = self.plan.scenes(kind, count)
         captions = captions_of(scenes, language)
-        parts = []
-        for start in range(0, len(captions), CHUNK):
-            part = captions[start : start + CHUNK]
-
-            def make(part: list[str] = part, start: int = start) -> dict[str, Tensor]:
-                seed = self.plan.seed + start
-                embed, text = self.context.imagine(part, seed=seed, **self.settings.prior)
-                made = self.context.decode(embed, text, seed=seed, what=f"{kind}, {language}", **self.settings.decoder)
-                return {"pictures": (made * 255).round().to(torch.uint8)}
-
-            key = digest(self.context.weights, asdict(self.settings), part, self.plan.seed + start)
-            parts.append(self.context.store.tensors(f"{kind}-{language}", key, make)["pictures"])
+        made = []
+        for start in range(0, len(captions), CHUNK):  # kept by the context, whatever enlarges them
+            part, seed = captions[start : start + CHUNK], self.plan.seed + start
+            embed, text = self.context.imagine(part, seed=seed, **self.settings.prior)
+            made.append(
+                self.context.decode(embed, text, seed=seed, what=f"{kind}, {language}", **self.settings.decoder)
+            )
             self.context.tick(f"{kind}, {language}", start + len(part), len(captions))
-        return torch.cat(parts).float() / 255
+        return (torch.cat(made) * 255).round() / 255
 
     def enlarged(self, pictures: Tensor, size: int, seed: int) -> Tensor:
         """By the stack's upsampler of that size."""
@@ -194,15 +189,15 @@ def shrunk(picture: Tensor, size: int) -> Tensor:
 def one_object(new: Side, old: Side | None) -> list[Row]:
     """All three attributes of one object, by the judge and by the fitter; against the stack before."""
     scenes = new.plan.scenes("one")
-    rows, ceilings = [], _judged(new, real_pictures(scenes), scenes)
-    seen = _judged(new, new.samples("one"), scenes)
+    rows, ceilings = [], right(new.context.judge, real_pictures(scenes), scenes)
+    seen = right(new.context.judge, new.samples("one"), scenes)
     for head, target in ATTRIBUTES.items():
         name = "one object, all three" if head == "all" else f"one object, {head}"
         rows.append(aimed(name, share(seen[head]), target, beside=_renders(ceilings[head])))
     hits, best = (_fitted(new, made, scenes) for made in (new.samples("one"), real_pictures(scenes)))
     rows.append(Row("one object, all three, by the fitter", share(hits), beside=_renders(best)))
     if old is not None:
-        before = _judged(new, old.samples("one"), scenes)["all"]  # one judge for both
+        before = right(new.context.judge, old.samples("one"), scenes)["all"]  # one judge for both
         difference = paired_difference(seen["all"], before)
         beside = f"before: {share(before).shown('%')}"
         rows.append(
@@ -214,7 +209,9 @@ def one_object(new: Side, old: Side | None) -> list[Row]:
 def chinese(new: Side, old: Side | None) -> list[Row]:
     """The same scenes by Chinese captions, seeds alike."""
     scenes = new.plan.scenes("one")
-    english, other = (_judged(new, new.samples("one", language), scenes)["all"] for language in ("en", "zh"))
+    english, other = (
+        right(new.context.judge, new.samples("one", language), scenes)["all"] for language in ("en", "zh")
+    )
     beside = f"Chinese: {share(other).shown('%')}, English: {share(english).shown('%')}"
     return [
         aimed("one object by Chinese captions, less English", paired_difference(other, english), CHINESE, beside=beside)
@@ -332,24 +329,8 @@ PARTS: dict[str, Callable[[Side, Side | None], list[Row]]] = {
 }
 
 
-def _judged(side: Side, pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, list[bool]]:
-    """Per attribute, and "all" three: which pictures show what their scenes have."""
-    found: dict[str, list[bool]] = {head: [] for head in (*HEADS, "all")}
-    seen = [said for part in pictures.split(256) for said in verdicts(side.context.judge, part)]
-    for said, scene in zip(seen, scenes, strict=True):
-        hits = {head: said[head] == value for head, value in _truth(scene).items()}
-        for head, hit in {**hits, "all": all(hits.values())}.items():
-            found[head].append(hit)
-    return found
-
-
-def _truth(scene: Scene) -> dict[str, str]:
-    thing = scene.things[0]
-    return {"object": thing.kind, "colour": thing.colour, "background": scene.background}
-
-
 def _fitted(side: Side, pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:
-    return [said == _truth(scene) for said, scene in zip(side.context.fitted(pictures), scenes, strict=True)]
+    return [said == truth(scene) for said, scene in zip(side.context.fitted(pictures), scenes, strict=True)]
 
 
 def _pairs_judged(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[bool]:
@@ -357,9 +338,7 @@ def _pairs_judged(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[boo
 
 
 def _pairs_fitted(side: Side, pictures: Tensor, scenes: list[Scene]) -> list[bool]:
-    told = [tuple({"object": t.kind, "colour": t.colour} for t in scene.things) for scene in scenes]
-    found = side.context.fits(pictures)
-    return [fit.placed(scene.relation) == said for fit, scene, said in zip(found, scenes, told, strict=True)]
+    return [fit.binds(scene) for fit, scene in zip(side.context.fits(pictures), scenes, strict=True)]
 
 
 def _read(side: Side, pictures: Tensor, scenes: Sequence[Scene]) -> list[bool]:

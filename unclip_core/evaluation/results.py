@@ -162,7 +162,8 @@ class Store:
 
 
 def digest(*parts: object) -> str:
-    """A short key of anything that JSON, or str, can spell; of tensors, by their values; of dataclasses, by fields."""
+    """A short key of anything that JSON, or str, can spell; of tensors, by their values; of dataclasses, by the
+    fields that are compared."""
     text = json.dumps(parts, sort_keys=True, default=_spelled)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -172,7 +173,8 @@ def _spelled(part: object) -> object:
         raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return [str(part.dtype), list(part.shape), hashlib.sha256(raw).hexdigest()]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        return [type(part).__name__, {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}]
+        compared = [field.name for field in dataclasses.fields(part) if field.compare]
+        return [type(part).__name__, {name: getattr(part, name) for name in compared}]
     return str(part)
 
 

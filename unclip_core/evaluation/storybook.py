@@ -1,4 +1,4 @@
-"""Scores of the embedded stack on held-out scenes: what the judge sees in its samples, upsampler PSNR, retrieval."""
+"""Scores of pictures of held-out scenes: what the judge sees in pairs, PSNR; and what they are compared with."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..pictures.resizing import resize_bicubic
-from ..stages import Upsampler
 from ..storybook.captions import caption
-from ..storybook.draw import render
 from ..storybook.scenes import Scene
-from ..storybook.shards import draw_many, make_scenes
-from ..training.data import Tick, to_model
+from ..storybook.shards import draw_many
+from ..training.data import to_model
 from ..types import model_to_image
 from .judge import Judge, two_halves, verdicts
-from .statistics import mean
 
 SCENE_SEED = 2024  # of the held-out scenes; training uses other seeds and no held-out triple
 
@@ -70,19 +66,3 @@ def psnr(a: Tensor, b: Tensor) -> float:
 def bicubic(pictures: Tensor, size: int) -> Tensor:
     """IMAGE enlarged to `size` px by bicubic interpolation."""
     return resize_bicubic(pictures.movedim(-1, 1), size).clamp(0, 1).movedim(1, -1)
-
-
-def upsampler_scores(upsampler: Upsampler, count: int, tick: Tick) -> dict[str, float]:
-    """PSNR of the upsampler and of bicubic enlargement on held-out renders, in dB: means; "gain", the mean of each
-    render's own difference, with its 95 % interval "gain_low" to "gain_high"."""
-    size, low_size = upsampler.config.high_size, upsampler.config.low_size
-    ours, plain = [], []
-    for index, scene in enumerate(make_scenes(count, SCENE_SEED, "heldout")):
-        high = model_to_image(to_model(render(scene, size, oversample=2)[None]))
-        low = F.avg_pool2d(high.movedim(-1, 1), size // low_size).movedim(1, -1)
-        ours.append(psnr(upsampler.sample(low, seed=index), high))
-        plain.append(psnr(bicubic(low, size), high))
-        tick(f"upsample {size}", index + 1, count)
-    gain = mean([mine - theirs for mine, theirs in zip(ours, plain, strict=True)], signed=True)
-    means = {"ours": sum(ours) / count, "bicubic": sum(plain) / count, "renders": count}
-    return {**means, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}

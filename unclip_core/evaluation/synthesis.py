@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,13 +124,10 @@ class Fit:
         one, two = ({"object": found.thing.kind, "colour": found.colour} for found in ordered)
         return one, two
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Fit:
-        """The inverse of `dataclasses.asdict`."""
-        things = tuple(
-            Found(**{**found, "thing": Thing(**found["thing"]), "rgb": tuple(found["rgb"])}) for found in data["things"]
-        )
-        return cls(things, data["background"], data["residual"])
+    def binds(self, scene: Scene) -> bool:
+        """Whether both of a scene's objects are there, in their colours and places."""
+        told = tuple({"object": thing.kind, "colour": thing.colour} for thing in scene.things)
+        return self.placed(scene.relation) == told
 
 
 @torch.no_grad()

@@ -7,16 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ARPriorConfig
+from .layers import ExactBuffers
 
 
-class Quantiser(nn.Module):
+class Quantiser(ExactBuffers):
     """Image embeddings <-> codes, and z_i . z_t <-> its bucket. Basis and ranges travel in the prior's own file.
 
     mean (D,), basis (K, D) orthonormal rows; reach (K,): the buckets of a component are equal parts of -reach..reach;
     dot_middle, dot_reach (): those of a dot product, of dot_middle -+ dot_reach.
     """
 
-    keeps_dtype = True  # tells readers of files what `_apply` tells torch
+    keeps_dtype = True  # tells readers of files what ExactBuffers tells torch: bfloat16 is coarser than a bucket
 
     def __init__(self, config: ARPriorConfig) -> None:
         super().__init__()
@@ -26,14 +27,6 @@ class Quantiser(nn.Module):
         self.register_buffer("dot_middle", torch.zeros(()))
         self.register_buffer("dot_reach", torch.ones(()))
         self.buckets = config.buckets
-
-    def _apply(self, fn, *args, **kwargs):
-        """Moves and casts, but everything here stays float32: bfloat16 is coarser than a bucket."""
-        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if not buffer.is_meta}
-        super()._apply(fn, *args, **kwargs)
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
 
     def edges(self, components: slice = slice(None)) -> Tensor:
         """The buckets' edges (n, buckets + 1) of these components, ascending."""

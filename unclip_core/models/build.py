@@ -8,19 +8,22 @@ from torch import nn
 
 from ..config import DecoderConfig
 from .ar_prior import ARPriorNetwork
-from .decoder import DecoderNetwork, stored_decoder
+from .decoder import DecoderNetwork, LatentDecoder
 from .prior import PriorNetwork
 from .stable_decoder import StableDecoder, StableDecoderNetwork
 from .upsampler import stored_upsampler
 
 
-def _decoder(config: DecoderConfig) -> nn.Module:
-    return StableDecoder(config) if config.text == "own_clip" else stored_decoder(config)
+def stored_decoder(config: DecoderConfig) -> DecoderNetwork | LatentDecoder | StableDecoder:
+    """What a decoder's file holds, with fresh weights: what paints, with the autoencoder and text encoder it has."""
+    if config.text == "own_clip":
+        return StableDecoder(config)
+    return DecoderNetwork(config) if config.autoencoder is None else LatentDecoder(config)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "prior": PriorNetwork,
-    "decoder": _decoder,
+    "decoder": stored_decoder,
     "upsampler_256": stored_upsampler,
     "upsampler_1024": stored_upsampler,
     "ar_prior": ARPriorNetwork,

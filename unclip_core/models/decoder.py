@@ -27,8 +27,8 @@ class Conditioning:
     """What every step of one sampling call shares, computed once.
 
     addition: (B, time_width), added to the time embedding. context: keys and values (B, heads, L, c) of the tokens for
-    every attention. mask: (B, L) bool, the tokens to attend to; None for all. extra: (B, C, H, W), the channels behind
-    x_t's of a decoder that has some (`DecoderConfig.extra_input`).
+    every attention. mask: (B, L) bool, the tokens to attend to; None for all. extra: (B, C, H, W), the input channels
+    after x_t's of a decoder that has some (`DecoderConfig.extra_input`).
     """
 
     addition: Tensor
@@ -49,14 +49,42 @@ class Conditioning:
         )
 
 
-class DecoderNetwork(nn.Module):
-    """`condition` once, then `forward` per step."""
+class ConditionedUNet(nn.Module):
+    """A decoder's network: `condition`, which subclasses define, once for all steps, then `forward` at each."""
 
     per_step = "forward"
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.unet = UNet(config.unet)
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
+        return self.unet.time_features(t)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        time: Tensor | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows).
+        deep: see `UNet.forward`."""
+        if time is None:
+            time = self.time_features(t)
+        if conditioning.extra is not None:
+            x_t = torch.cat([x_t, conditioning.extra.to(x_t.dtype)], dim=1)
+        return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask, deep)
+
+
+class DecoderNetwork(ConditionedUNet):
+    """The paper's, Karlo's and Kandinsky's: image embeddings in the time embedding and as tokens beside the text's."""
+
+    def __init__(self, config: DecoderConfig) -> None:
         time_width, width = config.unet.time_width, config.unet.context_width
         encoder, norms = config.text_encoder, config.norms
         if width == 0 or (encoder is not None and encoder.width != width):
@@ -64,7 +92,7 @@ class DecoderNetwork(nn.Module):
                 f"DecoderNetwork: unet.context_width {width} must be "
                 + (f"the text encoder's width {encoder.width}" if encoder else "positive")
             )
-        self.unet = UNet(config.unet)
+        super().__init__(config)
         self.embed_to_time = nn.Linear(config.clip_dim, time_width)
         self.embed_to_tokens = nn.Linear(config.clip_dim, width * config.extra_tokens)
         self.image_time_norm = nn.LayerNorm(time_width) if "image_time" in norms else nn.Identity()
@@ -111,9 +139,9 @@ class DecoderNetwork(nn.Module):
         embed: (B, D) native image embeddings; None is the null embedding in every row. tokens (B, T, W), mask (B, T)
         bool, text_embed (B, D): a TextEncoding's; ids (B, T) instead of tokens for a decoder with its own text
         encoder. No text at all (mask None) is the learned null in every row. drop_embed, drop_text: (B,) bool, rows
-        that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), what
-        stands behind x_t's channels: `inpaint_input` of an inpaint decoder, `self.hint` of the hint of one with a hint.
-        level: noise levels of the embeddings, which this network is not told (`StableDecoderNetwork` is).
+        that take the null instead. batch: B, needed only when both embed and text are None. extra: (B, C, H, W), the
+        input channels after x_t's: `inpaint_input` for an inpaint decoder, `self.hint(picture)` for one with a hint.
+        level: unused; for the signature of `StableDecoderNetwork`, which reads the embeddings' noise levels.
         Raises ValueError where a null is asked of a decoder whose null text is the encoded empty caption, and for
         extra channels that it does not have.
         """
@@ -140,27 +168,6 @@ class DecoderNetwork(nn.Module):
         if self.config.token_order == "feature_major":  # (B, width * n) -> (B, width, n) -> (B, n, width)
             extra = extra.view(len(image), -1, count).transpose(1, 2)
         return self.image_tokens_norm(extra.reshape(len(image), count, -1))
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
-        return self.unet.time_features(t)
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        conditioning: Conditioning,
-        *,
-        time: Tensor | None = None,
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        """x_t (B, C, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows).
-        deep: see `UNet.forward`."""
-        if time is None:
-            time = self.time_features(t)
-        if conditioning.extra is not None:
-            x_t = torch.cat([x_t, conditioning.extra.to(x_t.dtype)], dim=1)
-        return self.unet(x_t, time + conditioning.addition, conditioning.context, conditioning.mask, deep)
 
     def _check_extra(self, extra: Tensor | None) -> None:
         wanted, found = self.config.extra_channels, 0 if extra is None else extra.shape[1]
@@ -258,7 +265,7 @@ class HintEncoder(nn.Module):
 
 
 def inpaint_input(known: Tensor, keep: Tensor) -> Tensor:
-    """The channels (B, C + 1, H, W) behind x_t's of an inpaint decoder.
+    """The input channels (B, C + 1, H, W) after x_t's of an inpaint decoder.
 
     known: the picture's x_0 (B, C, H, W). keep: (B, 1, H, W), 1 where it is known, 0 where it is to be painted.
     """
@@ -286,8 +293,3 @@ class LatentDecoder(nn.Module):
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """The autoencoder that `config` describes, with fresh weights."""
     return MoVQ(config) if config.kind == "movq" else KLAutoencoder(config)
-
-
-def stored_decoder(config: DecoderConfig) -> DecoderNetwork | LatentDecoder:
-    """What a file of this config holds, with fresh weights."""
-    return DecoderNetwork(config) if config.autoencoder is None else LatentDecoder(config)

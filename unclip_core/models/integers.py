@@ -30,7 +30,6 @@ INPUT_LEVELS = 254
 # Of residual blocks and attentions, plain layers elsewhere: a sixth of the numbers of Karlo's decoder.
 LARGE_MATRICES = ("time", "context_kv")
 ROW_ZERO = 128  # the level of a linear layer's zero
-_SHAPE_OF_NO_PADDING = [[1, 1], [0, 0], [1, 1], 1]
 
 
 def why_no_integers(device: torch.device) -> str:

@@ -24,16 +24,17 @@ from .kernels import (
     learns_norms_by_hand,
 )
 
+MAX_PERIOD = 10000.0  # of the slowest sinusoid of a time embedding, in timesteps (Vaswani et al. 2017)
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, tokens, head channels)
 
 
-def time_features(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
+def time_features(t: Tensor, width: int) -> Tensor:
     """Sinusoids of t (N,): (N, width) float32, cosines first (Karlo's order). Raises ValueError for an odd width."""
     if width % 2:
         raise ValueError(f"time_features: width must be even, got {width}")
     half = width // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
-    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(max_period) * exponents)  # (N, half)
+    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)  # (N, half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -77,6 +78,17 @@ class GroupNorm(nn.GroupNorm):
 def silu(x: Tensor) -> Tensor:
     """SiLU of a tensor that the caller no longer needs: in place when no gradient is recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+class ExactBuffers(nn.Module):
+    """A module whose own buffers stay float32 when it is cast: bfloat16 would be too coarse for them."""
+
+    def _apply(self, fn, *args, **kwargs):
+        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if not buffer.is_meta}
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
 
 def zero_init(module: nn.Module) -> nn.Module:

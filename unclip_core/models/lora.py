@@ -73,10 +73,10 @@ class AppliedLora:
     strength: float
 
 
-class BranchedLinear(nn.Module):
-    """A linear layer with a side branch. `layer` is the network's own: what it packs is packed for all."""
+class _Branched(nn.Module):
+    """A layer with a side branch. `layer` is the network's own: what it packs is packed for all."""
 
-    def __init__(self, layer: nn.Linear, down: Tensor, up: Tensor) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, down: Tensor, up: Tensor) -> None:
         super().__init__()
         self.layer = layer
         self.down = nn.Parameter(down, requires_grad=False)
@@ -86,25 +86,18 @@ class BranchedLinear(nn.Module):
     def weight(self) -> Tensor:
         """The layer's own, by which callers find dtype and device."""
         return self.layer.weight
+
+
+class BranchedLinear(_Branched):
+    """A linear layer with a side branch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return self.layer(x) + F.linear(F.linear(x, self.down), self.up)
 
 
-class BranchedConv2d(nn.Module):
-    """A convolution with a side branch, as `BranchedLinear`."""
-
-    def __init__(self, layer: nn.Conv2d, down: Tensor, up: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.down = nn.Parameter(down, requires_grad=False)
-        self.up = nn.Parameter(up, requires_grad=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own, by which callers find dtype and device."""
-        return self.layer.weight
+class BranchedConv2d(_Branched):
+    """A convolution with a side branch."""
 
     def forward(self, x: Tensor, **added: Tensor | None) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W'). added: what `kernels.Conv2d` takes."""
@@ -134,7 +127,7 @@ def all_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 
 def _shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, ...]:
-    """The weight's, which a packed layer has not any more."""
+    """The weight's, also of a packed layer, which has no weight."""
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     return layer.out_channels, layer.in_channels, *layer.kernel_size
@@ -190,7 +183,7 @@ def with_branches(network: nn.Module, branches: Mapping[str, Branch], dtype: tor
 
 
 def _dtype(layer: nn.Linear | nn.Conv2d) -> torch.dtype:
-    """The weight's, which a packed layer has not any more; float32 of one in integers."""
+    """The weight's, also of a packed layer, which has no weight; float32 for a layer in integers."""
     if isinstance(layer, IntegerConv2d | IntegerLinear):
         return torch.float32
     parts = (layer.bias, layer.weight, getattr(layer, "packed", None))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import PriorConfig
-from .layers import KeyValue, TimeEmbedding, TransformerBlock, zero_init
+from .layers import ExactBuffers, KeyValue, TimeEmbedding, TransformerBlock, zero_init
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PriorCache:
         return PriorCache(tuple((k[rows], v[rows]) for k, v in self.blocks), self.mask[rows])
 
 
-class PriorNetwork(nn.Module):
+class PriorNetwork(ExactBuffers):
     """Predicts the scaled image embedding x_0 from x_t, the time and a caption."""
 
     per_step = "step"
@@ -55,20 +55,12 @@ class PriorNetwork(nn.Module):
         self.out = zero_init(nn.Linear(width, config.clip_dim))
         nn.init.normal_(self.query, std=0.02)
         nn.init.normal_(self.position_embedding, std=0.01)
-        if config.scaling == "mean_std":
+        if config.scaling == "mean_std":  # of the embeddings: the scale of what the user gets
             self.register_buffer("mean", torch.zeros(config.clip_dim))
             self.register_buffer("std", torch.ones(config.clip_dim))
         if config.null_text == "learned":
             self.null_token = nn.Parameter(torch.randn(config.text_width))
             self.null_embed = nn.Parameter(torch.zeros(config.clip_dim))
-
-    def _apply(self, fn, *args, **kwargs):
-        """Moves and casts, but mean and std stay float32: they set the scale of what the user gets."""
-        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if not buffer.is_meta}
-        super()._apply(fn, *args, **kwargs)
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
 
     def scale(self, z: Tensor) -> Tensor:
         """Native embeddings (B, D) -> the diffusion's own scale, float32."""

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DecoderConfig
-from .decoder import Conditioning, build_autoencoder
+from .decoder import ConditionedUNet, Conditioning, build_autoencoder
 from .layers import time_features
-from .text_tower import TextTower
-from .unet import DeepFeatures, UNet
+from .text_encoder import TextTower
 
 
 class EmbedNormalizer(nn.Module):
@@ -41,15 +40,11 @@ class NoisyEmbed(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x.to(self.linear_1.weight.dtype))))
 
 
-class StableDecoderNetwork(nn.Module):
-    """`condition` once, then `forward` per step, as `DecoderNetwork`."""
-
-    per_step = "forward"
+class StableDecoderNetwork(ConditionedUNet):
+    """The image embedding in the time embedding; its tokens are the text tower's alone."""
 
     def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.unet = UNet(config.unet)
+        super().__init__(config)
         self.embed_to_time = NoisyEmbed(config.clip_dim, config.unet.time_width)
 
     def condition(
@@ -93,25 +88,6 @@ class StableDecoderNetwork(nn.Module):
             level = torch.zeros(batch, device=weight.device)
         addition = self.embed_to_time(embed, level, drop_embed)
         return Conditioning(addition, self.unet.project_context(tokens.to(weight.dtype)), None)
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
-        return self.unet.time_features(t)
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        conditioning: Conditioning,
-        *,
-        time: Tensor | None = None,
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        """x_t (B, in, H, W), t (B,) -> (B, out, H, W) float32. time: precomputed `time_features` of t (B or 1 rows).
-        deep: see `UNet.forward`."""
-        if time is None:
-            time = self.time_features(t)
-        return self.unet(x_t, time + conditioning.addition, conditioning.context, deep=deep)
 
 
 class StableDecoder(nn.Module):

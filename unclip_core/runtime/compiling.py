@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
+# Of one method, counted by dynamo over all networks of a class, with their LoRAs, sizes and kinds of steps. What comes
+# after its usual 8 would run uncompiled, with no more than a line in a log.
+VARIANTS = 64
 
 
 def compile_steps(network: Module) -> Module:
@@ -24,6 +27,9 @@ def compile_steps(network: Module) -> Module:
     """
     name = getattr(network, "per_step", None)
     if name is not None:
+        import torch._dynamo.config as dynamo  # takes seconds
+
+        dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
         # The class's own, as the network may be a copy of a compiled one. Not bound to the network, which would then
         # hold itself, and its weights would stay on the device after they were dropped.
         step, mine = torch.compile(getattr(type(network), name)), weakref.ref(network)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from ..models.integers import why_no_integers
 from ..processor import computes_fast_in_bf16, this_processor
-from .halves import half_precisions, most_exact
+from .halves import NAMES, half_precisions, most_exact
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, **NAMES}
 INTEGERS = "int8"  # a stack's setting too, but none to train or to store in
 
 
@@ -50,6 +50,12 @@ def pick_dtype(
     if device.type == "cpu":
         return torch.bfloat16 if computes_fast_in_bf16(this_processor()) else torch.float32
     return most_exact(half_precisions(device) if halves is None else halves)
+
+
+def overflow_advice(dtype: torch.dtype) -> str:
+    """The end of a message about NaN or infinity from weights in `dtype`, with the fix."""
+    fixes = {torch.float16: "load the model with dtype bf16 or fp32", torch.float32: "the weights may be damaged"}
+    return f"in {str(dtype).removeprefix('torch.')}; {fixes.get(dtype, 'load the model with dtype fp32')}"
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:

@@ -61,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def does_not_fit(who: str, dtype: torch.dtype | None, device: torch.device) -> str:
     """What to tell a user when not even one item fits into the memory of `device`, with the numbers.
 
-    dtype: of the weights; None is float32 by need.
+    dtype: of the weights; None: float32, because the run needs it.
     """
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)

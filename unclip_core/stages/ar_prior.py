@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import is_number
 from ..config import ARPriorConfig
 from ..diffusion.denoiser import check_guidance_scale, needs_pair
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
-from ..models.ar_prior import ARPriorNetwork
+from ..models.ar_prior import ARCache, ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
-from ..types import Embedding, TextEncoding, expand_rows
+from ..types import Embedding, TextEncoding
 from .run import NanWatch, check_count, finish, run_chunks, split_rows, until_it_fits
-from .text import TextRows, TextStage, choose_closest, stack_texts
+from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
 
@@ -93,8 +94,7 @@ class ARPrior(TextStage):
         return until_it_fits([self.network], lambda: self._run(text, negative_text, plan), warn)
 
     def _number(self, name: str, value: float, low: float, high: float) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float)
-        if wrong or not math.isfinite(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise ValueError(f"{self.WHO}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
         return float(value)
 
@@ -110,8 +110,7 @@ class ARPrior(TextStage):
 
         found = yield from run_chunks(self.WHO, chunks, sample, self.network.dtype, self.network.device)
         vectors = torch.cat(found).unflatten(0, (plan.batch, candidates))
-        texts = expand_rows(text.embed, plan.texts).repeat_interleave(plan.count, 0)
-        return choose_closest(vectors, texts, self.config.clip_id, normalised=text.normalised)
+        return choose_closest(vectors, text, self.config.clip_id)
 
     def _codes(
         self,
@@ -160,15 +159,12 @@ class ARPrior(TextStage):
         negative: TextEncoding | None,
         plan: _Plan,
         items: slice,
-    ):
+    ) -> tuple[Tensor, ARCache]:
         """(logits of z_i . z_t, cache) for each (item, candidate), the unconditional ones after the conditional."""
         device = self.network.device
-        first, last = items.start // plan.count, (items.stop - 1) // plan.count + 1  # the text rows of these items
-        rows = torch.arange(first, last, device=device)
+        rows, places = rows_of_items(items, plan.count, len(plan.noises), device)
         prompt = TextRows.of(text, device)
         stacked, drop = prompt.take(rows), None
-        prefix_rows = torch.arange(items.start, items.stop, device=device) // plan.count - first
-        prefix_rows = prefix_rows.repeat_interleave(len(plan.noises))
         if needs_pair(plan.guidance_scale):
             if negative is None:
                 nulls = prompt.take(rows[:1])  # its words are dropped
@@ -176,11 +172,9 @@ class ARPrior(TextStage):
             else:
                 nulls = TextRows.of(negative, device).take(rows if len(negative) > 1 else rows[:1])
             stacked = stack_texts(stacked, nulls)
-            # Which prefix row the unconditional half of each (item, candidate) continues.
-            null_rows = prefix_rows if nulls.embed.shape[0] > 1 else torch.zeros_like(prefix_rows)
-            prefix_rows = torch.cat([prefix_rows, len(rows) + null_rows])
+            places = with_nulls(places, len(rows), len(nulls.embed))
         logits, cache = network.prefix(stacked.tokens, stacked.embed, stacked.mask, ids=stacked.ids, drop=drop)
-        return logits[prefix_rows], cache.take(prefix_rows)
+        return logits[places], cache.take(places)
 
 
 def draw_bucket(logits: Tensor, uniform: Tensor, temperature: float, floor: float = 0.0) -> Tensor:

@@ -5,13 +5,13 @@ An extension after Nichol et al. 2021 (GLIDE); the paper's model has none.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_number
 from ..clip.model import Clip
 from ..config import DecoderConfig
 from ..diffusion.denoiser import Edit
@@ -69,7 +69,7 @@ class ClipGuidance:
 def clip_guidance(who: str, clip: Clip, scale: float, config: DecoderConfig) -> ClipGuidance | None:
     """Guidance of a decoder by `clip`, None at scale 0. Raises ValueError for a scale that is negative or no number,
     and for a CLIP that the decoder was not trained on: the texts and embeddings of one mean nothing to the other."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0.0:
+    if not is_number(scale) or scale < 0.0:
         raise ValueError(f"{who}: scale must be a number from 0 up (0 turns CLIP guidance off), got {scale!r}")
     if scale == 0.0:
         return None

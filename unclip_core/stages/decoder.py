@@ -15,7 +15,7 @@ from ..diffusion.denoiser import Denoiser, Network
 from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
-from ..models.decoder import Autoencoder, Conditioning, DecoderNetwork, inpaint_input
+from ..models.decoder import Autoencoder, DecoderNetwork, inpaint_input
 from ..models.lora import AppliedLora, Lora
 from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
@@ -30,9 +30,10 @@ from ..types import (
     broadcast_batch,
     expand_rows,
     model_to_image,
-    repeat_rows,
+    warn_of_crossed_captions,
 )
 from .clip_guidance import ClipGuidance, clip_guidance
+from .conditions import Conditions
 from .embed_noise import noise_embedding
 from .grid import Grid, resolve_grid
 from .guidance_interval import GuidanceInterval, guidance_interval
@@ -54,39 +55,9 @@ from .run import (
 )
 from .start import Start, given_x_T, resolve_start, steps_from
 from .step_cache import StepCache, step_cache
-from .text import TextRows, TextStage, stack_texts
+from .text import TextStage
 
 NoiseSteps = Generator[StepState, None, GivenNoise]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a run paints, and what guidance leads away from (the negatives). None is the stack's own null."""
-
-    embed: Embedding | None = None
-    text: TextEncoding | None = None
-    negative_embed: Embedding | None = None
-    negative_text: TextEncoding | None = None
-
-    def sizes(self) -> dict[str, int]:
-        """Batch sizes by input name."""
-        return {name: len(value) for name, value in vars(self).items() if value is not None}
-
-    def with_text_of_each_embed(self) -> Conditions:
-        """With captions repeated to go with embeddings of which several were made of each: rows are row-major, item =
-        caption * count + k."""
-        embeds = 1 if self.embed is None else len(self.embed)
-
-        def of_each(text: TextEncoding | None) -> TextEncoding | None:
-            if text is None or len(text) == 0 or embeds % len(text):
-                return text
-            return repeat_rows(embeds // len(text), text)[0]
-
-        return replace(self, text=of_each(self.text), negative_text=of_each(self.negative_text))
-
-    def repeat(self, count: int) -> Conditions:
-        """Every item `count` times in a row."""
-        return Conditions(*repeat_rows(count, self.embed, self.text, self.negative_embed, self.negative_text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +209,8 @@ class Decoder(TextStage):
         for guidance in self.guidance_by_clip:
             guidance.check_target(self.WHO, embed, text)
         conditions = self._without_unread(self.WHO, conditions, warn, guided=bool(self.guidance_by_clip))
+        if conditions.embed is not None and conditions.text is not None:
+            warn_of_crossed_captions(self.WHO, conditions.embed, conditions.text, warn)
         x_T = given_x_T(self.WHO, noise)
         grid = resolve_grid(self.WHO, config, self.autoencoder, width, height, x_T, warn)
         start = resolve_start(self.WHO, noise, grid, warn)
@@ -274,7 +247,7 @@ class Decoder(TextStage):
         start = start.on_grid(grid, inpaint=self.config.extra_input == "inpaint").repeat(count)
         conditions = conditions.repeat(count)
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
-        beside = (*clips, *grid.beside_guidance()) if clips else ()
+        beside = (*clips, *grid.guidance_networks()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
         network = branched(placed.on_device(*beside, need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
@@ -440,7 +413,7 @@ class Decoder(TextStage):
     def _extra_input(
         self, network: DecoderNetwork, start: Start, hint: Tensor | None, rows: slice, batch: int
     ) -> Tensor | None:
-        """What stands behind x_t's channels for the given rows of `batch`, on the network's device."""
+        """The input channels after x_t's (B, C, h, w) for the given rows of `batch`, on the network's device."""
         device = self.network.device
         if hint is not None:
             return network.hint(expand_rows(hint, batch)[rows].to(device))
@@ -553,65 +526,13 @@ class Decoder(TextStage):
         extra: Tensor | None,
         cache: StepCache | None = None,
     ) -> Network:
-        """The network, conditioned for some rows and, for a pair, for as many unconditional ones behind them.
+        """The network, conditioned for some rows and, for a pair, for as many unconditional ones after them.
 
-        extra: what stands behind x_t's channels, the same for both."""
+        extra: the input channels after x_t's, the same for both."""
         if extra is not None and settings.pair:
             extra = torch.cat([extra, extra])
-        conditioning = self._condition(network, conditions, rows, settings.pair, extra)
+        conditioning = conditions.conditioning(network, rows, settings.pair, extra, self.network.device)
         count = rows.stop - rows.start
         by_rows = {len(conditioning): conditioning, count: conditioning.first(count)}  # steps without guidance take one
         memory = (lambda step: None) if cache is None else cache.memory(settings.steps)
         return lambda x_t, step: network(x_t, None, by_rows[len(x_t)], time=times[step.t], deep=memory(step))
-
-    def _condition(
-        self, network: DecoderNetwork, conditions: Conditions, rows: slice, pair: bool, extra: Tensor | None
-    ) -> Conditioning:
-        device = self.network.device
-        index = torch.arange(rows.start, rows.stop, device=device)
-        embeds = [conditions.embed, conditions.negative_embed] if pair else [conditions.embed]
-        vector, drop_embed = _stack_embeds(embeds, index, device)
-        levels = [0 if embed is None else embed.noise_level for embed in embeds]
-        texts = [conditions.text, conditions.negative_text] if pair else [conditions.text]
-        captions, drop_text = _stack_captions(texts, index, device)
-        return network.condition(
-            vector,
-            *((captions.tokens, captions.mask, captions.embed, captions.ids) if captions is not None else ()),
-            drop_embed=drop_embed,
-            drop_text=drop_text,
-            batch=len(texts) * len(index),
-            extra=extra,
-            level=torch.tensor(levels, device=device).repeat_interleave(len(index)),
-        )
-
-
-def _stack_embeds(
-    embeds: list[Embedding | None], index: Tensor, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """One half of rows after the other: (halves * B, D), None if all are null; and which rows are, None if none is."""
-    given = [embed for embed in embeds if embed is not None]
-    if not given:
-        return None, None
-    halves = []
-    for embed in embeds:
-        vector = (given[0] if embed is None else embed).vector.to(device)
-        halves.append(vector[index if len(vector) > 1 else index * 0])
-    return torch.cat(halves), _dropped(embeds, index)
-
-
-def _stack_captions(
-    texts: list[TextEncoding | None], index: Tensor, device: torch.device
-) -> tuple[TextRows | None, Tensor | None]:
-    """As `_stack_embeds`, for captions."""
-    given = [text for text in texts if text is not None]
-    if not given:
-        return None, None
-    halves = [TextRows.of(given[0] if text is None else text, device).take(index) for text in texts]
-    stacked = halves[0] if len(halves) == 1 else stack_texts(*halves)
-    return stacked, _dropped(texts, index)
-
-
-def _dropped(halves: list, index: Tensor) -> Tensor | None:
-    if all(half is not None for half in halves):
-        return None
-    return torch.cat([torch.full(index.shape, half is None, device=index.device) for half in halves])

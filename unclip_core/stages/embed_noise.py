@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from ..checks import is_whole
 from ..config import DecoderConfig
 from ..diffusion.noise import ItemNoise
 from ..diffusion.schedule import Schedule
@@ -35,7 +36,7 @@ def noise_embedding(
         raise ValueError(f"{WHO}: embed must be an Embedding, got {type(embed).__name__}; link a prior or an encoder")
     check_same_clip(WHO, config.clip_id, config.clip_dim, embed.clip_id, embed.vector.shape[1])
     largest = config.embed_noise.timesteps - 1
-    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= largest:
+    if not is_whole(level) or not 0 <= level <= largest:
         raise ValueError(f"{WHO}: noise_level must be a whole number from 0 to {largest}, got {level!r}")
     if embed.noise_level:
         raise ValueError(

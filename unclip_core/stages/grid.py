@@ -1,4 +1,4 @@
-"""Where a decoder paints: on pixels of its own size, or on the latents of an autoencoder, of any size that it can.
+"""The grid that a decoder paints on: pixels of its own size, or the latents of an autoencoder, of many sizes.
 
 A grid is made for one run. It knows the shape of x_t, brings pictures and masks onto it, and makes pictures of x_0.
 """
@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import AutoencoderConfig, DecoderConfig
 from ..models.decoder import Autoencoder
 from ..pictures.fitting import Picture, fit_mask, fit_picture
 from ..pictures.resizing import thin_for_gradient
+from ..runtime.device import overflow_advice
 from ..runtime.estimates import (
     autoencoder_gradient_bytes,
     autoencoder_row_bytes,
@@ -100,12 +102,12 @@ class Grid:
         """What makes a predicted x_0 visible, see `StepState`."""
         return None
 
-    def beside_guidance(self) -> tuple[Placed, ...]:
-        """The networks that `small_pixels` needs on the device."""
+    def guidance_networks(self) -> tuple[Placed, ...]:
+        """The networks that `small_pixels` needs on the device beside the decoder's."""
         return ()
 
     def guidance_bytes(self, side: int) -> int:
-        """What `small_pixels` takes for one row until its gradient is known."""
+        """Bytes that `small_pixels` takes for one row until its gradient is known."""
         return 0
 
     def small_pixels(self, x_0: Tensor, side: int) -> Tensor:
@@ -154,7 +156,7 @@ class LatentGrid(Grid):
         """A linear map of the latents' channels to colours, at the latents' size."""
         return lambda x_0: show_latents(x_0, colours_of(self.autoencoder, self.config))
 
-    def beside_guidance(self) -> tuple[Placed, ...]:
+    def guidance_networks(self) -> tuple[Placed, ...]:
         """The autoencoder with weights that gradients pass."""
         return (self.autoencoder.unpacked(),)
 
@@ -197,11 +199,8 @@ class LatentGrid(Grid):
                 rows = 1
                 continue
             if not part.isfinite().all():
-                name = str(placed.dtype).removeprefix("torch.")
-                fix = (
-                    "load the model with dtype fp32" if placed.dtype != torch.float32 else "the weights may be damaged"
-                )
-                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity in {name}; {fix}")
+                advice = overflow_advice(placed.dtype)
+                raise FloatingPointError(f"{self.who}: the autoencoder makes NaN or infinity {advice}")
             first += len(part)
             yield part
 
@@ -223,7 +222,7 @@ def resolve_grid(
     paint on.
     """
     for name, side in (("width", width), ("height", height)):
-        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_SIDE):
+        if side is not None and (not is_whole(side) or not 1 <= side <= MAX_SIDE):
             raise ValueError(
                 f"{who}: {name} must be a whole number of pixels from 1 to {MAX_SIDE}, or 0 on a node for the model's "
                 f"own, got {side!r}"

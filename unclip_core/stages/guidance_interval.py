@@ -6,9 +6,9 @@ of two.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from ..checks import is_number
 from ..diffusion.schedule import Steps
 
 WHO = "Guidance Interval"
@@ -37,7 +37,7 @@ class GuidanceInterval:
 def guidance_interval(start: float, end: float) -> GuidanceInterval | None:
     """The interval, or None for the whole schedule. Raises ValueError unless 0 <= start < end <= 1."""
     for name, value in (("start", start), ("end", end)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise ValueError(f"{WHO}: {name} must be a number from 0 (noise) to 1 (picture), got {value!r}")
     if not 0.0 <= start < end <= 1.0:
         raise ValueError(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ..checks import is_whole
 from ..config import DecoderConfig
 from ..diffusion.denoiser import needs_pair
 from ..diffusion.schedule import Schedule
@@ -24,7 +25,7 @@ def resolve_inversion(
     who: str, config: DecoderConfig, steps: int | None, guidance_scale: float | None, refine: int
 ) -> Settings:
     """How a picture is inverted: over timesteps that can be, never clamped, without guidance unless asked for."""
-    if isinstance(refine, bool) or not isinstance(refine, int) or not 0 <= refine <= MAX_REFINE:
+    if not is_whole(refine) or not 0 <= refine <= MAX_REFINE:
         raise ValueError(f"{who}: refine must be a whole number from 0 (plain DDIM) to {MAX_REFINE}, got {refine!r}")
     scale = 1.0 if guidance_scale is None else guidance_scale
     settings = resolve_settings(

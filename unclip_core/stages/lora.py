@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
+from ..checks import is_number
 from ..config import DecoderConfig, PriorConfig
 from ..models.lora import AppliedLora, Lora, joined, layer_shapes, with_branches
 from ..runtime.compiling import compile_steps, is_compiled
@@ -38,7 +38,7 @@ def add_lora(stage: str, handle: Handle, lora: Lora, strength: float) -> Handle:
 
 def check_strength(strength: float) -> None:
     """Raises ValueError for a strength that is no finite number."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+    if not is_number(strength):
         raise ValueError(f"{WHO}: strength must be a number (1 is as trained, 0 off), got {strength!r}")
 
 

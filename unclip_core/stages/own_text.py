@@ -13,7 +13,8 @@ from ..clip.byte_pairs import byte_pair_ids
 from ..clip.multilingual import MultilingualTokenizer
 from ..config import TextTowerConfig
 from ..models.multilingual import MultilingualEncoder
-from ..models.text_tower import TextTower
+from ..models.text_encoder import TextTower
+from ..runtime.device import overflow_advice
 from ..runtime.placement import Placed
 from ..types import TextEncoding
 
@@ -38,8 +39,9 @@ class OwnText:
     def encode(self, captions: tuple[str, ...]) -> TextEncoding:
         """The captions with their states for tokens, all of them to be seen, padding too.
 
-        Loads the network, which may evict the decoder's: before a run, not in it. Raises ValueError where the encoder's
-        words cannot be read.
+        Loads the network, which may evict the decoder's: before a run, not in it. What overflows in a dtype that nobody
+        asked for is encoded again in the wider one. Raises ValueError where the encoder's words cannot be read,
+        FloatingPointError for NaN.
         """
         ids, mask = self.spell(list(captions))  # before weights are read
         if new := list(dict.fromkeys(caption for caption in captions if caption not in self._kept)):
@@ -47,7 +49,13 @@ class OwnText:
             for caption in new:  # one by one: a caption's states do not depend on what is encoded beside it
                 row = [captions.index(caption)]
                 found = self.run(network, ids[row].to(device), mask[row].to(device))
-                self._kept[caption] = tuple(each.float().cpu() for each in found)
+                found = tuple(each.float().cpu() for each in found)
+                if not all(each.isfinite().all() for each in found):
+                    advice = overflow_advice(self.network.dtype)
+                    if self.network.widen():
+                        return self.encode(captions)
+                    raise FloatingPointError(f"Decoder Sample: its text encoder makes NaN or infinity {advice}")
+                self._kept[caption] = found
         tokens, embeds = (torch.cat(each) for each in zip(*(self._kept[caption] for caption in captions), strict=True))
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]

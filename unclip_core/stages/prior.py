@@ -21,7 +21,7 @@ from ..types import Embedding, TextEncoding, expand_rows
 from .lora import add_lora, branched
 from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
 from .start import check_strength, steps_from
-from .text import TextRows, TextStage, choose_closest, stack_texts
+from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
 
@@ -153,8 +153,7 @@ class Prior(TextStage):
         chunks = split_rows(texts * count, rows_that_fit(placed.device, row_bytes))
         samples = torch.cat((yield from run_chunks(self.WHO, chunks, sample, placed.weights, placed.device)))
         vectors = network.unscale(samples.to(placed.device)).cpu().unflatten(0, (texts * count, candidates))
-        texts_of_items = expand_rows(text.embed, texts).repeat_interleave(count, 0)
-        return choose_closest(vectors, texts_of_items, self.config.clip_id, normalised=text.normalised)
+        return choose_closest(vectors, text, self.config.clip_id)
 
     def _unconditional(self, network: PriorNetwork, text: TextEncoding | None) -> TextRows:
         if text is not None:
@@ -197,20 +196,13 @@ def _prefix(
 
     Each caption's prefix is computed once, for all its items and candidates.
     """
-    device = prompt.embed.device
-    first, last = items.start // count, (items.stop - 1) // count + 1  # the text rows of these items
-    rows = torch.arange(first, last, device=device)
+    rows, places = rows_of_items(items, count, candidates, prompt.embed.device)
     prefixed = prompt.take(rows)
-    # Which prefix row each (item, candidate) continues.
-    prefix_rows = torch.arange(items.start, items.stop, device=device) // count - first
-    prefix_rows = prefix_rows.repeat_interleave(candidates)
     if unconditional is not None:
         nulls = rows if unconditional.embed.shape[0] > 1 else rows[:1]
         prefixed = stack_texts(prefixed, unconditional.take(nulls))
-        prefix_rows = torch.cat(
-            [prefix_rows, len(rows) + (prefix_rows if len(nulls) > 1 else torch.zeros_like(prefix_rows))]
-        )
-    return network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(prefix_rows)
+        places = with_nulls(places, len(rows), len(nulls))
+    return network.prefix(prefixed.tokens, prefixed.embed, prefixed.mask).take(places)
 
 
 class _Candidates:

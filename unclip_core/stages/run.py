@@ -11,11 +11,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..checks import is_number, is_whole
 from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
 from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
 from ..diffusion.schedule import Schedule, Steps
-from ..runtime.device import exact_float32
+from ..runtime.device import exact_float32, overflow_advice
 from ..runtime.estimates import does_not_fit, is_out_of_memory
 from ..runtime.placement import Placed
 
@@ -52,6 +53,10 @@ def with_last_step(steps: Generator[StepState, None, Result]) -> Generator[StepS
         steps.close()
 
 
+class Overflow(FloatingPointError):
+    """The numbers of a network that a sampler runs left its dtype's range."""
+
+
 class ItemTooLarge(MemoryError):
     """A network's forward of a single item does not fit into memory."""
 
@@ -59,13 +64,15 @@ class ItemTooLarge(MemoryError):
 def until_it_fits(
     networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
 ) -> Generator[StepState, None, Result]:
-    """The steps of `run()`; from the start in another way if numbers or memory of `networks` overflow, see
-    `Placed.widen` and `Placed.fetch_more`. warn: told so. Raises FloatingPointError and MemoryError where there is no
-    other way."""
+    """The steps of `run()`, begun again if the numbers of `networks` overflow (`Placed.widen`) or one item does not fit
+    into memory (`Placed.fetch_more`); warn is called with the reason.
+
+    Raises Overflow and ItemTooLarge where nothing is left to try.
+    """
     while True:
         try:
             return (yield from run())
-        except FloatingPointError as error:
+        except Overflow as error:
             widened = [placed for placed in networks if placed.widen()]
             if not widened:
                 raise
@@ -157,7 +164,7 @@ def resolve_settings(
         others = ", ".join(name for name in SAMPLERS if name != sampler)
         raise ValueError(f"{who}: sampler {sampler!r} is for priors, whose noise power is fitted; choose {others}")
     eta = defaults.eta if eta is None else eta
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0.0 <= eta <= 1.0:
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"{who}: eta must be a number from 0 (no fresh noise) to 1, got {eta!r}")
     try:
         schedule_steps = Schedule(schedule).respace(
@@ -180,7 +187,7 @@ def resolve_settings(
 
 def check_count(who: str, name: str, value: int) -> int:
     """A whole number from 1 up, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{who}: {name} must be a whole number from 1 up, got {value!r}")
     return value
 
@@ -205,16 +212,17 @@ def run_chunks(
     """`sample(rows)`, a sampler's generator, for every chunk of a batch, one after another.
 
     Yields every chunk's steps, numbered through the whole run; returns the chunks' results in order, on the CPU.
-    How the batch is split changes no draw, because items own their noise. A chunk that runs out of memory
-    is halved, in the list `chunks` too, and run again; the total grows. dtype, device: of the weights, for
-    messages; no dtype is float32 by need.
-    steps_before, steps_after: steps of each chunk that another call makes, where two networks share a run; both calls
-    take the same list. preview: what shows a predicted x_0 that is no picture, see `StepState`.
-    Raises FloatingPointError at a NaN, ItemTooLarge if a single item does not fit.
+    How the batch is split changes no result, because each item has its own noise. A chunk that runs out of memory is
+    halved, in the list `chunks` too, and run again; the total number of steps grows.
+
+    dtype, device: of the weights, for messages; dtype None: float32, because the run needs it. steps_before,
+    steps_after: steps of each chunk that another call makes, where two networks share a run; both calls take the same
+    list. preview: makes a picture of a predicted x_0 that is none itself, see `StepState`. Raises Overflow at a NaN or
+    infinity, ItemTooLarge if a single item does not fit.
     """
     results: list[Result] = []
     done = 0  # steps of the finished chunks
-    steps_per_chunk: int | None = None  # of those to come: an inversion may need more, which is known only in it
+    steps_per_chunk: int | None = None  # expected of those to come; an inversion may turn out to need more
     while len(results) < len(chunks):
         chunk = chunks[len(results)]
         watch = NanWatch(who, dtype)
@@ -268,7 +276,7 @@ class NanWatch:
         self._last_read = time.monotonic()
 
     def check(self, state: StepState, values: Tensor | None = None) -> None:
-        """Check a step's x_t, or `values` in its place. Raises FloatingPointError naming stage, step and dtype."""
+        """Check a step's x_t, or `values` in its place. Raises Overflow naming stage, step and dtype."""
         if state.on_trial:
             return
         values = state.x_t if values is None else values
@@ -277,20 +285,15 @@ class NanWatch:
             self.finish()
 
     def finish(self) -> None:
-        """Read all flags that were not read yet. Raises as `check`."""
+        """Read all flags that were not read yet. Raises Overflow as `check`."""
         self._last_read = time.monotonic()
         if not self._pending:
             return
         finite = torch.stack([flag for _, flag in self._pending]).tolist()
         for (state, _), good in zip(self._pending, finite, strict=True):
             if not good:
-                name = str(self.dtype).removeprefix("torch.")
-                wider = "dtype bf16 or fp32" if self.dtype == torch.float16 else "dtype fp32"
-                fix = f"load the model with {wider}" if self.dtype != torch.float32 else "the weights may be damaged"
-                raise FloatingPointError(
-                    f"{self.who}: NaN or infinity at step {state.index + 1} of {state.total} (t={state.t}) in {name}; "
-                    f"{fix}"
-                )
+                where = f"at step {state.index + 1} of {state.total} (t={state.t})"
+                raise Overflow(f"{self.who}: NaN or infinity {where} {overflow_advice(self.dtype)}")
         self._pending.clear()
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import is_number
 from ..config import ScheduleConfig
 from ..diffusion.denoiser import Edit, keep_known
 from ..diffusion.samplers import MULTISTEP
@@ -139,7 +140,7 @@ def _strength(who: str, noise: PictureStart, base: Start) -> float:
 
 def check_strength(who: str, strength: float, kept: str) -> float:
     """The noise level to start from, above 0 (`kept` is) to 1, as a float. Raises ValueError for anything else."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 < strength <= 1.0:
+    if not is_number(strength) or not 0.0 < strength <= 1.0:
         raise ValueError(
             f"{who}: strength must be above 0 (keep the {kept}) and at most 1 (start from noise), got {strength!r}"
         )

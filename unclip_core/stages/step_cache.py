@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..checks import is_whole
 from ..config import UNetConfig
 from ..diffusion.schedule import Step, Steps
 from ..models.unet import DeepFeatures
@@ -39,9 +40,9 @@ def step_cache(name: str, config: UNetConfig, interval: int, depth: int) -> Step
 
     Raises ValueError for numbers out of range: interval from 1, depth from 1 to the U-Net's skip connections.
     """
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+    if not is_whole(interval) or interval < 1:
         raise ValueError(f"{WHO}: interval must be a whole number from 1 (off) up, got {interval!r}")
-    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= config.skip_count:
+    if not is_whole(depth) or not 1 <= depth <= config.skip_count:
         raise ValueError(
             f"{WHO}: depth must be a whole number from 1 to {config.skip_count}, the blocks on either way through the "
             f"U-Net of this {name}, got {depth!r}"

@@ -77,14 +77,33 @@ class TextStage:
             warn(f"{self.WHO}: at guidance_scale 1 negative_text has no effect; raise the scale, or unlink the text")
 
 
-def choose_closest(vectors: Tensor, texts: Tensor, clip_id: str, *, normalised: bool) -> Embedding:
-    """Of each row's candidates (B, candidates, D) the one with the highest cosine to its text (B, D).
+def choose_closest(vectors: Tensor, text: TextEncoding, clip_id: str) -> Embedding:
+    """Of each row's candidates (B * count, candidates, D) the one with the highest cosine to its caption, of which
+    there are B, or one for all rows.
 
-    normalised: whether this CLIP's embeddings have unit norm, to which a prior's own samples only come close.
+    Where this CLIP's embeddings have unit norm they get it; a prior's own samples only come close.
     """
-    closeness = F.cosine_similarity(vectors, texts.float().cpu()[:, None], dim=-1)  # (B, candidates)
+    rows = [row * len(text) // len(vectors) for row in range(len(vectors))]
+    closeness = F.cosine_similarity(vectors, text.embed.float().cpu()[rows, None], dim=-1)  # (B * count, candidates)
     chosen = vectors[torch.arange(len(vectors)), closeness.argmax(1)]
-    return Embedding(F.normalize(chosen, dim=-1) if normalised else chosen, clip_id, "image")
+    chosen = F.normalize(chosen, dim=-1) if text.normalised else chosen
+    return Embedding(chosen, clip_id, "image", captions=tuple(text.captions[row] for row in rows))
+
+
+def rows_of_items(items: slice, count: int, candidates: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(the rows of a text that some items are of, and which of these each (item, candidate) is of), int64.
+
+    Items are text-row-major: item = row * count + k.
+    """
+    first, last = items.start // count, (items.stop - 1) // count + 1
+    places = torch.arange(items.start, items.stop, device=device) // count - first
+    return torch.arange(first, last, device=device), places.repeat_interleave(candidates)
+
+
+def with_nulls(places: Tensor, rows: int, nulls: int) -> Tensor:
+    """The places (N,) of conditional rows, then those of their unconditional ones, which stand behind the `rows`:
+    `nulls` of them, one for all or one for each."""
+    return torch.cat([places, rows + (places if nulls > 1 else torch.zeros_like(places))])
 
 
 def stack_texts(first: TextRows, second: TextRows) -> TextRows:

@@ -70,7 +70,7 @@ class Upsampler:
         """IMAGE (B, H, W, C) in 0..1 -> IMAGE (B, S, S, 3) float32 on the CPU, S = the upsampler's size (256 or 1024).
 
         Pictures of another size than the one it enlarges (64 or 256) are resized to it first, those that are not square
-        as `crop` says (see `fit_picture`); alpha is flattened on white. warn: told of an overflow. Raises ValueError
+        as `crop` says (see `fit_picture`); alpha is flattened on white. warn: called on an overflow. Raises ValueError
         for what is not an IMAGE or a value out of range.
         """
         config = self.config
@@ -177,8 +177,8 @@ class PassThrough:
         crop: str = "center",
         warn: Callable[[str], None] = warnings.warn,
     ) -> ImageSteps:
-        """IMAGE (B, H, W, C) as it is, without a step. warn: told so, the first time. Raises ValueError for what is not
-        an IMAGE."""
+        """IMAGE (B, H, W, C) as it is, without a step. warn: called the first time, to say so. Raises ValueError for
+        what is not an IMAGE."""
         try:
             check_image(image)
         except ValueError as error:

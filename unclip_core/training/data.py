@@ -26,7 +26,7 @@ from ..types import model_to_image
 
 FINGERPRINT_ROWS = 64  # pictures spread over the scenes; the scenes themselves are all told apart
 
-Tick = Callable[[str, int, int], None]  # is told of a pass over data: what is done, rows so far, of how many
+Tick = Callable[[str, int, int], None]  # called during a pass over data: what is done, rows so far, of how many
 
 
 class Data(Protocol):
@@ -59,7 +59,7 @@ class Data(Protocol):
     def lettered(self) -> list[int]:
         """The rows of pictures that are known to have a word written on them."""
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         """A caption for each row, and what is known of them."""
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
@@ -68,10 +68,12 @@ class Data(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """Captions of N rows. fits: (N, N) bool, where caption j is known to be true of picture i as well. seen, said:
-    (N, facts) int64, the class of each of `storybook.facts.FACTS` in the picture, and in its caption; None where nobody
-    knows them."""
+class Captioned:
+    """Captions of N rows, with what is known of them.
+
+    fits: (N, N) bool, whether caption j is known to be true of picture i. seen, said: (N, facts) int64, the class of
+    each of `storybook.facts.FACTS` in the picture, and in its caption; None where they are not known.
+    """
 
     captions: list[str]
     fits: Tensor
@@ -80,30 +82,27 @@ class Told:
 
 
 class Unrelated:
-    """The part of Data for rows that say nothing about each other but by their words."""
+    """The part of Data that follows from `all_captions`, for rows that say nothing about each other but by their words.
+    A row without a caption has the empty one."""
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
-        raise NotImplementedError
+        return [rng.choice(found) if (found := self.all_captions(row)) else "" for row in rows]
 
     def alike(self, row: int, *, cousins: bool = False) -> list[int]:
-        """See Data."""
         return [row]
 
     def swaps(self, row: int) -> list[int]:
-        """See Data."""
         return []
 
     def lettered(self) -> list[int]:
-        """See Data."""
         return []
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         """See Data: the same row, or the same words."""
         captions = self.captions(rows, rng)
         places: dict[str, int] = {}
         row, words = torch.tensor(rows), torch.tensor([places.setdefault(said, len(places)) for said in captions])
-        return Told(captions, (row[:, None] == row) | (words[:, None] == words))
+        return Captioned(captions, (row[:, None] == row) | (words[:, None] == words))
 
 
 def to_model(pixels: np.ndarray) -> Tensor:
@@ -124,11 +123,6 @@ def move(batch: Any, device: torch.device) -> Any:
             batch, **{field.name: move(getattr(batch, field.name), device) for field in dataclasses.fields(batch)}
         )
     return batch
-
-
-def first_rows(data: Data, count: int) -> list[int]:
-    """`count` rows for a sample sheet: the first, again and again where there are fewer."""
-    return [row % len(data) for row in range(count)]
 
 
 class StorybookData:
@@ -160,7 +154,6 @@ class StorybookData:
         return len(self.scenes)
 
     def pictures(self, rows: list[int], side: int = SIZE) -> Tensor:
-        """See Data."""
         if side == SIZE:
             return to_model(self.shard[rows])
         return to_model(np.stack([render(self.scenes[row], side) for row in rows]))
@@ -170,7 +163,6 @@ class StorybookData:
         return model_to_image(self.pictures([row], side))
 
     def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
         return [caption(self.scenes[row], rng, chinese=self.chinese)[0] for row in rows]
 
     def all_captions(self, row: int) -> tuple[str, ...]:
@@ -183,24 +175,20 @@ class StorybookData:
         return [other for key in _likeness(self.scenes[row], cousins) for other in self._alike[key]]
 
     def swaps(self, row: int) -> list[int]:
-        """See Data."""
         return [other for other in self._groups[self._group_of[row]] if other != row]
 
     def lettered(self) -> list[int]:
-        """See Data."""
         return self._lettered
 
-    def told(self, rows: list[int], rng: random.Random) -> Told:
-        """See Data."""
+    def captioned(self, rows: list[int], rng: random.Random) -> Captioned:
         scenes = [self.scenes[row] for row in rows]
         captions, stated = zip(*(caption(scene, rng, chinese=self.chinese) for scene in scenes), strict=True)
         fits = [[matches(said, scene) for said in stated] for scene in scenes]
         said = [said_facts(scene, known) for scene, known in zip(scenes, stated, strict=True)]
         seen = torch.tensor([facts(scene) for scene in scenes])
-        return Told(list(captions), torch.tensor(fits), seen, torch.tensor(said))
+        return Captioned(list(captions), torch.tensor(fits), seen, torch.tensor(said))
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
-        """See Data."""
         cut, corners = zip(*(random_crop(self.scenes[row], rng, picture, crop) for row in rows), strict=True)
         return to_model(np.stack(cut)), torch.tensor(corners)
 

@@ -8,28 +8,37 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..clip.model import Clip, preprocess
+from ..clip.model import Clip
+from ..clip.preprocessing import preprocess
 from ..disk import one_at_a_time, reserve, write_text
 from ..runtime.device import pick_dtype
+from ..runtime.placement import Placed
 from .data import Data, Tick
 from .sources.pairs import EmbeddingPairs
 
 SAVE_EVERY = 64  # batches
 
 
+_fingerprints: weakref.WeakKeyDictionary[Placed, str] = weakref.WeakKeyDictionary()
+
+
 def clip_fingerprint(clip: Clip) -> str:
-    """Short hash of the weights, of the image tower's where the towers are apart: another CLIP, another cache."""
-    digest = hashlib.sha256()
-    for name, value in sorted(clip.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Short hash of the weights, of the image tower's where the towers are apart: another CLIP, another cache. Worked
+    out once for each network."""
+    if clip.placed not in _fingerprints:
+        digest = hashlib.sha256()
+        for name, value in sorted(clip.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        _fingerprints[clip.placed] = digest.hexdigest()[:16]
+    return _fingerprints[clip.placed]
 
 
 def image_embeddings(
@@ -80,7 +89,8 @@ def embed_rows(clip: Clip, data: Data, rows: list[int], *, fast: bool = False) -
     """
     size = clip.image_size
     plain = [preprocess(data.whole(row, size), size, (0.0,) * 3, (1.0,) * 3) for row in rows]  # 0..1, middle square
-    device = clip.network and clip.device  # in its place before it is used
+    clip.placed.on_device()
+    device = clip.device
     dtype = pick_dtype("auto", device) if fast else torch.float32
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
         return clip.embed_pixels(torch.cat(plain).to(device)).float().cpu()

@@ -16,7 +16,7 @@ from ..clip.multilingual import MultilingualTokenizer
 from ..config import DecoderConfig
 from ..models.decoder import Autoencoder, build_autoencoder
 from ..models.multilingual import MultilingualEncoder
-from ..models.text_tower import TextTower
+from ..models.text_encoder import TextTower
 from ..runtime.device import pick_dtype
 from ..runtime.placement import Placed
 from ..stages.own_text import OwnText, own_clip_text, own_multilingual_text
@@ -58,7 +58,7 @@ class Frozen:
         return TextEncoding(states.float(), embed.float(), torch.ones_like(mask), ids, "", ())
 
 
-def frozen_beside(config: DecoderConfig, read: Callable[[], State] | None, clip: Clip) -> Frozen:
+def frozen_parts(config: DecoderConfig, read: Callable[[], State] | None, clip: Clip) -> Frozen:
     """read: gives the state dict of the decoder as it is stored, None where there is none yet. Its own text encoder is
     not among what is found, see `with_own_text`.
 

@@ -9,15 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..checkpoints.catalog import find, read_stack
 from ..checkpoints.header import StageFile, read_header, read_stage
+from ..checkpoints.loading import empty_stage
 from ..checkpoints.states import read_state
-from ..clip.model import empty_network
 from ..config import STAGE_CONFIGS, StackConfig, from_plain
-from ..models.build import build_network
 from .run_folder import RunFolder
 from .widen import widened
 
@@ -123,13 +121,11 @@ def why_not_trained(config: Any) -> str:
 
 def stored_state(found: StageFile) -> State:
     """The state dict of a stage as it is stored, mapped."""
-    with torch.device("meta"):
-        network = empty_network(found.config) if found.stage == "clip" else build_network(found.stage, found.config)
-    return read_state(found, network)
+    return read_state(found, empty_stage(found.stage, found.config))
 
 
 def _of_run(where: str, stage: str, folder: Path) -> Initial:
-    state = RunFolder(folder).load()
+    state = RunFolder(folder).load("--init")
     made_of = json.loads(state.get("made_of", "{}"))
     if made_of.get("stage") != stage:
         raise ValueError(f"--init {where}: a run of {made_of.get('stage', 'an older version')}, not of {stage}")

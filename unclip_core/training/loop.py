@@ -135,7 +135,7 @@ def train(
     """
     options, world, folder = options or LoopOptions(), this_world(), RunFolder(run)
     with _locked(folder, world):
-        yield from _train(task, recipe, folder, rows, init, dict(identity or {}), options, stop, world)
+        yield from _train(_Run(task, recipe, folder, rows, init, dict(identity or {}), options, world), stop)
 
 
 @contextlib.contextmanager
@@ -153,8 +153,8 @@ def _locked(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> Iterator[Progress]:
-    state = _Run(task, recipe, folder, rows, init, identity, options, world)
+def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
+    task, recipe, folder, options, world = state.task, state.recipe, state.folder, state.options, state.world
     start, last = state.resume(), recipe.steps
     if start > last:
         raise ValueError(
@@ -192,28 +192,26 @@ def _train(task, recipe, folder, rows, init, identity, options, stop, world) -> 
                 state.save(done - 1)
                 raise Stopped(_said(task, done - 1)) from None
             waited += result.waited
-            if done % options.log_every == 0 or done == last:
-                now = time.perf_counter()
+            now = time.perf_counter()
+            logged = done % options.log_every == 0 or done == last
+            if logged or now - told > options.tell_seconds:
+                told, loss = now, result.loss  # where steps are slow, this process's own
                 speed = (done - since) * recipe.batch / (now - clock)
                 numbers = {name: _number(value) for name, value in result.numbers.items()}
-                line = {
-                    "step": done,
-                    "loss": float(world.mean(result.loss)),
-                    "lr": learning_rate(recipe, done - 1),
-                    "grad_norm": _number(result.norm),
-                    "pictures_per_second": round(speed, 1),
-                    "data_share": round(waited / (now - clock), 3),
-                    **numbers,
-                }
-                clock, since, waited = now, done, 0.0
-                write(line)
-                told = now
-                yield Progress(done, last, line["loss"], speed, numbers)
-            elif (now := time.perf_counter()) - told > options.tell_seconds:  # slow steps: this process's own numbers
-                told = now
-                numbers = {name: _number(value) for name, value in result.numbers.items()}
-                speed = (done - since) * recipe.batch / (now - clock)
-                yield Progress(done, last, float(result.loss), speed, numbers)
+                if logged:
+                    loss = world.mean(loss)
+                    line = {
+                        "step": done,
+                        "loss": float(loss),
+                        "lr": learning_rate(recipe, done - 1),
+                        "grad_norm": _number(result.norm),
+                        "pictures_per_second": round(speed, 1),
+                        "data_share": round(waited / (now - clock), 3),
+                        **numbers,
+                    }
+                    clock, since, waited = now, done, 0.0
+                    write(line)
+                yield Progress(done, last, float(loss), speed, numbers)
             stops = _asked(world, stop)
             due = time.perf_counter() - saved > 60 * options.save_minutes
             if done % options.save_every == 0 or done == last or stops or world.any(due):
@@ -276,7 +274,18 @@ class _Loss(nn.Module):
 class _Run:
     """What a run changes: network, average and optimiser."""
 
-    def __init__(self, task, recipe, folder, rows, init, identity, options, world: World) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        folder: RunFolder,
+        rows: int | Sequence[int],
+        init: dict[str, Tensor] | None,
+        identity: dict[str, Any],
+        options: LoopOptions,
+        world: World,
+    ) -> None:
+        """See `train`."""
         self.task, self.recipe, self.folder, self.options, self.world = task, recipe, folder, options, world
         self.device = torch.device(options.device)
         rows = list(range(rows)) if isinstance(rows, int) else list(rows)

@@ -1,10 +1,12 @@
-"""The diffusion losses: L_simple on what the network predicts, and 0.001 L_vlb where it also learns the variance."""
+"""The diffusion losses: L_simple on what the network predicts, and 0.001 L_vlb where it also learns the variance; and
+what a halo is, for upsamplers whose recipe weighs it."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.schedule import Schedule
@@ -52,6 +54,23 @@ def diffusion_loss(
     mean_output, variance_output = output.float().chunk(2, dim=1)
     vlb = variational_bound(schedule, mean_output.detach(), variance_output, x_0, x_t, t)
     return simple_loss(schedule, mean_output, x_0, noise, t) + vlb_weight * schedule.timesteps * vlb
+
+
+def beyond_nearby(made: Tensor, true: Tensor, radius: int) -> Tensor:
+    """How far each value of `made` (B, C, H, W) lies outside of all that `true` has within `radius` pixels: 0 inside,
+    and what is left is a halo."""
+    low, high = range_nearby(true, radius)
+    return (made - high).clamp(min=0) + (low - made).clamp(min=0)
+
+
+def range_nearby(pictures: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value within `radius` pixels of each, in a square; shapes as given."""
+
+    def greatest(x: Tensor) -> Tensor:
+        side = 2 * radius + 1  # along one axis, then along the other
+        return F.max_pool2d(F.max_pool2d(x, (side, 1), 1, (radius, 0)), (1, side), 1, (0, radius))
+
+    return -greatest(-pictures), greatest(pictures)
 
 
 def variational_bound(

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from ..clip.model import empty_network
+from ..clip.networks import empty_network
 from ..config import ClipConfig, DecoderConfig, PriorConfig
 from ..models.build import painting_network
 from ..models.decoder import build_autoencoder
@@ -108,41 +108,53 @@ def estimate(
 ) -> MemoryEstimate:
     """What a run takes at most.
 
-    rows: of a micro-batch. lora: None where all weights learn. dtype: what is computed in. clip: the frozen CLIP, whose
-    weights are kept as `clip_dtype`; towers_apart: one of its towers at a time. fused: whether attention keeps no
-    weights of every pair, as on GPUs.
+    rows: of a micro-batch. lora: None where all weights learn. dtype: what is computed in. save_memory: blocks are
+    computed again in the backward pass instead of kept. clip: the frozen CLIP, whose weights are kept as `clip_dtype`;
+    towers_apart: one of its towers at a time. fused: whether attention keeps no weights of every pair, as on GPUs.
     """
     half = DTYPES[dtype] != torch.float32
-    network = counted_network(config, lora, DTYPES[dtype])
+    network = counted_network(config, lora, DTYPES[dtype], save_memory=save_memory, fused=fused)
     learned = sum(value.numel() for value in network.parameters() if value.requires_grad)
     stays = sum(value.numel() for value in network.parameters() if not value.requires_grad)
     stored = lora.base_dtype.itemsize if lora is not None else 4
-    one, two = (
-        passing_bytes(counted_network(config, lora, DTYPES[dtype]), config, count, save_memory=save_memory, fused=fused)
-        for count in (1, 2)
-    )
-    beside, passing = _beside(config, clip, clip_dtype, towers_apart)
+    one, two = (passing_bytes(network, config, count) for count in (1, 2))
+    beside, passing = _frozen_bytes(config, clip, clip_dtype, towers_apart)
     learning = learned * (LEARNING + (2 if half else 0))  # autocast keeps a copy in half precision
     return MemoryEstimate(
         stays * stored + learned * 4, learning, two - one, rows, beside, passing, max(0, 2 * one - two)
     )
 
 
-def counted_network(config: PriorConfig | DecoderConfig, lora: LoraSettings | None, dtype: torch.dtype) -> nn.Module:
-    """The network that is trained, without contents, all of it as `dtype`."""
+def counted_network(
+    config: PriorConfig | DecoderConfig,
+    lora: LoraSettings | None,
+    dtype: torch.dtype,
+    *,
+    save_memory: bool = False,
+    fused: bool = False,
+) -> nn.Module:
+    """The network that is trained, without contents, all of it as `dtype`; its gradients go as soon as they are summed
+    up. save_memory, fused: see `estimate`."""
     with torch.device("meta"):
         network = PriorNetwork(config) if isinstance(config, PriorConfig) else painting_network(config)
         network = network.to(dtype)
-        if lora is None:
-            return network
-        network.requires_grad_(False)
-        branches = {}
-        for name, layer in LAYERS[lora.layers](network).items():
-            outputs, *inputs = layer.weight.shape
-            branches[name] = Branch(torch.empty(lora.rank, *inputs), torch.empty(outputs, lora.rank))
-        network = with_branches(network, branches)
-    for name, value in network.named_parameters():
-        value.requires_grad_(name.endswith((".down", ".up")))
+        if lora is not None:
+            network.requires_grad_(False)
+            branches = {}
+            for name, layer in LAYERS[lora.layers](network).items():
+                outputs, *inputs = layer.weight.shape
+                branches[name] = Branch(torch.empty(lora.rank, *inputs), torch.empty(outputs, lora.rank))
+            network = with_branches(network, branches)
+            for name, value in network.named_parameters():
+                value.requires_grad_(name.endswith((".down", ".up")))
+    if fused:
+        for block in (module for module in network.modules() if isinstance(module, BLOCKS)):
+            block.forward = partial(_fused, block.forward)
+    if save_memory:
+        checkpoint_blocks(network)
+    for value in network.parameters():
+        if value.requires_grad:
+            value.register_post_accumulate_grad_hook(_forget_gradient)
     return network
 
 
@@ -172,24 +184,9 @@ def _caption_length(config: DecoderConfig) -> int:
     return ClipConfig.context_length
 
 
-def passing_bytes(
-    network: nn.Module,
-    config: PriorConfig | DecoderConfig,
-    rows: int,
-    *,
-    save_memory: bool = False,
-    fused: bool = False,
-) -> int:
+def passing_bytes(network: nn.Module, config: PriorConfig | DecoderConfig, rows: int) -> int:
     """The most that a forward and a backward pass of a `counted_network` hold at any time: not parameters, nor their
     gradients once they are summed up."""
-    if fused:
-        for block in (module for module in network.modules() if isinstance(module, BLOCKS)):
-            block.forward = partial(_fused, block.forward)
-    if save_memory:
-        checkpoint_blocks(network)
-    for value in network.parameters():
-        if value.requires_grad:
-            value.register_post_accumulate_grad_hook(_forget_gradient)
     held = _Held(network)
     with held:
         rows_through(config, network, rows).float().square().mean().backward()
@@ -238,7 +235,9 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _beside(config: PriorConfig | DecoderConfig, clip: ClipConfig, dtype: torch.dtype, apart: bool) -> tuple[int, int]:
+def _frozen_bytes(
+    config: PriorConfig | DecoderConfig, clip: ClipConfig, dtype: torch.dtype, apart: bool
+) -> tuple[int, int]:
     """(bytes of frozen networks, bytes of their forward passes)."""
     network = empty_network(clip)
     image = 0 if network.visual is None else _parameters(network.visual)

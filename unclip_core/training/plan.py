@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..checks import is_whole
 from ..clip.words import WordTokenizer, count_words, most_frequent
 from ..config import EMBED_STD, STAGES, ClipConfig, ClipTextConfig, StackConfig
 from ..presets import KANDINSKY_2_1, KANDINSKY_2_2, PRESETS, STABLE_UNCLIP_H, STABLE_UNCLIP_L
@@ -146,7 +147,7 @@ def make_plan(
 
 
 def _words(asked: Any) -> int | str | None:
-    if asked is None or asked == BYTE_PAIRS or (isinstance(asked, int) and not isinstance(asked, bool) and asked > 0):
+    if asked is None or asked == BYTE_PAIRS or (is_whole(asked) and asked > 0):
         return asked
     raise ValueError(f"words {asked!r}: give the size of the vocabulary, or {BYTE_PAIRS!r} for CLIP's own sub-words")
 

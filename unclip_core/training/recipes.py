@@ -41,6 +41,7 @@ class Recipe:
     blur_share: float = 1.0  # upsamplers: share of the inputs that the augmentation "blur" blurs
     low_noise: float = 0.0  # upsamplers: deviation of the inputs' noise, at most; the scale is -1..1
     clean_share: float = 0.0  # upsamplers: share of the inputs that are made small and not spoilt
+    halo_weight: float = 0.0  # upsamplers: weight of what goes beyond every true colour near by, beside L_simple
     passed: int = 8000  # upsamplers told --through: rows that go through the stages before it, and ...
     passed_share: float = 0.5  # ... their share of the inputs; clean_share is of the others
     passed_level: float = 0.25  # how far they are noised, of the schedule's length
@@ -80,10 +81,8 @@ class Recipe:
             raise ValueError(
                 f"{where}.passed_level {self.passed_level!r}: a noise level; give more than 0, less than 1"
             )
-        not_below_0 = (
-            "micro_batch warmup decay_steps weight_decay embed_levels vlb_weight low_noise shift passed_guidance"
-        )
-        for name in not_below_0.split():
+        weights = "weight_decay vlb_weight halo_weight"
+        for name in f"{weights} micro_batch warmup decay_steps embed_levels low_noise shift passed_guidance".split():
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{where}.{name} {getattr(self, name)!r}: give 0 or more")
         if self.timesteps not in TIMESTEPS:

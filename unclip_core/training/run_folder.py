@@ -12,12 +12,15 @@ import contextlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checkpoints.header import CheckpointError
+from ..checkpoints.pickles import read_pickle
 from ..disk import (
     DiskFull,
     Taken,
@@ -28,6 +31,9 @@ from ..disk import (
     whole_file,
     write_text,
 )
+from ..texts import one_line, shown
+
+_PARTS = {"step": int, "network": dict, "ema": dict, "optimiser": dict}  # of a checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +63,9 @@ class RunFolder:
             stack.enter_context(naming_full_disk(self.metrics))
             yield
 
-    def load(self, device: str = "cpu") -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, None if there is none. A damaged one is named in a warning.
+    def load(self, option: str = "--run") -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, None if there is none. A damaged one is named in a warning. option: what
+        named the folder, for messages.
 
         Raises ValueError where there are checkpoints but none is whole.
         """
@@ -67,18 +74,16 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                found = torch.load(path, map_location=device, weights_only=True)
-            except Exception as error:  # cut off, or no such file at all: zip, pickle and storage have their own errors
-                damaged.append(path.name)
-                log.warning("%s cannot be read (%s)", path, " ".join(str(error).split())[:200])
+                found = _read_checkpoint(path)
+            except ValueError as error:
+                damaged.append(str(error))
+                log.warning("%s: %s", self.path, error)
                 continue
             if damaged:
                 log.warning("going on from %s, step %d", path, found["step"])
             return found
         if damaged:
-            raise ValueError(
-                f"--run {self.path}: {' and '.join(damaged)} cannot be read; remove the folder, or use another --run"
-            )
+            raise ValueError(f"{option} {self.path}: {'; '.join(damaged)}; remove the folder, or name another")
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -118,6 +123,30 @@ class RunFolder:
             kept = [line for line in lines if _step_of(line) <= step]
             if len(kept) < len(lines):
                 write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises ValueError with the file's name and what is wrong with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # its checksums, which torch.load does not look at
+            if bad := archive.testzip():
+                raise ValueError(f"damaged in its record {shown(bad)}")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and storage have their own, and advice that does not help here
+        raise ValueError(f"{path.name} cannot be read ({_reason(path, error)})") from None
+    for name, kind in _PARTS.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            raise ValueError(f"{path.name} is no checkpoint of a training (it has no {name})")
+    return found
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a checkpoint, by our own reader of such files; else what torch's says."""
+    try:
+        read_pickle(path)
+    except CheckpointError as found:
+        return str(found).removeprefix(f"{path}: ").rpartition("; ")[0]
+    return one_line(str(error), 200)
 
 
 def _bytes(state: Any) -> int:

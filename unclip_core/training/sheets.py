@@ -11,10 +11,10 @@ from PIL import Image
 from ..disk import whole_file
 
 
-def grid(pictures: torch.Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
+def grid(pictures: torch.Tensor, columns: int = 8) -> Image.Image:
     """IMAGE (B, H, W, 3) in 0..1 as one picture, row by row."""
     count, height, width, _ = pictures.shape
-    lines = -(-count // columns)
+    lines, gap = -(-count // columns), 2
     sheet = np.full((lines * (height + gap) - gap, min(columns, count) * (width + gap) - gap, 3), 255, np.uint8)
     pixels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     for index, picture in enumerate(pixels):

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checkpoints.catalog import EMBEDDED, find, list_stacks, with_clip_towers
-from ..checkpoints.header import StageFile, read_stage
-from ..checkpoints.states import read_state
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
-from ..config import STAGES, ClipConfig, UpsamplerConfig
-from ..runtime.device import pick_dtype
+from ..config import STAGES, UpsamplerConfig
 from ..runtime.estimates import free_bytes
-from ..stack import LARGE_CLIP, UPSAMPLERS
+from ..stack import UPSAMPLERS
+from .clips import open_clip_of
 from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings
-from .frozen import frozen_beside, network_state, with_own_text
+from .frozen import frozen_parts, network_state, with_own_text
 from .initial import why_not_trained
 from .loop import LoopOptions, Progress, Stopped, Task, train
 from .lora import LORA_TASKS, LoraSettings
 from .memory import CONTEXT, COUNTED, GB, estimate
 from .passing import Passed, check_through, open_through, pass_data
-from .plan import SPEAKERS, TRAINABLE, Plan, components
+from .plan import SPEAKERS, Plan, components
 from .precision import candidates
 from .recipes import Recipe
 from .sources.opening import open_data
@@ -48,11 +44,12 @@ CAPTIONED = ("clip", "prior", "ar_prior")  # these learn nothing from a row with
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run of one stage is told besides the plan. clip: a file or an installed model, None: see `open_clip_of`.
+    """The options of one stage's run, besides its plan.
 
-    lora: train side branches, not the weights. folders: the host's model folders. progress: is told of passes over the
-    data. note: is told what of the data is left out, and what a prior or decoder will need of memory. stop: see
-    `train`. through: models or files of the stages that make an upsampler's inputs, see `passing`.
+    clip: a file or an installed model, None: see `open_clip_of`. lora: train side branches, not the weights. folders:
+    the host's model folders. progress: called during passes over the data. note: called with what of the data is left
+    out, and the memory that a prior or decoder will need. stop: see `train`. through: models or files of the stages
+    that make an upsampler's inputs, see `passing`.
     """
 
     stage: str
@@ -175,7 +172,7 @@ def make_task(options: RunOptions, plan: Plan, data: Data, recipe: Recipe, clip:
         config = dataclasses.replace(config, **components(config, max(config.components, needed)))
     rest = (data, clip, embeddings, recipe)
     if stage == "decoder":
-        frozen = frozen_beside(config, plan.initial.read if plan.initial else None, clip)
+        frozen = frozen_parts(config, plan.initial.read if plan.initial else None, clip)
         tokenizer = plan.initial.tokenizer if plan.initial else None
         rest += (with_own_text(frozen, config, torch.device(options.loop.device), tokenizer),)
     if options.lora is None:
@@ -232,7 +229,7 @@ def rows_for(stage: str, config: Any, data: Data) -> list[int]:
     """The rows that a stage learns from. Raises ValueError where there are none, with the reason."""
     rows = list(range(len(data)))
     if isinstance(data, EmbeddingPairs) and stage not in ("prior", "ar_prior"):
-        data.pictures([])
+        data.pictures([])  # there are none, which it says
     if stage in CAPTIONED and isinstance(data, PictureData | EmbeddingPairs):
         rows = [row for row in rows if data.all_captions(row)]
         if not rows:
@@ -245,80 +242,3 @@ def rows_for(stage: str, config: Any, data: Data) -> list[int]:
                 f"larger ones, or take this stage from another model (--take MODEL:{stage.replace('_', '-')})"
             )
     return rows
-
-
-def open_clip_of(where: str | None, plan: Plan, folders: Iterable[Path], device: torch.device | str) -> Clip:
-    """The frozen CLIP of a run: that of `where` (a file, or an installed model's name), else that beside the initial
-    weights, else the public one that the preset names, else the embedded model's.
-
-    Raises ValueError for another one than trained weights, or the ids of a preset, speak.
-    """
-    wanted = plan.config("clip")
-    if where is not None:
-        found = clip_file(where, folders)
-    elif plan.initial is not None and plan.initial.clip is not None:
-        found = plan.initial.clip
-        if missing := needed_towers(plan) - set(found.config.towers):
-            return _whole_clip(found.config, missing, folders, device)
-    elif wanted.architecture:
-        return Clip.from_config(wanted, device=device)
-    else:
-        found = read_stage(EMBEDDED / "storybook" / "clip.safetensors")
-    speaks = plan.initial.config.clip_id if plan.adopts and plan.initial.stage != "clip" else None
-    preset = TRAINABLE[plan.preset]
-    if speaks is None and plan.stack.name == preset.name:
-        speaks = wanted.clip_id
-    if speaks is not None and found.config.clip_id != speaks:
-        label = f"--init {plan.initial.label}" if plan.adopts else f"preset {plan.preset}"
-        raise ValueError(
-            f"{label} speaks the CLIP {speaks}, but {f'--clip {where}' if where else found.path} is "
-            f"{found.config.clip_id}; give that CLIP, or --name for a stack of its own that is trained anew"
-        )
-    return load_clip(found, device)
-
-
-def needed_towers(plan: Plan) -> set[str]:
-    """What a run needs of the CLIP that lies beside its initial weights: a decoder may read captions by itself."""
-    config = plan.initial.config
-    return {"image"} if getattr(config, "text", "clip") != "clip" else {"text", "image"}
-
-
-def _whole_clip(config: ClipConfig, missing: set[str], folders: Iterable[Path], device: torch.device | str) -> Clip:
-    """The CLIP of this id with the missing towers: an installed model's, else the public one, which is downloaded.
-
-    Raises ValueError where there is none (Karlo's own folder has no image tower, its variations' has).
-    """
-    entry = with_clip_towers(list_stacks(folders).values(), config.clip_id, missing)
-    if entry is not None:
-        return load_clip(entry.stages["clip"], device)
-    public = next((each.clip for each in TRAINABLE.values() if each.clip.clip_id == config.clip_id), None)
-    if public is None or not public.pretrained:
-        raise ValueError(
-            f"the CLIP {config.clip_id} has no {' and no '.join(sorted(missing))} tower, without which no data can be "
-            "read; install a model that speaks it and has one, such as karlo-v1-alpha-image-variations for Karlo's "
-            "(`unclip pull`), or give --clip"
-        )
-    return Clip.from_config(public, device=device)
-
-
-def clip_file(where: str, folders: Iterable[Path] = ()) -> StageFile:
-    """The CLIP of a file, or of an installed model. Raises ValueError for what has none."""
-    path = Path(where).expanduser()
-    if path.is_file():
-        found = read_stage(path)
-        if found.stage != "clip":
-            raise ValueError(f"--clip {where} holds a {found.stage}; give a CLIP, as `unclip train clip` makes")
-        return found
-    entry = find(where, folders)
-    if "clip" not in entry.stages:
-        raise ValueError(f"--clip {where} has no clip; it has {', '.join(entry.stages)}")
-    return entry.stages["clip"]
-
-
-def load_clip(found: StageFile, device: torch.device | str) -> Clip:
-    """A handle over a stage's file, as when pictures are made: a large one with its towers apart, on an accelerator in
-    half precision."""
-    large, device = found.parameters >= LARGE_CLIP, torch.device(device)
-    dtype = pick_dtype("auto", device) if large and device.type != "cpu" else torch.float32
-    read = partial(read_state, found, dtype=dtype)
-    return Clip.from_config(found.config, read, device=device, dtype=dtype, apart=large)

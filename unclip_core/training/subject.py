@@ -10,7 +10,6 @@ that guidance still pushes away from everything, and not from the subject.
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.lora_file import save_lora
-from ..clip.model import Clip, text_states
+from ..clip.model import Clip
 from ..config import DecoderConfig, PriorConfig
 from ..types import TextEncoding, model_to_image
 from .data import Data, move
@@ -67,20 +66,13 @@ class WordTexts(Texts):
         """Ids, mask and places of the new word, each (B, T), on the CPU."""
         return self.clip.tokenize_all(captions)
 
-    def encode(self, tokens: tuple[Tensor, ...]) -> TextEncoding:
-        """Captions without the new word."""
-        return self.encode_with(tokens, None)
-
     def encode_with(self, tokens: tuple[Tensor, ...], row: Tensor | None) -> TextEncoding:
-        """What `Clip.encode_text` gives where the word has the embedding `row` (W,), which gradients reach."""
+        """What `Clip.encode_text` gives where the word has the embedding `row` (W,), which gradients reach; None for
+        captions without the word."""
+        if row is None:
+            return self.encode(tokens)
         ids, mask, places = tokens
-        network, new = self.clip.text_placed.on_device(), None if row is None else (places, row[None])
-        learns = contextlib.nullcontext() if row is not None else torch.no_grad()
-        with torch.autocast(ids.device.type, enabled=False), learns:
-            states, embed = text_states(network, ids, new)
-        normalised = self.clip.config.normalised
-        embed = F.normalize(embed.float(), dim=-1) if normalised else embed.float()
-        return TextEncoding(states.float(), embed, mask, ids, self.clip.clip_id, (), normalised)
+        return self._encoded(ids, mask, (places, row[None]))
 
 
 class AnyCaptions:

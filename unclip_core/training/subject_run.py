@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +21,9 @@ from ..clip.model import Clip
 from ..clip.new_words import check_new_word
 from ..disk import whole_file, write_text
 from ..stack import Stack, load_stack
-from .data import Data, Tick, Unrelated
+from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings
-from .frozen import frozen_beside
+from .frozen import frozen_parts
 from .initial import stored_state
 from .loop import LoopOptions, Progress, train
 from .lora import LoraSettings
@@ -33,12 +32,12 @@ from .recipes import Recipe
 from .sources.opening import open_data, open_index, processors
 from .sources.pictures import PictureData
 from .subject import SubjectTask
+from .subject_data import MARK, Chained, SubjectData
 
 NEEDED = ("clip", "prior", "decoder")
 CLASS_SHARE = 2  # pictures to be kept for each of the subject, unless another number is asked for
 AT_ONCE = 8  # of them painted in one run
 PAINT_STEPS = 25  # of the decoder at most; they are looked at by networks alone
-MARK = "{}"  # in a sentence, for what it is about
 FEW = 4  # pictures of the subject, below which it is warned of
 
 log = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ def start_subject(options: SubjectOptions, recipe: Recipe) -> Iterator[Progress]
     settings, decoder = options.settings, entry.stages["decoder"]
     if settings is not None:
         settings = replace(settings, base_dtype=options.base_dtype)
-    beside = frozen_beside(decoder.config, partial(stored_state, decoder), seer)
+    beside = frozen_parts(decoder.config, partial(stored_state, decoder), seer)
     rest = (data, embeddings, len(subject), others, recipe, settings, beside)
     task = SubjectTask(networks(entry, options.base_dtype), configs, (clip, seer), options.word, start, *rest)
     identity = {
@@ -191,122 +190,12 @@ def first_embedding(clip: Clip, word: str, kind: str) -> Tensor:
         raise ValueError(f"--word: {error}") from None
     unknown = clip.unknown_words(kind)
     if unknown or not kind.strip():
-        knows = clip.vocabulary_summary()
+        knows = clip.config.knows
         said = f"CLIP {clip.clip_id} does not know {', '.join(unknown)}" if unknown else "no word"
         raise ValueError(f"--class {kind!r}: {said}; give a word that it knows{f' ({knows})' if knows else ''}")
     ids, mask = clip.tokenize([kind])
     inner = ids[0, 1 : int(mask[0].sum()) - 1]  # between start and end
     return clip.text_placed.on_device().token_embedding.weight[inner.to(clip.device)].detach().float().mean(0).cpu()
-
-
-class SubjectData(Unrelated):
-    """A subject's pictures; every caption says the word.
-
-    A picture without a caption is "a <word>"; in captions that only name the class, the word takes its place. Raises
-    ValueError for a caption that says neither.
-    """
-
-    def __init__(self, pictures: PictureData, word: str, kind: str) -> None:
-        self.pictures_of, self.word, self.kind = pictures, word, kind
-        self.said = [self._captions(row) for row in range(len(pictures))]
-
-    def _captions(self, row: int) -> tuple[str, ...]:
-        found = []
-        for caption in self.pictures_of.all_captions(row) or (f"a {self.word}",):
-            said, count = (caption, 1) if says(caption, self.word) else replaced(caption, self.kind, self.word)
-            if not count:
-                raise ValueError(
-                    f"{self.pictures_of.sample(row).name}: its caption {caption!r} says neither {self.word!r} nor "
-                    f"{self.kind!r}; write the word where the subject is, or remove the caption"
-                )
-            found.append(said)
-        return tuple(found)
-
-    @property
-    def identity(self) -> str:
-        """See Data."""
-        return self.pictures_of.identity
-
-    @property
-    def state(self) -> str:
-        """See Data."""
-        return self.pictures_of.state
-
-    def __len__(self) -> int:
-        return len(self.said)
-
-    def pictures(self, rows: list[int], side: int = 64) -> Tensor:
-        """See Data."""
-        return self.pictures_of.pictures(rows, side)
-
-    def whole(self, row: int, side: int) -> Tensor:
-        """See Data."""
-        return self.pictures_of.whole(row, side)
-
-    def all_captions(self, row: int) -> tuple[str, ...]:
-        """See Data."""
-        return self.said[row]
-
-    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
-        return [rng.choice(self.said[row]) for row in rows]
-
-    def sentences(self) -> list[str]:
-        """The captions with MARK where they name the subject, each once."""
-        said = [replaced(caption, self.word, MARK)[0] for captions in self.said for caption in captions]
-        return list(dict.fromkeys(said))
-
-    def class_captions(self) -> list[str]:
-        """What the same pictures would be called if they showed any of the class: "a <class>" first, each once."""
-        said = [sentence.replace(MARK, self.kind) for sentence in self.sentences()]
-        return list(dict.fromkeys([f"a {self.kind}", *said]))
-
-
-class Chained(Unrelated):
-    """The rows of one source, then those of another."""
-
-    def __init__(self, first: Data, second: Data) -> None:
-        self.first, self.second = first, second
-        self.identity, self.state = (f"{getattr(first, x)}+{getattr(second, x)}" for x in ("identity", "state"))
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def pictures(self, rows: list[int], side: int = 64) -> Tensor:
-        """See Data."""
-        parts = [self._at(row) for row in rows]
-        return torch.cat([data.pictures([row], side) for data, row in parts])
-
-    def whole(self, row: int, side: int) -> Tensor:
-        """See Data."""
-        data, own = self._at(row)
-        return data.whole(own, side)
-
-    def all_captions(self, row: int) -> tuple[str, ...]:
-        """See Data."""
-        data, own = self._at(row)
-        return data.all_captions(own)
-
-    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
-        return [rng.choice(self.all_captions(row)) for row in rows]
-
-    def _at(self, row: int) -> tuple[Data, int]:
-        return (self.first, row) if row < len(self.first) else (self.second, row - len(self.first))
-
-
-def says(caption: str, word: str) -> bool:
-    """Whether the caption has the word as a whole."""
-    return re.search(_whole(word), caption, re.IGNORECASE) is not None
-
-
-def replaced(caption: str, word: str, other: str) -> tuple[str, int]:
-    """The caption with `other` for every `word`, and how often that was."""
-    return re.subn(_whole(word), other, caption, flags=re.IGNORECASE)
-
-
-def _whole(word: str) -> str:
-    return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
 def _open(options: SubjectOptions) -> PictureData:
@@ -356,7 +245,6 @@ def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: T
     earlier run was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reads_text = stack.decoder.config.text != "none"
     steps = min(PAINT_STEPS, stack.decoder.config.sampling.steps)
     for first in range(0, len(captions), AT_ONCE):
         rows = range(first, min(first + AT_ONCE, len(captions)))
@@ -365,7 +253,7 @@ def paint_class(stack: Stack, captions: Sequence[str], folder: Path, progress: T
             continue
         text = stack.clip.encode_text([captions[row] for row in rows])
         embed = stack.prior.sample(text, seed=first)
-        pictures = stack.decoder.sample(embed, text if reads_text else None, seed=first, steps=steps)
+        pictures = stack.decoder.sample(embed, text if stack.decoder.reads_text else None, seed=first, steps=steps)
         for row in missing:
             pixels = (pictures[row - first] * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{row + 1:04}.png")

@@ -12,14 +12,15 @@ from ..clip.model import Clip
 from ..clip.words import count_words
 from ..pictures.fonts import cut, font_for
 from ..texts import json_text, printable
+from ..types import model_to_image
 from .data import Data
-from .sources.decode import square
 from .sources.pairs import EmbeddingPairs
 from .sources.pictures import PictureData
 
 SIDES = (64, 256, 1024)  # what the decoder and the two upsamplers of a cascade paint
 SHEET_PAIRS = 24
 CELL = 192
+LISTED = 5  # names spelt out where there are many
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def survey(data: Data, where: str, clip: Clip | None = None) -> Survey:
     )
 
 
-def report(found: Survey, *, listed: int = 5) -> str:
-    """The survey for people, a fact a line. listed: names spelt out where there are many."""
+def report(found: Survey) -> str:
+    """The survey for people, a fact a line."""
 
     def names(rows: list[str]) -> str:
-        more = f" and {len(rows) - listed} more" if len(rows) > listed else ""
-        return "; ".join(rows[:listed]) + more
+        more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        return "; ".join(rows[:LISTED]) + more
 
     lines = [f"{found.where}: {found.rows} rows kept, {len(found.skipped)} skipped"]
     if found.width:
@@ -113,9 +114,9 @@ def report(found: Survey, *, listed: int = 5) -> str:
         lines.append(f"  said more than once: {twice} words; most often: {shown}")
     if found.no_caption:
         lines.append(f"  without a caption: {len(found.no_caption)} ({names(found.no_caption)})")
-    lines += [f"  caption of {name} is {reason}" for name, reason in found.unread[:listed]]
-    if len(found.unread) > listed:
-        lines.append(f"  and {len(found.unread) - listed} more captions that cannot be read")
+    lines += [f"  caption of {name} is {reason}" for name, reason in found.unread[:LISTED]]
+    if len(found.unread) > LISTED:
+        lines.append(f"  and {len(found.unread) - LISTED} more captions that cannot be read")
     if found.unknown:
         shown = ", ".join(f"{word} {count}" for word, count in found.unknown.most_common(12))
         lines.append(f"  words that this CLIP does not know: {len(found.unknown)} ({shown})")
@@ -161,10 +162,8 @@ def as_json(found: Survey) -> str:
     )
 
 
-def contact_sheet(data: Data, path: Path, side: int = SIDES[0]) -> None:
-    """Pictures spread over the data, each whole, and beside it the square of `side` px that the decoder learns."""
-    from ..types import model_to_image
-
+def contact_sheet(data: Data, path: Path) -> None:
+    """Pictures spread over the data, each whole, and beside it the square that a decoder of 64 px learns."""
     pairs = min(SHEET_PAIRS, len(data))
     rows = [index * len(data) // pairs for index in range(pairs)]
     columns, gap, line = min(4, pairs), 8, 18
@@ -175,9 +174,9 @@ def contact_sheet(data: Data, path: Path, side: int = SIDES[0]) -> None:
         left, top = gap + place % columns * (width + gap), gap + place // columns * (height + gap)
         whole = Image.fromarray((data.whole(row, CELL)[0] * 255).round().byte().numpy())
         whole.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-        small = Image.fromarray((model_to_image(data.pictures([row], side))[0] * 255).round().byte().numpy())
+        small = Image.fromarray((model_to_image(data.pictures([row], SIDES[0]))[0] * 255).round().byte().numpy())
         sheet.paste(whole, (left + (CELL - whole.width) // 2, top + (CELL - whole.height) // 2))
-        sheet.paste(square(small, CELL) if side >= CELL else small.resize((CELL, CELL), 0), (left + CELL + gap, top))
+        sheet.paste(small.resize((CELL, CELL), Image.Resampling.NEAREST), (left + CELL + gap, top))
         said = data.all_captions(row)
         text = said[0] if said else "(no caption)"
         font = font_for(text, 13)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.native import save_stage
-from ..clip.model import build_network
+from ..clip.networks import build_network
 from ..clip.words import WordTokenizer
 from ..config import ClipConfig
 from ..storybook.facts import FACTS, UNSAID
@@ -101,9 +101,9 @@ class ClipTask:
         return (*kept, f"{TRUNK}stem.", *(f"{TRUNK}stages.{stage}." for stage in range(self.recipe.trunk_stages)))
 
     def batch(self, rows: list[int], rng: random.Random, generator: torch.Generator) -> dict[str, Any]:
-        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and what is known of the captions, see `Told`."""
+        """Pictures normalised for CLIP (B, 3, H, W), ids (B, T), and what is known of the captions, see `Captioned`."""
         rows = self.with_siblings(rows, rng)
-        told = self.data.told(rows, rng)
+        told = self.data.captioned(rows, rng)
         ids = torch.tensor([self.tokenizer.encode(caption) for caption in told.captions])
         pictures = self.normalise(shifted(self.data.pictures(rows, self.picture_side), self.recipe.shift, rng))
         if self.recipe.readout and told.seen is None:

@@ -23,7 +23,7 @@ from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
 from .data import Data
 from .degrade import degrade
-from .losses import diffusion_loss, draw_timesteps
+from .losses import beyond_nearby, diffusion_loss, draw_timesteps
 from .passing import Passed
 from .recipes import Recipe
 from .sheets import grid, save_png
@@ -98,11 +98,17 @@ class UpsamplerTask:
         return {**batch, "low": resize_bicubic(batch["low"], batch["x_0"].shape[-1])}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_simple, and L_vlb where the variance is learned."""
+        """L_simple, L_vlb where the variance is learned, and halos of the predicted x_0 where they have a weight."""
         x_0, t, noise = batch["x_0"], batch["t"], batch["noise"]
         x_t = self.schedule.add_noise(x_0, t, noise).contiguous(memory_format=torch.channels_last)
         output = network(x_t, t, batch["low"], batch["level"])
-        return diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean(), {}
+        loss = diffusion_loss(self.schedule, output, x_0, x_t, noise, t, self.recipe.vlb_weight).mean()
+        if not self.recipe.halo_weight:
+            return loss, {}
+        mean = output.float()[:, : x_0.shape[1]]  # without the channels of a learned variance
+        predicted, _ = self.schedule.to_x0_eps(mean, x_t, t)
+        halo = beyond_nearby(predicted, x_0, self.factor).mean()
+        return loss + self.recipe.halo_weight * halo, {"halo": halo.detach()}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
         """Loss by quarters; PSNR of sampled crops, and of their inputs enlarged by the bicubic filter: of spoilt

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.model import Clip, text_states
+from ..clip.model import Clip
+from ..clip.networks import text_states
 from ..types import TextEncoding
 
 
@@ -22,11 +23,14 @@ class Texts:
         return self.clip.tokenize(captions)
 
     @torch.no_grad()
-    def encode(self, tokens: tuple[Tensor, Tensor]) -> TextEncoding:
+    def encode(self, tokens: tuple[Tensor, ...]) -> TextEncoding:
         """What `Clip.encode_text` gives for the captions, on the tokens' device."""
-        ids, mask = tokens
+        return self._encoded(*tokens[:2])
+
+    def _encoded(self, ids: Tensor, mask: Tensor, new: tuple[Tensor, Tensor] | None = None) -> TextEncoding:
+        """new: see `text_states`."""
         with torch.autocast(ids.device.type, enabled=False):  # as when pictures are made
-            states, embed = text_states(self.clip.text_placed.on_device(), ids)
+            states, embed = text_states(self.clip.text_placed.on_device(), ids, new)
         normalised = self.clip.config.normalised
         embed = F.normalize(embed.float(), dim=-1) if normalised else embed.float()
         return TextEncoding(states.float(), embed, mask, ids, self.clip.clip_id, (), normalised)

@@ -23,7 +23,9 @@ from ..clip.model import Clip
 from ..clip.pca import fit_pca
 from ..disk import whole_file
 from ..stack import Stack, load_stack
+from ..stages import finish
 from ..types import Embedding
+from .clips import load_clip, open_clip_of
 from .data import Data
 from .embeddings import embed_rows, image_embeddings
 from .fit_analytic import fit_noise_powers
@@ -31,7 +33,7 @@ from .loop import Progress
 from .plan import SPEAKERS, Plan
 from .run_folder import RunFolder
 from .sources.pairs import EmbeddingPairs
-from .start import RunOptions, check_trainable, load_clip, open_clip_of, open_source, rows_for, run_stage
+from .start import RunOptions, check_trainable, open_source, rows_for, run_stage
 from .validation import some_rows
 from .world import this_world
 
@@ -190,11 +192,5 @@ def _noise_powers(options: RunOptions, stack: Stack, data: Data) -> Tensor:
     with torch.inference_mode():
         text = stack.clip.encode_text(data.captions(rows, random.Random(0)))
         image = Embedding(embed_rows(stack.clip, data, rows), stack.clip.clip_id, "image")
-        steps = fit_noise_powers(stack.prior, text, image)
-        while True:
-            try:
-                done, total = next(steps)
-            except StopIteration as end:
-                return end.value
-            if options.progress:
-                options.progress("measure the prior's noise", done, total)
+        tell = options.progress or (lambda what, done, total: None)
+        return finish(fit_noise_powers(stack.prior, text, image), lambda step: tell("measure the prior's noise", *step))

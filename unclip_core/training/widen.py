@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..clip.model import MAP_SIDE
+from ..clip.networks import MAP_SIDE
 from ..clip.words import WordTokenizer
 from ..config import ClipConfig
 

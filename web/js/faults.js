@@ -11,6 +11,7 @@ const LINE = 15;
 const LINES = 8; // more are scrolled to
 const LETTER = 6; // pixels of one, on average
 const LOOK = 250; // milliseconds
+const SHOWN = 20_000; // milliseconds that a message stays
 const marked = new Map(); // node -> { size: as it was left here, grown: { name of a text: [width, height] } }
 let seen = null; // the editor's errors that were told last
 
@@ -35,7 +36,8 @@ function look() {
 }
 
 /** An error as one line: what is wrong, and with which input. */
-function reason({ message, details }) {
+function reason({ type, message, details }) {
+  if (details && type === "custom_validation_failed") return details; // the message says no more than that
   if (!details || message?.includes(details)) return message;
   return !message || details.includes(message) ? details : `${message}: ${details}`;
 }
@@ -52,6 +54,7 @@ function warn(id, text) {
 function tell(kind, id, text) {
   const node = find(id);
   if (!text || !node) return;
+  if (kind === FAULT && app.canvas && app.canvas.graph !== node.graph) announce(id, text);
   take(node, kind);
   const style = { overflowY: "auto", whiteSpace: "pre-wrap", overflowWrap: "anywhere", fontSize: "11px", userSelect: "text" };
   const box = make("div", { ...style, lineHeight: `${LINE}px`, color: kind.color }, text);
@@ -66,6 +69,12 @@ function tell(kind, id, text) {
   app.canvas?.bringToFront?.(node); // it has grown over what lies below
 }
 
+/** Of a node inside a box the box alone is in view, and it turns red without a word. */
+function announce(id, text) {
+  const box = (app.rootGraph ?? app.graph).getNodeById?.(String(id).split(":")[0]);
+  app.extensionManager?.toast?.add?.({ severity: "error", summary: box?.title, detail: text, life: SHOWN });
+}
+
 /** Our node of this id; in a subgraph the ids of its instances come first, as in "11:4". */
 function find(id) {
   let graph = app.rootGraph ?? app.graph;
@@ -78,7 +87,10 @@ function find(id) {
 }
 
 function clear() {
-  for (const node of [...marked.keys()]) take(node, FAULT);
+  for (const node of [...marked.keys()]) {
+    if (node.graph) take(node, FAULT);
+    else marked.delete(node); // it has left the canvas
+  }
 }
 
 /** Take a text away, and what the node has grown for it where the user has not chosen another size since. */

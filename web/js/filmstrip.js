@@ -10,7 +10,9 @@ const THUMB = 48;
 const LARGE = 128; // at least; the node's free room below is the picture's
 const MOST = 128; // frames; a longer animation is shown by evenly spread ones
 const CAN = typeof ImageDecoder !== "undefined"; // else the editor's own preview plays it
+const newest = new WeakMap(); // node -> the result that it is to show
 const TYPES = { webp: "image/webp", gif: "image/gif" };
+const sizes = new WeakMap(); // node -> its size before the editor's preview made it grow
 const PATHS = {
   UnCLIPSlerpEmbedding: ["start", "end"],
   UnCLIPSlerpNoise: ["start", "end"],
@@ -24,8 +26,10 @@ app.registerExtension({
     afterRun(nodeType, draw);
     const before = nodeType.prototype.onDrawBackground; // there older nodes take up their preview
     nodeType.prototype.onDrawBackground = function () {
+      const [old, size] = [has(this, EDITORS_PREVIEW), [...this.size]];
       const result = before?.apply(this, arguments);
-      if (this.widgets?.some((widget) => widget.name === NAME)) {
+      if (!old && has(this, EDITORS_PREVIEW)) sizes.set(this, size); // it grows as it is drawn next
+      if (has(this, NAME)) {
         this.imgs = undefined;
         hide(this, EDITORS_PREVIEW);
       }
@@ -37,16 +41,25 @@ app.registerExtension({
   },
 });
 
+function has(node, name) {
+  return node.widgets?.some((widget) => widget.name === name) ?? false;
+}
+
 async function draw(node, output) {
   const file = output?.images?.[0];
   const type = TYPES[file?.filename?.split(".").pop()];
   if (!type) return;
+  newest.set(node, output);
   const query = new URLSearchParams({ filename: file.filename, subfolder: file.subfolder ?? "", type: file.type });
   const answer = await api.fetchApi(`/view?${query}`);
   if (!answer.ok) throw new Error(`${file.filename}: ${answer.status}`);
   const data = await answer.blob();
   const frames = await decode(await data.arrayBuffer(), type, output.frames?.[0]);
-  if (!node.graph) return; // the node may have left the canvas while its frames came
+  if (!node.graph || newest.get(node) !== output) return; // while its frames came the node left, or ran again
+  if (sizes.has(node) && !has(node, NAME)) {
+    hide(node, EDITORS_PREVIEW); // it stood there while the frames came
+    node.setSize(sizes.get(node));
+  }
   const low = frames.pictures.length < 2 ? LARGE : LARGE + THUMB + 40;
   show(node, NAME, strip(frames, api.apiURL(`/view?${query}`), path(node, frames.total)), low, true);
 }

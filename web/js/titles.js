@@ -1,5 +1,5 @@
 // The shipped graphs in the editor's language: a group shows its title in it, a node its name and what that means. Saved
-// graphs keep the titles that they came with, as `unclip run -s NAME.…` and the notes name nodes by them.
+// graphs and prompts keep the titles that they came with, as `unclip run -s NAME.…` and the notes name nodes by them.
 import { app } from "../../../scripts/app.js";
 
 let titles = null; // { nodes: { title: words }, groups: { title: words } }
@@ -11,6 +11,7 @@ app.registerExtension({
     const answer = await fetch(new URL("../titles.zh.json", import.meta.url));
     if (!answer.ok) return;
     titles = await answer.json();
+    name();
     translate(app.rootGraph ?? app.graph); // a graph may stand there already
   },
   afterConfigureGraph() {
@@ -23,12 +24,30 @@ app.registerExtension({
   },
 });
 
+/** Prompts, and what is exported for the API, name nodes as their graph does. */
+function name() {
+  const saved = new Map(Object.entries(titles.nodes).map(([title, words]) => [shown(title, words), title]));
+  const ask = app.graphToPrompt;
+  app.graphToPrompt = async function () {
+    const prompt = await ask.apply(this, arguments);
+    for (const { _meta } of Object.values(prompt?.output ?? {})) {
+      if (_meta) _meta.title = saved.get(_meta.title) ?? _meta.title;
+    }
+    return prompt;
+  };
+}
+
+/** A node's title and what it means. */
+function shown(title, words) {
+  return `${title} ${words}`;
+}
+
 function translate(graph) {
   for (const node of graph._nodes) {
     const words = titles.nodes[node.title];
     if (words) {
       const before = node.onSerialize;
-      node.onSerialize = keeping(node, `${node.title} ${words}`, (data) => before?.call(node, data));
+      node.onSerialize = keeping(node, shown(node.title, words), (data) => before?.call(node, data));
     }
     if (node.subgraph) translate(node.subgraph);
   }

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+_LOOK = 0.1  # seconds of waiting after which others are asked whether to go on
+
 
 class AsyncCalls:
     """Starts coroutines and waits for them."""
@@ -34,10 +36,10 @@ class AsyncCalls:
             self._loop.run_until_complete(asyncio.sleep(0))
 
     def wait(self, values: Iterable[Any]) -> None:
-        """Return when one of the unfinished tasks among `values` is done."""
+        """Return when one of the unfinished tasks among `values` is done, or after a moment."""
         pending = [value for value in values if is_pending(value)]
         if pending and self._loop is not None:
-            self._loop.run_until_complete(asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED))
+            self._loop.run_until_complete(asyncio.wait(pending, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED))
 
     def result(self, value: Any) -> Any:
         """The result of a finished task, or raise what it raised; other values, unfinished tasks too, as they are."""

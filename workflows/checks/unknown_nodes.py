@@ -22,7 +22,7 @@ def why_unknown(node: dict[str, Any], classes: dict[str, type]) -> str:
     remote = _are_declarations(classes)
     class_type, origin = node.get("class_type"), saved_origin(node)
     if not isinstance(class_type, str):
-        return f"{saved_title(node)!r} is no node that is known here; {ELSEWHERE}: {_fix(remote)}"
+        return f"{saved_title(node)!r} is not a node that is known here; {ELSEWHERE}: {_fix(remote)}"
     said = f"unknown node class {class_type!r}"
     if class_type.startswith("UnCLIP"):  # ours, of whatever name the pack was installed under
         if hint := _similar(class_type, classes):
@@ -56,7 +56,7 @@ def _core(class_type: str, theme: str | None, origin: dict[str, str], remote: bo
     if not remote:
         fix = f"{_SERVER}, or take the node out"
     elif class_type in _names(core_nodes.REMOVED):
-        fix = "replace it: the server's ComfyUI has it no more"
+        fix = "replace it: the server's ComfyUI no longer has it"
     else:
         fix = "update the server's ComfyUI, or look into its log for why the node is missing"
     return f"a node of ComfyUI's own{kind}{versions}; {fix}"

@@ -1,4 +1,4 @@
-"""What train, data and the fits share: data, where a table goes, and the progress bar."""
+"""What train, data, the fits and measurements share: data, where a table goes, and progress bars."""
 
 from __future__ import annotations
 
@@ -39,6 +39,22 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield show
     finally:
         close()
+
+
+@contextlib.contextmanager
+def one_bar(**look: Any) -> Iterator[tuple[Any, Callable[[str, int, int], None]]]:
+    """A tqdm bar that stands for one thing after another, and what moves it: called with what is done, how much of it,
+    of how much."""
+    from tqdm import tqdm
+
+    with tqdm(dynamic_ncols=True, **look) as bar:
+
+        def move(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield bar, move
 
 
 def table_path(output: Path | None, stack: str, kind: str) -> Path:

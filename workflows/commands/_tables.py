@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...unclip_core.texts import one_line
-from ..document.terminal import echo
+from ..terminal import echo
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ...unclip_core.texts import json_text
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 
 EPILOG = """\b
 Examples:

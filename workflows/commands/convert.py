@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo
+from ..terminal import echo
 
 EPILOG = """\b
 Examples:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._options import cache_option
 
 EPILOG = """\b

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._options import nodes_option
 
 _MIN_TOKEN = 16

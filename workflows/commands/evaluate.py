@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..document.terminal import echo, echo_lines
+from ..document.reading import SHIPPED
+from ..terminal import echo, echo_lines
+from ._fitting import one_bar
 from ._options import cache_option
 
 if TYPE_CHECKING:
     from ...unclip_core.checkpoints.catalog import StackEntry
 
-GRAPH = Path(__file__).resolve().parent.parent / "text_to_image.json"
+GRAPH = SHIPPED / "text_to_image.json"
 
 
 @click.group()
@@ -76,7 +77,7 @@ def storybook(
     settings = SampleSettings(**saved_settings(GRAPH))
     keep_pages()
     rows, times = [], None
-    with _progress() as tick:
+    with one_bar() as (_, tick):
         sides = [report.Side(_context(entry, run_folder, cache, tick), settings, plan) for entry in entries]
         new, old = sides[0], sides[1] if against else None
         if split == "test":
@@ -217,7 +218,7 @@ def samples(model, captions, reference, limit, size, seed, batch, dtype, output)
     folders = current_host().model_folders()
     handles = load_stack(find(model, folders), dtype, folders=folders)
     keep_pages()
-    with _progress() as tick:
+    with one_bar() as (_, tick):
         real = scoring.embed_files(handles.clip, paths, tick)
         made = scoring.paint(handles, texts, seed, batch, size == "256", tick)
     found = scoring.score(*made[1:], real)
@@ -254,21 +255,6 @@ def binding(stack, asked, fitted_on, output) -> None:
     found = probes.gates(handles.clip, prior, fitted_on, asked, lambda what: echo(f"measuring: {what}", err=True))
     echo_lines(probes.table(found, asked))
     (output / "binding.json").write_text(json.dumps(found, indent=2))
-
-
-@contextmanager
-def _progress():
-    """A bar, as the function that moves it: (what, done, total)."""
-    from tqdm import tqdm
-
-    with tqdm(dynamic_ncols=True) as bar:
-
-        def tick(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        yield tick
 
 
 def saved_settings(graph: Path) -> dict[str, dict]:

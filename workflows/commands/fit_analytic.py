@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo
+from ..terminal import echo
 from ._options import cache_option
 
 EPILOG = """\b

@@ -16,7 +16,7 @@ from ...unclip_core.config import STAGES
 from ...unclip_core.texts import json_text
 from ..checks.stacks import reasons, shipped_graphs
 from ..document.schema import NodeClasses, node_classes
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._tables import print_table, size_text
 
 _COLUMNS = ("NAME", "STAGES", "DTYPE", "SIZE", "LICENCE", "GRAPHS", "FOLDER")

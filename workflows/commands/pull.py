@@ -10,7 +10,7 @@ import click
 
 from ...unclip_core.checkpoints import catalog
 from ...unclip_core.checkpoints.published import PUBLISHED, Published
-from ..document.terminal import echo
+from ..terminal import echo
 from ._tables import print_table, size_text
 
 if TYPE_CHECKING:

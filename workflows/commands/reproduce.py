@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ..document.terminal import echo
+from ..terminal import echo
+from ._fitting import one_bar
 from ._options import cache_option
 
 EPILOG = """\b
@@ -89,13 +90,7 @@ def command(
         return _show_plan(Planning(entry, handles, run_folder, cache, budget), experiments, quick, full)
     path = output or run_folder / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _bar() as bar:
-
-        def tick(what: str, done: int, total: int) -> None:
-            bar.set_description_str(what, refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
-
+    with one_bar(bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}", mininterval=0.5) as (bar, tick):
         context = Context(entry, handles, run_folder, cache, budget, tick)
         for done in run_all(context, experiments, quick, full):
             finished.append(done)
@@ -118,12 +113,6 @@ def _show_plan(context, experiments, quick, full) -> None:
     for name, told in training(context).items():
         if name.split()[0] in needed:
             echo(f"  {name}: {told}")
-
-
-def _bar():
-    from tqdm import tqdm
-
-    return tqdm(dynamic_ncols=True, bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}", mininterval=0.5)
 
 
 def _line(done) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from ..document.graph import Problem, WorkflowError
-from ..document.terminal import echo, log_to_terminal
 from ..places.options import Options
 from ..places.running import prepare_run, run_prepared
 from ..rows.batch import DiskError
 from ..rows.jobs import Jobs, build
 from ..rows.prepared import Prepared
 from ..rows.reporters import HumanReporter, JsonReporter, QuietReporter, Reporter, say
+from ..terminal import echo
 from ._options import input_option, nodes_option
 
 EXAMPLES = """\b
@@ -39,7 +39,7 @@ def _options(function):
     """The options in the order that --help lists them."""
     for decorate in reversed(
         (
-            click.argument("file", type=_PATH),
+            click.argument("file"),  # as it was typed: ./text_to_image is no name
             click.option(
                 "-s",
                 "--set",
@@ -97,7 +97,6 @@ def command(file, assignments, table, sweeps, as_json, quiet, verbose, dry_run, 
     are kept inside each PNG and WebP: drop it on the editor to get the graph back.
     """
     if verbose:
-        log_to_terminal("%(message)s")  # to stderr, between the bars
         logging.getLogger("comfyui_unclip").setLevel(logging.INFO)
     try:
         options = Options(
@@ -125,7 +124,7 @@ def _reporter(options: Options, as_json: bool, quiet: bool) -> Reporter:
     return (JsonReporter if as_json else QuietReporter if quiet else HumanReporter)(options.output)
 
 
-def _run(file: Path, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
+def _run(file: str, jobs: Jobs, options: Options, partial: bool, dry_run: bool, reporter: Reporter) -> int:
     prepared = prepare_run(file, jobs, options, partial)
     if dry_run:
         _show_plan(prepared, options, isinstance(reporter, JsonReporter))

@@ -8,18 +8,18 @@ import click
 
 from ...unclip_core.texts import json_text
 from ..document.reading import load_workflow
-from ..document.terminal import echo
 from ..engine.node_packs import known_classes
 from ..settings.reading import Setting, settings
+from ..terminal import echo
 from ._options import nodes_option
 from ._tables import print_table
 
 
 @click.command(short_help="List what can be set in a graph.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file")
 @nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per value.")
-def command(file: Path, nodes: tuple[Path, ...], as_json: bool) -> None:
+def command(file: str, nodes: tuple[Path, ...], as_json: bool) -> None:
     """List the values of FILE that `unclip run FILE -s NAME=VALUE` can set: NAME, value, what it takes, node id.
     FILE: a saved graph, or the name of one that comes with the pack."""
     available = settings(load_workflow(file), known_classes(nodes))

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..document.terminal import echo, echo_lines
+from ..terminal import echo, echo_lines
 from ._options import cache_option
 from ._subject import subject
 
 if TYPE_CHECKING:
+    import torch
     from tqdm import tqdm
 
     from ...unclip_core.training.loop import Progress
+    from ...unclip_core.training.lora import LoraSettings
     from ...unclip_core.training.whole import Event
 
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024", "ar-prior")
@@ -108,9 +110,8 @@ def command(
     from ...unclip_core.pages import keep_pages
     from ...unclip_core.training.initial import open_initial
     from ...unclip_core.training.loop import LoopOptions, Stopped
-    from ...unclip_core.training.lora import FILE_ENDING, LoraSettings, precision_for
+    from ...unclip_core.training.lora import FILE_ENDING
     from ...unclip_core.training.plan import make_plan, recipe_changes
-    from ...unclip_core.training.precision import checked
     from ...unclip_core.training.recipes import fine_tuning, lora_tuning
     from ...unclip_core.training.sources.opening import processors
     from ...unclip_core.training.start import RunOptions, start
@@ -127,14 +128,7 @@ def command(
     stage = stage.replace("-", "_")
     folders = tuple(current_host().model_folders())
     wanted = _stages(stages) if stages else CASCADE
-    if stage == "all" and not name:
-        raise click.UsageError("train all needs --name: what the stack is to be called in Load unCLIP")
-    if lora and (stage == "all" or name):
-        raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
-    if stage == "all" and init:
-        raise click.UsageError("--init begins one stage; name that stage instead of all")
-    if stage == "all" and through:
-        raise click.UsageError("--through is of one upsampler; train it by its own name, once the decoder is there")
+    _check_together(stage, name, lora, init, through)
     given = {name: value for name, value in changes.items() if value is not None}
     plan = make_plan(
         preset,
@@ -150,12 +144,7 @@ def command(
         echo_lines(plan.to_toml().removesuffix("\n"))
         return 0
     chosen = own_device(device_of(device))
-    if not fp32 and dtype != "auto":
-        checked(dtype, chosen)
-    dtype, settings = "fp32" if fp32 else dtype, None
-    if lora:
-        dtype, base = precision_for(chosen, dtype)
-        settings = LoraSettings(lora, lora_layers, base)
+    dtype, settings = _precision("fp32" if fp32 else dtype, chosen, lora, lora_layers)
     ahead = workers if workers is not None else min(8, processors() - 1) if chosen.type == "cuda" else 0
     loop = LoopOptions(
         device=chosen,
@@ -191,6 +180,33 @@ def command(
             say(str(stopped), err=True)
             return 128 + stop.number
     return 0
+
+
+def _check_together(stage: str, name: str | None, lora: int | None, init: str | None, through: tuple[str, ...]) -> None:
+    """Raises UsageError for options that do not go together."""
+    if lora and (stage == "all" or name):
+        raise click.UsageError("--lora is of one stage of --init's model, which keeps its name")
+    if stage != "all":
+        return
+    if not name:
+        raise click.UsageError("train all needs --name: what the stack is to be called in Load unCLIP")
+    if init:
+        raise click.UsageError("--init begins one stage; name that stage instead of all")
+    if through:
+        raise click.UsageError("--through is of one upsampler; train it by its own name, once the decoder is there")
+
+
+def _precision(dtype: str, device: torch.device, lora: int | None, layers: str) -> tuple[str, LoraSettings | None]:
+    """What a run computes in, and what its LoRA is made of: None without one. Raises ValueError."""
+    from ...unclip_core.training.lora import LoraSettings, precision_for
+    from ...unclip_core.training.precision import checked
+
+    if dtype != "auto":
+        checked(dtype, device)
+    if not lora:
+        return dtype, None
+    dtype, base = precision_for(device, dtype)
+    return dtype, LoraSettings(lora, layers, base)
 
 
 def _nothing(*what: object, **how: object) -> None:

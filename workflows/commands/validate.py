@@ -10,17 +10,17 @@ from ...unclip_core.texts import json_text
 from ..checks.validation import to_checked_prompt
 from ..document.graph import WorkflowError
 from ..document.reading import load_workflow
-from ..document.terminal import echo
 from ..engine.node_packs import known_classes
+from ..terminal import echo
 from ._options import input_option, nodes_option
 
 
 @click.command(short_help="Check graphs without running them.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
 @input_option
 @nodes_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per file: file, ok, problems.")
-def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...], as_json: bool) -> int:
+def command(files: tuple[str, ...], input_folder: Path, nodes: tuple[Path, ...], as_json: bool) -> int:
     """List everything that keeps FILES from running; exit code 1 when there is anything, 2 when a file cannot be read
     as a graph. Loads no model. A graph that comes with the pack goes by its name."""
     from ...nodes.host import LocalHost, use_host
@@ -38,7 +38,7 @@ def command(files: tuple[Path, ...], input_folder: Path, nodes: tuple[Path, ...]
                 echo(json_text({"file": str(file), "ok": not problems, "problems": found}))
                 continue
             for problem in problems:
-                named = str(problem).startswith(f"{file}: ")  # what is wrong with the file itself says so
+                named = str(problem).startswith(f"{Path(file)}: ")  # what is wrong with the file itself says so
                 echo(str(problem) if named else f"{file}: {problem}", err=True)
             if not problems:
                 echo(f"{file}: ok")

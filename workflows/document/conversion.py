@@ -45,7 +45,7 @@ def convert(data: dict, classes: dict[str, type]) -> tuple[Prompt, list[Problem]
             path = f"{scope.prefix}{node_id}"
             if node["type"].startswith(GROUP_NODE) and node["type"] not in classes:
                 message = (
-                    "is a group node of an old editor, which runs no more; convert it to a subgraph and save again"
+                    "is a group node of an old editor, which no longer runs; convert it to a subgraph and save again"
                 )
                 problems.append(Problem("invalid_prompt", message, node_name(path, node, classes)))
                 continue

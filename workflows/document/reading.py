@@ -53,11 +53,12 @@ def load_workflow(path: str | Path) -> Workflow:
 
     Raises WorkflowError, in one line, for whatever is not a workflow.
     """
-    path = _found(Path(path))
+    given = str(path)
+    path = _found(given)
     try:
         data = read_document(path)
     except FileNotFoundError:
-        raise _file_error(path, f"no such file; check the path{_suggestion(path)}") from None
+        raise _file_error(path, f"no such file; check the path{_suggestion(given)}") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:
@@ -81,30 +82,32 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
-def _suggestion(path: Path) -> str:
+def _suggestion(given: str) -> str:
     """What a name that is no file's may have meant."""
-    if not _is_bare(path):
-        return ""
     boxes = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
     names = {name.lower(): name for name in (*shipped_names(), *boxes)}
+    path = Path(given)
+    if not _is_name(given) or path.suffix:
+        name = names.get(path.name.removesuffix(".json").lower())
+        return f"; the one that comes with the pack goes by its name alone, {name!r}" if name else ""
     close = difflib.get_close_matches(path.stem.lower(), names, 1)
     listed = ", ".join([*shipped_names(), *(f'"{name}"' for name in boxes)])
     meant = f"; did you mean {names[close[0]]!r}?" if close else ";"
     return f"{meant} graphs that come with the pack: {listed}"
 
 
-def _is_bare(path: Path) -> bool:
-    """A name rather than a path: no folder, and no ending but .json."""
-    return path.name == str(path) and path.suffix in ("", ".json")
+def _is_name(given: str) -> bool:
+    """A name rather than a path, which ./text_to_image is."""
+    return Path(given).name == given
 
 
-def _found(path: Path) -> Path:
+def _found(given: str) -> Path:
     """The file that a path, or the name of a shipped graph or blueprint means. A folder of that name, as of a run's
     pictures, is none."""
-    if not _is_bare(path) or path.is_file():
+    path = Path(given)
+    if path.is_file() or not _is_name(given):
         return path
-    name = path.name.removesuffix(".json")
-    named = (SHIPPED / f"{name}.json", BLUEPRINTS / f"{name}.json")
+    named = (SHIPPED / f"{given}.json", BLUEPRINTS / f"{given}.json")
     return next((file for file in named if file.is_file()), path)
 
 

@@ -13,8 +13,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..document.graph import links_of, topological_order
+from ..document.graph import Prompt, links_of, topological_order
 from ..document.schema import NodeClasses
+
+# Of class ids: for each key the one that it would be if these classes had no IS_CHANGED.
+KeysWithout = Callable[[Collection[str]], dict[str, str]]
 
 
 @dataclass
@@ -55,15 +58,10 @@ class OutputCache:
         """Forget an entry, if it is there."""
         self._entries.pop(key, None)
 
-    def begin(
-        self,
-        keys: Iterable[str],
-        prompt: dict | None = None,
-        keys_without: Callable[[Collection[str]], dict[str, str]] | None = None,
-    ) -> None:
+    def begin(self, keys: Iterable[str], prompt: Prompt, keys_without: KeysWithout) -> None:
         """A prompt with these keys starts: what it cannot use makes room before any work.
 
-        keys_without(classes): for each key the one that it would be if these classes had no IS_CHANGED.
+        `prompt` and `keys_without` are for a cache that outlives the process.
         """
         self._used = set(keys)
         # What an expansion will need is known only when it happens, so that waits until `end`.

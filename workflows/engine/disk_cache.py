@@ -14,14 +14,15 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...nodes.files import file_hash
 from ...nodes.host import current_host
 from ...unclip_core.disk import whole_file
 from ..document.graph import Prompt, is_link
-from .cache import Entry, OutputCache
+from .cache import Entry, KeysWithout, OutputCache
 
 _FORMAT = 3
 _LOADER = "UnCLIPLoader"
@@ -40,17 +41,12 @@ class DiskCache(OutputCache):
         # Key of the present prompt -> the same, whatever path and time the weights' files have.
         self._disk_keys: dict[str, str] = {}
 
-    def begin(
-        self,
-        keys: Iterable[str],
-        prompt: Prompt | None = None,
-        keys_without: Callable[[Collection[str]], dict[str, str]] | None = None,
-    ) -> None:
+    def begin(self, keys: Iterable[str], prompt: Prompt, keys_without: KeysWithout) -> None:
         """A prompt starts: note which weights, code and device its keys mean."""
-        super().begin(keys)
-        self._salt = self._salt_of(prompt or {})
+        super().begin(keys, prompt, keys_without)
+        self._salt = self._salt_of(prompt)
         # The salt has the hash of the weights, so a copy of their files at another place and time is as good.
-        self._disk_keys = keys_without((_LOADER,)) if keys_without and self._salt is not None else {}
+        self._disk_keys = keys_without((_LOADER,)) if self._salt is not None else {}
 
     def __contains__(self, key: str) -> bool:
         if super().__contains__(key):
@@ -164,8 +160,7 @@ class Store:
                 return known
         except (OSError, ValueError):
             pass
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file)
+        digest = file_hash(path)
         try:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(digest)
@@ -254,13 +249,6 @@ def _checksum(name: str, outputs: str, tensors: dict[str, Any]) -> str:
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _sha(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
     return digest.hexdigest()
 
 

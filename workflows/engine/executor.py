@@ -6,6 +6,7 @@ waiting: for a lazy input that it asks for, for its asynchronous calls, for the 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import inspect
 from collections import Counter
@@ -23,6 +24,8 @@ from .dynamic_graph import DynamicGraph
 from .outcome import Event, NodeFailure
 from .ready_queue import ReadyQueue
 
+# Whatever a node raises is its failure and ends the run; Ctrl-C and Cancel are none of these.
+_NODE_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 running_node: contextvars.ContextVar[str | None] = contextvars.ContextVar("unclip_running_node", default=None)
 
 
@@ -71,7 +74,7 @@ class Run:
         """The ids of all nodes, those that expansions added too."""
         return self._graph.all_node_ids()
 
-    def keys(self) -> dict[str, str]:
+    def _prompt_keys(self) -> dict[str, str]:
         """The content keys of the prompt's nodes."""
         return {node_id: self._keys[node_id] for node_id in self._prompt}
 
@@ -80,11 +83,11 @@ class Run:
             return False if self._nodes[node_id]["class_type"] in classes else self._is_changed(node_id)
 
         others = Keys(self._nodes, self._classes, changed)
-        return {key: others[node_id] for node_id, key in self.keys().items()}
+        return {key: others[node_id] for node_id, key in self._prompt_keys().items()}
 
     def run(self, outputs: Iterable[str]) -> None:
         """Make the outputs. Raises NodeFailure for the first node that fails."""
-        outputs, keys = list(outputs), self.keys()
+        outputs, keys = list(outputs), self._prompt_keys()
         self._cache.begin(keys.values(), self._prompt, self._keys_without)
         self._on_event(Event("cached", data={"nodes": [n for n, key in keys.items() if key in self._cache]}))
         if self._drops:
@@ -98,7 +101,7 @@ class Run:
             token = running_node.set(node_id)
             try:
                 self._resume.pop(node_id, self._start)(node_id)
-            except (Exception, SystemExit) as error:  # whatever a node raises is its failure, and ends the run
+            except _NODE_ERRORS as error:
                 if isinstance(error, NodeFailure):
                     raise
                 raise self._failure(node_id, str(error) or type(error).__name__) from error
@@ -209,7 +212,7 @@ class Run:
                 self._pending[node_id] = calls
             else:
                 self._take_results(node_id, calls)
-        except (Exception, SystemExit) as error:
+        except _NODE_ERRORS as error:
             raise self._failure(node_id, str(error) or type(error).__name__, values) from error
 
     def _collect(self, calls: list, node_id: str) -> None:

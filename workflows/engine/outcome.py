@@ -47,9 +47,3 @@ class Outcome:
     error: NodeFailure | None
     executed: list[str]  # ids in the order they ran
     cached: list[str]  # ids of needed nodes that did not have to run
-
-    def unwrap(self) -> Outcome:
-        """Itself, or raise the failure."""
-        if self.error is not None:
-            raise self.error
-        return self

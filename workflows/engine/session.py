@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ...nodes.host import Host, use_host
+from ...nodes.host import Host, Interrupted, use_host
 from ..checks.async_calls import AsyncCalls
 from ..checks.validation import Validation, output_nodes, validate
 from ..document.graph import Prompt
@@ -14,6 +14,13 @@ from ..document.schema import NodeClasses
 from .cache import OutputCache
 from .executor import Run, running_node
 from .outcome import Event, NodeFailure, Outcome
+
+
+class _ListenerFailed(BaseException):
+    """`on_event` raised `error`. Not an Exception, so that no node is blamed for it."""
+
+    def __init__(self, error: Exception):
+        self.error = error
 
 
 class Session:
@@ -46,14 +53,6 @@ class Session:
         with use_host(self.host):
             return validate(prompt, NodeClasses(self.classes), outputs)
 
-    def keys(self, prompt: Prompt) -> dict[str, str]:
-        """The content key of each node: what has the same key in two prompts is computed once."""
-        with use_host(self.host):
-            try:
-                return self._new_run(prompt, None, lambda event: None).keys()
-            finally:
-                self._async_calls.close()
-
     def run(
         self,
         prompt: Prompt,
@@ -65,45 +64,26 @@ class Session:
         """Run what `outputs` need (None: every output node): `Validation.prompt` and `Validation.good_outputs`.
 
         `extra_pnginfo` goes into saved pictures beside the prompt. `on_event` gets each event at once. A failing node
-        ends the run, and the outcome has its error. An interrupt (Ctrl-C, the host's `Interrupted`) is raised again.
+        ends the run, and the outcome has its error. An interrupt (Ctrl-C, the host's `Interrupted`) is raised again,
+        and so is what `on_event` raises.
         """
         import torch
 
         began = time.monotonic()
-        emit = on_event or (lambda event: None)
+        tell = on_event or (lambda event: None)
+
+        def emit(event: Event) -> None:
+            try:
+                tell(event)
+            except Exception as error:
+                raise _ListenerFailed(error) from error
 
         def on_report(kind: str, data: dict[str, Any]) -> None:
             emit(Event(kind, running_node.get(), data))
 
         wanted = [n for n in output_nodes(prompt, self.classes) if outputs is None or n in outputs]
         self._forget_instances(lambda key: key[0] in prompt and prompt[key[0]]["class_type"] == key[1])
-        run = self._new_run(prompt, extra_pnginfo, emit)
-        error = None
-        emit(Event("start"))
-        try:
-            with use_host(self.host, on_report if on_event else None), torch.inference_mode():
-                run.run(wanted)
-        except NodeFailure as failure:
-            error = failure
-            emit(Event("error", failure.node_id, {"failure": failure}))
-        except BaseException:
-            emit(Event("interrupted", run.current))
-            raise
-        finally:
-            self._async_calls.close()
-            self._cache.end()
-            known = run.known
-            self._forget_instances(lambda key: key[0] in known)
-        emit(Event("done", data={"seconds": time.monotonic() - began}))
-        return Outcome(run.shown, error, run.executed, run.cached)
-
-    def clear(self) -> None:
-        """Forget all outputs and node instances, and the models among them."""
-        self._cache.clear()
-        self._instances.clear()
-
-    def _new_run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None, on_event: Callable[[Event], None]) -> Run:
-        return Run(
+        run = Run(
             prompt,
             self.classes,
             self.host,
@@ -111,8 +91,33 @@ class Session:
             instances=self._instances,
             async_calls=self._async_calls,
             extra_pnginfo=extra_pnginfo,
-            on_event=on_event,
+            on_event=emit,
         )
+        error = None
+        tell(Event("start"))
+        try:
+            with use_host(self.host, on_report if on_event else None), torch.inference_mode():
+                run.run(wanted)
+        except NodeFailure as failure:
+            error = failure
+            tell(Event("error", failure.node_id, {"failure": failure}))
+        except (Interrupted, KeyboardInterrupt):
+            tell(Event("interrupted", run.current))
+            raise
+        except _ListenerFailed as failed:
+            raise failed.error from failed.error.__cause__
+        finally:
+            self._async_calls.close()
+            self._cache.end()
+            known = run.known
+            self._forget_instances(lambda key: key[0] in known)
+        tell(Event("done", data={"seconds": time.monotonic() - began}))
+        return Outcome(run.shown, error, run.executed, run.cached)
+
+    def clear(self) -> None:
+        """Forget all outputs and node instances, and the models among them."""
+        self._cache.clear()
+        self._instances.clear()
 
     def _forget_instances(self, keep: Callable[[tuple[str, str]], bool]) -> None:
         for key in [key for key in self._instances if not keep(key)]:

@@ -17,8 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...nodes.files import path_inside
-from ..document.graph import Problem, Prompt, WorkflowError, is_link
-from ..document.schema import node_schema
+from ..document.graph import Problem, Prompt, WorkflowError
 from ..engine.outcome import Event
 from ..rows.prepared import Prepared
 from ..rows.reporters import Reporter
@@ -27,10 +26,10 @@ from .node_clock import NodeClock
 from .options import Options
 from .received_files import row_tag, save_file
 
-_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row
+_MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row, or without its answer
 _MAX_JSON, _MAX_FILE = 64 << 20, 512 << 20  # bytes of an answer, unpacked: it is held in memory
 _CONNECT, _SILENCE = 30.0, 300.0  # seconds for a connection, and between two blocks of an answer
-_JSON_SECONDS, _FILE_SECONDS = 600.0, 3600.0  # for a whole one: some come a byte at a time
+_LONG = 3600.0  # seconds for an answer that may take its time: some come a byte at a time
 _MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
 # What comes of reading an answer that is JSON and yet not ComfyUI's.
 _NOT_COMFYUI = (LookupError, TypeError, AttributeError, RecursionError)
@@ -44,9 +43,9 @@ class ServerError(RuntimeError):
 def server_classes(url: str, input_folder: Path) -> dict[str, type]:
     """A class for each node of the server, with its declarations only. Raises WorkflowError when none answers."""
     try:
-        declared = asyncio.run(_get_json(url, "object_info"))
+        declared = asyncio.run(_declarations(url))
         return {str(name): _declared_class(str(name), entry, input_folder) for name, entry in declared.items()}
-    except (ServerError, OSError, ValueError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
+    except (ServerError, OSError, ValueError, asyncio.TimeoutError, *_NOT_COMFYUI, _aiohttp().ClientError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"--server {url}: no ComfyUI answers there ({reason}); start it, or check the address"
         raise WorkflowError([Problem("invalid_option", message)]) from None
@@ -61,16 +60,21 @@ def _aiohttp():
     return aiohttp
 
 
-async def _get_json(url: str, path: str) -> Any:
-    async with _aiohttp().ClientSession() as http, _asked(http, "GET", f"{url.rstrip('/')}/{path}", 60.0) as answer:
+async def _declarations(url: str) -> Any:
+    async with _aiohttp().ClientSession() as http:
+        return await _get_json(http, f"{url.rstrip('/')}/object_info")
+
+
+async def _get_json(http: Any, url: str) -> Any:
+    async with _asked(http, "GET", url, _MAX_AWAY) as answer:
         answer.raise_for_status()
         return json.loads(await _read(answer, _MAX_JSON))
 
 
 @contextlib.asynccontextmanager
-async def _asked(http: Any, method: str, url: str, seconds: float = _JSON_SECONDS, **more: Any) -> AsyncIterator[Any]:
-    """The server's answer, read within `seconds`. Raises ServerError for one that does not come or end, and for one
-    that sends us on: a stranger's server would have us ask, and send graphs to, machines that it cannot reach."""
+async def _asked(http: Any, method: str, url: str, seconds: float, **more: Any) -> AsyncIterator[Any]:
+    """The server's answer, which is read within `seconds`. Raises asyncio.TimeoutError for one that does not come or
+    end; ServerError for one that sends us on: a stranger's server would have us ask machines that it cannot reach."""
     timeout = _aiohttp().ClientTimeout(total=seconds, sock_connect=_CONNECT, sock_read=_SILENCE)
     try:
         async with http.request(method, url, allow_redirects=False, timeout=timeout, **more) as answer:
@@ -79,7 +83,7 @@ async def _asked(http: Any, method: str, url: str, seconds: float = _JSON_SECOND
                 raise ServerError(f"the server sends us on from {answer.url.path} to {place}; is that its address?")
             yield answer
     except asyncio.TimeoutError:
-        raise ServerError(f"the server's answer to {urlsplit(url).path} does not come, or has no end") from None
+        raise asyncio.TimeoutError(f"its answer to {urlsplit(url).path} does not come, or has no end") from None
 
 
 async def _read(answer: Any, most: int) -> bytearray:
@@ -179,7 +183,7 @@ class ServerRunner:
         body = {"prompt": prompt, "client_id": self._client, "extra_data": extra}
         await self._connect()
         http = self._http
-        async with _asked(http, "POST", f"{self._url}/prompt", json=body) as answer:
+        async with _asked(http, "POST", f"{self._url}/prompt", _LONG, json=body) as answer:
             data = json.loads(await _read(answer, _MAX_JSON))
             if answer.status != 200 or not isinstance(data, dict) or not isinstance(data.get("prompt_id"), str):
                 raise ServerError(_refusal(data, answer.status))
@@ -214,20 +218,27 @@ class ServerRunner:
             except (OSError, _aiohttp().ClientError):
                 await asyncio.sleep(1.0)
             try:
-                if entry := await self._history(prompt_id):
+                queued = await self._is_queued(prompt_id)  # asked first: what ends in between is in the history
+                if entry := (await _get_json(self._http, f"{self._url}/history/{prompt_id}")).get(prompt_id):
                     return entry
                 away_since = None
-            except (OSError, ValueError, _aiohttp().ClientError) as error:
+            except (OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > _MAX_AWAY:
                     raise ServerError(
                         f"the server {self._url} went away: {error}; start it and use --resume"
                     ) from error
+                continue
+            if not queued:
+                raise ServerError(
+                    f"the server {self._url} no longer has this row: it was taken out of its queue, or the server "
+                    "was restarted; run it again (of many rows --resume does the rest)"
+                )
 
-    async def _history(self, prompt_id: str) -> dict[str, Any] | None:
-        async with _asked(self._http, "GET", f"{self._url}/history/{prompt_id}") as answer:
-            answer.raise_for_status()
-            return json.loads(await _read(answer, _MAX_JSON)).get(prompt_id)
+    async def _is_queued(self, prompt_id: str) -> bool:
+        """Whether a row waits or runs there."""
+        queue = await _get_json(self._http, f"{self._url}/queue")
+        return any(prompt_id == entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"]))
 
     def _on_message(self, result: RowResult, prompt_id: str, text: str) -> bool:
         """Report one message of the websocket; True when it says that the row is over."""
@@ -274,7 +285,7 @@ class ServerRunner:
 
     async def _download(self, row: int, entry: dict[str, Any]) -> dict[str, str]:
         query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}
-        async with _asked(self._http, "GET", f"{self._url}/view", _FILE_SECONDS, params=query) as answer:
+        async with _asked(self._http, "GET", f"{self._url}/view", _LONG, params=query) as answer:
             answer.raise_for_status()
             data = await _read(answer, _MAX_FILE)
         tag = row_tag(row) if self._prepared.jobs.many else ""
@@ -285,10 +296,10 @@ class ServerRunner:
         """Pictures that lie in the input folder here are sent, and the prompt names them as the server does."""
         changed = dict(prompt)
         for node_id, node in prompt.items():
-            specs = node_schema(self._prepared.classes[node["class_type"]]).inputs
+            specs = self._prepared.classes.schema(node["class_type"]).inputs
             for name, value in node["inputs"].items():
                 wanted = name in specs and specs[name].options.get("image_upload")
-                if wanted and isinstance(value, str) and not is_link(value) and (sent := await self._upload(value)):
+                if wanted and isinstance(value, str) and (sent := await self._upload(value)):
                     inputs = {**changed[node_id]["inputs"], name: sent}
                     changed[node_id] = {**changed[node_id], "inputs": inputs}
         return changed
@@ -303,7 +314,7 @@ class ServerRunner:
             form = _aiohttp().FormData()
             form.add_field("image", path.read_bytes(), filename=path.name)
             form.add_field("type", "input")
-            async with _asked(self._http, "POST", f"{self._url}/upload/image", _FILE_SECONDS, data=form) as answer:
+            async with _asked(self._http, "POST", f"{self._url}/upload/image", _LONG, data=form) as answer:
                 answer.raise_for_status()
                 sent = json.loads(await _read(answer, _MAX_JSON))
             self._uploaded[key] = (Path(sent.get("subfolder", "")) / sent["name"]).as_posix()
@@ -315,7 +326,7 @@ class ServerRunner:
             return
         for path, body in (("queue", {"delete": [self._current]}), ("interrupt", {"prompt_id": self._current})):
             with contextlib.suppress(Exception):  # the user wants to leave, whatever the server thinks of it
-                async with _asked(self._http, "POST", f"{self._url}/{path}", 10.0, json=body):
+                async with _asked(self._http, "POST", f"{self._url}/{path}", _MAX_AWAY, json=body):
                     pass
 
 

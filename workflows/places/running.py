@@ -5,7 +5,8 @@ Chooses the place: a ComfyUI server, a Ray cluster, or this process. Only the ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...nodes.host import LocalHost, use_host
@@ -88,46 +89,47 @@ def _run_rows(
         if on_result:
             on_result(result)
 
-    for result in finished.values():
+    def report(result: RowResult) -> None:
+        reporter.result(result)
         keep(result)
-    runner, close = _choose_runner(prepared, options, reporter, session)
+
     summary = None
     try:
-
-        def report(result: RowResult) -> None:
-            reporter.result(result)
+        for result in finished.values():
             keep(result)
-
-        summary = run_rows(prepared, runner, options.output, results, report, finished)
+        with _runner(prepared, options, reporter, session) as runner:
+            summary = run_rows(prepared, runner, options.output, results, report, finished)
         if options.grid and first_pictures:
             reporter.made(_draw_grid(prepared.jobs, first_pictures, options.output))
     finally:
         reporter.end(summary)
-        close()
     if not prepared.jobs.many and runner.failure is not None:
         raise runner.failure
     return summary
 
 
-def _choose_runner(
-    prepared: Prepared, options: Options, reporter: Reporter, session: Session | None
-) -> tuple[Runner, Callable[[], None]]:
-    """The runner of the place that the options ask for, and what to call when it is no longer needed."""
+@contextlib.contextmanager
+def _runner(prepared: Prepared, options: Options, reporter: Reporter, session: Session | None) -> Iterator[Runner]:
+    """The runner of the place that the options ask for, closed at the end. A session that is given stays open."""
     if options.server:
         from .comfyui_server import ServerRunner
 
-        server = ServerRunner(prepared, options, reporter)
-        return server, server.close
-    if options.ray:
+        with contextlib.closing(ServerRunner(prepared, options, reporter)) as server:
+            yield server
+    elif options.ray:
         from .ray_cluster import RayRunner
 
-        cluster = RayRunner(prepared, options, reporter)
-        return cluster, cluster.close
-    from .local import LocalRunner, new_session
+        with contextlib.closing(RayRunner(prepared, options, reporter)) as cluster:
+            yield cluster
+    else:
+        from .local import LocalRunner, new_session
 
-    own = session or new_session(prepared, options)
-    close = own.host.close if session is None else (lambda: None)
-    return LocalRunner(prepared, own, reporter), close
+        own = session or new_session(prepared, options)
+        try:
+            yield LocalRunner(prepared, own, reporter)
+        finally:
+            if session is None:
+                own.host.close()
 
 
 def _first_picture(result: RowResult, output: Path) -> Path | None:

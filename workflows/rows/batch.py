@@ -71,7 +71,9 @@ def disk_failure(error: BaseException | None, folder: Path) -> OSError | None:
     """The failure to write into the output folder that is behind an error, or None."""
     while error is not None:
         if isinstance(error, OSError):
-            inside = error.filename and str(error.filename).startswith(str(folder.absolute()))
+            # Resolved on both sides: the folder may be a link, and nodes write to where it leads.
+            named = isinstance(error.filename, str)
+            inside = named and Path(error.filename).resolve().is_relative_to(folder.resolve())
             if error.errno in _FULL or (error.errno in _GONE and inside):
                 return error
         error = error.__cause__

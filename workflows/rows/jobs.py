@@ -59,16 +59,21 @@ class Jobs:
     def __iter__(self) -> Iterator[Row]:
         return map(self.row, range(1, len(self) + 1))
 
-    def row(self, number: int) -> Row:
-        """Row `number` of 1..len: the last axis changes fastest, the table slowest."""
-        values: dict[str, Any] = {}
-        rest = number - 1
+    def places(self, number: int) -> tuple[int, list[int]]:
+        """Of row `number` of 1..len its index in the table, and in the values of each axis: the last axis changes
+        fastest, the table slowest."""
+        rest, indices = number - 1, []
         for axis in reversed(self.axes):
             rest, index = divmod(rest, len(axis.values))
-            values[axis.name] = axis.values[index]
+            indices.append(index)
+        return rest, indices[::-1]
+
+    def row(self, number: int) -> Row:
+        """Row `number` of 1..len."""
+        table_index, indices = self.places(number)
+        swept = {axis.name: axis.values[index] for axis, index in zip(self.axes, indices, strict=True)}
         # In the order given, the table's columns first: where two names mean one input, the later word counts.
-        swept = {axis.name: values[axis.name] for axis in self.axes}
-        return Row(number, {**(self.table[rest] if self.table else {}), **swept})
+        return Row(number, {**(self.table[table_index] if self.table else {}), **swept})
 
     def columns(self) -> list[str]:
         """Every name that differs between rows."""
@@ -145,7 +150,7 @@ def _axis_values(text: str) -> tuple[Any, ...]:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             reason = str(error).partition("; use sys")[0]  # Python's advice on long numbers
-            raise ValueError(f'begins with [ but is no JSON list ({reason}); write ["a", "b"]') from None
+            raise ValueError(f'begins with [ but is not a JSON list ({reason}); write ["a", "b"]') from None
         if not values or any(isinstance(value, list | dict) or value is None for value in values):
             raise ValueError("takes a list of numbers, texts, true and false, with at least one")
         return tuple(values)
@@ -162,7 +167,7 @@ def _range(part: str) -> list[str]:
     if len(pieces) == 1 or not any(number is not None for number in numbers):
         return [part]
     if None in numbers or len(pieces) > 3:
-        raise ValueError(f"{part!r} is no range; write FIRST..LAST or FIRST..LAST..STEP, such as 0..9 or 0..1..0.25")
+        raise ValueError(f"{part!r} is not a range; write FIRST..LAST or FIRST..LAST..STEP, such as 0..9 or 0..1..0.25")
     first, last = numbers[:2]
     step = abs(numbers[2]) if len(pieces) == 3 else Decimal(1)
     if step == 0:

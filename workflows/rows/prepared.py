@@ -48,16 +48,10 @@ class Prepared:
 
     def changes(self, number: int) -> Changes:
         """The inputs that row `number` changes."""
-        found: Changes = {}
-        rest = number - 1
-        picked = []
-        for variants in reversed(self.axis_changes):
-            rest, index = divmod(rest, len(variants))
-            picked.append(variants[index])
-        if self.table_changes:
-            found |= self.table_changes[rest]
-        for variant in reversed(picked):
-            found |= variant
+        table_index, indices = self.jobs.places(number)
+        found: Changes = dict(self.table_changes[table_index]) if self.table_changes else {}
+        for variants, index in zip(self.axis_changes, indices, strict=True):
+            found |= variants[index]
         return found
 
     def row_prompt(self, number: int) -> Prompt:
@@ -89,7 +83,8 @@ class Prepared:
         if not self.jobs.many:
             return numbers
         place = {node_id: index for index, node_id in enumerate(self.run_order())}
-        columns = sorted({key for number in self.samples() for key in self.changes(number)}, key=_by_place(place))
+        changing = {column for number in self.samples() for column in self.changes(number)}
+        columns = sorted(changing, key=lambda column: (place.get(column[0], len(place)), column))
         ranks: list[dict[Any, int]] = [{} for _ in columns]
 
         def key(number: int) -> tuple[int, ...]:
@@ -251,10 +246,6 @@ def _shortened(problems: list[Problem]) -> list[Problem]:
 
 def _few(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-
-
-def _by_place(place: Mapping[str, int]) -> Any:
-    return lambda column: (place.get(column[0], len(place)), column)
 
 
 def _hashable(value: Any) -> Any:

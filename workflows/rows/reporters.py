@@ -9,8 +9,8 @@ from typing import Any
 
 from ...unclip_core.texts import json_text, one_line, printable
 from ..document.graph import node_title
-from ..document.terminal import echo
 from ..engine.outcome import Event
+from ..terminal import echo
 from .batch import Summary
 from .prepared import Prepared
 from .results import RowResult

@@ -15,7 +15,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 def file_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank. Raises ValueError when it cannot be read or has none."""
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    lines = [line for line in _lines(_text(path)) if line.strip()]
     if not lines:
         raise ValueError(f"{path} has no lines; write one value per line")
     return lines
@@ -27,7 +27,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     if kind == ".json":
         rows = _objects(_parsed(_text(path), "it"), "row")
     elif kind in (".jsonl", ".ndjson"):
-        lines = enumerate(_text(path).splitlines(), 1)
+        lines = enumerate(_lines(_text(path)), 1)
         rows = _objects([_parsed(line, f"line {number}") for number, line in lines if line.strip()], "line")
     elif kind in (".csv", ".tsv", ".txt"):
         rows = _csv_rows(_text(path), "\t" if kind == ".tsv" else ",")
@@ -36,6 +36,11 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError("has no rows; write one row per run")
     return rows
+
+
+def _lines(text: str) -> list[str]:
+    """By line breaks alone: str.splitlines breaks at U+2028 and the like too, which may stand in a caption."""
+    return io.StringIO(text, newline=None).read().split("\n")
 
 
 def _csv_rows(text: str, delimiter: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
     app.py           the server: addresses, limits, start and stop
     guard.py         who may ask: this machine's own page, or whoever has the token
     editor.py        what the addresses share: folders, node classes, queue, pages
+    requests.py      what is read of a request, and the shape of an answer
     *_routes.py      the addresses, by theme
     worker.py        the queue, and the thread that runs it
     failures.py      an answer in words to whatever else goes wrong

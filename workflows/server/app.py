@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aiohttp import web
 from ...nodes.host import LocalHost
 from ..engine.node_packs import known_classes
 from . import pack_routes, picture_routes, run_routes, user_routes
-from .editor import Editor, bind
+from .editor import Editor
 from .failures import answer_failures, parser_log
 from .guard import Guard, add_headers
 from .pack_routes import feature_flags
@@ -78,11 +79,11 @@ def make_app(editor: Editor, guard: Guard) -> web.Application:
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _routes():
         # The page asks below /api, scripts and `unclip run --server` without it.
-        app.router.add_route(method, path, bind(handler, editor))
-        app.router.add_route(method, f"/api{path}", bind(handler, editor))
+        app.router.add_route(method, path, partial(handler, editor))
+        app.router.add_route(method, f"/api{path}", partial(handler, editor))
     for method, path, handler in pack_routes.page_routes():
-        app.router.add_route(method, path, bind(handler, editor))
-    app.router.add_get("/", bind(_index, editor))
+        app.router.add_route(method, path, partial(handler, editor))
+    app.router.add_get("/", partial(_index, editor))
     app.router.add_static("/", editor.page)
 
     async def start(app: web.Application) -> None:

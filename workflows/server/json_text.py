@@ -55,7 +55,7 @@ def _items(value: Any) -> Any:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number in JSON")
+    raise ValueError(f"it holds {name}, which JSON does not have")
 
 
 def _finite(text: str) -> float:

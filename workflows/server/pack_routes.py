@@ -12,14 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import UnusableName, path_inside
 from ...nodes.host import CHECKOUT
 from ...unclip_core.checkpoints import catalog
-from .editor import Editor, bad_request, json_response
+from ..document.reading import BLUEPRINTS, SHIPPED, shipped_names
+from .editor import Editor
 from .object_info import PACK, describe_all
+from .requests import json_response, path_of
 
-_GRAPHS = CHECKOUT / "workflows"
-_BLUEPRINTS = CHECKOUT / "subgraphs"
 _WEB = CHECKOUT / "web"
 _LOCALES = CHECKOUT / "locales"
 _OWN = Path(__file__).parent / "page"
@@ -65,23 +64,23 @@ async def object_info_of(editor: Editor, request: web.Request) -> web.Response:
 
 
 async def list_templates(editor: Editor, request: web.Request) -> web.Response:
-    return json_response({PACK: sorted(path.stem for path in _GRAPHS.glob("*.json"))})
+    return json_response({PACK: shipped_names()})
 
 
 async def get_template(editor: Editor, request: web.Request) -> web.StreamResponse:
-    return _file(_GRAPHS, request.match_info["file"], {".json", ".jpg"})
+    return _file(SHIPPED, request.match_info["file"], {".json", ".jpg"})
 
 
 async def list_blueprints(editor: Editor, request: web.Request) -> web.Response:
-    """Boxes that the page offers among the nodes, by the id that it asks for them under."""
+    """The subgraph blueprints that the page offers among the nodes, by the id that it asks for them under."""
     entry = {"source": "custom_node", "info": {"node_pack": f"custom_nodes.{PACK}"}}
-    names = sorted(path.stem for path in _BLUEPRINTS.glob("*.json"))
+    names = sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
     return json_response({name: entry | {"name": name} for name in names})
 
 
 async def get_blueprint(editor: Editor, request: web.Request) -> web.Response:
     name = request.match_info["name"]
-    path = next((path for path in _BLUEPRINTS.glob("*.json") if path.stem == name), None)
+    path = next((path for path in BLUEPRINTS.glob("*.json") if path.stem == name), None)
     if path is None:
         raise web.HTTPNotFound(text=f"there is no blueprint {name!r}")
     text = await editor.in_thread(path.read_text, "utf-8")
@@ -156,12 +155,7 @@ def feature_flags(max_upload: int) -> dict[str, Any]:
 
 
 def _file(folder: Path, name: str, endings: set[str]) -> web.FileResponse:
-    try:
-        path = path_inside(folder, name, links=False)
-    except UnusableName as error:
-        raise bad_request(str(error)) from None
-    except (ValueError, OSError):
-        raise web.HTTPForbidden(text="this path leads out of its folder") from None
+    path = path_of(folder, name)
     if path.suffix not in endings or not path.is_file():
         raise web.HTTPNotFound(text=f"there is no file {name!r}")
     kind = {"Content-Type": "text/markdown; charset=utf-8"} if path.suffix == ".md" else {}

@@ -12,9 +12,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from ...nodes.files import FOLDERS, PICTURE_TYPES, UnusableName, path_inside, split_annotation, write_whole
+from ...nodes.files import FOLDERS, PICTURE_TYPES, split_annotation, write_whole
 from ...unclip_core.pictures.opening import MAX_PIXELS, BadPicture, TooLarge, opened
-from .editor import Editor, bad_request, json_response, read_fields
+from .editor import Editor
+from .requests import bad_request, json_response, path_of, read_fields
 
 _PREVIEW_SIDE = 2048  # pixels
 _MAX_NAME = 150
@@ -80,7 +81,7 @@ async def list_files(editor: Editor, request: web.Request) -> web.Response:
     """Names of the pictures in a folder, the newest first."""
     kind = request.match_info["kind"]
     if kind not in FOLDERS:
-        raise bad_request(f"{kind!r} is none of {', '.join(FOLDERS)}")
+        raise bad_request(f"{kind!r} is not one of {', '.join(FOLDERS)}")
     folder = editor.host.folder(kind)
     entries = [entry for entry in os.scandir(folder) if entry.is_file()] if folder.is_dir() else []
     pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_TYPES]
@@ -97,13 +98,7 @@ def _path(editor: Editor, query: Any) -> Path:
 
 
 def _inside(editor: Editor, kind: str, subfolder: str, name: str) -> Path:
-    folder = editor.host.folder(kind)
-    try:
-        return path_inside(folder, f"{subfolder}/{name}" if subfolder else name, links=False)
-    except UnusableName as error:
-        raise bad_request(str(error)) from None
-    except (ValueError, OSError):
-        raise web.HTTPForbidden(text="this path leads out of its folder") from None
+    return path_of(editor.host.folder(kind), f"{subfolder}/{name}" if subfolder else name)
 
 
 def _file(fields: Any) -> tuple[str, bytes]:

@@ -10,10 +10,11 @@ from typing import Any
 from aiohttp import web
 
 from ..checks.validation import validate
-from .editor import Editor, bad_request, json_response, read_count, read_ids, read_json_object
+from .editor import Editor
 from .job import STATUSES, Job
 from .json_text import to_json
 from .pages import MAX_CLIENT_ID
+from .requests import bad_request, json_response, read_count, read_ids, read_json_object
 from .worker import QueueFull
 
 _MAX_ID = 128
@@ -125,7 +126,7 @@ async def list_jobs(editor: Editor, request: web.Request) -> web.Response:
     """The newest first, running and waiting ones before those that are over."""
     wanted = {status for status in request.query.get("status", "").split(",") if status}
     if unknown := wanted - set(STATUSES):
-        raise bad_request(f"status {min(unknown)!r} is none of {', '.join(STATUSES)}")
+        raise bad_request(f"status {min(unknown)!r} is not one of {', '.join(STATUSES)}")
     worker = editor.worker
     jobs = [*reversed(worker.waiting()), *worker.running(), *reversed(worker.ended())]
     found = [job for job in jobs if not wanted or job.status in wanted]

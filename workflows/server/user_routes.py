@@ -15,10 +15,11 @@ from typing import Any
 
 from aiohttp import web
 
-from ...nodes.files import UnusableName, path_inside, write_whole
+from ...nodes.files import write_whole
 from ...unclip_core.disk import size_text
-from .editor import Editor, bad_request, json_response, read_body, read_json, read_json_object
+from .editor import Editor
 from .json_text import from_json
+from .requests import bad_request, json_response, path_of, read_body, read_json, read_json_object
 
 _LOG = logging.getLogger(__name__)
 SETTINGS = "comfy.settings.json"
@@ -119,13 +120,8 @@ async def move_file(editor: Editor, request: web.Request) -> web.Response:
 
 
 def _path(editor: Editor, name: str) -> Path:
-    """A path in the user folder."""
-    try:
-        path = path_inside(editor.user, name, links=False)
-    except UnusableName as error:
-        raise bad_request(str(error)) from None
-    except (ValueError, OSError):
-        raise web.HTTPForbidden(text="this path leads out of the user folder") from None
+    """A path in the user folder, below it."""
+    path = path_of(editor.user, name)
     if path == editor.user.resolve():
         raise bad_request("give a file's name")
     return path

@@ -71,21 +71,25 @@ def parse(given: Any, spec: InputSpec) -> Any:
     if spec.choices is not None:
         # What is not in the list is left to validation: some nodes take more than they list (`picture.png [output]`).
         return {str(choice): choice for choice in spec.choices}.get(str(given), given)
-    kind = "a whole number" if spec.type == "INT" else "a number"
-    wrong = ValueError(f"{given!r} is not {kind}; {spec.name} takes {spec.range_text()}")
     if spec.type in ("INT", "FLOAT"):
-        if isinstance(given, bool) or not isinstance(given, str | int | float):
-            raise wrong
-        try:
-            value = int(given) if spec.type == "INT" else float(given)
-        except (ValueError, OverflowError):
-            raise wrong from None
-        if isinstance(given, float) and value != given:  # 2.5 in a table is a slip, not a 2
-            raise wrong
-        return value
+        return _parse_number(given, spec)
     if spec.type == "BOOLEAN":
         text = str(given).lower()
         if text not in _TRUE + _FALSE:
-            raise ValueError(f"{given!r} is neither true nor false")
+            raise ValueError(f"{given!r} is neither true nor false; give {spec.name} one of them")
         return text in _TRUE
     return given if isinstance(given, str) else str(given)
+
+
+def _parse_number(given: Any, spec: InputSpec) -> int | float:
+    convert, kind = (int, "a whole number") if spec.type == "INT" else (float, "a number")
+    wrong = ValueError(f"{given!r} is not {kind}; {spec.name} takes {spec.range_text()}")
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise wrong
+    try:
+        value = convert(given)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if isinstance(given, float) and value != given:  # 2.5 in a table is a slip, not a 2
+        raise wrong
+    return value

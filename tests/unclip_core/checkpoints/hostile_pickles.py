@@ -87,7 +87,50 @@ def directory(records):
     return local + entry * records + end
 
 
+def legacy(value, keys):
+    """What torch.save wrote before zip archives: these two of its five pickles."""
+    before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    return b"".join(pickle.dumps(each, 2) for each in before) + value + keys
+
+
+def kept(*values):
+    """Values put in places 0, 1, ... of the memo."""
+    return b"".join(value + b"q" + bytes([place]) + b"0" for place, value in enumerate(values))
+
+
+LONG = "a" * 3_000_000
 HOSTILE = {
+    "a call of 100,000 arguments, again and again": archive(
+        PROTOCOL + kept(b"cx\nf\n", b"(" + b"K\x01" * 100_000 + b"t") + b"h\x00h\x01R0" * 90_000 + b"N."
+    ),
+    "a storage of 100,000 parts, again and again": archive(
+        PROTOCOL + kept(storage()[:-2] + b"N" * 100_000 + b"t") + b"h\x00Q0" * 100_000 + b"N."
+    ),
+    "two equal names of 3 MB, again and again": archive(
+        PROTOCOL + kept(text(LONG), text(LONG)) + b"}" + b"h\x00K\x01sh\x01K\x01s" * 80_000 + b"."
+    ),
+    "a class's name of 3 MB, again and again": archive(
+        b"\x80\x04" + kept(text("torch.nn"), text(LONG)) + b"h\x00h\x01\x930" * 120_000 + b"N."
+    ),
+    "a number of 3 MB as a name, again and again": archive(
+        PROTOCOL
+        + kept(b"\x8b" + struct.pack("<I", 3_000_000) + b"\xfe" * 3_000_000)
+        + b"}"
+        + b"h\x00Ns" * 150_000
+        + b"."
+    ),
+    "a tensor named by an object of 2**60 parts": archive(PROTOCOL + b"}" + shared(60) + tensor() + b"s."),
+    "the key of a storage takes 2**60 steps": legacy(table(tensor()), PROTOCOL + b"]" + doubled(60) + b"a."),
+    "five pickles of 8 MB together": legacy(*[PROTOCOL + b"]" + b"]0" * 240_000 + b"."] * 2),
+    "names 40 deep of 400 letters": archive(
+        PROTOCOL
+        + kept(text("a" * 400), module())
+        + module(*[(f"x{index}", module()) for index in range(12_000)])
+        + b"q\x02"
+        + b"".join(b"0" + module() + b"}h\x00h\x02sbq\x02" for _ in range(40))
+        + b".",
+        script=True,
+    ),
     "a place in the memo that is a table of 34 GB": archive(PROTOCOL + b"}r\xff\xff\xff\x7f."),
     "the same in TorchScript": archive(PROTOCOL + module() + b"r\xff\xff\xff\x7f.", script=True),
     "the same before zip archives": PROTOCOL + b"}r\xff\xff\xff\x7f.",
@@ -127,6 +170,7 @@ HOSTILE = {
     "numbers that are deflated": archive(
         table(tensor((2**26,), (1,), count=2**26)), (("x/data/0", bytes(2**28)),), zipfile.ZIP_DEFLATED
     ),
+    "a number that is none": archive(PROTOCOL + b"I1e9\n."),
     "nothing": archive(b""),
     "half a pickle": archive(table(tensor())[:-40]),
     "a compressed stream": zlib.compress(table(tensor())),

@@ -2,9 +2,7 @@
 
 import json
 import os
-import pickle
 import shutil
-import zipfile
 
 import pytest
 import torch
@@ -135,15 +133,6 @@ def test_a_pickle_with_code_is_never_run(root, tmp_path, monkeypatch):
     assert ran == [] and name
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_hand_made_pickles_with_code(tmp_path, protocol):
-    path = tmp_path / "x.bin"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", pickle.dumps({"a": Attack()}, protocol))
-    with pytest.raises(CheckpointError, match="holds code"):
-        count_pickled(path)
-
-
 def test_damaged_pickles(root):
     good = root / "karlo" / "text_proj" / WEIGHTS
     path = good.with_suffix(".bin")
@@ -155,17 +144,8 @@ def test_damaged_pickles(root):
         with pytest.raises(CheckpointError, match=r"text_proj/.*\.bin: .*download it again"):
             count_pickled(path)
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match="no tensors in it"):
+    with pytest.raises(CheckpointError, match="holds no tensors by name"):
         count_pickled(path)
-
-
-def test_pickles_of_the_old_format(tmp_path):
-    state = {"a": torch.randn(4, 5), "b": torch.zeros(3, dtype=torch.bfloat16)}
-    state["tied"] = state["a"]
-    torch.save(state, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    found = count_pickled(tmp_path / "x.bin")
-    assert (found.dtype, found.parameters) == ("fp32", 23)
-    assert torch.equal(open_weights(found)["a"].mapped(), state["a"])
 
 
 def test_missing_unexpected_and_misshapen_tensors(root, monkeypatch):

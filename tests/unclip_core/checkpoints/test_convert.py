@@ -16,7 +16,7 @@ from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.checkpoints.torchscript import open_torchscript
-from comfyui_unclip.unclip_core.clip.model import empty_network
+from comfyui_unclip.unclip_core.clip.networks import empty_network
 from comfyui_unclip.unclip_core.config import StackConfig
 from comfyui_unclip.unclip_core.presets import KARLO
 from comfyui_unclip.unclip_core.stack import load_stack

@@ -21,7 +21,7 @@ from comfyui_unclip.unclip_core.checkpoints.published import PUBLISHED
 from comfyui_unclip.unclip_core.checkpoints.states import rules_of
 from comfyui_unclip.unclip_core.checkpoints.tensors import open_weights
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
-from comfyui_unclip.unclip_core.clip.model import empty_network
+from comfyui_unclip.unclip_core.clip.networks import empty_network
 from comfyui_unclip.unclip_core.clip.zero_shot import classify
 from comfyui_unclip.unclip_core.models.build import build_network
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_1, KANDINSKY_2_2
@@ -85,8 +85,11 @@ def assert_close(ours, theirs):
 
 
 def test_errors_name_models_that_can_be_pulled():
-    stacks = [kandinsky_folder.stack_name(kind, extra) for kind, extra in kandinsky_folder.MADE]
-    assert len(stacks) == 5 and set(stacks) <= set(PUBLISHED)
+    first, second = ("text_image_proj", "text_image"), ("image_proj", "image")
+    kinds = [(kind, extra) for kind in (first, second) for extra in ("none", "inpaint")]
+    kinds.append((("image_proj", "image_hint"), "hint"))
+    stacks = {kandinsky_folder.stack_name(*kind) for kind in kinds}
+    assert len(stacks) == 5 and stacks <= set(PUBLISHED)
 
 
 @pytest.mark.parametrize("options", [{"max_shard_size": "300KB"}, {"variant": "fp16", "dtype": torch.float16}])

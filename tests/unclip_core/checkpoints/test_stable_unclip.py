@@ -14,7 +14,7 @@ from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
 from comfyui_unclip.unclip_core.checkpoints.states import read_state
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
-from comfyui_unclip.unclip_core.clip.model import empty_network
+from comfyui_unclip.unclip_core.clip.networks import empty_network
 from comfyui_unclip.unclip_core.presets import STABLE_UNCLIP_H, STABLE_UNCLIP_L
 
 

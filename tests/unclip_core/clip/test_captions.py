@@ -9,7 +9,7 @@ import torch
 
 from comfyui_unclip.unclip_core.checkpoints.caption_tower import has_caption_tower
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.clip.model import text_states
+from comfyui_unclip.unclip_core.clip.networks import text_states
 from comfyui_unclip.unclip_core.stack import load_stack
 
 ROOT = Path(__file__).parents[3]

@@ -19,7 +19,7 @@ from comfyui_unclip.unclip_core.evaluation.experiments.guidance import _real
 from comfyui_unclip.unclip_core.evaluation.experiments.inpainting import box_mask, repaint, requests
 from comfyui_unclip.unclip_core.evaluation.experiments.reconstruction import photograph_like
 from comfyui_unclip.unclip_core.evaluation.experiments.typographic import attacked
-from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
+from comfyui_unclip.unclip_core.evaluation.judge import HEADS
 from comfyui_unclip.unclip_core.evaluation.reader import truth_of
 from comfyui_unclip.unclip_core.evaluation.results import Check
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
@@ -27,19 +27,6 @@ from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.storybook.draw import render
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
-
-
-class Oracle(Judge):
-    """Says what it was told, picture after picture."""
-
-    def __init__(self, answers):
-        super().__init__()
-        self.answers = list(answers)
-
-    def forward(self, x):
-        rows = [self.answers.pop(0) for _ in range(len(x))]
-        picks = {name: [(*classes, "none").index(row[name]) for row in rows] for name, classes in HEADS.items()}
-        return {name: torch.eye(len(HEADS[name]) + 1)[index] for name, index in picks.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,12 +66,12 @@ def test_the_control_asks_for_something_else_of_its_kind(kind):
     assert text_diff.others_of(edits[:1], edits[:1]) == edits[:1]  # nothing else there is
 
 
-def test_paths_count_ends_and_switches():
+def test_paths_count_ends_and_switches(oracle):
     pair = interpolation.unlike_pairs(1)[0]
     a, b = truth(pair[0]), truth(pair[1])
     assert all(a[head] != b[head] for head in HEADS)
     none = dict.fromkeys(HEADS, "none")
-    context = dataclasses.make_dataclass("Judging", ["judge"])(Oracle([a, {**a, "colour": "none"}, b, none, b]))
+    context = dataclasses.make_dataclass("Judging", ["judge"])(oracle([a, {**a, "colour": "none"}, b, none, b]))
     scores = interpolation.PathScores.of(context, [pair], torch.zeros(5, 64, 64, 3), 5)
     assert scores.one_of_ends == pytest.approx([0.8, 0.6, 0.8])  # object, colour, background
     assert scores.one_switch == [False, False, False]  # through "none" and back
@@ -154,10 +141,10 @@ def test_renders_to_compare_diversity_with_are_of_the_same_things():
     assert pictures.shape == (6, 64, 64, 3) and (pictures[0] - pictures[1]).abs().mean() > 0.01
 
 
-def test_right_counts_attributes_one_by_one_and_together():
+def test_right_counts_attributes_one_by_one_and_together(oracle):
     scenes = result_scenes(2)
     answers = [truth(scenes[0]), {**truth(scenes[1]), "colour": "none"}]
-    found = right(Oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
+    found = right(oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
     assert found == {
         "object": [True, True],
         "colour": [True, False],

@@ -11,7 +11,7 @@ from comfyui_unclip.unclip_core.evaluation import report, storybook
 from comfyui_unclip.unclip_core.evaluation.report import LEDGER, PARTS, Plan, Row, Side, aimed, cold, opened, table
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured, share
 from comfyui_unclip.unclip_core.evaluation.storybook import SampleSettings, real_pictures
-from comfyui_unclip.unclip_core.stages import Decoder
+from comfyui_unclip.unclip_core.stages import Decoder, Prior
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 
 SETTINGS = SampleSettings({"steps": 2, "candidates": 1}, {"steps": 2, "guidance_scale": 1.0})
@@ -53,7 +53,8 @@ def test_every_part_runs_and_what_was_made_is_not_made_again(side, make_context,
         raise AssertionError("made again")
 
     kept = Side(make_context(tmp_path / "run"), SETTINGS, PLAN)
-    monkeypatch.setattr(type(kept.context), "decode", again)
+    monkeypatch.setattr(Decoder, "sample_steps", again)
+    monkeypatch.setattr(Prior, "sample", again)
     monkeypatch.setattr(Side, "enlarged", again)
     for name in ("one", "two", "upsamplers", "lattice"):
         assert table(PARTS[name](kept, None)) == table(PARTS[name](side, None))
@@ -63,10 +64,10 @@ def test_samples_are_kept_in_parts_that_more_captions_go_on_from(side, monkeypat
     monkeypatch.setattr(report, "CHUNK", 2)
     side.plan = dataclasses.replace(PLAN, count=4)
     four = side.samples("two")
-    files = set((side.context.run / "made").glob("two-en-*"))
+    files = set((side.context.run / "made").glob("decoded-*"))
     side.plan = dataclasses.replace(PLAN, count=6)
     six = side.samples("two")
-    assert torch.equal(six[:4], four) and len(set((side.context.run / "made").glob("two-en-*")) - files) == 1
+    assert torch.equal(six[:4], four) and len(set((side.context.run / "made").glob("decoded-*")) - files) == 1
     assert not torch.equal(six[0], six[1])
     side.plan = dataclasses.replace(PLAN, count=4, seed=2)
     assert not torch.equal(side.samples("two"), four)
@@ -98,7 +99,7 @@ def test_the_fitter_knows_right_pictures_from_swapped_ones(make_context, tmp_pat
     context = make_context(tmp_path)
     able, swapped = painter(context, 1.0, 10), painter(context, 0.0, 10)
     scenes = able.plan.scenes("one")
-    alike = sum(map(eq, map(report._truth, scenes), map(report._truth, scenes[-1:] + scenes[:-1])))
+    alike = sum(map(eq, map(report.truth, scenes), map(report.truth, scenes[-1:] + scenes[:-1])))
     assert sum(report._fitted(able, able.samples("one"), scenes)) >= 9
     assert sum(report._fitted(swapped, swapped.samples("one"), scenes)) <= alike < 2
     scenes = able.plan.scenes("two")

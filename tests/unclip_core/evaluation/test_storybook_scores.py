@@ -1,34 +1,12 @@
 """Scores against pictures whose score is known."""
 
-import math
-
 import pytest
 import torch
 
 from comfyui_unclip.unclip_core.evaluation import storybook
-from comfyui_unclip.unclip_core.evaluation.judge import HEADS, Judge
-from comfyui_unclip.unclip_core.evaluation.storybook import (
-    captions_of,
-    pair_scores,
-    psnr,
-    real_pictures,
-    upsampler_scores,
-)
+from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_scores, psnr, real_pictures
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
-
-
-class Oracle(Judge):
-    """Says what it was told, picture after picture."""
-
-    def __init__(self, answers):
-        super().__init__()
-        self.answers = list(answers)
-
-    def forward(self, x):
-        rows = [self.answers.pop(0) for _ in range(len(x))]
-        picks = {name: [(*classes, "none").index(row[name]) for row in rows] for name, classes in HEADS.items()}
-        return {name: torch.eye(len(HEADS[name]) + 1)[index] for name, index in picks.items()}
 
 
 def truth(scene, index=0):
@@ -36,12 +14,12 @@ def truth(scene, index=0):
     return {"object": thing.kind, "colour": thing.colour, "background": scene.background}
 
 
-def test_pairs_are_bound_only_when_each_half_has_its_own_object_and_colour():
+def test_pairs_are_bound_only_when_each_half_has_its_own_object_and_colour(oracle):
     scenes = [s for s in make_scenes(40, 2, kind="two") if len({*s.triples()}) == 2][:2]
     answers = []
     for scene, order in zip(scenes, ((0, 1), (1, 0)), strict=True):
         answers += [truth(scene, order[0]), truth(scene, order[1]), truth(scene)]
-    scores = pair_scores(Oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
+    scores = pair_scores(oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
     assert scores["background"] == 1.0 and scores["bound"] == 0.5
     assert min(scores["objects"], scores["colours"]) == 0.5
 
@@ -62,12 +40,3 @@ def test_captions_are_full_and_scenes_held_out():
     assert any(character >= "\u4e00" for character in captions_of(scenes, "zh")[0])
     pictures = real_pictures(scenes)
     assert pictures.shape == (20, 64, 64, 3) and pictures.min() >= 0 and pictures.max() <= 1
-
-
-def test_upsamplers_are_compared_with_bicubic(handles):
-    ticks = []
-    scores = upsampler_scores(handles.upsampler_256, 2, lambda *tick: ticks.append(tick))
-    assert ticks == [("upsample 256", 1, 2), ("upsample 256", 2, 2)]
-    assert 15 < scores["bicubic"] < 40 and math.isfinite(scores["ours"])
-    assert scores["gain"] == pytest.approx(scores["ours"] - scores["bicubic"])
-    assert scores["gain_low"] < scores["gain"] < 0 and scores["gain"] < scores["gain_high"]  # random weights

@@ -11,7 +11,7 @@ from comfyui_unclip.unclip_core.checkpoints.stable_unclip_keys import network_na
 from comfyui_unclip.unclip_core.config import TextTowerConfig
 from comfyui_unclip.unclip_core.models.kernels import freeze
 from comfyui_unclip.unclip_core.models.stable_decoder import StableDecoderNetwork
-from comfyui_unclip.unclip_core.models.text_tower import TextTower
+from comfyui_unclip.unclip_core.models.text_encoder import TextTower
 from comfyui_unclip.unclip_core.presets import STABLE_UNCLIP_H, STABLE_UNCLIP_L
 
 DIM, TEXT = 24, 48

@@ -21,7 +21,7 @@ from diffusers import (
 from comfyui_unclip.unclip_core.checkpoints.autoencoder_keys import autoencoder_rule
 from comfyui_unclip.unclip_core.checkpoints.kandinsky_keys import kandinsky_rule
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
-from comfyui_unclip.unclip_core.models.decoder import stored_decoder
+from comfyui_unclip.unclip_core.models.build import stored_decoder
 from comfyui_unclip.unclip_core.presets import KANDINSKY_2_2
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Decoder, finish

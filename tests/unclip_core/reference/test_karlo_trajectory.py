@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.clip.model import empty_network, preprocess
+from comfyui_unclip.unclip_core.clip.networks import empty_network
+from comfyui_unclip.unclip_core.clip.preprocessing import preprocess
 from comfyui_unclip.unclip_core.presets import KARLO
 from comfyui_unclip.unclip_core.stages import Prior, finish
 

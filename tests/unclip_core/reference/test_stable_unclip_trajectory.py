@@ -15,7 +15,7 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_unclip, pipelin
 from diffusers.schedulers import scheduling_ddim, scheduling_ddpm
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import find
-from comfyui_unclip.unclip_core.clip.model import preprocess
+from comfyui_unclip.unclip_core.clip.preprocessing import preprocess
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import finish

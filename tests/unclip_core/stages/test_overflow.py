@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
+from comfyui_unclip.unclip_core.runtime.placement import Placed
+from comfyui_unclip.unclip_core.stages.own_text import OwnText
 
 
 def overflowing(make, asked=None, dtype=torch.float16, wider=torch.bfloat16):
@@ -38,3 +42,36 @@ def test_float16_that_the_user_chose_is_an_error_that_names_the_network(tiny):
     decoder = overflowing(tiny.decoder, wider=None)
     with pytest.raises(FloatingPointError, match=r"Decoder Sample: .* in float16; load .* bf16 or fp32"):
         decoder.sample(tiny.embed(), tiny.text())
+
+
+class Loud(nn.Module):
+    """A text encoder whose states, 1e5 each, only float16 cannot hold."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.state = nn.Parameter(torch.full((1, 2, 4), 1e5).to(dtype))
+
+
+@pytest.mark.parametrize("wider", [torch.bfloat16, None])
+def test_a_decoders_own_text_encoder_is_watched_too(wider):
+    own = OwnText(
+        Placed(Loud, torch.device("cpu"), torch.float16, wider=wider),
+        lambda captions: (torch.ones(len(captions), 2).long(), torch.ones(len(captions), 2).bool()),
+        lambda network, ids, mask: (network.state, network.state.new_empty(1, 0)),
+    )
+    if wider is None:
+        with pytest.raises(FloatingPointError, match=r"text encoder makes NaN or infinity in float16; load .* bf16"):
+            own.encode(("a cup", "a star"))
+        return
+    text = own.encode(("a cup", "a star"))
+    assert text.tokens.isfinite().all() and text.tokens.shape == (2, 2, 4) and own.network.dtype == wider
+
+
+def test_what_an_autoencoder_makes_is_no_reason_to_run_the_network_in_another_dtype(tiny):
+    decoder, said = tiny.latent_decoder(), []
+    decoder.network._wider = torch.bfloat16
+    with torch.no_grad():
+        decoder.autoencoder.read().post_quant_conv.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the autoencoder makes NaN or infinity in float32; the weights"):
+        decoder.sample(tiny.embed(), warn=said.append)
+    assert decoder.network.dtype == torch.float32 and not said

@@ -21,7 +21,7 @@ def tiny_configs(tiny_models):
 def tiny_clip(tiny_models):
     """The CLIP of the stack `tiny`, frozen, with random weights."""
     _, config, state = load_stage(tiny_models / "tiny" / "clip.safetensors")
-    return Clip.from_config(config, state)
+    return Clip(config, state)
 
 
 @pytest.fixture(scope="session")

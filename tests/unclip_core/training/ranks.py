@@ -68,7 +68,7 @@ def task_of(stage, clip_file, folder, recipe):
             task = ClipTask(replace(configs.clip, vocabulary=vocabulary(), context_length=32), data, recipe)
         elif stage in EMBEDDING_TASKS:
             _, config, state = load_stage(clip_file)
-            clip = Clip.from_config(config, state)
+            clip = Clip(config, state)
             embeddings = image_embeddings(clip, data, folder / "embeddings")
             task = EMBEDDING_TASKS[stage](getattr(configs, stage), data, clip, embeddings, recipe)
         else:

@@ -9,7 +9,7 @@ import torch
 from comfyui_unclip.unclip_core.storybook.captions import caption, matches
 from comfyui_unclip.unclip_core.storybook.draw import render
 from comfyui_unclip.unclip_core.training import embeddings
-from comfyui_unclip.unclip_core.training.data import StorybookData, first_rows, move, random_crop, to_model
+from comfyui_unclip.unclip_core.training.data import StorybookData, move, random_crop, to_model
 from comfyui_unclip.unclip_core.training.embeddings import image_embeddings
 from comfyui_unclip.unclip_core.types import model_to_image
 
@@ -77,7 +77,3 @@ def test_a_batch_moves_with_all_that_is_in_it(tiny_clip):
         assert tensor.device.type == "meta"
     assert moved["none"] is None and moved["name"] == "n" and moved["text"].captions == ("a red star",)
     assert batch["x"].device.type == "cpu"
-
-
-def test_a_sheets_rows_repeat_where_data_is_small(story):
-    assert first_rows(story, 3) == [0, 1, 2] and first_rows(story, 66)[62:] == [62, 63, 0, 1]

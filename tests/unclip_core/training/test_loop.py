@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import math
 import multiprocessing
@@ -277,13 +278,33 @@ def test_two_checkpoints_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
     content = (tmp_path / "checkpoint.pt").read_bytes()
     (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     assert run(tmp_path)[0].step == 5
-    assert "checkpoint.pt cannot be read" in caplog.text and "going on from" in caplog.text
+    assert "checkpoint.pt cannot be read (damaged" in caplog.text and "going on from" in caplog.text
     run(tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"checkpoint.pt and checkpoint.previous.pt cannot be read; remove the folder"):
-        run(tmp_path)
+    (tmp_path / "checkpoint.previous.pt").unlink()
+    numbers = saved(tmp_path)["network"]["0.weight"].numpy().tobytes()
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for damaged, reason in (
+        (whole.replace(b"uniform", b"unigorm"), r"cannot be read \(damaged"),
+        (whole.replace(numbers, bytes(len(numbers))), r"cannot be read \(damaged in its record"),
+        (b"", r"cannot be read \(not a PyTorch file \(0 bytes"),
+        (b"<!DOCTYPE html>", r"cannot be read \(not a PyTorch file"),
+        (torch_file([1, 2]), "is no checkpoint of a training"),
+        (torch_file({"step": "x"}), r"is no checkpoint of a training \(it has no step\)"),
+        (torch_file({"step": os.getcwd}), r"cannot be read \(holds code \((nt|posix)\.getcwd\)"),
+    ):
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"checkpoint\.pt {reason}.*; remove the folder, or name another"
+        ) as caught:
+            run(tmp_path)
+        assert str(caught.value).isprintable()
+
+
+def torch_file(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
 
 
 def test_a_kill_while_saving_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):

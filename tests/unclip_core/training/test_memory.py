@@ -106,8 +106,8 @@ def test_attention_of_gpus_keeps_no_pairs():
     config = STABLE_UNCLIP_H.decoder
     held = []
     for fused in (False, True):
-        network = counted_network(config, GPU_LORA, torch.bfloat16)
-        held.append(passing_bytes(network, config, 1, fused=fused))
+        network = counted_network(config, GPU_LORA, torch.bfloat16, fused=fused)
+        held.append(passing_bytes(network, config, 1))
     assert held[1] < 3e9 < 8e9 < held[0]
 
 

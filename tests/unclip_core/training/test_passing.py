@@ -160,6 +160,27 @@ def test_the_network_is_told_of_clean_and_passed_inputs_what_it_is_told_when_it_
     assert 0.6 < known.float().mean() < 0.8
 
 
+def test_halos_are_weighed_in_the_colours_that_the_network_predicts(tiny_configs, story):
+    config = tiny_configs.upsampler_256
+    task, weighing = (
+        UpsamplerTask("upsampler_256", config, story, dataclasses.replace(RECIPE, halo_weight=weight))
+        for weight in (0, 2)
+    )
+    batch = task.prepare(task.batch(list(range(4)), random.Random(0), torch.Generator().manual_seed(0)))
+
+    def bright(x_t, *_):
+        """Pictures brighter by 0.3 than the true ones, as the schedule has them predicted."""
+        schedule, t, x_0 = task.schedule, batch["t"], batch["x_0"] + 0.3
+        signal = schedule.alphas_cumprod[t][:, None, None, None]
+        return schedule.target(x_0, ((x_t - signal.sqrt() * x_0) / (1 - signal).sqrt()).float(), t)
+
+    plain, none = task.loss(bright, batch)
+    loss, shown = weighing.loss(bright, batch)
+    white = (batch["x_0"] + 0.3 - batch["x_0"].amax((2, 3), keepdim=True)).clamp(min=0).mean()
+    assert not none and float(white) < float(shown["halo"]) < 0.3
+    assert float(loss - plain) == pytest.approx(2 * float(shown["halo"]), rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", ["upsampler_256", "upsampler_1024"])
 def test_a_run_says_what_its_inputs_went_through(stage, tiny_configs, tiny_models, story_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(plans.TRAINABLE, "tiny", tiny_configs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.native import load_strict
-from comfyui_unclip.unclip_core.clip.model import build_network
+from comfyui_unclip.unclip_core.clip.networks import build_network
 from comfyui_unclip.unclip_core.clip.words import WordTokenizer
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork

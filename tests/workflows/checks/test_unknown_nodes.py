@@ -64,10 +64,10 @@ def test_what_a_saved_file_says_goes_no_further_than_the_message(save):
     ("node", "told"),
     [
         ({"class_type": "ComfySwitchNode"}, "in versions after 0.3.64; update the server's ComfyUI"),
-        ({"class_type": "SaveLoRANode"}, "replace it: the server's ComfyUI has it no more"),
+        ({"class_type": "SaveLoRANode"}, "replace it: the server's ComfyUI no longer has it"),
         ({"class_type": "X", "_meta": {"origin": {"pack": "some-pack"}}}, "some-pack; install that in the server's"),
         ({"class_type": "X"}, "install its pack in the server's ComfyUI"),
-        ({"_meta": {"title": "My node"}}, "'My node' is no node that is known here"),
+        ({"_meta": {"title": "My node"}}, "'My node' is not a node that is known here"),
     ],
 )
 def test_a_server_is_not_told_to_ask_a_server(node, told):

@@ -1,3 +1,5 @@
+"""What is wrong with a graph, as lines for a person: node, input, value and fix, all at once."""
+
 import pytest
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS

@@ -152,14 +152,20 @@ def test_what_a_node_shows_as_text_is_printed_under_its_title(unclip, save, tmp_
     assert unclip(*given, "-q")[1] == ""
 
 
-def test_a_name_is_found_with_its_ending_and_another_one_gets_a_suggestion(unclip, tmp_path, monkeypatch):
+ALONE = "; the one that comes with the pack goes by its name alone, '{}'"
+
+
+def test_a_name_is_found_and_a_path_or_another_name_gets_a_suggestion(unclip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert unclip("validate", "text_to_image.json")[1] == "text_to_image.json: ok\n"
+    assert unclip("validate", "text_to_image")[1] == "text_to_image: ok\n"
+    for command in ("run", "show", "graph", "validate"):  # a path is no name, wherever it is given
+        code, _, (error,) = unclip(command, "./inpaint.json")
+        assert code == 2 and error.endswith("inpaint.json: no such file; check the path" + ALONE.format("inpaint"))
     for given, meant in (("Text_to_Image", "text_to_image"), ("vary a picture", "Vary a picture (unCLIP)")):
         _, _, (error,) = unclip("show", given)
         assert f"{given}: no such file; check the path; did you mean {meant!r}? graphs that come with" in error
-    _, _, (error,) = unclip("show", "graphs/text_to_image.json")
-    assert error == "error: graphs/text_to_image.json: no such file; check the path"
+    _, _, (error,) = unclip("show", "graphs/vary a picture.json")
+    assert error == "error: graphs/vary a picture.json: no such file; check the path"
     (tmp_path / "text_to_image.json").write_text("[]")  # a file of that name comes first
     assert unclip("validate", "text_to_image.json")[0] == 2
 

@@ -1,9 +1,11 @@
-import importlib.util
+"""From a saved graph to the API form; the editor's own exports are the reference (tests/tools/editor_references.py)."""
+
 import json
 from pathlib import Path
 
 import pytest
 
+from comfyui_unclip.tests.workflows import editor_cases
 from comfyui_unclip.workflows.document.conversion import convert
 from comfyui_unclip.workflows.document.schema import node_classes, node_schema
 
@@ -12,9 +14,6 @@ DATA = HERE.parent / "data"
 SHIPPED = sorted((HERE.parents[1] / "workflows").glob("*.json"))
 GRAPHS = [path for path in SHIPPED if not path.stem.endswith("_comfyui")]  # the others need nodes of ComfyUI's
 EXPORTS = json.loads((DATA / "editor_cases.json").read_text(encoding="utf-8"))
-_specification = importlib.util.spec_from_file_location("editor_cases", HERE / "editor_cases.py")
-CASES = importlib.util.module_from_spec(_specification)
-_specification.loader.exec_module(CASES)
 
 NOISE = ("Noise", [("extra", "THING")], ["INT", "STRING"])
 SHOW = ("Show", [("value", "*")], [], [])
@@ -122,10 +121,10 @@ def test_a_bypassed_node_with_its_chosen_input_unlinked_passes_nothing(ui, class
     assert inputs(ui(nodes, [(2, 0, 3, "y"), (3, 0, 4, "value")]), classes)["4"] == {}
 
 
-@pytest.mark.parametrize("name", CASES.CASES)
+@pytest.mark.parametrize("name", editor_cases.CASES)
 def test_hand_made_cases_convert_to_the_editors_own_export(name):
     assert name in EXPORTS, f"no reference for {name!r}: run tests/tools/editor_references.py --cases"
-    prompt, problems = convert(CASES.CASES[name], CASES.classes())
+    prompt, problems = convert(editor_cases.CASES[name], editor_cases.classes())
     assert not problems
     assert {node_id: {k: node[k] for k in ("class_type", "inputs")} for node_id, node in prompt.items()} == EXPORTS[
         name

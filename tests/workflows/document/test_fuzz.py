@@ -5,7 +5,6 @@ Short and always the same by default; `UNCLIP_FUZZ=20000 pytest tests/workflows/
 
 import copy
 import importlib.metadata
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfyui_unclip.nodes.host import LocalHost, use_host
+from comfyui_unclip.tests.workflows import editor_cases
 from comfyui_unclip.workflows.checks.validation import validate
 from comfyui_unclip.workflows.document.conversion import convert
 from comfyui_unclip.workflows.document.graph import WorkflowError
@@ -32,10 +32,7 @@ PROFILE = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-_specification = importlib.util.spec_from_file_location("editor_cases", HERE / "editor_cases.py")
-CASES = importlib.util.module_from_spec(_specification)
-_specification.loader.exec_module(CASES)
-CLASSES = {**node_classes(), **CASES.classes()}
+CLASSES = {**node_classes(), **editor_cases.classes()}
 
 
 def _templates():
@@ -48,7 +45,7 @@ def _templates():
 
 
 OURS = [path.read_text(encoding="utf-8") for path in sorted((HERE.parents[1] / "workflows").glob("*.json"))]
-TOYS = [json.dumps(graph) for graph in CASES.CASES.values()]
+TOYS = [json.dumps(graph) for graph in editor_cases.CASES.values()]
 API = [json.dumps(convert(json.loads(text), CLASSES)[0]) for text in (*OURS, *TOYS[-6:])]
 FILES = [json.loads(text) for text in (*OURS, *TOYS, *API, *list(_templates())[:8])]
 
@@ -61,7 +58,7 @@ ODD = st.one_of(
     ),
     st.text(max_size=8),
     st.sampled_from(
-        ["../../etc/passwd", "/dev/zero", "CON", "a\0b", "\x1b[2J", "x" * 5000, "__class__", CASES.SUB, "Noise"]
+        ["../../etc/passwd", "/dev/zero", "CON", "a\0b", "\x1b[2J", "x" * 5000, "__class__", editor_cases.SUB, "Noise"]
     ),
     st.sampled_from(
         [[], {}, [[]], [1], ["2", 0], ["3", 9], ["1", -1], [None, None], {"__value__": [1]}, {"name": "b"}]

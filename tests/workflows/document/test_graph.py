@@ -1,3 +1,5 @@
+"""The API form of a graph: links, ancestors, order, cycles, names of nodes, problems in one line."""
+
 import itertools
 
 from comfyui_unclip.workflows.document.graph import (

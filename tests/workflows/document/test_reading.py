@@ -55,8 +55,11 @@ def test_a_graph_of_the_pack_goes_by_its_name_and_a_file_of_that_name_comes_firs
     assert not load_workflow("text_diff").is_ui
     with pytest.raises(WorkflowError, match=r"text_to_imag: no such file; .* graphs .*, text_diff, .*text_to_image,"):
         load_workflow("text_to_imag")
+    for path in ("./inpaint", "inpaint.json", "./inpaint.json", "workflows/inpaint"):
+        with pytest.raises(WorkflowError, match=r"no such file; check the path; .* by its name alone, 'inpaint'$"):
+            load_workflow(path)
     with pytest.raises(WorkflowError, match=r"no such file; check the path$"):
-        load_workflow("workflows/text_to_image")
+        load_workflow("workflows/other.json")
 
 
 def _png(path, **texts):

@@ -1,3 +1,5 @@
+"""What the editor's page rewrites at Run: `%...%` in file names, choices and comments in dynamic prompts."""
+
 import time
 from datetime import datetime
 

@@ -1,20 +1,16 @@
 """Our executor does what a real ComfyUI did with the same graphs (see tests/tools/executor_references.py)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from comfyui_unclip.nodes.host import LocalHost
+from comfyui_unclip.tests.workflows.executor_cases import CASES
 from comfyui_unclip.workflows.engine.node_packs import known_classes
 from comfyui_unclip.workflows.engine.session import Session
 
 TESTS = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("executor_cases", TESTS / "workflows" / "executor_cases.py")
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-CASES = _module.CASES
 REFERENCES = json.loads((TESTS / "data" / "executor_references.json").read_text(encoding="utf-8"))["cases"]
 
 # Where ours is meant to differ, and may: name -> (what, our value).

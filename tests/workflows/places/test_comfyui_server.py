@@ -3,18 +3,17 @@
 import asyncio
 import contextlib
 import gzip
-import importlib.util
 import json
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 from PIL import Image
 
+from comfyui_unclip.tests.workflows.comfy_server import ComfyServer
 from comfyui_unclip.workflows.cli import run
 from comfyui_unclip.workflows.places import comfyui_server
 
@@ -26,12 +25,7 @@ GRAPH = {
 
 @pytest.fixture
 def server():
-    specification = importlib.util.spec_from_file_location(
-        "comfy_server", Path(__file__).parents[1] / "comfy_server.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    server = module.ComfyServer()
+    server = ComfyServer()
     yield server
     server.stop()
 
@@ -102,6 +96,16 @@ def test_a_socket_that_breaks_in_the_middle_costs_nothing(remote, server, tmp_pa
     server.drop_socket_once = True
     assert remote("-q")[0] == 0
     assert shade(tmp_path / "out" / "pic_00001_.png") == 3
+
+
+def test_a_row_that_the_server_lost_is_not_waited_for(remote, server, monkeypatch):
+    """Somebody took it out of the queue there, or the server was started anew."""
+    from comfyui_unclip.workflows.places import comfyui_server
+
+    monkeypatch.setattr(comfyui_server, "_POLL", 0.1)
+    server.lose = True
+    code, _, err = remote("-q")
+    assert code == 1 and "no longer has this row: it was taken out of its queue" in err
 
 
 DEEP = "[" * 100_000
@@ -187,15 +191,14 @@ ANSWERS = {
 @pytest.mark.parametrize("path", ["/object_info", "/prompt", "/history", "/view"])
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_that_is_no_honest_http_is_told_in_a_line(remote, server, tmp_path, monkeypatch, answer, path):
-    for name, value in {"_MAX_JSON": 1 << 20, "_MAX_FILE": 1 << 20, "_SILENCE": 1.0, "_MAX_AWAY": 1.0}.items():
+    for name, value in {
+        "_MAX_JSON": 1 << 20,
+        "_MAX_FILE": 1 << 20,
+        "_SILENCE": 1.0,
+        "_LONG": 3.0,
+        "_MAX_AWAY": 2.0,
+    }.items():
         monkeypatch.setattr(comfyui_server, name, value)
-    asked = comfyui_server._asked
-    within = 3.0  # seconds
-
-    def hurried(http, method, url, seconds=within, **more):
-        return asked(http, method, url, within, **more)
-
-    monkeypatch.setattr(comfyui_server, "_asked", hurried)
     body, said = ANSWERS[answer]
     server.lies = {path: body}
     code, out, err = remote("-q")

@@ -1,8 +1,6 @@
 """A file that is no picture, written by Save Embedding, is an output as a picture is: named, resumed, fetched."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -63,9 +61,11 @@ def test_a_ray_worker_sends_its_contents(tiny_stack, tmp_path, save):
 
 
 def test_a_server_has_it_fetched(unclip, tiny_models, tmp_path):
+    from comfyui_unclip.tests.workflows.server.desk import served  # wants Playwright
+
     there = tmp_path / "there"
     there.mkdir()
-    with load_desk().served(there, UNCLIP_MODELS=str(tiny_models)) as address:
+    with served(there, UNCLIP_MODELS=str(tiny_models)) as address:
         code, out, err = unclip("--server", address, "-q")
     here = tmp_path / "out" / "mine" / "star_00001_.safetensors"
     assert (code, out, err) == (0, f"{here}\n", "")
@@ -80,10 +80,3 @@ def test_the_editors_list_of_runs_shows_the_picture_not_the_file():
     assert told["preview_output"]["filename"] == "a.png"
     assert (told["outputs_count"], told["previewable_outputs_count"]) == (2, 1)
     assert Job("x", 1, {}, [], shown={"2": files}).summary()["preview_output"] is None
-
-
-def load_desk():
-    specification = importlib.util.spec_from_file_location("desk", Path(__file__).parents[1] / "server" / "desk.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module

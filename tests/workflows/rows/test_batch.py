@@ -1,5 +1,6 @@
 """Many rows: order and reuse, results as they come, failures, resuming after anything, shared folders."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from comfyui_unclip.unclip_core.disk import temporary_path
+from comfyui_unclip.workflows.rows.batch import disk_failure
 from comfyui_unclip.workflows.rows.results import Results, RowResult
 
 
@@ -127,7 +129,7 @@ def test_the_same_job_is_not_done_twice_at_once(paint):
     assert paint(*arguments, "--resume")[0] == 0  # the lock died with its process
     lines = [json.loads(line) for line in (paint.out / "results.jsonl").read_text().splitlines()]
     assert sorted(line["inputs"]["seed"] for line in lines) == [*range(10), 20, 21]
-    assert not list(paint.out.glob(".*"))
+    assert not list(paint.out.glob(".job-*"))
 
 
 def test_a_job_killed_before_its_first_line_is_resumed_beside_another_jobs_lines(paint):
@@ -192,6 +194,15 @@ def test_a_folder_that_vanished_loses_the_row_at_hand(paint, tmp_path):
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1 and "is lost" in err and str(paint.out) in err and "Traceback" not in err
     assert (tmp_path / "kept" / "results.jsonl").read_text().count("\n") >= 2
+
+
+def test_a_failure_where_a_linked_folder_leads_is_the_folders(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for path, is_its in ((tmp_path / "disk" / "x.png", True), (tmp_path / "disk2" / "x.png", False)):
+        failed = RuntimeError("node 3")
+        failed.__cause__ = FileNotFoundError(errno.ENOENT, "gone", str(path))
+        assert (disk_failure(failed, tmp_path / "out") is not None) == is_its
 
 
 def test_ctrl_c_ends_the_run_and_keeps_what_is_done(paint):

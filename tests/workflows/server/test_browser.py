@@ -239,6 +239,8 @@ def test_a_filmstrip_holds_the_frame_that_the_slider_says(desk, animation):
     assert kind == "execution_success", data
     desk.look_at("animation")
     desk.page.wait_for_function(f"() => app.graph._nodes.some((node) => node.title === 'animation' && {STRIP})")
+    (size,) = (node["size"] for node in animation["nodes"] if node["title"] == "animation")
+    assert desk.of("animation", "[...node.size]") == size  # it fits into what the editor's preview would take
     assert desk.of("animation", f"{STRIP}.querySelectorAll('canvas').length") == 5
     assert ".webp" in desk.of("animation", f"{STRIP}.querySelector('img').src")  # plays, and nothing else does
     assert desk.of("animation", "!node.imgs && !node.widgets.some((widget) => widget.name.startsWith('$$'))")
@@ -347,6 +349,11 @@ def test_in_chinese_titles_say_what_they_mean_and_are_saved_as_they_came(desk, r
     saved = tab.page.evaluate("() => app.graph.serialize()")
     for kind in ("nodes", "groups"):
         assert sorted(part["title"] for part in saved[kind]) == sorted(part["title"] for part in graph[kind])
+    prompt = tab.page.evaluate(
+        "async () => (await app.graphToPrompt()).output"
+    )  # what is run, and exported for the API
+    named = {str(entry["id"]): entry["title"] for entry in graph["nodes"] if entry["type"] != "MarkdownNote"}
+    assert {key: entry["_meta"]["title"] for key, entry in prompt.items()} == named
     fields = tab.of("grid 拼图", "node.widgets.map((widget) => widget.element?.placeholder).filter(Boolean)")
     assert fields == ["行标签", "列标签"]
     context.close()
@@ -482,6 +489,9 @@ def test_a_reason_is_shown_on_a_node_inside_a_subgraph(desk):
     fault = FAULT.replace("node.", "inner.", 1)
     desk.page.wait_for_function(f"() => {fault}")
     assert "none of these" in desk.page.evaluate(f"() => {fault}")
+    # Only the box is in view, and it turns red without a word.
+    messages = "[...document.querySelectorAll('[data-toast-kind], .p-toast-message')]"
+    desk.page.wait_for_function(f"() => {messages}.some((one) => one.textContent.includes('none of these'))")
 
 
 def test_a_warning_stands_whole_under_its_node_until_the_node_takes_it_back(desk, repository):

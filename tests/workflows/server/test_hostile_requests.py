@@ -10,8 +10,8 @@ import pytest
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
 from comfyui_unclip.unclip_core import disk
 from comfyui_unclip.workflows.server import user_routes
-from comfyui_unclip.workflows.server.editor import MAX_JSON
 from comfyui_unclip.workflows.server.json_text import MAX_DEPTH
+from comfyui_unclip.workflows.server.requests import MAX_JSON
 
 NODE = {"class_type": "Show", "inputs": {"value": 1}}
 GREATEST = "9" * 400
@@ -49,7 +49,7 @@ REFUSED = {
         {},
         "number is not a number",
     ),
-    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which is no number in JSON"),
+    "no number": ("/prompt", prompt().replace('"value": 1', '"value": NaN'), {}, "NaN, which JSON does not have"),
     "too large": ("/prompt", prompt().replace('"value": 1', '"value": 1e999'), {}, "1e999, which is too large"),
     "nesting": ("/settings", f'{{"a": {nested(MAX_DEPTH)}}}', {}, f"deeper than {MAX_DEPTH} levels"),
     "more nesting": ("/settings/a", nested(100_000), {}, f"deeper than {MAX_DEPTH} levels"),

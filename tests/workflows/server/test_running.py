@@ -267,7 +267,7 @@ def test_previews_can_be_turned_off(ask, open_page):
         (b"[1]", "not a JSON object"),
         (b'{"prompt": {}, "client_id": 5}', "client_id"),
         (b'{"prompt": {}, "number": "x"}', "number"),
-        (b'{"prompt": {}, "number": NaN}', "number"),
+        (b'{"prompt": {}, "number": NaN}', "NaN"),
         (b'{"prompt": {}, "prompt_id": ["x"]}', "prompt_id"),
         (b'{"prompt": {}, "partial_execution_targets": "x"}', "partial_execution_targets"),
         (b'{"prompt": [1, 2]}', "not a table of nodes"),

@@ -1,11 +1,11 @@
 """Every value of every case that is offered can be set, and the converted graph has it and nothing else changed."""
 
 import copy
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from comfyui_unclip.tests.workflows import editor_cases
 from comfyui_unclip.workflows.document.conversion import convert, to_api
 from comfyui_unclip.workflows.document.reading import Workflow
 from comfyui_unclip.workflows.rows.jobs import build
@@ -13,15 +13,12 @@ from comfyui_unclip.workflows.rows.prepared import prepare
 from comfyui_unclip.workflows.settings.reading import settings
 from comfyui_unclip.workflows.settings.writing import apply
 
-_specification = importlib.util.spec_from_file_location("editor_cases", Path(__file__).parents[1] / "editor_cases.py")
-CASES = importlib.util.module_from_spec(_specification)
-_specification.loader.exec_module(CASES)
-CLASSES = CASES.classes()
+CLASSES = editor_cases.classes()
 OTHER = {"INT": "7", "FLOAT": "0.125", "STRING": "another", "BOOLEAN": "true"}
 
 
 def workflow(name):
-    return Workflow(Path("case.json"), copy.deepcopy(CASES.CASES[name]), True)
+    return Workflow(Path("case.json"), copy.deepcopy(editor_cases.CASES[name]), True)
 
 
 def inputs(graph):
@@ -29,7 +26,7 @@ def inputs(graph):
     return {(node_id, name): value for node_id, node in prompt.items() for name, value in node["inputs"].items()}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES.CASES if not name.startswith("names from other")])
+@pytest.mark.parametrize("name", [name for name in editor_cases.CASES if not name.startswith("names from other")])
 def test_what_is_offered_can_be_set_and_nothing_else_changes(name):
     before = inputs(workflow(name))
     for setting in settings(workflow(name), CLASSES):

@@ -1,3 +1,5 @@
+"""`-s NAME=VALUE`: what a NAME means, the VALUE at its type, and what the saved graph has afterwards."""
+
 import pytest
 
 from comfyui_unclip.workflows.document.conversion import convert

@@ -7,7 +7,6 @@ files may also lie side by side, and the captions be `metadata_0.jsonl`. Parquet
 from __future__ import annotations
 
 import json
-import random
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -89,16 +88,7 @@ class EmbeddingPairs(Unrelated):
 
     def __init__(self, index: Index, vectors: Tensor, captions: list[tuple[str, ...]]) -> None:
         self.index, self.vectors, self._captions = index, vectors, captions
-
-    @property
-    def identity(self) -> str:
-        """See Data."""
-        return self.index.identity
-
-    @property
-    def state(self) -> str:
-        """See Data."""
-        return self.index.state
+        self.identity, self.state = index.identity, index.state
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -111,12 +101,7 @@ class EmbeddingPairs(Unrelated):
         """Whether all rows have unit norm, so that the norms that CLIP gave are lost."""
         return bool(((self.vectors.norm(dim=1) - 1).abs() < UNIT).all())
 
-    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data."""
-        return [rng.choice(self._captions[row]) if self._captions[row] else "" for row in rows]
-
     def all_captions(self, row: int) -> tuple[str, ...]:
-        """See Data."""
         return self._captions[row]
 
     def _no_pictures(self, *arguments: object, **options: object) -> NoReturn:

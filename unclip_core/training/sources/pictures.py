@@ -44,12 +44,13 @@ class Seen:
 class PictureData(Unrelated):
     """Rows of a source's pictures that can be read; see `data.Data`. cache: the folder that the squares are kept in.
 
-    progress: is told of passes over all pictures. Raises ValueError for a source without a readable picture.
+    progress: called during passes over all pictures. Raises ValueError for a source without a readable picture.
     """
 
     def __init__(self, index: Index, cache: Path, workers: int = 1, progress: Tick | None = None) -> None:
         self.index, self.workers, self.progress = index, workers, progress
-        self.folder = cache / "pictures" / index.state
+        self.identity, self.state = index.identity, index.state
+        self.folder = cache / "pictures" / self.state
         self.seen = self._first_pass()
         self.rows = [row for row, seen in enumerate(self.seen) if not seen.reason]
         self._squares: dict[int, np.ndarray | None] = {}
@@ -59,16 +60,6 @@ class PictureData(Unrelated):
                 f"--data {index.where}: no pictures found{f' that can be read ({shown})' if shown else ''}; give a "
                 "folder of pictures with .txt captions, or .tar shards"
             )
-
-    @property
-    def identity(self) -> str:
-        """See Data."""
-        return self.index.identity
-
-    @property
-    def state(self) -> str:
-        """See Data."""
-        return self.index.state
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,29 +79,21 @@ class PictureData(Unrelated):
         return [*self.index.skipped, *bad]
 
     def pictures(self, rows: list[int], side: int = SIDE) -> Tensor:
-        """See Data."""
         kept = self._kept(side)
         if kept is not None:
             return to_model(kept[[self.rows[row] for row in rows]])
         return to_model(np.stack([np.asarray(square(self._read(row, side), side)) for row in rows]))
 
     def whole(self, row: int, side: int) -> Tensor:
-        """See Data."""
         return torch.from_numpy(np.array(self._read(row, side)))[None].float() / 255.0
 
-    def captions(self, rows: list[int], rng: random.Random) -> list[str]:
-        """See Data; a row without a caption, or with one that cannot be read, has the empty one."""
-        return [rng.choice(found) if (found := self.all_captions(row)) else "" for row in rows]
-
     def all_captions(self, row: int) -> tuple[str, ...]:
-        """See Data."""
         try:
             return self.sample(row).read_captions()
-        except ValueError:  # listed by the survey
+        except ValueError:  # cannot be read, which the survey lists
             return ()
 
     def crops(self, rows: list[int], rng: random.Random, picture: int, crop: int) -> tuple[Tensor, Tensor]:
-        """See Data."""
         room = (picture - crop) // 4
         kept = self._kept(picture)
         cut, corners = [], []

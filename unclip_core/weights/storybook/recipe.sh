@@ -77,6 +77,20 @@ upsampler_1024() {
         --set passed=3000 --set clean_share=0.3
 }
 
+upsampler_1024_b() {
+    train upsampler_1024-b upsampler-1024 --init "$RUNS/upsampler_1024/upsampler_1024.safetensors" --steps 3000 --batch 16 \
+        --lr 1.5e-3 --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
+        --through "$RUNS/decoder-b/decoder.safetensors" --through "$RUNS/upsampler_256-b/upsampler_256.safetensors" \
+        --set passed=3000 --set passed_share=0.6 --set clean_share=0.5 --set crop_fraction=4
+}
+
+upsampler_1024_c() {
+    train upsampler_1024-c upsampler-1024 --init "$RUNS/upsampler_1024-b/upsampler_1024.safetensors" --steps 600 --batch 16 \
+        --lr 1e-3 --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
+        --through "$RUNS/decoder-b/decoder.safetensors" --through "$RUNS/upsampler_256-b/upsampler_256.safetensors" \
+        --set passed=3000 --set passed_share=0.6 --set clean_share=0.5 --set crop_fraction=4 --set halo_weight=0.2
+}
+
 ar_prior() {
     train ar_prior ar-prior --clip "$RUNS/clip-b/clip.safetensors" --steps 2500 --set swaps=True
 }
@@ -100,6 +114,6 @@ analytic() { # of 128 pairs
         -o "$RUNS/storybook.analytic.safetensors"
 }
 
-for step in "${@:-clip clip_b prior decoder decoder_b upsampler_256 upsampler_256_b upsampler_1024 ar_prior pca analytic}"; do
+for step in "${@:-clip clip_b prior decoder decoder_b upsampler_256 upsampler_256_b upsampler_1024 upsampler_1024_b upsampler_1024_c ar_prior pca analytic}"; do
     for each in $step; do $each; done
 done

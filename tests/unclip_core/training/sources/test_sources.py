@@ -371,7 +371,7 @@ def test_embeddings_with_captions_are_what_priors_train_on(tmp_path, tiny_clip):
     found = image_embeddings(tiny_clip, data, tmp_path / "none")
     assert torch.allclose(found.norm(dim=1), torch.ones(6)) and not (tmp_path / "none").exists()
     assert torch.allclose(found[0], torch.from_numpy(vectors[0]).float(), atol=1e-3)
-    raw_clip = Clip.from_config(dataclasses.replace(tiny_clip.config, normalised=False))
+    raw_clip = Clip(dataclasses.replace(tiny_clip.config, normalised=False))
     with pytest.raises(ValueError, match="embeddings without pictures, which only priors train on"):
         data.pictures([0])
     with pytest.raises(ValueError, match="embeddings have been normalised"):
@@ -389,7 +389,7 @@ def test_pairs_that_do_not_go_together_are_refused(tmp_path, tiny_clip):
 
 
 def test_of_files_the_same_words_are_all_that_is_known_to_fit(data):
-    told = data.told([0, 1, 1, 2], random.Random(0))
+    told = data.captioned([0, 1, 1, 2], random.Random(0))
     assert told.captions[1:3] == ["", ""] and told.fits.tolist() == [
         [i == j or {i, j} == {1, 2} for j in range(4)] for i in range(4)
     ]

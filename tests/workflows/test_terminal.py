@@ -12,7 +12,7 @@ from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.config import PriorConfig
 from comfyui_unclip.unclip_core.texts import json_text, one_line, printable, shown
 from comfyui_unclip.workflows.cli import run
-from comfyui_unclip.workflows.document.terminal import OneLine
+from comfyui_unclip.workflows.terminal import OneLine
 
 # Clears the screen, retitles the window, fakes a line, turns the direction, is half a character, is a C1 control.
 EVIL = "\x1b[2J\x1b]0;title\x07a\nerror: faked\r\u202eb\x9b31m\x7f\u2028c"

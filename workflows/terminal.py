@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from ...unclip_core.texts import printable
+from ..unclip_core.texts import printable
 
 
 def echo(text: str, err: bool = False) -> None:
@@ -28,8 +28,8 @@ class OneLine(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
-def log_to_terminal(format: str, level: int = logging.WARNING) -> None:
-    """Print the log's records from `level` on."""
+def log_to_terminal() -> None:
+    """Print the log's warnings and errors on stderr, and what else a logger lets through."""
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLine(format))
-    logging.basicConfig(handlers=[handler], level=level)
+    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])

@@ -1,4 +1,4 @@
-"""What makes a picture with fewer operations, at a price that each node's help page states: off unless linked in."""
+"""Guidance Interval and Step Cache: faster sampling at a price that each help page states; off unless linked in."""
 
 from .inputs import FAMILY, NotLinked
 
