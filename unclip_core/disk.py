@@ -180,10 +180,10 @@ def _is_alive_on_windows(process: int) -> bool:
     import ctypes
 
     query, still_active = 0x1000, 259
-    kernel = ctypes.windll.kernel32
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # else Python's own calls may change the last error
     handle = kernel.OpenProcess(query, False, process)
     if not handle:
-        return kernel.GetLastError() == 5  # access denied: it is there, and somebody else's
+        return ctypes.get_last_error() == 5  # access denied: it is there, and somebody else's
     try:
         code = ctypes.c_ulong()
         return not kernel.GetExitCodeProcess(handle, ctypes.byref(code)) or code.value == still_active
