@@ -30,8 +30,10 @@ def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs
     carry: they then find their model in a checkout without weights, and on a machine without Karlo. And a LoRA of it
     under the name that workflows/subject.json carries."""
+    from comfyui_unclip.tests import tiny_stack
+
     folder = tmp_path_factory.mktemp("models")
-    _module("tiny_stack").build(folder / "tiny")
+    tiny_stack.build(folder / "tiny")
     for name in (
         "storybook",
         "karlo-v1-alpha",
@@ -42,50 +44,50 @@ def tiny_models(tmp_path_factory):
         "stable-diffusion-2-1-unclip-small",
     ):
         shutil.copytree(folder / "tiny", folder / name)
-    _module("tiny_stack").lora(folder / "loras" / "sks_snail.safetensors", "sks_snail")
+    tiny_stack.lora(folder / "loras" / "sks_snail.safetensors", "sks_snail")
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_latent_models(tmp_path_factory):
     """A model folder that holds the stack `tiny-latent` (tests/tiny_stack.py)."""
+    from comfyui_unclip.tests import tiny_stack
+
     folder = tmp_path_factory.mktemp("latent_models")
-    tiny = _module("tiny_stack")
-    tiny.build(folder / "tiny-latent", tiny.latent_config())
+    tiny_stack.build(folder / "tiny-latent", tiny_stack.latent_config())
     return folder
-
-
-def _module(name, folder=""):
-    """A helper module that lies beside this file, or in a folder beside it."""
-    if name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(name, TESTS / folder / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
 def karlo():
     """The writer of Karlo folders (unclip_core/checkpoints/karlo_folder.py)."""
-    return _module("karlo_folder", "unclip_core/checkpoints")
+    from comfyui_unclip.tests.unclip_core.checkpoints import karlo_folder
+
+    return karlo_folder
 
 
 @pytest.fixture(scope="session")
 def family():
     """The writer of Kandinsky's folders and those of the other members of the family (tests/family.py)."""
-    return _module("family")
+    from comfyui_unclip.tests import family
+
+    return family
 
 
 @pytest.fixture(scope="session")
 def stable_unclip():
     """The writer of Stable unCLIP folders (family_stable.py)."""
-    return _module("family_stable")
+    from comfyui_unclip.tests import family_stable
+
+    return family_stable
 
 
 @pytest.fixture(scope="session")
 def write_single_stable_unclip():
     """write(path, networks, whole_text=...) of unclip_core/checkpoints/stable_unclip_files.py."""
-    return _module("stable_unclip_files", "unclip_core/checkpoints").write_single
+    from comfyui_unclip.tests.unclip_core.checkpoints.stable_unclip_files import write_single
+
+    return write_single
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +122,9 @@ def tiny_latent_stack(tiny_latent_models, monkeypatch):
 @pytest.fixture
 def hub_server():
     """A hub on 127.0.0.1 without repositories (tests/hub_server.py)."""
-    server = _module("hub_server").HubServer()
+    from comfyui_unclip.tests.hub_server import HubServer
+
+    server = HubServer()
     yield server
     server.close()
 
@@ -128,7 +132,9 @@ def hub_server():
 @pytest.fixture
 def hub_repository():
     """Makes a repository for `hub_server` from {path: bytes}."""
-    return _module("hub_server").Repository
+    from comfyui_unclip.tests.hub_server import Repository
+
+    return Repository
 
 
 @pytest.fixture(scope="session")

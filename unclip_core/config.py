@@ -467,6 +467,7 @@ STAGE_CONFIGS: dict[str, type] = {
     "ar_prior": ARPriorConfig,
 }
 STAGES = tuple(STAGE_CONFIGS)
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 
 
 def to_json(config: object) -> str:

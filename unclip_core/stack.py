@@ -20,7 +20,7 @@ from .checkpoints.states import read_state
 from .checkpoints.tables import Folders, read_basis, read_noise_powers
 from .clip.model import Clip
 from .clip.multilingual import MultilingualTokenizer
-from .config import STAGES
+from .config import STAGES, UPSAMPLERS
 from .models.integers import to_integers
 from .presets import KARLO
 from .runtime.device import memory_format, pick_device, pick_dtype
@@ -31,7 +31,6 @@ from .stages.lora import apply_lora
 from .stages.own_text import OwnText, own_clip_text, own_multilingual_text
 from .types import Embedding, TextEncoding
 
-UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 # Parameters from which a CLIP is large. ViT-L has 0.43 billion, ViT-H one; bigG 2.5, of which 1.8 read pictures.
 LARGE_CLIP = 600_000_000
 

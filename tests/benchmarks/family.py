@@ -18,7 +18,6 @@ over the best rate measured in the run.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -431,14 +430,11 @@ def fastest_dtype() -> str:
 
 def write(folder: Path, small: bool) -> None:
     """Random weights, by the writer that the tests use."""
-    file = Path(__file__).parents[1] / "family.py"
-    specification = importlib.util.spec_from_file_location("family_folders", file)
-    module = sys.modules["family_folders"] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
     import torch
 
-    sizes = module.Sizes() if small else module.FULL_2_2
-    module.kandinsky_2_2(folder, sizes, weights="drawn", dtype=torch.bfloat16)
+    from comfyui_unclip.tests.family import FULL_2_2, Sizes, kandinsky_2_2
+
+    kandinsky_2_2(folder, Sizes() if small else FULL_2_2, weights="drawn", dtype=torch.bfloat16)
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ same machine. Diffusers' networks and schedulers are driven as its pipelines dri
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -362,11 +361,9 @@ def table(sides: dict[str, Side], rate: float, options: argparse.Namespace) -> s
 
 def write_folder(path: Path) -> None:
     """Random weights of full size, with the writer that the tests use."""
-    file = Path(__file__).parents[1] / "unclip_core" / "checkpoints" / "karlo_folder.py"
-    specification = importlib.util.spec_from_file_location("karlo_folder", file)
-    module = sys.modules["karlo_folder"] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    module.write_full_folder(path)
+    from comfyui_unclip.tests.unclip_core.checkpoints.karlo_folder import write_full_folder
+
+    write_full_folder(path)
 
 
 def main() -> None:

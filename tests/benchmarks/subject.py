@@ -12,7 +12,6 @@ caption says; its mistakes on drawings that it never saw stand beside it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from comfyui_unclip.tests.benchmarks import snail
 from comfyui_unclip.unclip_core import load
 from comfyui_unclip.unclip_core.evaluation.judge import IGNORED, Judge, JudgeTask, trained
 from comfyui_unclip.unclip_core.stack import Stack
@@ -33,10 +33,6 @@ from comfyui_unclip.unclip_core.storybook.scenes import OBJECTS, Scene, sample_s
 from comfyui_unclip.unclip_core.training.data import StorybookData, to_model
 from comfyui_unclip.unclip_core.training.recipes import Recipe
 from comfyui_unclip.workflows.cli import run
-
-SPEC = importlib.util.spec_from_file_location("snail", Path(__file__).with_name("snail.py"))
-snail = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(snail)
 
 COLOURS = (*snail.SEEN_COLOURS[:3], *snail.UNSEEN_COLOURS)
 BACKGROUNDS = (*snail.SEEN_BACKGROUNDS[:2], *snail.UNSEEN_BACKGROUNDS)

@@ -4,18 +4,16 @@ What is asked: that every tensor is on the device that it should be on, and that
 Networks have their full widths and pictures; their depths too with UNCLIP_FULL_SIZE=1, which takes minutes.
 """
 
-import importlib.util
 import os
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from comfyui_unclip.tests.unclip_core import fake_gpu
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ARPriorConfig, ClipTextConfig, ClipVisionConfig
 from comfyui_unclip.unclip_core.models.ar_prior import ARPriorNetwork
@@ -49,24 +47,13 @@ STEPS = 3
 PICTURES = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
-def _helper(name):
-    """A module that lies beside this file."""
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    sys.modules[name] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-fake = _helper("fake_gpu")
-
-
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch):
     """What is asked of CUDA itself; and NaN flags are read at a run's end alone, not every quarter of a second."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (80 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *device: 0)
-    monkeypatch.setattr(nn.Module, "_apply", fake.rebinding_apply)
+    monkeypatch.setattr(nn.Module, "_apply", fake_gpu.rebinding_apply)
     monkeypatch.setattr(NanWatch, "INTERVAL", float("inf"))
     monkeypatch.setattr(inversion, "fingerprint", lambda values: "")  # of numbers, which there are none
     # Its engine asks CUDA for streams, which fake tensors have none of; what is forward of a gradient runs.
@@ -78,7 +65,7 @@ def on_a_gpu(monkeypatch):
 
 @pytest.fixture
 def gpu():
-    return fake.FakeGpu()
+    return fake_gpu.FakeGpu()
 
 
 def cut(config):
@@ -238,14 +225,14 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_no_step_waits(gpu, name):
     make, draws = RUNS[name]
-    run = fake.watched(gpu, make())
+    run = fake_gpu.watched(gpu, make())
     result = getattr(run.result, "vector", run.result)
     assert result.device.type == "cpu" and len(result) == (4 if "ddim" in name else 2)
     assert Counter((each.kind, each.where) for each in run.loop()) == Counter({("pinned", "noise.upload"): draws})
 
 
 def test_an_upsampler_waits_only_where_its_last_network_takes_over(gpu):
-    run = fake.watched(gpu, make_upsampler(KARLO.upsampler_256).sample_steps(PICTURES, steps=STEPS))
+    run = fake_gpu.watched(gpu, make_upsampler(KARLO.upsampler_256).sample_steps(PICTURES, steps=STEPS))
     assert run.result.shape == (2, 256, 256, 3) and run.result.device.type == "cpu"
     loop = [each for step in run.steps[1:-1] for each in step]
     assert [(each.kind, each.where) for each in loop] == [("pinned", "noise.upload")]
@@ -254,7 +241,7 @@ def test_an_upsampler_waits_only_where_its_last_network_takes_over(gpu):
 def test_the_autoregressive_prior_never_waits(gpu):
     config = cut(ARPriorConfig())
     prior = ARPrior(config, placed(lambda: ARPriorNetwork(config)))
-    run = fake.watched(
+    run = fake_gpu.watched(
         gpu, prior.sample_steps(text(PAPER), guidance_scale=2.0, candidates=2, negative_text=text(PAPER))
     )
     assert run.result.vector.shape == (2, 1024) and len(run.steps) == config.components + 1
@@ -266,7 +253,7 @@ def test_an_inversion_reads_one_flag_for_each_refinement(gpu, stack):
     """It goes on only where it must, which only the numbers say."""
     decoder = make_decoder(stack)
     condition = {"text": text(stack)} if decoder.reads_text else {}
-    run = fake.watched(gpu, decoder.invert_steps(PICTURES, embed(stack), **condition, steps=STEPS, refine=1))
+    run = fake_gpu.watched(gpu, decoder.invert_steps(PICTURES, embed(stack), **condition, steps=STEPS, refine=1))
     assert run.result.x_T.shape == (2, decoder.config.channels, 64, 64) and run.result.x_T.device.type == "cpu"
     refined = run.steps[:STEPS]
     for step in refined[1:]:
@@ -301,7 +288,7 @@ def test_maps_keep_one_layout_through_a_network(gpu, monkeypatch, stack, keeps):
     gpu.watchers.append(watch)
     decoder = make_decoder(stack)
     condition = {"text": text(stack)} if decoder.reads_text else {}
-    run = fake.watched(gpu, decoder.sample_steps(embed(stack), **condition, steps=1))
+    run = fake_gpu.watched(gpu, decoder.sample_steps(embed(stack), **condition, steps=1))
     assert len(run.steps) == 1 and sum(layouts.values()) > 100
     assert len(layouts) == 1, f"channels-last inputs and others: {layouts}"
     assert keeps or not layouts[True]

@@ -1,14 +1,13 @@
 """Whether a stack is what it should be, in about a minute: its weights, then what it does with drawings.
 
-Nothing here knows a published file, so every expected range is one that any trained network of the kind meets: the
-storybook with a wide margin, and chance far outside. Each finding says what it measured, the range, and what is wrong
-outside of it.
+Only the sizes of published networks are known here. Every other range is one that any trained network of the kind
+meets: the storybook with a wide margin, and chance far outside. Each finding says what it measured, the range, and what
+is wrong outside of it.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,64 +17,18 @@ from torch import Tensor, nn
 
 from ..checkpoints.header import CheckpointError
 from ..checkpoints.tables import ANALYTIC, PCA, find_table
+from ..config import UPSAMPLERS
 from ..diffusion.schedule import Schedule
 from ..runtime.placement import Placed
 from ..stack import Stack
 from ..stages import finish
-from ..texts import first_few
 from ..types import Embedding, TextEncoding
 from . import check_behaviour as behaviour
-from . import check_weights as weights
 from .check_behaviour import Denoising, Drawings, Run
+from .check_network import MOVQ_NUMBERS, PUBLISHED, check_network
+from .findings import FAILED, Finding, in_range, skipped
 
-OK, FAILED, SKIPPED = "ok", "failed", "skipped"
-
-# Numbers in the published networks, by the ids that their configs have.
-PUBLISHED = {
-    "karlo-v1-alpha/prior": 1_022_030_080,
-    "karlo-v1-alpha/decoder": 893_318_086,
-    "kandinsky-2-1/prior": 1_022_030_080,
-    "kandinsky-2-1/decoder": 1_228_661_768,
-    "kandinsky-2-2/prior": 1_026_225_920,
-    "kandinsky-2-2/decoder": 1_253_057_288,
-    "kandinsky-2-2-inpaint/decoder": 1_253_074_568,
-    "kandinsky-2-2-controlnet-depth/decoder": 1_253_429_212,
-    "stable-diffusion-2-1-unclip/decoder": 870_173_124,
-    "stable-diffusion-2-1-unclip-small/decoder": 869_517_764,
-    "eclipse-karlo/prior": 33_143_040 - 2 * 768,  # without the mean and std that are not applied
-    "eclipse-kandinsky-2-2/prior": 34_193_152 - 2 * 1280,
-}
-MOVQ_NUMBERS = 67_832_495
-
-LARGE = 300_000_000  # numbers from which a network sees fewer drawings: a minute is short on a processor
 CHANCE = "chance is 0.08"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. status: OK, FAILED or SKIPPED; report: what a failure means and what to do.
-    minor: one of many of its kind, that few want to read unless it failed.
-    """
-
-    stage: str
-    check: str
-    status: str
-    found: str
-    expected: str = ""
-    report: str = ""
-    minor: bool = False
-
-
-@dataclass(frozen=True)
-class _Network:
-    """One network of a stage. config_id: by which its published size is known; run: what it is measured on."""
-
-    stage: str
-    name: str
-    placed: Placed[nn.Module]
-    run: Callable[[int], Run]  # of how many drawings
-    config_id: str = ""
-    published: int | None = None
 
 
 def check_stack(
@@ -108,7 +61,7 @@ class _Check:
             parts.append(("ar_prior", self._ar_prior))
         if "decoder" in stages:
             parts += [("decoder", self._autoencoder), ("decoder", self._decoder)]
-        parts += [(stage, lambda stage=stage: self._upsampler(stage)) for stage in _upsamplers(stages)]
+        parts += [(stage, lambda stage=stage: self._upsampler(stage)) for stage in UPSAMPLERS if stage in stages]
         if pictures and "decoder" in stages:
             parts += [("decoder", self._painted_again), ("picture", self._picture)]
         for stage, part in parts:
@@ -164,12 +117,12 @@ class _Check:
         for name, placed, towers in halves:
             if set(towers) & set(self._towers):
                 run = lambda rows, towers=towers: behaviour.run_clip(self.stack, self.drawings, rows, towers)  # noqa: E731
-                yield from self._weights(_Network("clip", name, placed, run))
+                yield from check_network("clip", name, placed, run)
         if self._seen is None or "text" not in self._towers:
-            yield _skipped("clip", "captions find their drawings", "it has one tower only")
+            yield skipped("clip", "captions find their drawings", "it has one tower only")
             return
         found = behaviour.match(self._text.embed, self._seen.vector)
-        yield _in_range(
+        yield in_range(
             "clip",
             "captions find their drawings",
             found.share,
@@ -185,10 +138,10 @@ class _Check:
 
         def run(rows: int) -> Run:
             return behaviour.run_prior(
-                self.stack, embeds if embeds is None else embeds[:rows], _first(self._text, rows)
+                self.stack, embeds if embeds is None else embeds[:rows], self._text.take(slice(rows))
             )
 
-        yield from self._weights(_Network("prior", "prior", prior.network, run, prior.config.prior_id))
+        yield from check_network("prior", "prior", prior.network, run, PUBLISHED.get(prior.config.prior_id))
         if prior.config.scaling == "mean_std":
             yield from self._statistics("prior", prior.network)
         yield from self._imagines("prior", self._imagined)
@@ -200,15 +153,13 @@ class _Check:
             "this network"
         )
         if self._seen is None:
-            yield _skipped(stage, "statistics of embeddings", "the CLIP has no image tower to compare with")
+            yield skipped(stage, "statistics of embeddings", "the CLIP has no image tower to compare with")
             return
         network = placed.read()
         found = behaviour.standardise(self._seen.vector, network.mean, network.std)
-        yield _in_range(
-            "prior", "statistics: mean square of drawings", found.energy, (0.2, 5.0), "(1: as told)", advice
-        )
+        yield in_range(stage, "statistics: mean square of drawings", found.energy, (0.2, 5.0), "(1: as told)", advice)
         if found.likeness is not None:
-            yield _in_range("prior", "statistics: cosine to drawings' mean", found.likeness, (0.3, 1.0), "", advice)
+            yield in_range(stage, "statistics: cosine to drawings' mean", found.likeness, (0.3, 1.0), "", advice)
 
     def _imagines(self, stage: str, embed: Embedding) -> Iterator[Finding]:
         """What a prior makes of captions."""
@@ -218,14 +169,14 @@ class _Check:
         )
         found = behaviour.match(embed.vector, self._text.embed)
         detail = f"(cosine {found.own:.2f}, to other captions {found.other:.2f}; {CHANCE})"
-        yield _in_range(stage, "embeddings find their captions", found.share, (0.5, 1.0), detail, advice)
+        yield in_range(stage, "embeddings find their captions", found.share, (0.5, 1.0), detail, advice)
         if self._seen is None:
             return
         found = behaviour.match(embed.vector, self._seen.vector)
         detail = f"(cosine {found.own:.2f}, to other drawings {found.other:.2f}; {CHANCE})"
-        yield _in_range(stage, "embeddings find the drawings", found.share, (0.35, 1.0), detail, advice)
+        yield in_range(stage, "embeddings find the drawings", found.share, (0.35, 1.0), detail, advice)
         size = float(embed.vector.norm(dim=-1).median() / self._seen.vector.norm(dim=-1).median())
-        yield _in_range(stage, "length by that of pictures' embeddings", size, (0.5, 2.0), "", advice)
+        yield in_range(stage, "length by that of pictures' embeddings", size, (0.5, 2.0), "", advice)
 
     def _tables(self) -> Iterator[Finding]:
         """Fitted tables, where the stack has some."""
@@ -235,7 +186,7 @@ class _Check:
             centred = self._seen.vector - basis.mean
             count = basis.needed(0.9)
             kept = float(basis.coordinates(self._seen.vector, count).square().sum() / centred.square().sum())
-            yield _in_range(
+            yield in_range(
                 "clip",
                 f"PCA: share of drawings in {count} of {basis.dim} components",
                 kept,
@@ -264,7 +215,7 @@ class _Check:
                 measured = level / (1.0 - level) * float((x_0 - guess).square().mean())
                 told = 1.0 - float(table[t])
                 ratios.append(math.exp(abs(math.log(max(told, 1e-6) / max(measured, 1e-6)))))
-        return _in_range(
+        return in_range(
             "prior",
             "analytic table: error by that on drawings, at worst",
             max(ratios),
@@ -277,9 +228,9 @@ class _Check:
         prior = self.stack.ar_prior
 
         def run(rows: int) -> Run:
-            return behaviour.run_ar_prior(self.stack, _first(self._text, rows))
+            return behaviour.run_ar_prior(self.stack, self._text.take(slice(rows)))
 
-        yield from self._weights(_Network("ar_prior", "ar_prior", prior.network, run))
+        yield from check_network("ar_prior", "ar_prior", prior.network, run)
         yield from self._imagines("ar_prior", prior.sample(self._text, seed=0))
 
     def _autoencoder(self) -> Iterator[Finding]:
@@ -293,7 +244,7 @@ class _Check:
 
         placed, kind = decoder.autoencoder, decoder.config.autoencoder.kind
         published = MOVQ_NUMBERS if kind == "movq" and decoder.config.decoder_id in PUBLISHED else None
-        yield from self._weights(_Network("decoder", "autoencoder", placed, run, published=published))
+        yield from check_network("decoder", "autoencoder", placed, run, published)
         network = placed.on_device()
         picture = self.drawings.at(behaviour.LATENT_SIDE, 4).to(placed.device)
         with torch.no_grad():
@@ -303,19 +254,19 @@ class _Check:
             "the autoencoder does not give a picture back: another autoencoder's weights, or norms that are missing"
         )
         found = behaviour.signal_to_noise(picture, back)
-        yield _in_range("decoder", "autoencoder there and back, dB", found, (18.0, 100.0), "", advice)
+        yield in_range("decoder", "autoencoder there and back, dB", found, (18.0, 100.0), "", advice)
         size = float(latent.square().mean().sqrt())
         advice = "latents of another scale than the decoder's noise: check latent_scale and scaling_factor"
-        yield _in_range("decoder", "size of latents", size, (0.2, 5.0), "(1: as noise)", advice)
+        yield in_range("decoder", "size of latents", size, (0.2, 5.0), "(1: as noise)", advice)
 
     def _decoder(self) -> Iterator[Finding]:
         decoder = self.stack.decoder
         if decoder.own_text is not None:
-            yield from self._weights(_Network("decoder", "text encoder", decoder.own_text.network, self._run_own_text))
+            yield from check_network("decoder", "text encoder", decoder.own_text.network, self._run_own_text)
         if decoder.normalizer is not None and bool((decoder.normalizer.read().std != 1.0).any()):
             yield from self._statistics("decoder", decoder.normalizer)
         if decoder.config.text == "clip" and "text" not in self._towers:
-            yield _skipped("decoder", "denoising", "its captions need a text tower, which this CLIP lacks")
+            yield skipped("decoder", "denoising", "its captions need a text tower, which this CLIP lacks")
             return
 
         def trial(rows: int) -> behaviour.DecoderTrial:
@@ -324,10 +275,8 @@ class _Check:
             embed = Embedding(shown.vector[:rows], shown.clip_id, shown.modality)
             return behaviour.DecoderTrial(decoder.config, self._grid(rows), embed, text, decoder.network.device)
 
-        network = _Network(
-            "decoder", "decoder", decoder.network, lambda rows: trial(rows).run, decoder.config.decoder_id
-        )
-        yield from self._weights(network)
+        published = PUBLISHED.get(decoder.config.decoder_id)
+        yield from check_network("decoder", "decoder", decoder.network, lambda rows: trial(rows).run, published)
         measured = trial(6).measure(decoder.network.on_device())
         yield from _denoising("decoder", measured, (0.4, 1.0), 1.01, "image embedding")
 
@@ -342,7 +291,7 @@ class _Check:
         decoder = self.stack.decoder
         if decoder.own_text is not None:
             return decoder.own_text.encode(tuple(self.drawings.captions[:rows]))
-        return None if decoder.config.text == "none" or "text" not in self._towers else _first(self._text, rows)
+        return None if decoder.config.text == "none" or "text" not in self._towers else self._text.take(slice(rows))
 
     def _grid(self, rows: int) -> Tensor:
         """Drawings on the decoder's grid, x_0."""
@@ -362,7 +311,7 @@ class _Check:
                 continue
             trial = behaviour.UpsamplerTrial(upsampler.config, self.drawings.at(side, 2), placed.device)
             label = stage if name == "network" else f"{stage}, last step"
-            yield from self._weights(_Network(stage, label, placed, lambda rows, trial=trial: trial.run))
+            yield from check_network(stage, label, placed, lambda rows, trial=trial: trial.run)
             if name == "network":  # the other one makes the last step, nearly without noise
                 measured = trial.measure(placed.on_device())
                 yield from _denoising(stage, measured, (0.6, 1.0), 1.05, "small picture")
@@ -373,10 +322,10 @@ class _Check:
         """picture -> z -> picture -> z."""
         check = "drawings painted again find themselves"
         if self._seen is None:
-            yield _skipped("decoder", check, "the CLIP has no image tower to look with")
+            yield skipped("decoder", check, "the CLIP has no image tower to look with")
             return
         if self.stack.decoder.config.extra_input != "none":
-            yield _skipped("decoder", check, "it paints with a mask or a hint only")
+            yield skipped("decoder", check, "it paints with a mask or a hint only")
             return
         rows = 4
         embed = Embedding(self._seen.vector[:rows], self._seen.clip_id)
@@ -384,24 +333,24 @@ class _Check:
         found = behaviour.match(again.vector, self._seen.vector)
         detail = f"(cosine {found.own:.2f}, to others {found.other:.2f}; {CHANCE})"
         advice = "the decoder does not paint what the embedding says: conditioning in another order, scale or CLIP"
-        yield _in_range("decoder", check, found.share, (0.5, 1.0), detail, advice)
+        yield in_range("decoder", check, found.share, (0.5, 1.0), detail, advice)
 
     def _picture(self) -> Iterator[Finding]:
         """caption -> picture, by every stage up to the first upsampler."""
         if self.stack.decoder.config.extra_input != "none":
-            yield _skipped("picture", "a picture of a caption", "this decoder paints with a mask or a hint only")
+            yield skipped("picture", "a picture of a caption", "this decoder paints with a mask or a hint only")
             return
         embed = self._imagined if self._imagined is not None else self._shown()
         embed = Embedding(embed.vector[:1], embed.clip_id)
         image = self._paint(embed, self._captions_as_read(1))
-        for stage in _upsamplers(self.stack.entry.stages)[:1]:
-            image = getattr(self.stack, stage).sample(image, seed=0)
+        if first := next((stage for stage in UPSAMPLERS if stage in self.stack.entry.stages), None):
+            image = getattr(self.stack, first).sample(image, seed=0)
         self.on_picture(image)
         found = behaviour.appearance_of(image)
         advice = "the picture is noise, empty or burnt out: look at it with `unclip check NAME -o picture.png`"
-        yield _in_range("picture", "spread of its values", found.spread, (0.03, 0.5), "", advice)
-        yield _in_range("picture", "smoothness", found.smoothness, (0.5, 1.0), "(0: noise)", advice)
-        yield _in_range("picture", "share of black and white", found.clipped, (0.0, 0.6), "", advice)
+        yield in_range("picture", "spread of its values", found.spread, (0.03, 0.5), "", advice)
+        yield in_range("picture", "smoothness", found.smoothness, (0.5, 1.0), "(0: noise)", advice)
+        yield in_range("picture", "share of black and white", found.clipped, (0.0, 0.6), "", advice)
 
     def _paint(self, embed: Embedding, text: TextEncoding | None) -> Tensor:
         """Pictures of embeddings, in few steps; of a latent decoder small ones."""
@@ -410,107 +359,12 @@ class _Check:
         steps = min(decoder.config.sampling.steps, 20)
         return finish(decoder.sample_steps(embed, text, steps=steps, seed=0, warn=lambda _: None, **side))
 
-    # -- weights --
-
-    def _weights(self, network: _Network) -> Iterator[Finding]:
-        """Size, dtype and the tensors of one network, and which way round its matrices stand."""
-        placed = network.placed.unpacked()
-        module = placed.on_device()
-        whole = placed.in_memory() if placed.fetches else module
-        try:
-            numbers = weights.count_numbers(whole)
-            expected = network.published or PUBLISHED.get(network.config_id, numbers)
-            status = OK if numbers == expected else FAILED
-            report = "not the published network: report folder and number" if status == FAILED else ""
-            dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in whole.parameters()})
-            label, by = network.name, "as published" if network.config_id in PUBLISHED else "by its config"
-            found = f"{numbers:,} numbers, {' and '.join(dtypes)}"
-            yield Finding(network.stage, f"{label}: size", status, found, f"{expected:,} {by}", report)
-            yield from _tensors(network, whole)
-            if placed.fetches:
-                check = f"{network.name}: matrices the right way round"
-                reason = f"it does not fit onto {placed.device}, and weights that are fetched as used have no gradients"
-                yield _skipped(network.stage, check, reason)
-            else:
-                yield from _orientation(network, module, numbers)
-        finally:
-            if placed is not network.placed:
-                placed.unload()
-
-
-def _tensors(network: _Network, module: nn.Module) -> Iterator[Finding]:
-    if infinite := weights.find_infinite(module):
-        report = "the file is damaged: download it again, `unclip models --verify NAME` says more"
-        name = f"{network.name}: finite"
-        yield Finding(network.stage, name, FAILED, f"NaN in {first_few(infinite)}", "finite numbers", report)
-    untrained = weights.find_untrained_norms(module)
-    yield Finding(
-        network.stage,
-        f"{network.name}: norms",
-        FAILED if untrained else OK,
-        f"never trained: {first_few(untrained)}" if untrained else "all trained",
-        "none that is exactly 1 and 0",
-        "the norm was missing where these files were made and took its initial value: convert or download them again",
-    )
-    for group in weights.measure_groups(module):
-        low, high = weights.RANGES[group.kind]
-        found = f"{group.low:.3g} to {group.high:.3g}, median {group.median:.3g} ({group.tensors} tensors)"
-        if group.odd:
-            found = f"{first_few(f'{name} {value:.3g}' for name, value in group.odd)} of {group.tensors} tensors"
-        yield Finding(
-            network.stage,
-            f"{network.name}: {group.kind}",
-            FAILED if group.odd else OK,
-            found,
-            f"{low:g} to {high:g}",
-            "tensors of an impossible size: zeroed, scaled or of another place; report the names",
-            minor=not group.odd,
-        )
-
-
-def _orientation(network: _Network, module: nn.Module, numbers: int) -> Iterator[Finding]:
-    scores = weights.measure_orientation(module, network.run(2 if numbers >= LARGE else 12))
-    if not scores:
-        return
-    turned = weights.find_turned(scores)
-    below = sum(score < 0.0 for score in scores.values())
-    found = f"all {len(scores)}; median {statistics.median(scores.values()):.2f}, {below} below 0"
-    if turned:
-        found = first_few(f"{name} {scores[name]:.2f}" for name in turned)
-    yield Finding(
-        network.stage,
-        f"{network.name}: matrices the right way round",
-        FAILED if turned else OK,
-        found,
-        "as in other blocks",
-        "stored transposed, or read so from this layout: report the names",
-    )
-
 
 def _denoising(
     stage: str, found: Denoising, explained: tuple[float, float], ratio: float, told: str
 ) -> Iterator[Finding]:
     advice = "it does not take noise off: wrong schedule, prediction (eps, x0, v) or scale, or damaged weights"
-    yield _in_range(stage, "drawings seen through noise", found.explained, explained, "(1: clear)", advice)
+    yield in_range(stage, "drawings seen through noise", found.explained, explained, "(1: clear)", advice)
     advice = f"the {told} hardly matters to it: conditioning in another order, of another scale, or another CLIP's"
     value = found.other / max(found.own, 1e-9)
-    yield _in_range(stage, f"error by another's {told}", value, (ratio, 1e9), "(1: no effect)", advice)
-
-
-def _in_range(stage: str, check: str, value: float, bounds: tuple[float, float], detail: str, report: str) -> Finding:
-    low, high = bounds
-    expected = f"{low:g} and more" if high >= 100.0 or (high == 1.0 and low > 0.0) else f"{low:g} to {high:g}"
-    status = OK if low <= value <= high * (1 + 1e-6) else FAILED
-    return Finding(stage, check, status, f"{value:.3g} {detail}".strip(), expected, report)
-
-
-def _skipped(stage: str, check: str, reason: str) -> Finding:
-    return Finding(stage, check, SKIPPED, reason)
-
-
-def _first(text: TextEncoding, rows: int) -> TextEncoding:
-    return text.take(slice(0, rows))
-
-
-def _upsamplers(stages: object) -> list[str]:
-    return [stage for stage in ("upsampler_256", "upsampler_1024") if stage in stages]
+    yield in_range(stage, f"error by another's {told}", value, (ratio, 1e9), "(1: no effect)", advice)

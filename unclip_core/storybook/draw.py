@@ -75,7 +75,7 @@ def render(
         _draw_thing(canvas, thing)
     if scene.word:
         _draw_word(canvas, scene.things[0], scene.word)
-    return np.asarray(canvas.image.reduce(oversample) if oversample > 1 else canvas.image)
+    return np.asarray(canvas.image.reduce(oversample))
 
 
 def _mix(colour: RGB, other: RGB, share: float) -> RGB:
@@ -125,8 +125,8 @@ def _draw_word(canvas: Canvas, thing: Thing, word: str) -> None:
     box = font.getbbox(word)
     glyphs = Image.new("L", (max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1]))))
     ImageDraw.Draw(glyphs).text((-box[0], -box[1]), word, fill=255, font=font)
-    wanted = (round((width - 0.08) * canvas.scale), round(glyphs.height * 1.0))
-    glyphs = glyphs.resize((min(wanted[0], round(glyphs.width * 1.15)), wanted[1]), Image.Resampling.BILINEAR)
+    room = round((width - 0.08) * canvas.scale)
+    glyphs = glyphs.resize((min(room, round(glyphs.width * 1.15)), glyphs.height), Image.Resampling.BILINEAR)
     (x, y), *_ = canvas.at([(thing.x, top + height / 2)])
     canvas.image.paste(INK, (round(x - glyphs.width / 2), round(y - glyphs.height / 2)), glyphs)
 

@@ -153,9 +153,9 @@ def _locked(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
-    task, recipe, folder, options, world = state.task, state.recipe, state.folder, state.options, state.world
-    start, last = state.resume(), recipe.steps
+def _resumed(state: _Run) -> int:
+    """Take up the folder's last checkpoint, if any. Returns how many steps are done."""
+    start, last, folder, world = state.resume(), state.recipe.steps, state.folder, state.world
     if start > last:
         raise ValueError(
             f"--run {folder.path}: step {start} is done already, which is more than --steps {last}; leave --steps out, "
@@ -168,6 +168,12 @@ def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
         )
     if world.first:
         folder.forget_after(start)
+    return start
+
+
+def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
+    recipe, folder, options, world = state.recipe, state.folder, state.options, state.world
+    start, last = _resumed(state), recipe.steps
     saved = clock = told = time.perf_counter()
     since, waited = start, 0.0
     with contextlib.ExitStack() as stack:
@@ -190,7 +196,7 @@ def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
                     raise
                 # What asked to stop has ended other processes too; the weights are the last step's.
                 state.save(done - 1)
-                raise Stopped(_said(task, done - 1)) from None
+                raise Stopped(_said(state.task, done - 1)) from None
             waited += result.waited
             now = time.perf_counter()
             logged = done % options.log_every == 0 or done == last
@@ -218,19 +224,24 @@ def _train(state: _Run, stop: Callable[[], bool]) -> Iterator[Progress]:
                 state.save(done)
                 saved = time.perf_counter()
             if stops and done < last:
-                raise Stopped(_said(task, done))
+                raise Stopped(_said(state.task, done))
             if world.first and (done % options.sheet_every == 0 or done == last):
                 pause = time.perf_counter()
                 if found := state.review(folder.path / f"sheet-{done:07d}.png"):
                     write({"step": done, **found})
                 clock += time.perf_counter() - pause  # no part of the training's speed
     if world.first:
-        with state.averaged() as network:
-            made_of = state.made_of()
-            # The file has its config already, with a vocabulary that may be long.
-            said = {name: value for name, value in made_of.items() if name not in ("config", "stage")}
-            task.export(network, folder.path / f"{task.stage}.safetensors", said)
-        folder.finish(made_of)
+        _export(state)
+
+
+def _export(state: _Run) -> None:
+    """The average of the weights as the stage's file; the folder is then a finished run."""
+    task, folder, made_of = state.task, state.folder, state.made_of()
+    # The file has its config already, with a vocabulary that may be long.
+    said = {name: value for name, value in made_of.items() if name not in ("config", "stage")}
+    with state.averaged() as network:
+        task.export(network, folder.path / f"{task.stage}.safetensors", said)
+    folder.finish(made_of)
 
 
 def _asked(world: World, stop: Callable[[], bool]) -> bool:

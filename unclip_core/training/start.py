@@ -12,9 +12,8 @@ import torch
 
 from ..clip.model import Clip
 from ..clip.pca import fit_pca
-from ..config import STAGES, UpsamplerConfig
+from ..config import STAGES, UPSAMPLERS, UpsamplerConfig
 from ..runtime.estimates import free_bytes
-from ..stack import UPSAMPLERS
 from .clips import open_clip_of
 from .data import Data, Tick
 from .embeddings import clip_fingerprint, image_embeddings

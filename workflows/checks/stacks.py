@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ...unclip_core.checkpoints import catalog
-from ...unclip_core.config import STAGES
+from ...unclip_core.config import STAGES, UPSAMPLERS
 from ..document.conversion import to_api
 from ..document.graph import Prompt, ancestors, links_of
 from ..document.reading import SHIPPED, Workflow, load_workflow, shipped_names
@@ -23,7 +23,6 @@ from .validation import output_nodes
 
 LOADER = "UnCLIPLoader"
 _HANDLES = {"UNCLIP_CLIP", "UNCLIP_PRIOR", "UNCLIP_DECODER", "UNCLIP_UPSAMPLER", "UNCLIP_AR_PRIOR"}
-_UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 _MASKED = ("MASK", "UNCLIP_NOISE")  # what a node takes and gives that says what is to be repainted
 
 
@@ -100,7 +99,7 @@ def _lacks(entry: catalog.StackEntry, use: Use, folders: Iterable[str | os.PathL
     stage = entry.stages.get(use.stage)
     decoder = entry.stages.get("decoder")
     if stage is None:
-        if use.stage in _UPSAMPLERS and decoder is not None and decoder.config.autoencoder is not None:
+        if use.stage in UPSAMPLERS and decoder is not None and decoder.config.autoencoder is not None:
             return []  # it paints at full size: its upsamplers pass pictures through
         return [f"no {use.stage}"]
     lacks = []

@@ -38,7 +38,8 @@ def command(name: str, dtype: str, no_pictures: bool, everything: bool, as_json:
 
     from ...nodes.host import current_host
     from ...unclip_core.checkpoints.catalog import find
-    from ...unclip_core.evaluation.check import FAILED, check_stack
+    from ...unclip_core.evaluation.check import check_stack
+    from ...unclip_core.evaluation.findings import FAILED
     from ...unclip_core.pages import keep_pages
     from ...unclip_core.stack import load_stack
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from comfyui_unclip.tests.unclip_core.checkpoints import karlo_files
+
 CONDITIONING = {
     "add_embedding.text_proj": "proj_n",
     "add_embedding.text_norm": "ln_model_n",
@@ -35,10 +37,10 @@ MOVQ = (
 )
 
 
-def write_kandinsky_files(folder: Path, decoder: Path, prior: dict, networks: dict, karlo_files) -> None:
+def write_kandinsky_files(folder: Path, decoder: Path, prior: dict, networks: dict) -> None:
     """Prior, decoder, MoVQ and statistics, each under a name that says nothing, and the text encoder's folder.
 
-    decoder: the diffusers folder, for its tokenizer. karlo_files: the writer of what Karlo's files have in common.
+    decoder: the diffusers folder, for its tokenizer.
     """
     folder.mkdir(parents=True)
     state = prior["prior"].state_dict()

@@ -8,14 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-RES_BLOCK = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
+from comfyui_unclip.tests.unclip_core.checkpoints.karlo_files import RES_BLOCK
+
 UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",

@@ -1,14 +1,13 @@
 """`unclip convert`: foreign folders and Karlo's own files become a native stack, whole or not at all."""
 
-import importlib.util
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from comfyui_unclip.tests.unclip_core.checkpoints import karlo_files
+from comfyui_unclip.tests.unclip_core.checkpoints.kandinsky_files import write_kandinsky_files
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints import convert as module
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
@@ -23,20 +22,6 @@ from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.workflows.cli import run
 
 
-def beside(name):
-    """A helper module that lies beside this file."""
-    path = Path(__file__).with_name(f"{name}.py")
-    specification = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = found = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(found)
-    return found
-
-
-@pytest.fixture(scope="module")
-def karlo_files():
-    return beside("karlo_files")
-
-
 @pytest.fixture(scope="module")
 def written(karlo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("karlo") / "source"
@@ -49,7 +34,7 @@ def entry(written):
 
 
 @pytest.fixture(scope="module")
-def originals(written, entry, karlo_files, tmp_path_factory):
+def originals(written, entry, tmp_path_factory):
     """A folder of Karlo's own files, and the sizes they have."""
     folder = tmp_path_factory.mktemp("original") / "files"
     karlo_files.write_karlo_files(folder, written[1], head_channels=16)
@@ -146,14 +131,13 @@ def test_karlos_own_files_with_openais_clip(entry, originals, tmp_path):
 
 
 @pytest.fixture(scope="module", params=["", "inpaint"])
-def kandinsky(request, family, karlo_files, tmp_path_factory):
+def kandinsky(request, family, tmp_path_factory):
     """(a folder of Kandinsky 2.1's own files, the same as a diffusers stack, the sizes)."""
     kind, source = request.param, tmp_path_factory.mktemp("kandinsky")
     networks = family.kandinsky_2_1(source, decoders=(kind,))
     name = f"kandinsky-2-1-{kind}".removesuffix("-")
     folder = tmp_path_factory.mktemp("original") / "files"
-    writer = beside("kandinsky_files")
-    writer.write_kandinsky_files(folder, source / name, networks["kandinsky-2-1-prior"], networks[name], karlo_files)
+    write_kandinsky_files(folder, source / name, networks["kandinsky-2-1-prior"], networks[name])
     entry = catalog.read_stack(source / name)
     config = {stage: found.config for stage, found in entry.stages.items()}
     # The files say nothing of themselves: the network that repaints is known by its channels alone.

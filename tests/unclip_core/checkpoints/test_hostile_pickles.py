@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from comfyui_unclip.tests.unclip_core.checkpoints import hostile_pickles
+
 READ_ALL = """
 import json, resource, sys, time
 from pathlib import Path
@@ -36,22 +38,10 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-@pytest.fixture(scope="module")
-def hostile():
-    """unclip_core/checkpoints/hostile_pickles.py"""
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
-
-    specification = spec_from_file_location("hostile_pickles", Path(__file__).with_name("hostile_pickles.py"))
-    module = module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("how", ["list", "load"])
-def test_a_hostile_pickle_is_refused_within_a_second_and_200_mb(how, hostile, tmp_path, repository):
+def test_a_hostile_pickle_is_refused_within_a_second_and_200_mb(how, tmp_path, repository):
     """In a process of their own: a peak of memory is one of the whole process."""
-    for name, content in hostile.HOSTILE.items():
+    for name, content in hostile_pickles.HOSTILE.items():
         (tmp_path / f"{name}.bin".replace("*", "x")).write_bytes(content)
     command = [sys.executable, "-c", READ_ALL, str(tmp_path), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=repository.parent)

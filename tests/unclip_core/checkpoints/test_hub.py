@@ -6,10 +6,10 @@ import gzip
 import random
 import shutil
 import socket
-import sys
 
 import pytest
 
+from comfyui_unclip.tests.hub_server import folder_files
 from comfyui_unclip.unclip_core.checkpoints import hub, hub_files
 from comfyui_unclip.unclip_core.checkpoints.hub import HubError, RemoteFile, choose_files, plan_pull
 from comfyui_unclip.unclip_core.checkpoints.hub_files import STAGING, pull
@@ -396,7 +396,7 @@ def test_a_real_folder_arrives_whole_and_is_found_sound(karlo, hub_server, hub_r
     from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
 
     karlo.write_karlo_folder(tmp_path / "source")
-    hub_server.repositories[KARLO] = hub_repository(sys.modules["hub_server"].folder_files(tmp_path / "source"))
+    hub_server.repositories[KARLO] = hub_repository(folder_files(tmp_path / "source"))
     for dtype in (None, "bf16"):
         entry = read_stack(pull(plan_pull(KARLO), tmp_path / str(dtype), dtype))
         assert list(entry.stages) == ["clip", "prior", "decoder", "upsampler_256"] and not entry.problems

@@ -1,9 +1,8 @@
 """Published models of several repositories, from a hub on 127.0.0.1: what is here stays, errors name the part."""
 
-import sys
-
 import pytest
 
+from comfyui_unclip.tests.hub_server import folder_files
 from comfyui_unclip.unclip_core.checkpoints import catalog, hub_files
 from comfyui_unclip.unclip_core.checkpoints.hub import HubError
 from comfyui_unclip.unclip_core.checkpoints.hub_parts import find_part, plan_parts, pull_parts
@@ -109,7 +108,7 @@ def test_every_member_arrives_as_one_model(name, members, published, hub_reposit
     monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
     model = PUBLISHED[name]
     for part in model.parts:
-        files = sys.modules["hub_server"].folder_files(members / part.repository.rpartition("/")[2])
+        files = folder_files(members / part.repository.rpartition("/")[2])
         published[part.repository] = hub_repository(files)
     found = []
     for dtype in (None, "bf16"):

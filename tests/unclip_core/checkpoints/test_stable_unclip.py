@@ -232,7 +232,7 @@ def test_a_folder_that_is_not_whole_or_not_known_is_told(h, tmp_path, path, chan
     ("content", "said"),
     [
         (b"<html>Not found</html>", "not a PyTorch file .* download it again"),
-        (b"PK\x03\x04 and no more", "truncated or damaged; download it again"),
+        (b"PK\x03\x04 and no more", "damaged, or not what its name says .*; download it again"),
         (b"", "not a PyTorch file"),
     ],
 )

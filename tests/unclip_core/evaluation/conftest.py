@@ -1,11 +1,11 @@
 """A judge's training set, and the handles of the stack `tiny`."""
 
 import dataclasses
-import sys
 
 import pytest
 import torch
 
+from comfyui_unclip.tests import tiny_stack
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.evaluation.context import Budget, Context
 from comfyui_unclip.unclip_core.evaluation.judge import HEADS, JUDGE_RECIPE, Judge
@@ -50,8 +50,7 @@ def handles(tiny_models):
 @pytest.fixture(scope="session")
 def story_models(tiny_models, tmp_path_factory):
     """The stack `tiny`, knowing every word of the storybook, in a model folder: experiments ask for all of them."""
-    tiny = sys.modules["tiny_stack"]
-    plain = tiny.config()
+    plain = tiny_stack.config()
     config = dataclasses.replace(
         plain,
         clip=dataclasses.replace(plain.clip, vocabulary=vocabulary(), context_length=32),
@@ -59,8 +58,8 @@ def story_models(tiny_models, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "config", lambda: config)
-        tiny.build(folder / "tiny")
+        patch.setattr(tiny_stack, "config", lambda: config)
+        tiny_stack.build(folder / "tiny")
     return folder
 
 

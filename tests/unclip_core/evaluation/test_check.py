@@ -12,7 +12,8 @@ from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, find, read_
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import read_basis, read_noise_powers, save_basis, save_noise_powers
 from comfyui_unclip.unclip_core.evaluation import check_behaviour
-from comfyui_unclip.unclip_core.evaluation.check import PUBLISHED, check_stack
+from comfyui_unclip.unclip_core.evaluation.check import check_stack
+from comfyui_unclip.unclip_core.evaluation.check_network import PUBLISHED
 from comfyui_unclip.unclip_core.evaluation.check_weights import (
     count_numbers,
     find_turned,
@@ -245,6 +246,8 @@ def test_every_member_of_the_family_is_checked_to_the_end(members, monkeypatch, 
     every = {"prior: norms", OWN_TEXT, STATISTICS, LATENTS, AGAIN, PICTURE}
     assert {check for check in status if check in every} == looked_at
     assert ("autoencoder: norms" in status) == (LATENTS in looked_at)
+    measured = {finding.stage for finding in findings if finding.check == STATISTICS}
+    assert ("decoder" in measured) == name.startswith("stable")  # whose decoder scales embeddings
     assert status["decoder: norms"] == status["decoder: size"] == "ok" and status[NOISE] == "failed"
     assert status.get("embeddings find their captions", "failed") == "failed"
     assert bool(pictures) == (PICTURE in looked_at)

@@ -13,7 +13,7 @@ from torch import nn
 
 from comfyui_unclip.tests.pretended_device import DEVICE, PretendedDevice
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
-from comfyui_unclip.unclip_core.evaluation.check import _Check, _Network
+from comfyui_unclip.unclip_core.evaluation.check_network import check_network
 from comfyui_unclip.unclip_core.models.lora import Branch, Lora, all_layers
 from comfyui_unclip.unclip_core.pages import _backed_by_a_file
 from comfyui_unclip.unclip_core.runtime import estimates, placement, streamed
@@ -208,8 +208,7 @@ def test_a_check_of_what_streams_counts_all_weights(device, tiny_models, monkeyp
     stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
     monkeypatch.setattr(placement, "_room", lambda networks, weights, need: 0)
     prior = stack.prior.network
-    looked_at = _Check(stack)._weights(_Network("prior", "prior", prior, lambda rows: None))
-    found = {finding.check: finding for finding in looked_at}
+    found = {finding.check: finding for finding in check_network("prior", "prior", prior, lambda rows: None)}
     assert prior.fetches
     whole = sum(tensor.numel() for tensor in prior.in_memory().state_dict().values())
     assert found["prior: size"].found.startswith(f"{whole:,} numbers, float32")

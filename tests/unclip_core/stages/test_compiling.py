@@ -111,22 +111,23 @@ def test_fewer_operations_are_a_graph_of_each_kind_of_step(tiny, graphs, interva
     assert len(graphs) == count  # a second run compiles nothing
 
 
-class Scaled(torch.nn.Module):
+class Raised(torch.nn.Module):
     per_step = "forward"
 
-    def __init__(self, factor):
+    def __init__(self, count):
         super().__init__()
-        self.factor = factor
+        self.ones = (1.0,) * count
 
     def forward(self, x):
-        return torch.sin(x) * self.factor
+        for one in self.ones:
+            x = x + one
+        return x
 
 
 def test_more_networks_of_a_class_than_dynamo_expects_are_all_compiled(graphs):
-    networks = [compiling.compile_steps(Scaled(1.0 + number)) for number in range(12)]
-    x = torch.ones(3)
-    found = [network(x)[0].item() / x.sin()[0].item() for network in networks]
-    assert found == pytest.approx([1.0 + number for number in range(12)]) and len(graphs) == len(networks)
+    networks = [compiling.compile_steps(Raised(count)) for count in range(1, 13)]
+    assert [network(torch.zeros(1)).item() for network in networks] == list(range(1, 13))
+    assert len(graphs) == len(networks)
 
 
 def test_without_a_compiler_it_says_so_before_weights_are_read(tiny, monkeypatch):

@@ -1,10 +1,10 @@
 """The tiny stack's configs and CLIP."""
 
 import dataclasses
-import sys
 
 import pytest
 
+from comfyui_unclip.tests import tiny_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
@@ -12,9 +12,9 @@ from comfyui_unclip.unclip_core.training import task_decoder
 
 
 @pytest.fixture(scope="session")
-def tiny_configs(tiny_models):
+def tiny_configs():
     """The configs of the stack `tiny`."""
-    return sys.modules["tiny_stack"].config()
+    return tiny_stack.config()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ OUT/killed-N/STAGE  two processes of which the second dies in step KILLED + 1, t
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 import open_clip  # noqa: F401  what every process would otherwise import for itself
 import torch
 
+from comfyui_unclip.tests import tiny_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import STAGES
@@ -40,15 +40,6 @@ KILLED = 11
 PATIENCE = 300  # seconds for a job
 
 
-def tiny_configs():
-    """The configs of the stack `tiny`."""
-    path = Path(__file__).parents[2] / "tiny_stack.py"
-    specification = importlib.util.spec_from_file_location("tiny_stack", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module.config()
-
-
 def recipe_of(stage):
     """The stage's own recipe at its full rate, for its weights to move within 20 steps.
 
@@ -61,7 +52,7 @@ def recipe_of(stage):
 
 def task_of(stage, clip_file, folder, recipe):
     """The stage's task on rendered scenes, and how many those are."""
-    configs = tiny_configs()
+    configs = tiny_stack.config()
     with this_world().first_alone():
         data = StorybookData(folder / "data", 64, seed=1)
         if stage == "clip":

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from comfyui_unclip.tests.hub_server import folder_files
 from comfyui_unclip.unclip_core.checkpoints.catalog import writable_folder
 from comfyui_unclip.workflows.commands._tables import size_text
 
@@ -71,9 +72,7 @@ def kandinsky(family, tmp_path_factory):
     """Files of both parts of a small Kandinsky 2.2, by repository."""
     folder = tmp_path_factory.mktemp("family")
     family.kandinsky_2_2(folder)
-    return {
-        f"kandinsky-community/{path.name}": sys.modules["hub_server"].folder_files(path) for path in folder.iterdir()
-    }
+    return {f"kandinsky-community/{path.name}": folder_files(path) for path in folder.iterdir()}
 
 
 PARTS = ["prior", "decoder"]

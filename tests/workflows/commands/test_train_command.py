@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from comfyui_unclip.tests import tiny_stack
 from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
 from comfyui_unclip.workflows.cli import main, run
@@ -22,7 +23,7 @@ from comfyui_unclip.workflows.commands._stopping import asked_to_stop
 @pytest.fixture
 def tiny(tiny_models, tmp_path, monkeypatch):
     """A working folder, and the preset `tiny`."""
-    monkeypatch.setitem(plan.TRAINABLE, "tiny", sys.modules["tiny_stack"].config())
+    monkeypatch.setitem(plan.TRAINABLE, "tiny", tiny_stack.config())
     monkeypatch.setitem(plan.RECIPES, "tiny", plan.RECIPES["storybook"])
     monkeypatch.setattr("comfyui_unclip.unclip_core.pages.keep_pages", lambda: True)  # would outlive the test
     monkeypatch.setattr(task_decoder, "SHEET_STEPS", 2)
