@@ -20,7 +20,15 @@ from functools import partial
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
-from ..unclip_core.disk import clear_once, naming_full_disk, sync_file, sync_folder, temporary_path, whole_file
+from ..unclip_core.disk import (
+    clear_once,
+    make_folder,
+    naming_full_disk,
+    sync_file,
+    sync_folder,
+    temporary_path,
+    whole_file,
+)
 from .host import current_host
 from .inputs import verdict
 
@@ -269,7 +277,7 @@ def saving_place(prefix: str, root: Path, width: int, height: int) -> tuple[Path
     """
     target = file_inside(root, fill_variables(prefix, width, height))
     folder, stem = target.parent, target.name + current_host().file_tag
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     taken = re.compile(re.escape(os.path.normcase(stem)) + r"_(\d+)_")
     counters = [int(match[1]) for name in os.listdir(folder) if (match := taken.match(os.path.normcase(name)))]
     return folder, stem, max(counters, default=0) + 1
@@ -306,12 +314,12 @@ def move_to_free_number(temporary: Path, folder: Path, stem: str, counter: int, 
 
 def write_whole(path: Path, data: bytes, overwrite: bool = False) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. Raises FileExistsError when it
-    exists, DiskFull."""
+    exists, NotADirectoryError, DiskFull."""
     if overwrite:
         with whole_file(path, durable=True, size=len(data)) as temporary:
             temporary.write_bytes(data)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with temporary_file(path.parent, path.stem) as temporary:
         temporary.write_bytes(data)
         move_to_free_name(temporary, path)

@@ -57,7 +57,7 @@ def whole_file(path: Path, *, durable: bool = False, size: int | None = None) ->
     message of a full disk. The folder is made; leftovers of killed processes in it are removed. Raises DiskFull.
     """
     with naming_full_disk(path, size):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         clear_once(path.parent)
         temporary = temporary_path(path.parent, path.suffix)
         try:
@@ -69,6 +69,15 @@ def whole_file(path: Path, *, durable: bool = False, size: int | None = None) ->
                 sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there. Raises NotADirectoryError naming a file that has the
+    name of one: FileExistsError would read as if the file that is to lie in it were there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, and would have to be a folder", error.filename) from None
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
@@ -171,10 +180,10 @@ def _is_alive_on_windows(process: int) -> bool:
     import ctypes
 
     query, still_active = 0x1000, 259
-    kernel = ctypes.windll.kernel32
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # else Python's own calls may change the last error
     handle = kernel.OpenProcess(query, False, process)
     if not handle:
-        return kernel.GetLastError() == 5  # access denied: it is there, and somebody else's
+        return ctypes.get_last_error() == 5  # access denied: it is there, and somebody else's
     try:
         code = ctypes.c_ulong()
         return not kernel.GetExitCodeProcess(handle, ctypes.byref(code)) or code.value == still_active

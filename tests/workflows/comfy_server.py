@@ -57,7 +57,8 @@ class ComfyServer:
         self.drop_socket_once = False
         self.hang = False  # never finish a prompt
         self.lose = False  # take a prompt out of the queue before it runs
-        self.lies = {}  # what is answered instead, as (path's beginning: JSON text or bytes)
+        # What is answered instead, by the path's beginning: JSON text, bytes, or a coroutine function of the request.
+        self.lies = {}
         self._sockets, self._history, self._files, self._running = {}, {}, {}, set()
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -80,6 +81,8 @@ class ComfyServer:
         @web.middleware
         async def lie(request, handler):
             for beginning, body in self.lies.items():
+                if request.path.startswith(beginning) and callable(body):
+                    return await body(request)
                 if request.path.startswith(beginning):
                     data = body if isinstance(body, bytes) else body.encode()
                     return web.Response(body=data, content_type="application/json")

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from ..config import STAGES
 
@@ -58,6 +59,8 @@ CARDS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # the licence tra
 _TABLE = re.compile(r"[\w-]+\.(pca|analytic)\.safetensors")
 _COMMIT, _DIGEST = re.compile(r"[0-9a-f]{40}"), re.compile(r"(?:[0-9a-f]{40}(?:[0-9a-f]{24})?)?")
 _MAX_INDEX = 1_000_000  # bytes of a model_index.json or a config.json
+_MAX_LISTING = 16 << 20  # bytes of what the hub says of a repository
+_MAX_FILE = 1 << 45  # bytes
 _PREFIX = re.compile(r"^(?:https?://)?(?:huggingface\.co|hf\.co)/")
 
 LICENCES = {
@@ -117,7 +120,7 @@ def plan_pull(
     repository's last part. licence: the hub's short name, for a card that says none. Raises ValueError for an unknown
     repository or revision and for another kind of model, HubError if the hub cannot be asked.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import ModelInfo
 
     repo = _PREFIX.sub("", repo.strip()).strip("/")
     if repo.count("/") != 1:
@@ -125,7 +128,7 @@ def plan_pull(
     revision = revision or "main"
     with explained(repo, revision):
         try:
-            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+            info = ModelInfo(**json.loads(_listing(repo, revision)))
             commit, files = _checked(info.sha, _COMMIT), dict(map(_remote_file, info.siblings or ()))
         except (TypeError, KeyError, AttributeError, RecursionError, ValueError, AssertionError) as error:
             reason = " ".join(ascii(str(error)).split())[:200]
@@ -139,12 +142,31 @@ def plan_pull(
     return PullPlan(repo, revision, commit, kind, chosen, licence_title(named), name or repo.rsplit("/", 1)[-1])
 
 
+def _listing(repo: str, revision: str) -> bytes:
+    """What the hub says of a repository and its files. Read in blocks, for an answer need not have an end."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    url = f"{constants.ENDPOINT}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
+    session, asked = get_session(), {"headers": headers(), "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}
+    # The client below huggingface_hub differs by version.
+    new = hasattr(session, "stream")
+    with session.stream("GET", url, **asked) if new else session.get(url, stream=True, **asked) as answer:
+        hf_raise_for_status(answer)
+        found = bytearray()
+        for block in answer.iter_bytes() if new else answer.iter_content(1 << 16):
+            found += block
+            if len(found) > _MAX_LISTING:
+                raise HubError(f"{repo}: its list of files has no end; check HF_ENDPOINT, or pull another copy")
+    return bytes(found)
+
+
 def _remote_file(entry: object) -> tuple[str, RemoteFile]:
     """A file of the hub's list. Commit and digests become names on the disk, so they are nothing but digits. Raises
     ValueError."""
     digest = entry.lfs["sha256"] if entry.lfs else entry.blob_id
     size = entry.size or 0
-    if not isinstance(size, int) or size < 0:
+    if type(size) is not int or not 0 <= size <= _MAX_FILE:
         raise ValueError(f"size {size!r} of {entry.rfilename!r}")
     return entry.rfilename, RemoteFile(entry.rfilename, size, _checked(digest or "", _DIGEST))
 

@@ -11,9 +11,10 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ...nodes.files import path_inside
 from ..document.graph import Problem, Prompt, WorkflowError
@@ -26,7 +27,9 @@ from .options import Options
 from .received_files import row_tag, save_file
 
 _MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of a row, or without its answer
-_MAX_JSON, _MAX_FILE = 256 << 20, 2 << 30  # bytes of an answer
+_MAX_JSON, _MAX_FILE = 64 << 20, 512 << 20  # bytes of an answer, unpacked: it is held in memory
+_CONNECT, _SILENCE = 30.0, 300.0  # seconds for a connection, and between two blocks of an answer
+_LONG = 3600.0  # seconds for an answer that may take its time: some come a byte at a time
 _MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
 # What comes of reading an answer that is JSON and yet not ComfyUI's.
 _NOT_COMFYUI = (LookupError, TypeError, AttributeError, RecursionError)
@@ -63,19 +66,34 @@ async def _declarations(url: str) -> Any:
 
 
 async def _get_json(http: Any, url: str) -> Any:
-    async with http.get(url, timeout=_aiohttp().ClientTimeout(total=_MAX_AWAY)) as answer:
+    async with _asked(http, "GET", url, _MAX_AWAY) as answer:
         answer.raise_for_status()
         return json.loads(await _read(answer, _MAX_JSON))
 
 
-async def _read(answer: Any, most: int) -> bytes:
+@contextlib.asynccontextmanager
+async def _asked(http: Any, method: str, url: str, seconds: float, **more: Any) -> AsyncIterator[Any]:
+    """The server's answer, which is read within `seconds`. Raises asyncio.TimeoutError for one that does not come or
+    end; ServerError for one that sends us on: a stranger's server would have us ask machines that it cannot reach."""
+    timeout = _aiohttp().ClientTimeout(total=seconds, sock_connect=_CONNECT, sock_read=_SILENCE)
+    try:
+        async with http.request(method, url, allow_redirects=False, timeout=timeout, **more) as answer:
+            if answer.status in (301, 302, 303, 307, 308):
+                place = ascii(answer.headers.get("Location", ""))[:200]
+                raise ServerError(f"the server sends us on from {answer.url.path} to {place}; is that its address?")
+            yield answer
+    except asyncio.TimeoutError:
+        raise asyncio.TimeoutError(f"its answer to {urlsplit(url).path} does not come, or has no end") from None
+
+
+async def _read(answer: Any, most: int) -> bytearray:
     """The body of a server's answer, unpacked. Raises ServerError for more than `most` bytes."""
     found = bytearray()
     async for block in answer.content.iter_chunked(1 << 20):
         found += block
         if len(found) > most:
             raise ServerError(f"the server sends more than {most >> 20} MB for {answer.url.path}")
-    return bytes(found)
+    return found
 
 
 def _declared_class(name: str, entry: dict[str, Any], input_folder: Path) -> type:
@@ -165,7 +183,7 @@ class ServerRunner:
         body = {"prompt": prompt, "client_id": self._client, "extra_data": extra}
         await self._connect()
         http = self._http
-        async with http.post(f"{self._url}/prompt", json=body) as answer:
+        async with _asked(http, "POST", f"{self._url}/prompt", _LONG, json=body) as answer:
             data = json.loads(await _read(answer, _MAX_JSON))
             if answer.status != 200 or not isinstance(data, dict) or not isinstance(data.get("prompt_id"), str):
                 raise ServerError(_refusal(data, answer.status))
@@ -179,7 +197,7 @@ class ServerRunner:
     async def _connect(self) -> None:
         aiohttp = _aiohttp()
         if self._http is None:
-            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30))
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT))
         if self._socket is None or self._socket.closed:
             address = f"{self._url}/ws?clientId={self._client}"
             self._socket = await self._http.ws_connect(address, max_msg_size=_MAX_MESSAGE, heartbeat=30)
@@ -267,7 +285,7 @@ class ServerRunner:
 
     async def _download(self, row: int, entry: dict[str, Any]) -> dict[str, str]:
         query = {name: str(entry.get(name, "")) for name in ("filename", "subfolder", "type")}
-        async with self._http.get(f"{self._url}/view", params=query) as answer:
+        async with _asked(self._http, "GET", f"{self._url}/view", _LONG, params=query) as answer:
             answer.raise_for_status()
             data = await _read(answer, _MAX_FILE)
         tag = row_tag(row) if self._prepared.jobs.many else ""
@@ -296,7 +314,7 @@ class ServerRunner:
             form = _aiohttp().FormData()
             form.add_field("image", path.read_bytes(), filename=path.name)
             form.add_field("type", "input")
-            async with self._http.post(f"{self._url}/upload/image", data=form) as answer:
+            async with _asked(self._http, "POST", f"{self._url}/upload/image", _LONG, data=form) as answer:
                 answer.raise_for_status()
                 sent = json.loads(await _read(answer, _MAX_JSON))
             self._uploaded[key] = (Path(sent.get("subfolder", "")) / sent["name"]).as_posix()
@@ -308,8 +326,8 @@ class ServerRunner:
             return
         for path, body in (("queue", {"delete": [self._current]}), ("interrupt", {"prompt_id": self._current})):
             with contextlib.suppress(Exception):  # the user wants to leave, whatever the server thinks of it
-                async with self._http.post(f"{self._url}/{path}", json=body) as answer:
-                    await answer.read()
+                async with _asked(self._http, "POST", f"{self._url}/{path}", _MAX_AWAY, json=body):
+                    pass
 
 
 def _refusal(data: Any, status: int) -> str:

@@ -125,8 +125,13 @@ class RayRunner:
                 worker, number = self._busy.pop(reference)
                 try:
                     answer = self._ray.get(reference)
-                except self._ray.exceptions.RayActorError as error:
+                except self._ray.exceptions.RayTaskError as error:
+                    if number is None:
+                        raise LostWorker(f"a worker could not start: {_last_line(error)}") from None
+                    yield self._failed(number, _last_line(error), error)
+                except self._ray.exceptions.RayError as error:  # it died, or the machine that kept its answer
                     self.pids.pop(worker, None)
+                    self._ray.kill(worker)
                     if number is None:
                         starts_failed += 1
                         if starts_failed > self.count + MAX_TRIES:
@@ -136,15 +141,11 @@ class RayRunner:
                     if waiting or self._any_row_runs():
                         self._begin_worker()
                     continue
-                except self._ray.exceptions.RayTaskError as error:
-                    if number is None:
-                        raise LostWorker(f"a worker could not start: {_last_line(error)}") from None
-                    yield self._failed(number, _last_line(error), error)
                 else:
                     if number is None:
                         self.pids[worker] = answer
                     else:
-                        yield self._save_files(*answer)
+                        yield self._received(number, answer)
                 if (following := waiting.take(worker)) is not None:
                     self._busy[worker.run.remote(following)] = (worker, following)
 
@@ -181,8 +182,15 @@ class RayRunner:
         row = self._prepared.jobs.row(number)
         return RowResult(number, self._prepared.row_inputs(row), error=text)
 
+    def _received(self, number: int, answer: Any) -> RowResult:
+        """A row's result, its files written here. What a worker of another version sends instead is a failed row."""
+        try:
+            return self._save_files(*answer)
+        except (TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            return self._failed(number, f"its worker's answer cannot be used ({reason}); is it of this version?", error)
+
     def _save_files(self, result: RowResult, contents: list[bytes], warnings: list[str]) -> RowResult:
-        """Write a row's files here."""
         for message in warnings:
             if message not in self._said:
                 self._said.add(message)

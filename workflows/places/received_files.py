@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ...nodes.files import file_inside, move_to_free_name, move_to_free_number, temporary_file
+from ...unclip_core.disk import make_folder
 from ..rows.results import FILE
 
 _NUMBERED = re.compile(r"(?P<stem>.*)_(?P<counter>\d{5,9})(?P<ending>_?\.\w+)")
@@ -27,7 +28,7 @@ def save_file(output: Path, subfolder: str, name: str, data: bytes, tag: str = "
     if any(part.startswith(".") for part in inside.parts) or inside.name == FILE:
         raise ValueError(f"the file {inside.as_posix()!r} is not saved: no node makes one of that name")
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     numbered = _NUMBERED.fullmatch(path.name)
     with temporary_file(folder, path.stem) as temporary:
         temporary.write_bytes(data)

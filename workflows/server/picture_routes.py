@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from .requests import bad_request, json_response, path_of, read_fields
 
 _PREVIEW_SIDE = 2048  # pixels
 _MAX_NAME = 150
+_MAX_SAME = 1000  # files that differ by the number in their name alone
 
 
 def routes() -> Iterator[tuple[str, str, Any]]:
@@ -141,8 +141,8 @@ async def _keep(editor: Editor, fields: Any, name: str, data: bytes) -> web.Resp
 
 
 def _write(path: Path, data: bytes, overwrite: bool) -> Path:
-    """Write a whole file, under a free name unless it may be overwritten; return where it lies."""
-    for number in itertools.count():
+    """Write a whole file, under a free name unless it may be overwritten; return where it lies. Raises OSError."""
+    for number in range(_MAX_SAME):
         candidate = path.with_name(f"{path.stem} ({number}){path.suffix}") if number else path
         try:
             write_whole(candidate, data, overwrite)
@@ -150,6 +150,7 @@ def _write(path: Path, data: bytes, overwrite: bool) -> Path:
             if not (candidate.is_file() and candidate.read_bytes() == data):
                 continue
         return candidate
+    raise OSError(f"there are {_MAX_SAME} files of this name; rename it")
 
 
 def _converted(path: Path, channel: str, preview: str) -> tuple[bytes, str]:

@@ -1,6 +1,8 @@
 """Pulls from a hub on 127.0.0.1: which files, resumed to the byte, checked, installed whole; errors on one line."""
 
+import contextlib
 import errno
+import gzip
 import random
 import shutil
 import socket
@@ -273,6 +275,9 @@ LIES = {
     "size": of(PRIOR_WEIGHTS, size=-5, lfs=None),
     "more bytes": of(PRIOR_WEIGHTS, size=100),
     "longer index": of("model_index.json", size=3),
+    "huge": of(PRIOR_WEIGHTS, size=10**400),
+    "huge, in LFS": of(PRIOR_WEIGHTS, size=1 << 60),
+    "a truth": of(PRIOR_WEIGHTS, size=True),
     "no list": lambda said: said.update(siblings={"a": 1}),
     "no names": lambda said: said.update(siblings=[[]]),
 }
@@ -288,6 +293,68 @@ def test_a_hub_that_lies_writes_nothing_elsewhere_and_is_told_in_a_line(publishe
     assert "\n" not in str(found.value)
     assert (tmp_path / "outside.incomplete").read_text() == "mine" and not (tmp_path / "outside").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"outside.incomplete", "models", "cache"}
+
+
+def sending(*headers, status=200, body=lambda data: [data]):
+    """An answer with these headers and blocks of bytes."""
+
+    def answer(handler, data):
+        handler.send_response(status)
+        for name, value in (*headers, ("Connection", "close")):
+            handler.send_header(name, value)
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # the client has had enough
+            for block in body(data):
+                handler.wfile.write(block)
+        handler.close_connection = True
+
+    return answer
+
+
+def chunked(data):
+    """More than anybody reads."""
+    for _ in range(4000):
+        yield b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+
+
+def bomb(data):
+    """8 MB in 8 kB."""
+    return [gzip.compress(bytes(8 << 20))]
+
+
+CHUNKS, ZIPPED = ("Transfer-Encoding", "chunked"), ("Content-Encoding", "gzip")
+LONGER, SHORTER = ("Content-Length", "9000"), ("Content-Length", "7")
+ANSWERS = {
+    "no end": sending(CHUNKS, body=chunked),
+    "bomb": sending(ZIPPED, body=bomb),
+    "no gzip": sending(ZIPPED, body=lambda data: [b"GZ" * 2000]),
+    "too long": sending(LONGER),
+    "too short": sending(SHORTER),
+    "no number": sending(("Content-Length", "-1")),
+    "broken chunks": sending(CHUNKS, body=lambda data: [b"zz\r\n"]),
+    "to a file": sending(("Location", "file:///etc/passwd"), ("Content-Length", "0"), status=302),
+    "to itself": sending(("Location", "?again"), ("Content-Length", "0"), status=302),
+    "no address": sending(("Location", "http://[::"), ("Content-Length", "0"), status=302),
+}
+
+
+@pytest.mark.parametrize("path", ["", "model_index.json", PRIOR_WEIGHTS], ids=["list", "index", "weights"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_is_no_honest_http_is_told_in_a_line_and_kept_nowhere(
+    published, tmp_path, monkeypatch, answer, path
+):
+    monkeypatch.setattr(hub, "_MAX_LISTING", 1 << 20)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
+    published.answers[path] = ANSWERS[answer]
+    with pytest.raises((HubError, ValueError)) as found:
+        pull(plan_pull(KARLO), tmp_path / "models")
+    assert "\n" not in str(found.value) and KARLO in str(found.value)
+    assert not (tmp_path / "models" / "karlo-v1-alpha").exists()
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.stat().st_size <= 6000 and b"root:" not in path.read_bytes() for path in kept)
+    published.answers.clear()
+    whole = pull(plan_pull(KARLO), tmp_path / "models")
+    assert (whole / PRIOR_WEIGHTS).read_bytes() == published.files[PRIOR_WEIGHTS]
 
 
 def test_into_the_cache_under_the_hubs_own_names(published, hub_server, tmp_path):

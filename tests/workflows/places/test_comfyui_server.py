@@ -1,5 +1,8 @@
 """`--server URL`, against a server of our own that speaks ComfyUI's protocol (comfy_server.py)."""
 
+import asyncio
+import contextlib
+import gzip
 import json
 import os
 import signal
@@ -7,10 +10,12 @@ import threading
 import time
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from comfyui_unclip.tests.workflows.comfy_server import ComfyServer
 from comfyui_unclip.workflows.cli import run
+from comfyui_unclip.workflows.places import comfyui_server
 
 GRAPH = {
     "1": {"class_type": "Paint", "inputs": {"seed": 3, "text": "a"}, "_meta": {"title": "prompt"}},
@@ -146,13 +151,61 @@ def test_a_server_that_lies_writes_nothing_elsewhere_and_is_told_in_a_line(remot
     assert {found for found in tmp_path.rglob("*")} - before <= {tmp_path / "graph.json", tmp_path / "out"}
 
 
-def test_an_endless_answer_is_cut(remote, server, monkeypatch):
-    from comfyui_unclip.workflows.places import comfyui_server
+def sent_on(place):
+    async def answer(request):
+        return web.Response(status=307, headers={"Location": place})
 
-    monkeypatch.setattr(comfyui_server, "_MAX_JSON", 1 << 20)
-    server.lies = {"/object_info": b" " * (3 << 20)}
-    code, _, err = remote("-q")
-    assert code == 2 and "more than 1 MB for /object_info" in err
+    return answer
+
+
+def blocks(block, count, seconds=0.0, **headers):
+    """An answer in blocks, a moment apart."""
+
+    async def answer(request):
+        response = web.StreamResponse(headers=headers)
+        with contextlib.suppress(ConnectionError):  # the client has had enough
+            await response.prepare(request)
+            for _ in range(count):
+                await response.write(block)
+                await asyncio.sleep(seconds)
+        return response
+
+    return answer
+
+
+ZIPPED = {"Content-Encoding": "gzip"}
+ANSWERS = {
+    "to a file": (sent_on("file:///etc/passwd"), "sends us on from"),
+    "to another machine": (sent_on("http://169.254.169.254/latest"), "sends us on from"),
+    "to itself": (sent_on("?again"), "sends us on from"),
+    "control": (sent_on("http://a/%1b[2J"), "sends us on from"),
+    "no end": (blocks(b" " * 65536, 4000), "sends more than 1 MB"),
+    "bomb": (blocks(gzip.compress(bytes(8 << 20)), 1, **ZIPPED), "sends more than 1 MB"),
+    "no gzip": (blocks(b"GZ" * 2000, 1, **ZIPPED), "400"),
+    "a byte at a time": (blocks(b" ", 200, 0.1), "does not come, or has no end"),
+    "silence": (blocks(b" ", 2, 20.0), "does not come, or has no end"),
+    "too short": (blocks(b"[1", 1, **{"Content-Length": "9"}), ""),
+}
+
+
+@pytest.mark.parametrize("path", ["/object_info", "/prompt", "/history", "/view"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_is_no_honest_http_is_told_in_a_line(remote, server, tmp_path, monkeypatch, answer, path):
+    for name, value in {
+        "_MAX_JSON": 1 << 20,
+        "_MAX_FILE": 1 << 20,
+        "_SILENCE": 1.0,
+        "_LONG": 3.0,
+        "_MAX_AWAY": 2.0,
+    }.items():
+        monkeypatch.setattr(comfyui_server, name, value)
+    body, said = ANSWERS[answer]
+    server.lies = {path: body}
+    code, out, err = remote("-q")
+    assert code in (1, 2) and out == "" and "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and said in line, line
+    assert not [found for found in (tmp_path / "out").rglob("*") if found.is_file()]
 
 
 def test_pictures_that_lie_here_are_sent(remote, server, tmp_path):

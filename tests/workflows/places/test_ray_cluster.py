@@ -4,6 +4,7 @@ place, and tests/benchmarks/ray_rows.py shows the same with the real one."""
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,53 @@ def test_every_row_is_made_once_although_a_worker_is_killed_in_the_middle(paint,
         (name,) = found["outputs"]
         assert name == f"x_row{row:05}_00001_.png" and shade(paint.out / name) == 16 + row - 1
     assert len(list(paint.out.glob("*.png"))) == 12
+
+
+def test_an_answer_that_is_lost_on_its_way_is_made_again(paint, workers_files, monkeypatch):
+    """Pictures stay with the machine that made them until they are asked for: it may be gone by then."""
+    import ray
+
+    get, lost = ray.get, []
+
+    def lose(reference):
+        answer = get(reference)
+        if isinstance(answer, tuple) and len(lost) < 2:
+            lost.append(answer[0].row)
+            raise ray.exceptions.ObjectLostError("all copies are gone")
+        return answer
+
+    monkeypatch.setattr(ray, "get", lose)
+    options = {"output": paint.out, "nodes": (paint.pack,), "ray": "local", "workers": 2}
+    report = run_rows(load(paint.file), sweep={"seed": range(6)}, **options)
+    assert len(lost) == 2 and not report.failed and len(report.warnings) == 2
+    assert sorted(paint.results()) == [1, 2, 3, 4, 5, 6] and len(list(paint.out.glob("*.png"))) == 6
+
+
+def test_an_answer_that_is_none_is_a_failed_row(paint, workers_files, monkeypatch, tmp_path):
+    """From a worker of another version, say."""
+    import ray
+
+    get = ray.get
+    broken = {
+        1: lambda result, contents, warnings: None,
+        2: lambda result, contents, warnings: (result, contents),
+        3: lambda result, contents, warnings: (result, [], warnings),
+        4: lambda result, contents, warnings: (replace(result, outputs=["../../out.png"]), contents, warnings),
+        5: lambda result, contents, warnings: (replace(result, outputs=[".profile"]), contents, warnings),
+        6: lambda result, contents, warnings: ({}, contents, warnings),
+    }
+
+    def spoil(reference):
+        answer = get(reference)
+        return broken.get(answer[0].row, lambda *answer: answer)(*answer) if isinstance(answer, tuple) else answer
+
+    monkeypatch.setattr(ray, "get", spoil)
+    options = {"output": paint.out, "nodes": (paint.pack,), "ray": "local", "workers": 1}
+    report = run_rows(load(paint.file), sweep={"seed": range(7)}, **options)
+    assert [row.row for row in report.failed] == [1, 2, 3, 4, 5, 6] and len(report.rows) == 7
+    said = {row: found["error"] for row, (found,) in paint.results().items() if row < 7}
+    assert len(said) == 6 and all("its worker's answer cannot be used" in error for error in said.values())
+    assert not (tmp_path / "out.png").exists() and not (paint.out / ".profile").exists()
 
 
 def test_a_row_that_kills_its_workers_is_given_up_and_the_others_are_made(paint, workers_files):

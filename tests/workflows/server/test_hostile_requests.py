@@ -113,6 +113,28 @@ def test_a_mask_for_what_is_no_picture_is_refused(ask, picture, tmp_path):
     ask(scenario)
 
 
+def test_a_picture_for_a_folder_that_is_a_file_is_refused(ask, picture, tmp_path):
+    """Its name is not taken, whatever number is added to it."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "kept.png").write_bytes(picture())
+
+    async def scenario(client):
+        import aiohttp
+
+        for subfolder in ("kept.png", "kept.png/deeper"):
+            form = aiohttp.FormData()
+            form.add_field("image", picture(), filename="kept.png")
+            form.add_field("subfolder", subfolder)
+            answer = await client.post("/upload/image", data=form)
+            assert answer.status == 400 and "would have to be a folder" in await answer.text()
+        answer = await client.post("/userdata/workflows%2Fa.json", data=b"{}")
+        assert answer.status == 200
+        answer = await client.post("/userdata/workflows%2Fa.json%2Fb.json", data=b"{}")
+        assert answer.status == 400 and "would have to be a folder" in await answer.text()
+
+    ask(scenario)
+
+
 def test_a_prompt_over_the_stated_size_is_refused_before_it_is_read(ask):
     async def scenario(client):
         large = prompt(extra_data={"x": "x" * MAX_JSON})

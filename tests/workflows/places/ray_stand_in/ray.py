@@ -26,7 +26,13 @@ class RayTaskError(RayError):
     """The call raised; the text ends with what."""
 
 
-exceptions = SimpleNamespace(RayActorError=RayActorError, RayTaskError=RayTaskError)
+class ObjectLostError(RayError):
+    """What a call gave was on a machine that is gone."""
+
+
+exceptions = SimpleNamespace(
+    RayError=RayError, RayActorError=RayActorError, RayTaskError=RayTaskError, ObjectLostError=ObjectLostError
+)
 
 
 def is_initialized():
