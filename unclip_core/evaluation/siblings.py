@@ -36,9 +36,11 @@ KINDS = ("caption", "text", "image")
 INPUTS = ("embed_to_", "image_", "text_", "null_")
 CONTEXT = ".context_kv."
 # The rate does not decay: a run that goes on for another round is the same as one that was asked for both at once.
+# Timesteps "noisy": backgrounds are settled where the noise is strongest, and "logit_normal" draws too few there: after
+# 1,000 steps a decoder on captions alone had 98 % of the objects, 96 % of the colours and 15 % of the backgrounds.
 SIBLING_RECIPE = Recipe(
     steps=6000, batch=32, lr=8e-4, warmup=50, decay=False, weight_decay=0.01, betas=(0.9, 0.99), ema=0.995,
-    timesteps="logit_normal", validation=0.0,
+    timesteps="noisy", validation=0.0,
 )  # fmt: skip
 GLIDE_DROP = 0.2  # Nichol et al. 2021: captions of their text-conditional model are dropped so often
 
