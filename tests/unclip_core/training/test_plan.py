@@ -92,9 +92,8 @@ def test_initial_weights_are_found_by_model_file_run_and_folder(tiny_stack, tiny
     assert open_initial("tiny:decoder", "decoder").clip.config.clip_id == "tiny-1"
     made_of = {"stage": "decoder", "config": dataclasses.asdict(config), "preset": "tiny"}
     average = {"null_token": torch.full_like(state["null_token"], 7.0)}
-    torch.save(
-        {"step": 1, "network": state, "ema": average, "made_of": json.dumps(made_of)}, tmp_path / "checkpoint.pt"
-    )
+    kept = {"step": 1, "network": state, "ema": average, "optimiser": {}, "made_of": json.dumps(made_of)}
+    torch.save(kept, tmp_path / "checkpoint.pt")
     run = open_initial(str(tmp_path), "decoder")
     assert run.config == config and (run.read()["null_token"] == 7.0).all()
     assert make_plan(initial=run, stages=["decoder"]).preset == "tiny"

@@ -238,6 +238,8 @@ def test_what_is_left_out_of_the_data_is_said(options, tmp_path):
 
 @pytest.mark.parametrize("kept", [{"recipe": {"train_text": False}}, {"recipe": {"trunk_stages": 1}}, {"lora": {}}])
 def test_a_run_that_keeps_weights_is_no_beginning_before_its_end(kept, tmp_path):
-    torch.save({"step": 1, "made_of": json.dumps({"stage": "clip", **kept})}, tmp_path / "checkpoint.pt")
+    made_of = json.dumps({"stage": "clip", **kept})
+    state = {"step": 1, "network": {}, "ema": {}, "optimiser": {}, "made_of": made_of}
+    torch.save(state, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="not the weights that this one keeps; let the run come to its end"):
         open_initial(str(tmp_path), "clip")
