@@ -123,7 +123,7 @@ def plan_pull(
     from huggingface_hub import ModelInfo
 
     repo = _PREFIX.sub("", repo.strip()).strip("/")
-    if repo.count("/") != 1:
+    if not _is_repository(repo):
         raise ValueError(f"pull: {repo!r} is no repository; give owner/name, such as kakaobrain/karlo-v1-alpha")
     revision = revision or "main"
     with explained(repo, revision):
@@ -140,6 +140,18 @@ def plan_pull(
     if not isinstance(named, str):
         named = licence or ("creativeml-openrail-m" if _KARLO.match(repo) else None)
     return PullPlan(repo, revision, commit, kind, chosen, licence_title(named), name or repo.rsplit("/", 1)[-1])
+
+
+def _is_repository(repo: str) -> bool:
+    """Whether it is an owner and a name as the hub has them: both become parts of an address."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return False
+    return "/" in repo
 
 
 def _listing(repo: str, revision: str) -> bytes:

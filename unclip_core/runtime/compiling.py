@@ -27,14 +27,24 @@ def compile_steps(network: Module) -> Module:
     """
     name = getattr(network, "per_step", None)
     if name is not None:
-        import torch._dynamo.config as dynamo  # takes seconds
-
-        dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
         # The class's own, as the network may be a copy of a compiled one. Not bound to the network, which would then
         # hold itself, and its weights would stay on the device after they were dropped.
         step, mine = torch.compile(getattr(type(network), name)), weakref.ref(network)
-        network.__dict__[name] = lambda *args, **kwargs: step(mine(), *args, **kwargs)
+
+        def compiled(*args, **kwargs):
+            _allow_variants()
+            return step(mine(), *args, **kwargs)
+
+        network.__dict__[name] = compiled
     return network
+
+
+def _allow_variants() -> None:
+    """Set at every step: newer dynamos have their settings for one thread, and one prompt of the editor, alone."""
+    import torch._dynamo.config as dynamo  # takes seconds the first time
+
+    if dynamo.recompile_limit < VARIANTS:
+        dynamo.recompile_limit = VARIANTS
 
 
 def is_compiled(network: nn.Module) -> bool:

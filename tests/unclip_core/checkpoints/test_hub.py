@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gzip
 import random
+import re
 import shutil
 import socket
 
@@ -464,8 +465,11 @@ def test_unknown_gated_and_offline(published, hub_server, monkeypatch):
         plan_pull("nobody/nothing")
     with pytest.raises(ValueError, match="no revision 'v9'; give --revision"):
         plan_pull(KARLO, "v9")
-    with pytest.raises(ValueError, match="'karlo' is no repository; give owner/name"):
-        plan_pull("karlo")
+    asked = len(hub_server.requests)
+    for name in ("karlo", "a/b/c", "owner/..", "owner/a b", "owner/name?x", "owner/name#x"):
+        with pytest.raises(ValueError, match=f"'{re.escape(name)}' is no repository; give owner/name"):
+            plan_pull(name)
+    assert len(hub_server.requests) == asked  # of no other address either
     published.gated = True
     with pytest.raises(HubError, match=rf"^{KARLO}: gated; accept its terms at {hub_server.url}/{KARLO}, then log in"):
         plan_pull(KARLO)
