@@ -66,8 +66,8 @@ class UnCLIPEmbeddingBatch(_Embedding):
     def join(self, *, embed, **further):
         from ..unclip_core.embeddings import join_embeddings
 
+        embeds = linked("embed", embed, further)
         with node_warnings() as warn:
-            embeds = linked(embed, further)
             joined = join_embeddings(embeds, warn=warn)
         return (joined,)
 
@@ -117,7 +117,7 @@ class UnCLIPTextBatch(_Text):
     def join(self, *, text, **further):
         from ..unclip_core.embeddings import join_texts
 
-        return (join_texts(linked(text, further)),)
+        return (join_texts(linked("text", text, further)),)
 
 
 class UnCLIPTextFromBatch(_Text):
@@ -169,7 +169,7 @@ class UnCLIPNoiseBatch(_Noise):
     def join(self, *, noise, **further):
         from ..unclip_core.embeddings import join_noises
 
-        return (join_noises(linked(noise, further)),)
+        return (join_noises(linked("noise", noise, further)),)
 
 
 class UnCLIPNoiseFromBatch(_Noise):

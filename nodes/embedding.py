@@ -130,8 +130,8 @@ class UnCLIPEmbeddingBlend(_Embedding):
     def blend(self, *, embed, weights, **further):
         from ..unclip_core.embeddings import blend_embeddings
 
+        embeds = linked("embed", embed, further)
         with node_warnings() as warn:
-            embeds = linked(embed, further)
             blended = blend_embeddings(embeds, _weights(weights), warn=warn)
         return (blended,)
 

@@ -58,7 +58,7 @@ class UnCLIPImageGrid:
     def draw(self, *, image, columns, row_labels, column_labels, gap, cell_height, **further):
         from ..unclip_core.pictures.drawing import labelled_grid, near_square, same_size
 
-        batches = linked(image, further)
+        batches = linked("image", image, further)
         rows = same_size(batches, cell_height)
         if len(rows) == 1:
             rows = list(rows[0].split(columns or near_square(len(rows[0]))))

@@ -98,10 +98,14 @@ def further_inputs(kind: str, name: str, tooltip: str) -> dict:
     return {f"{name}_{number}": (kind, {"tooltip": tooltip.format(number=number)}) for number in FURTHER}
 
 
-def linked(first: Any, further: dict[str, Any]) -> list:
-    """The first input and what is linked of the `further_inputs`, by their numbers. A node takes those as **further:
-    what is not linked is not passed, or is None where a node before gave nothing."""
-    return [first, *(further[name] for name in sorted(further) if further[name] is not None)]
+def linked(name: str, first: Any, further: dict[str, Any]) -> list:
+    """The input `name` and what is linked of its `further_inputs`, by their numbers. A node takes those as **further:
+    what is not linked is not passed, or is None where a node before gave nothing. Raises TypeError for any other
+    input: what runs a graph passes every link of a node on, also to an input that the node does not have."""
+    names = [f"{name}_{number}" for number in FURTHER]
+    if unknown := further.keys() - set(names):
+        raise TypeError(f"there is no input {min(unknown)!r}; link {name}, or {names[0]} to {names[-1]}")
+    return [first, *(further[other] for other in names if further.get(other) is not None)]
 
 
 def verdict(check: Callable[[Any], Any], value: Any) -> bool | str:

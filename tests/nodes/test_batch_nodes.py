@@ -52,6 +52,9 @@ def test_every_linked_input_is_joined_and_found_again(node, batch_of, kind):
         assert torch.equal(rows_of(picked), expected[rows])
     with pytest.raises(ValueError, match=rf"{kind} From Batch: there is no \w+ 4; the batch has 4, numbered 0 to 3"):
         node(f"UnCLIP{kind}FromBatch", **{name: joined}, index=4)
+    # A prompt may hold a link to what is no input, and ComfyUI passes it on.
+    with pytest.raises(TypeError, match=f"there is no input '{name}_9'; link {name}, or {name}_2 to {name}_8"):
+        node(f"UnCLIP{kind}Batch", **inputs, **{f"{name}_9": parts[0]})
 
 
 def test_the_picture_of_a_row_is_painted_again_from_its_embedding_and_noise(node, batch_of):

@@ -53,8 +53,8 @@ def main() -> int:
     print("\n".join(found) or (f"{given.check} can be published" if given.check else "the registry would take it"))
     if given.changes and not found:
         given.changes.write_text(changes(ROOT, given.check.removeprefix("v")), encoding="utf-8")
-    if not given.check:
-        print("\n".join(f"for its owner to fill in: {line}" for line in placeholders(ROOT)))
+    for line in [] if given.check else placeholders(ROOT):
+        print(f"for its owner to fill in: {line}")
     return 1 if found else 0
 
 

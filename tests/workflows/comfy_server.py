@@ -56,6 +56,7 @@ class ComfyServer:
         self.prompts, self.uploads, self.interrupted = [], [], []
         self.drop_socket_once = False
         self.hang = False  # never finish a prompt
+        self.pause = 0.0  # seconds of silence before a prompt's nodes run
         self.lose = False  # take a prompt out of the queue before it runs
         # What is answered instead, by the path's beginning: JSON text, bytes, or a coroutine function of the request.
         self.lies = {}
@@ -146,6 +147,7 @@ class ComfyServer:
         outputs, messages = {}, []
         if self.hang:
             return
+        await asyncio.sleep(self.pause)
         for node_id, node in body["prompt"].items():
             await send("executing", node=node_id)
             if node["inputs"].get("text") == "fail":

@@ -300,7 +300,7 @@ class Run:
             return False
         try:
             answers = self._async.resolve(call_each(node_class, "IS_CHANGED", self._arguments.constants(node_id)))
-        except Exception as error:  # a node's own code
+        except _NODE_ERRORS as error:
             self._host.warn(f"{node_name(node_id, node, self._classes)}: its IS_CHANGED failed, so it runs: {error}")
             return float("nan")
         return [None if is_blocker(answer) else answer for answer in answers]

@@ -30,6 +30,7 @@ _MAX_AWAY = 60.0  # seconds without a connection to the server in the middle of 
 _MAX_JSON, _MAX_FILE = 64 << 20, 512 << 20  # bytes of an answer, unpacked: it is held in memory
 _CONNECT, _SILENCE = 30.0, 300.0  # seconds for a connection, and between two blocks of an answer
 _LONG = 3600.0  # seconds for an answer that may take its time: some come a byte at a time
+_LEAVE = 10.0  # seconds for what is asked after Ctrl-C
 _MAX_MESSAGE = 64 << 20  # bytes of the websocket's: previews are the largest
 # What comes of reading an answer that is JSON and yet not ComfyUI's.
 _NOT_COMFYUI = (LookupError, TypeError, AttributeError, RecursionError)
@@ -61,8 +62,24 @@ def _aiohttp():
 
 
 async def _declarations(url: str) -> Any:
-    async with _aiohttp().ClientSession() as http:
+    async with _new_session() as http:
         return await _get_json(http, f"{url.rstrip('/')}/object_info")
+
+
+def _new_session() -> Any:
+    """What asks the server, and nobody else: a stranger's would send us on to machines that it cannot reach itself.
+    Where one sends us on, a websocket's beginning too, ServerError is raised."""
+
+    async def refuse(session: Any, context: Any, sent_on: Any) -> None:
+        place = ascii(sent_on.response.headers.get("Location", ""))[:200]
+        sent_on.response.close()
+        raise ServerError(f"the server sends us on from {sent_on.url.path} to {place}; is that its address?")
+
+    aiohttp = _aiohttp()
+    traced = aiohttp.TraceConfig()
+    traced.on_request_redirect.append(refuse)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
+    return aiohttp.ClientSession(timeout=timeout, trace_configs=[traced])
 
 
 async def _get_json(http: Any, url: str) -> Any:
@@ -74,16 +91,17 @@ async def _get_json(http: Any, url: str) -> Any:
 @contextlib.asynccontextmanager
 async def _asked(http: Any, method: str, url: str, seconds: float, **more: Any) -> AsyncIterator[Any]:
     """The server's answer, which is read within `seconds`. Raises asyncio.TimeoutError for one that does not come or
-    end; ServerError for one that sends us on: a stranger's server would have us ask machines that it cannot reach."""
+    end."""
     timeout = _aiohttp().ClientTimeout(total=seconds, sock_connect=_CONNECT, sock_read=_SILENCE)
     try:
-        async with http.request(method, url, allow_redirects=False, timeout=timeout, **more) as answer:
-            if answer.status in (301, 302, 303, 307, 308):
-                place = ascii(answer.headers.get("Location", ""))[:200]
-                raise ServerError(f"the server sends us on from {answer.url.path} to {place}; is that its address?")
+        async with http.request(method, url, timeout=timeout, **more) as answer:
             yield answer
     except asyncio.TimeoutError:
-        raise asyncio.TimeoutError(f"its answer to {urlsplit(url).path} does not come, or has no end") from None
+        raise _no_answer(url) from None
+
+
+def _no_answer(url: str) -> asyncio.TimeoutError:
+    return asyncio.TimeoutError(f"its answer to {urlsplit(url).path} does not come, or has no end")
 
 
 async def _read(answer: Any, most: int) -> bytearray:
@@ -195,12 +213,15 @@ class ServerRunner:
             raise ServerError(problem)
 
     async def _connect(self) -> None:
-        aiohttp = _aiohttp()
         if self._http is None:
-            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT))
+            self._http = _new_session()
         if self._socket is None or self._socket.closed:
             address = f"{self._url}/ws?clientId={self._client}"
-            self._socket = await self._http.ws_connect(address, max_msg_size=_MAX_MESSAGE, heartbeat=30)
+            connecting = self._http.ws_connect(address, max_msg_size=_MAX_MESSAGE, heartbeat=30)
+            try:
+                self._socket = await asyncio.wait_for(connecting, _CONNECT)
+            except asyncio.TimeoutError:
+                raise _no_answer(address) from None
 
     async def _follow(self, result: RowResult, prompt_id: str) -> dict[str, Any]:
         """Report the row's events until it has ended. Returns its entry of the server's history."""
@@ -218,8 +239,7 @@ class ServerRunner:
             except (OSError, _aiohttp().ClientError):
                 await asyncio.sleep(1.0)
             try:
-                queued = await self._is_queued(prompt_id)  # asked first: what ends in between is in the history
-                if entry := (await _get_json(self._http, f"{self._url}/history/{prompt_id}")).get(prompt_id):
+                if entry := await self._ended(prompt_id):
                     return entry
                 away_since = None
             except (OSError, ValueError, asyncio.TimeoutError, _aiohttp().ClientError) as error:
@@ -228,16 +248,26 @@ class ServerRunner:
                     raise ServerError(
                         f"the server {self._url} went away: {error}; start it and use --resume"
                     ) from error
-                continue
-            if not queued:
-                raise ServerError(
-                    f"the server {self._url} no longer has this row: it was taken out of its queue, or the server "
-                    "was restarted; run it again (of many rows --resume does the rest)"
-                )
+
+    async def _ended(self, prompt_id: str) -> dict[str, Any] | None:
+        """The row's entry of the history; None while it waits or runs. Raises ServerError when it is nowhere."""
+        for _ in range(2):  # it may end between the two questions
+            if entry := (await _get_json(self._http, f"{self._url}/history/{prompt_id}")).get(prompt_id):
+                return entry
+            if await self._is_queued(prompt_id):
+                return None
+        raise ServerError(
+            f"the server {self._url} no longer has this row: it was taken out of its queue, or the server was "
+            "restarted; run it again (of many rows --resume does the rest)"
+        )
 
     async def _is_queued(self, prompt_id: str) -> bool:
-        """Whether a row waits or runs there."""
-        queue = await _get_json(self._http, f"{self._url}/queue")
+        """Whether a row waits or runs there. The queue holds the prompts of all who use the server: where it is larger
+        than we read, the row is taken to be in it."""
+        try:
+            queue = await _get_json(self._http, f"{self._url}/queue")
+        except ServerError:
+            return True
         return any(prompt_id == entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"]))
 
     def _on_message(self, result: RowResult, prompt_id: str, text: str) -> bool:
@@ -326,7 +356,7 @@ class ServerRunner:
             return
         for path, body in (("queue", {"delete": [self._current]}), ("interrupt", {"prompt_id": self._current})):
             with contextlib.suppress(Exception):  # the user wants to leave, whatever the server thinks of it
-                async with _asked(self._http, "POST", f"{self._url}/{path}", _MAX_AWAY, json=body):
+                async with _asked(self._http, "POST", f"{self._url}/{path}", _LEAVE, json=body):
                     pass
 
 

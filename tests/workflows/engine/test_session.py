@@ -59,6 +59,7 @@ def test_values_that_python_takes_for_equal_are_not(classes, api):
         ([b"x", b"x"], False),
         ([object(), object()], True),
         ([ValueError("broken")] * 2, True),
+        ([SystemExit(3)] * 2, True),
     ],
 )
 def test_is_changed_decides(session, api, classes, answers, again):
@@ -66,7 +67,7 @@ def test_is_changed_decides(session, api, classes, answers, again):
 
     def is_changed(cls, value):
         answer = answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 

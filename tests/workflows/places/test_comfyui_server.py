@@ -188,6 +188,40 @@ ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("place", ["{url}/elsewhere", "http://169.254.169.254/"])
+def test_a_websocket_is_not_sent_on_either(remote, server, place):
+    asked = []
+
+    async def elsewhere(request):
+        asked.append(request.path)
+        return web.Response()
+
+    server.lies = {"/ws": sent_on(place.format(url=server.url)), "/elsewhere": elsewhere}
+    code, out, err = remote("-q")
+    assert code == 1 and out == "" and err.startswith("error: the server sends us on from /ws to 'http://")
+    assert not asked and not server.prompts
+
+
+def test_a_websocket_that_never_begins_is_not_waited_for(remote, server, monkeypatch):
+    async def silence(request):
+        await asyncio.sleep(3.0)
+        return web.Response()
+
+    monkeypatch.setattr(comfyui_server, "_CONNECT", 0.5)
+    server.lies = {"/ws": silence}
+    code, _, err = remote("-q")
+    assert code == 1 and err == "error: its answer to /ws does not come, or has no end\n"
+
+
+def test_a_queue_of_others_that_is_too_long_to_read_costs_nothing(remote, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(comfyui_server, "_MAX_JSON", 1 << 14)
+    monkeypatch.setattr(comfyui_server, "_POLL", 0.05)
+    server.lies = {"/queue": json.dumps({"queue_running": [], "queue_pending": [[1, "x" * 20_000, {}, {}, []]]})}
+    server.pause = 0.3
+    assert remote("-q")[0] == 0
+    assert shade(tmp_path / "out" / "pic_00001_.png") == 3
+
+
 @pytest.mark.parametrize("path", ["/object_info", "/prompt", "/history", "/view"])
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_that_is_no_honest_http_is_told_in_a_line(remote, server, tmp_path, monkeypatch, answer, path):
