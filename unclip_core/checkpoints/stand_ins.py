@@ -15,7 +15,7 @@ import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 
-_MAX_INSTRUCTIONS = 500_000  # a tensor of a state dict takes about 25
+_MAX_INSTRUCTIONS = 300_000  # a tensor takes about 25, and no model that is read here has 10,000
 MAX_NAME = 500  # characters
 _SMALL = 65_536  # numbers of a tensor that may be more than its storage has: one number stretched over a short table
 _STORAGES = {  # PyTorch's storages: safetensors' word, "" for those whose tensors are not read, and bytes a number
