@@ -77,14 +77,14 @@ upsampler_1024() {
         --set passed=3000 --set clean_share=0.3
 }
 
-upsampler_1024_b() {
+upsampler_1024_b() { # larger crops, as for the other
     train upsampler_1024-b upsampler-1024 --init "$RUNS/upsampler_1024/upsampler_1024.safetensors" --steps 3000 --batch 16 \
         --lr 1.5e-3 --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
         --through "$RUNS/decoder-b/decoder.safetensors" --through "$RUNS/upsampler_256-b/upsampler_256.safetensors" \
         --set passed=3000 --set passed_share=0.6 --set clean_share=0.5 --set crop_fraction=4
 }
 
-upsampler_1024_c() {
+upsampler_1024_c() { # against halos; a weight of 1 takes all of them, and 1.3 dB of clean renders
     train upsampler_1024-c upsampler-1024 --init "$RUNS/upsampler_1024-b/upsampler_1024.safetensors" --steps 600 --batch 16 \
         --lr 1e-3 --set warmup=50 --set swaps=True --set timesteps=last --through "$RUNS/clip-b/clip.safetensors" \
         --through "$RUNS/decoder-b/decoder.safetensors" --through "$RUNS/upsampler_256-b/upsampler_256.safetensors" \
