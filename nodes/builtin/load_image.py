@@ -3,17 +3,10 @@
 from ..files import annotated_path, content_hash, input_pictures, picture_problem
 
 
-class LoadImage:
-    """A picture of the input folder as IMAGE (B, H, W, 3), and 1 - alpha as MASK (B, H, W)."""
+class _Picture:
+    """What is asked of a picture's name before it is loaded, and whether to load it again."""
 
-    TITLE = "Load Image"
-    CATEGORY = "image"
     FUNCTION = "load_image"
-    RETURN_TYPES = ("IMAGE", "MASK")
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"image": (input_pictures(), {"image_upload": True})}}
 
     @classmethod
     def VALIDATE_INPUTS(cls, image=None):
@@ -22,6 +15,18 @@ class LoadImage:
     @classmethod
     def IS_CHANGED(cls, image=None, **_):
         return content_hash(image)
+
+
+class LoadImage(_Picture):
+    """A picture of the input folder as IMAGE (B, H, W, 3), and 1 - alpha as MASK (B, H, W)."""
+
+    TITLE = "Load Image"
+    CATEGORY = "image"
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": (input_pictures(), {"image_upload": True})}}
 
     def load_image(self, image):
         import torch
@@ -45,26 +50,17 @@ class LoadImage:
         return images, torch.stack(masks)
 
 
-class LoadImageMask:
+class LoadImageMask(_Picture):
     """One channel of a picture as MASK (1, H, W). Alpha is inverted: 1 where transparent."""
 
     TITLE = "Load Image (as Mask)"
     CATEGORY = "mask"
-    FUNCTION = "load_image"
     RETURN_TYPES = ("MASK",)
 
     @classmethod
     def INPUT_TYPES(cls):
         channels = (["alpha", "red", "green", "blue"],)
         return {"required": {"image": (input_pictures(), {"image_upload": True}), "channel": channels}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, image=None):
-        return True if image is None else picture_problem(image) or True
-
-    @classmethod
-    def IS_CHANGED(cls, image=None, **_):
-        return content_hash(image)
 
     def load_image(self, image, channel):
         with _opened(image) as file:
