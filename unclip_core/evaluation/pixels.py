@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..training.losses import beyond_nearby, range_nearby
+from ..training.losses import outside, range_nearby
 
 NEAR, FAR = 2, 6  # of the frequencies that a lattice's are compared with, in steps of the spectrum
 EDGE = 0.2  # contrast (0..1) within a window, from which it has an edge
@@ -42,5 +42,5 @@ def overshoot(made: Tensor, true: Tensor, factor: int) -> list[float]:
     out, truth = made.movedim(-1, 1), true.movedim(-1, 1)
     low, high = range_nearby(truth, factor)
     edges = ((high - low).amax(1, keepdim=True) > EDGE).float()
-    beyond = beyond_nearby(out, truth, factor).mean(1, keepdim=True)
+    beyond = outside(out, low, high).mean(1, keepdim=True)
     return (255 * (beyond * edges).sum((1, 2, 3)) / edges.sum((1, 2, 3)).clamp(min=1)).tolist()

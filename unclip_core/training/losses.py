@@ -56,15 +56,14 @@ def diffusion_loss(
     return simple_loss(schedule, mean_output, x_0, noise, t) + vlb_weight * schedule.timesteps * vlb
 
 
-def beyond_nearby(made: Tensor, true: Tensor, radius: int) -> Tensor:
-    """How far each value of `made` (B, C, H, W) lies outside of all that `true` has within `radius` pixels: 0 inside,
-    and what is left is a halo."""
-    low, high = range_nearby(true, radius)
+def outside(made: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """How far each value lies outside of its bounds, 0 inside; all of one shape. Outside of what the true picture has
+    near by (`range_nearby`) it is a halo."""
     return (made - high).clamp(min=0) + (low - made).clamp(min=0)
 
 
 def range_nearby(pictures: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value within `radius` pixels of each, in a square; shapes as given."""
+    """The least and the greatest value within `radius` pixels of each of (B, C, H, W), in a square."""
 
     def greatest(x: Tensor) -> Tensor:
         side = 2 * radius + 1  # along one axis, then along the other

@@ -23,7 +23,7 @@ from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
 from .data import Data
 from .degrade import degrade
-from .losses import beyond_nearby, diffusion_loss, draw_timesteps
+from .losses import diffusion_loss, draw_timesteps, outside, range_nearby
 from .passing import Passed
 from .recipes import Recipe
 from .sheets import grid, save_png
@@ -107,7 +107,7 @@ class UpsamplerTask:
             return loss, {}
         mean = output.float()[:, : x_0.shape[1]]  # without the channels of a learned variance
         predicted, _ = self.schedule.to_x0_eps(mean, x_t, t)
-        halo = beyond_nearby(predicted, x_0, self.factor).mean()
+        halo = outside(predicted, *range_nearby(x_0, self.factor)).mean()
         return loss + self.recipe.halo_weight * halo, {"halo": halo.detach()}
 
     def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from torch.distributions import Normal, kl_divergence
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule
 from comfyui_unclip.unclip_core.training.losses import (
-    beyond_nearby,
     diffusion_loss,
     discretised_log_likelihood,
     draw_timesteps,
     gaussian_kl,
+    outside,
+    range_nearby,
     simple_loss,
     variational_bound,
 )
@@ -120,6 +121,6 @@ def test_a_halo_is_what_no_true_pixel_near_by_has():
     true[..., 5:] = 1.0
     made = true.clone()
     made[..., 2, 3], made[..., 2, 6], made[..., 2, 0], made[..., 7, 5] = -0.25, 1.5, 0.5, 0.0
-    halo = beyond_nearby(made, true, 2)
+    halo = outside(made, *range_nearby(true, 2))
     assert halo[0, 0, 2].tolist() == [0.5, 0, 0, 0.25, 0, 0, 0.5, 0, 0]  # the 1 is too far from column 0
     assert not halo[0, 0, 7].any()  # a moved edge is none
