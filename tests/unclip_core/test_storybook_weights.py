@@ -83,6 +83,16 @@ def test_upsampling_beats_bicubic_on_a_render(stack):
     assert psnr(stack.upsampler_256.sample(low), true) > psnr(bicubic(low, 256), true) + 1.5
 
 
+def test_no_lattice_shows_in_smooth_areas(stack):
+    """The paper's networks have none; ours work on patches. The report measures 100 pictures, with their interval."""
+    from comfyui_unclip.unclip_core.evaluation.pixels import lattice_energies
+
+    small = decode(stack, "a small green leaf on a night sky")
+    for pictures, period in ((small, 2), (stack.upsampler_256.sample(small), 4)):
+        peaks, around = lattice_energies(pictures, period)
+        assert sum(peaks) < 5 * sum(around)
+
+
 @pytest.fixture(scope="module")
 def held_out(stack):
     """Captions of 96 held-out scenes, and the embeddings of their true pictures."""

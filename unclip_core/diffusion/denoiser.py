@@ -15,6 +15,8 @@ from torch import Tensor
 from ..checks import is_number
 from .schedule import Step, interpolate_log_variance, to_x0_eps
 
+EXPLAINED = 4.0  # standard deviations of a mean of white noise, up to which a lattice is taken for noise
+
 # network(x_t, step) -> raw output: eps, x_0 or v, with as many channels more when the variance is learned
 Network = Callable[[Tensor, Step], Tensor]
 # edit(x_0, step) -> x_0 (B, C, ...) as it should be at this step
@@ -142,3 +144,23 @@ def keep_known(known: Tensor, mask: Tensor) -> Edit:
     level, as in RePaint (Lugmayr et al. 2022), and the network completes the picture around it.
     """
     return lambda x_0, step: torch.lerp(known, x_0, mask)
+
+
+def level_phases(patch_size: int) -> Edit:
+    """x_0 (B, C, H, W) without a lattice: pixels at each place within the patches get the same mean over the picture.
+
+    A UNet of patches has a channel of its own for each place within them, and its GroupNorms take a channel's mean
+    away. So it cannot see how far the noise happens to set one place apart from the others, leaves that in x_0, and a
+    lattice of some 2 levels of 255 shows in smooth areas. Pictures hardly have such a difference of their own: what
+    white noise does not explain (4 standard deviations of a mean) is left. H and W: multiples of patch_size.
+    """
+
+    def level(x_0: Tensor, step: Step) -> Tensor:
+        batch, channels, height, width = x_0.shape
+        patches = x_0.view(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+        means = patches.mean((2, 4), keepdim=True)
+        explained = EXPLAINED * patch_size / math.sqrt(height * width)
+        apart = (means - means.mean((3, 5), keepdim=True)).clamp(-explained, explained)
+        return (patches - apart).view_as(x_0)
+
+    return level

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.denoiser import Denoiser, Network
+from ..diffusion.denoiser import Denoiser, Network, level_phases
 from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
@@ -259,14 +259,17 @@ class Decoder(TextStage):
             # Random Noise draws from this seed.
             drawn = noise.draw(grid.shape).to(placed.device)
             x_t, known = start.begin(drawn, settings, rows, batch)
-            by_clip = [
+            edits = [
                 guidance.edit(conditions.embed, conditions.text, rows, batch, grid)
                 for guidance in self.guidance_by_clip
             ]
+            # Not in what was inverted, which is to come back as it was.
+            if start.inversion is None and self.config.unet.patch_size > 1:
+                edits.append(level_phases(self.config.unet.patch_size))
             extra = self._extra_input(network, start, hint, rows, batch)
             cache = self.cache if start.inversion is None else None
             conditioned = self._conditioned(network, times, settings, nulled, rows, extra, cache)
-            denoise = settings.denoiser(conditioned, by_clip, known)
+            denoise = settings.denoiser(conditioned, edits, known)
             return settings.run_sampler(denoise, x_t.contiguous(memory_format=memory_format(placed.device)), noise)
 
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.config import ScheduleConfig
-from comfyui_unclip.unclip_core.diffusion.denoiser import Denoiser, check_guidance_scale, keep_known, needs_pair
+from comfyui_unclip.unclip_core.diffusion.denoiser import (
+    EXPLAINED,
+    Denoiser,
+    check_guidance_scale,
+    keep_known,
+    level_phases,
+    needs_pair,
+)
 from comfyui_unclip.unclip_core.diffusion.noise import ItemNoise
 from comfyui_unclip.unclip_core.diffusion.samplers import SAMPLERS
 from comfyui_unclip.unclip_core.diffusion.schedule import Schedule, interpolate_log_variance
@@ -187,3 +194,22 @@ def test_the_known_region_has_each_levels_noise():
     for state, step in zip(sample("ddpm", denoise, steps, rows=400), steps, strict=True):
         assert state.x_t.mean().item() == pytest.approx(0.5 * step.alpha_prev, abs=0.02)
         assert state.x_t.std().item() == pytest.approx(step.sigma_prev, abs=0.02)
+
+
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_a_lattice_of_a_size_that_noise_makes_is_taken_off_and_a_pattern_is_left(patch_size):
+    torch.manual_seed(0)
+    coarse = torch.rand(2, 3, 32 // patch_size, 64 // patch_size) * 2 - 1
+    picture = coarse.repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)  # the same at every place
+    bound = EXPLAINED * patch_size / (32 * 64) ** 0.5
+
+    def with_lattice(size):
+        places = torch.rand(2, 3, patch_size, patch_size) - 0.5
+        places = places - places.mean((2, 3), keepdim=True)
+        places = size * places / places.abs().amax((1, 2, 3), keepdim=True)
+        return picture + places.repeat(1, 1, 32 // patch_size, 64 // patch_size)
+
+    level = level_phases(patch_size)
+    torch.testing.assert_close(level(with_lattice(0.99 * bound), STEP), picture, atol=1e-6, rtol=0)
+    pattern = with_lattice(0.8)
+    assert (level(pattern, STEP) - pattern).abs().max() <= bound + 1e-6
