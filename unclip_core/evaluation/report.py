@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..disk import write_text
+from ..pictures.likeness import psnr
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
@@ -32,7 +33,7 @@ from .pixels import lattice_energies, overshoot
 from .reader import readings
 from .results import Check, digest
 from .statistics import Measured, mean, paired_difference, proportion, ratio_of, share
-from .storybook import SampleSettings, bicubic, captions_of, pair_right, psnr, real_pictures
+from .storybook import SampleSettings, bicubic, captions_of, pair_right, real_pictures
 
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
 LEDGER = "test_split.json"
