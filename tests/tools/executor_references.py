@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -43,6 +44,12 @@ class Server:
 
     def send_progress_text(self, text, node_id, sid=None):
         pass
+
+
+def new_executor(execution, server: Server):
+    """An executor that keeps nothing of an earlier one, in the words of each version."""
+    words = inspect.signature(execution.PromptExecutor).parameters
+    return execution.PromptExecutor(server, **({"cache_args": {"lru": 0, "ram": 0}} if "cache_args" in words else {}))
 
 
 def checked(execution, prompt: dict) -> tuple[bool, dict, list[str]]:
@@ -99,7 +106,7 @@ def main() -> None:
     found = {}
     for name, prompts in cases.items():
         server_heard = Server()
-        executor = execution.PromptExecutor(server_heard)
+        executor = new_executor(execution, server_heard)
         found[name] = []
         for original in prompts:
             prompt = json.loads(json.dumps(original))
