@@ -111,7 +111,8 @@ def main() -> None:
         for original in prompts:
             prompt = json.loads(json.dumps(original))
             valid, outcome, good = checked(execution, prompt)
-            found[name].append(outcome | (ran(executor, server_heard, prompt, good) if valid else {}))
+            ordered = [node_id for node_id in prompt if node_id in good]  # it gives them in the order of a set
+            found[name].append(outcome | (ran(executor, server_heard, prompt, ordered) if valid else {}))
     references = {"comfyui": comfyui_version.__version__, "cases": found}
     arguments.out.write_text(json.dumps(references, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
