@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -25,12 +24,22 @@ def own_cache(tmp_path_factory):
     os.environ["UNCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def sources_stay():
+    """No test writes into weights that it has a `copy_folder` of: other tests read the same files."""
+    from comfyui_unclip.tests.copies import written_into
+
+    yield
+    assert not (found := written_into()), f"written into the source's weights: {found}; see tests/copies.py"
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """A model folder that holds the stack `tiny` (tests/tiny_stack.py), and again under the names that shipped graphs
     carry: they then find their model in a checkout without weights, and on a machine without Karlo. And a LoRA of it
     under the name that workflows/subject.json carries."""
     from comfyui_unclip.tests import tiny_stack
+    from comfyui_unclip.tests.copies import copy_folder
 
     folder = tmp_path_factory.mktemp("models")
     tiny_stack.build(folder / "tiny")
@@ -43,7 +52,7 @@ def tiny_models(tmp_path_factory):
         "kandinsky-2-2-controlnet-depth",
         "stable-diffusion-2-1-unclip-small",
     ):
-        shutil.copytree(folder / "tiny", folder / name)
+        copy_folder(folder / "tiny", folder / name)
     tiny_stack.lora(folder / "loras" / "sks_snail.safetensors", "sks_snail")
     return folder
 

@@ -11,23 +11,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import inspect
 import json
 import logging
 import sys
 import tempfile
 from pathlib import Path
 
-from executor_references import Server, load
+from executor_references import Server, load, new_executor
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("latent", "images", "mask", "post_processing", "primitive", "string", "preview_any", "logic", "compositing")
-
-
-def new_executor(execution, server: Server):
-    """An executor that keeps nothing of an earlier one, in the words of each version."""
-    words = inspect.signature(execution.PromptExecutor).parameters
-    return execution.PromptExecutor(server, **({"cache_args": {"lru": 0, "ram": 0}} if "cache_args" in words else {}))
 
 
 def declared(name: str, node: type, titles: dict[str, str]) -> dict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -43,6 +44,12 @@ class Server:
 
     def send_progress_text(self, text, node_id, sid=None):
         pass
+
+
+def new_executor(execution, server: Server):
+    """An executor that keeps nothing of an earlier one, in the words of each version."""
+    words = inspect.signature(execution.PromptExecutor).parameters
+    return execution.PromptExecutor(server, **({"cache_args": {"lru": 0, "ram": 0}} if "cache_args" in words else {}))
 
 
 def checked(execution, prompt: dict) -> tuple[bool, dict, list[str]]:
@@ -99,12 +106,13 @@ def main() -> None:
     found = {}
     for name, prompts in cases.items():
         server_heard = Server()
-        executor = execution.PromptExecutor(server_heard)
+        executor = new_executor(execution, server_heard)
         found[name] = []
         for original in prompts:
             prompt = json.loads(json.dumps(original))
             valid, outcome, good = checked(execution, prompt)
-            found[name].append(outcome | (ran(executor, server_heard, prompt, good) if valid else {}))
+            ordered = [node_id for node_id in prompt if node_id in good]  # it gives them in the order of a set
+            found[name].append(outcome | (ran(executor, server_heard, prompt, ordered) if valid else {}))
     references = {"comfyui": comfyui_version.__version__, "cases": found}
     arguments.out.write_text(json.dumps(references, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

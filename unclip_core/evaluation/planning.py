@@ -29,7 +29,7 @@ from .siblings import KINDS, Round, Siblings
 from .storybook import captions_of, real_pictures
 from .synthesis import fits
 
-CALLS = {
+CALLS = {  # what a plan counts
     "decoder": "one picture through the decoder once",
     "prior": "one embedding by the diffusion prior, one step",
     "ar_prior": "one embedding by the autoregressive prior",

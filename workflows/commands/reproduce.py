@@ -100,12 +100,13 @@ def command(
 
 
 def _show_plan(context, experiments, quick, full) -> None:
-    """A line a part, as soon as it is counted."""
-    from ...unclip_core.evaluation.planning import plan, training
+    """A line a part, as soon as it is counted; then what was counted."""
+    from ...unclip_core.evaluation.planning import CALLS, plan, training
 
-    total = 0.0
+    total, counted = 0.0, set()
     for part in plan(context, experiments, quick, full):
         total += part.seconds
+        counted |= part.calls.keys()
         calls = ", ".join(f"{count:,} {name}" for name, count in sorted(part.calls.items()))
         echo(f"{part.experiment.name:18}{part.seconds / 60:8.1f} minutes   {calls}")
     echo(f"{'all':18}{total / 60:8.1f} minutes of processor time at this machine's present speed, and training:")
@@ -113,6 +114,8 @@ def _show_plan(context, experiments, quick, full) -> None:
     for name, told in training(context).items():
         if name.split()[0] in needed:
             echo(f"  {name}: {told}")
+    if counted:
+        echo("counted: " + "; ".join(f"{name}, {CALLS[name]}" for name in CALLS if name in counted))
 
 
 def _line(done) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from comfyui_unclip.tests.copies import copy_folder, own
 from comfyui_unclip.unclip_core.checkpoints import catalog, tensors
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, WeightSet
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
@@ -31,7 +32,7 @@ def root(written, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "EMBEDDED", tmp_path / "embedded")
     monkeypatch.setenv(catalog.ENVIRONMENT, str(tmp_path / "models"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    shutil.copytree(written, tmp_path / "models" / "karlo")
+    copy_folder(written, tmp_path / "models" / "karlo")
     return tmp_path / "models"
 
 
@@ -57,7 +58,7 @@ class Attack:
 
 def test_truncated_files(root):
     for path in (root / "karlo" / "decoder" / WEIGHTS, root / "karlo" / "text_encoder" / "model.safetensors"):
-        path.write_bytes(path.read_bytes()[:-100])
+        own(path).write_bytes(path.read_bytes()[:-100])
     refused("decoder/diffusion_pytorch_model.safetensors: truncated", "text_encoder/model.safetensors: truncated")
 
 
@@ -153,7 +154,7 @@ def test_missing_unexpected_and_misshapen_tensors(root, monkeypatch):
     state = load_file(path)
     state["stranger"] = state.pop("conv_in.bias")
     state["mid_block.attentions.0.to_k.weight"] = torch.zeros(7, 3)
-    save_file(state, path)
+    save_file(state, own(path))
     entry = catalog.find("karlo")
     read = []
     monkeypatch.setattr(tensors, "_read", lambda *place: read.append(place))
@@ -173,7 +174,7 @@ def test_missing_unexpected_and_misshapen_tensors(root, monkeypatch):
 def test_tables_of_old_files_are_ignored(root):
     path = root / "karlo" / "text_encoder" / "model.safetensors"
     state = load_file(path) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
-    save_file(state, path)
+    save_file(state, own(path))
     clip = load_stack(catalog.find("karlo"), "fp32", "cpu").clip
     assert clip.encode_text(["a star"]).embed.isfinite().all()
 

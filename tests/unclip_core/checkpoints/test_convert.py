@@ -1,11 +1,11 @@
 """`unclip convert`: foreign folders and Karlo's own files become a native stack, whole or not at all."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from comfyui_unclip.tests.copies import copy_folder
 from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.tests.unclip_core.checkpoints import karlo_files
 from comfyui_unclip.tests.unclip_core.checkpoints.kandinsky_files import write_kandinsky_files
@@ -168,7 +168,7 @@ def test_kandinskys_own_files(kandinsky, tmp_path):
     ],
 )
 def test_kandinskys_files_belong_together(kandinsky, tmp_path, missing, expected):
-    folder = shutil.copytree(kandinsky[0], tmp_path / "files")
+    folder = copy_folder(kandinsky[0], tmp_path / "files")
     (folder / missing).unlink()
     with pytest.raises(CheckpointError, match=expected):
         finish(convert(folder, tmp_path / "new", original=kandinsky[2]))

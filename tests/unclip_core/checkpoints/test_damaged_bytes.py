@@ -5,7 +5,6 @@ Short and always the same by default; with `UNCLIP_FUZZ=20000` it looks further.
 
 import json
 import os
-import shutil
 import zipfile
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from comfyui_unclip.tests.copies import copy_folder
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, WeightSet, read_header, read_stage
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
@@ -147,7 +147,7 @@ def test_a_damaged_native_config_hides_no_other_model(root, capsys, config):
     ],
 )
 def test_a_damaged_json_hides_no_other_model(root, karlo_source, capsys, file, key, value):
-    shutil.copytree(karlo_source, root / "bad")
+    copy_folder(karlo_source, root / "bad")
     path = root / "bad" / file
     known = json.loads(path.read_text()) if path.is_file() else {}
     path.parent.mkdir(exist_ok=True)

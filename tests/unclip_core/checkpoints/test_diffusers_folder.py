@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from comfyui_unclip.tests.copies import copy_folder, own
 from comfyui_unclip.unclip_core.checkpoints import catalog, states
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
@@ -33,7 +34,7 @@ def entry(written):
 @pytest.fixture
 def copied(written, tmp_path):
     """A copy of the folder that a test may change."""
-    return shutil.copytree(written[0], tmp_path / "copy")
+    return copy_folder(written[0], tmp_path / "copy")
 
 
 def assert_close(ours, theirs):
@@ -157,7 +158,7 @@ def test_of_two_networks_the_other_is_checked_but_not_touched(copied, monkeypatc
     path = copied / other / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
     state["conv_in.bias"] = torch.zeros(3)
-    save_file(state, path)
+    save_file(state, own(path))
     with pytest.raises(
         CheckpointError, match=rf"do not fit UpsamplerPair \(of the wrong shape: conv_in.bias .* in {other}"
     ):
@@ -236,7 +237,7 @@ def test_a_variant_is_used_when_it_is_all_there_is_or_asked_for(karlo, written, 
     karlo.write_karlo_folder(folder, dtype=torch.float16, variant="fp16")
     alone = catalog.read_stack(folder).stages["decoder"]
     assert alone.dtype == "fp16" and "fp16" in alone.files[0].name
-    shutil.copytree(written[0] / "decoder", folder / "decoder", dirs_exist_ok=True)
+    copy_folder(written[0] / "decoder", folder / "decoder", dirs_exist_ok=True)
     both = catalog.read_stack(folder).stages["decoder"]
     assert both.weights()["decoder"].dtype == "fp32" and both.weights("fp16")["decoder"].dtype == "fp16"
     assert both.weights("bf16")["decoder"].dtype == "fp32"

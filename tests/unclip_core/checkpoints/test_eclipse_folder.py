@@ -1,12 +1,12 @@
 """ECLIPSE's priors: recognised, joined to the model that they were made for, and equal to what their file says."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from comfyui_unclip.tests.copies import copy_folder
 from comfyui_unclip.unclip_core.checkpoints import catalog, eclipse_folder
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.verify import verify_stack
@@ -38,7 +38,7 @@ def models(written, tmp_path, monkeypatch):
 
     def put(*names):
         for name in names:
-            shutil.copytree(written[0] / name, tmp_path / "models" / name)
+            copy_folder(written[0] / name, tmp_path / "models" / name)
         return tmp_path / "models"
 
     return put

@@ -38,16 +38,23 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-@pytest.mark.parametrize("how", ["list", "load"])
-def test_a_hostile_pickle_is_refused_within_seconds_and_200_mb(how, tmp_path, repository):
-    """In a process of their own: a peak of memory is one of the whole process."""
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A folder of them all."""
+    folder = tmp_path_factory.mktemp("hostile")
     for name, content in hostile_pickles.HOSTILE.items():
-        (tmp_path / f"{name}.bin".replace("*", "x")).write_bytes(content)
-    command = [sys.executable, "-c", READ_ALL, str(tmp_path), how]
+        (folder / f"{name}.bin".replace("*", "x")).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["list", "load"])
+def test_a_hostile_pickle_is_refused_within_seconds_and_200_mb(how, hostile, repository):
+    """In a process of their own: a peak of memory is one of the whole process."""
+    command = [sys.executable, "-c", READ_ALL, str(hostile), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=repository.parent)
     assert done.returncode == 0, done.stderr
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {name for name, *_ in outcomes} == {path.name for path in tmp_path.iterdir()}
+    assert {name for name, *_ in outcomes} == {path.name for path in hostile.iterdir()}
     refused = set()
     for name, outcome, message, seconds, megabytes in outcomes:
         assert seconds < 2 and megabytes < 200, (name, message, seconds, megabytes)

@@ -12,6 +12,7 @@ from diffusers import VQModel
 from open_clip.transformer import ResidualAttentionBlock
 from safetensors.torch import load_file, save_file
 
+from comfyui_unclip.tests.copies import copy_folder, own
 from comfyui_unclip.unclip_core import stack
 from comfyui_unclip.unclip_core.checkpoints import catalog, kandinsky_folder
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
@@ -64,7 +65,7 @@ def put(written, folder, *names, where=None):
 def copied(written, folder, *names):
     """Copies that a test may change."""
     for name in names:
-        shutil.copytree(written[0] / name, folder / name)
+        copy_folder(written[0] / name, folder / name)
 
 
 def edit(path, **changes):
@@ -110,7 +111,7 @@ def test_an_autoencoders_attention_by_its_names_of_early_2023(written, models, e
     state = load_file(path)
     for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
         state = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in state.items()}
-    save_file(state, path, {"format": "pt"})
+    save_file(state, own(path), {"format": "pt"})
     theirs = VQModel.from_pretrained(models / DECODER / "movq").state_dict()
     assert theirs.keys().isdisjoint(name for name in state if ".query." in name)
     before, after = (
@@ -138,7 +139,7 @@ def test_parts_lie_anywhere(written, models, tmp_path, indexed):
     put(written, models / "my kandinsky", PRIOR, DECODER, where=("prior", "decoder"))
     for name in (PRIOR, f"{DECODER}-inpaint"):
         where = tmp_path / "hub" / f"models--kandinsky-community--{name}" / "snapshots" / "5ee5fa"
-        shutil.copytree(written[0] / name, where)
+        copy_folder(written[0] / name, where)
         if not indexed:
             (where / "model_index.json").unlink()
     stacks = catalog.list_stacks()
@@ -372,7 +373,7 @@ def test_values_that_are_not_known_are_named(written, models, folder, key, value
 def test_files_that_are_missing_or_cut(written, models):
     copied(written, models, PRIOR, DECODER)
     weights = models / DECODER / "movq" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
+    own(weights).write_bytes(weights.read_bytes()[:-1000])
     assert f"{weights}: truncated" in refused("kandinsky-2-2")
     shutil.rmtree(models / DECODER / "movq")
     assert "movq/config.json: missing; download the folder 'movq' of this model again" in refused("kandinsky-2-2")
@@ -382,7 +383,7 @@ def test_files_that_are_missing_or_cut(written, models):
 
 def test_a_whole_prior_beside_a_broken_decoder_tells_of_the_decoder(written, models):
     copied(written, models, PRIOR, DECODER)
-    (models / DECODER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    own(models / DECODER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
     for part in (PRIOR, DECODER):
         (problem,) = catalog.read_stack(models / part).problems
         assert f"{DECODER}/unet" in problem.replace("\\", "/") and "download it again" in problem

@@ -1,6 +1,7 @@
 """Stable unCLIP's folders and single files: known by what is in them, every tensor in its place, errors that help."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils
 
+from comfyui_unclip.tests.copies import copy_folder
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.catalog import list_stacks, read_stack
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
@@ -152,7 +154,7 @@ def test_the_small_one_speaks_with_karlos_prior(models):
 
 def test_a_karlo_of_our_own_lends_its_prior_too(models, tmp_path):
     list(convert(models / "karlo-v1-alpha", tmp_path / "karlo"))
-    shutil.copytree(models / "small", tmp_path / "small")
+    copy_folder(models / "small", tmp_path / "small")
     entry = read_stack(tmp_path / "small")
     assert verify_stack(entry) == [] and entry.stages["prior"].layout == "native"
     clips = [stage.stages["clip"] for stage in (entry, read_stack(models / "small"))]
@@ -164,8 +166,8 @@ def test_a_karlo_of_our_own_lends_its_prior_too(models, tmp_path):
 def test_karlos_prior_alone_is_enough(models, tmp_path):
     """What `unclip pull stable-diffusion-2-1-unclip-small` takes of Karlo: no index, nothing to paint with."""
     for name in ("prior", "prior_scheduler", "text_encoder", "tokenizer"):
-        shutil.copytree(models / "karlo-v1-alpha" / name, tmp_path / "karlo-v1-alpha-prior" / name)
-    shutil.copytree(models / "small", tmp_path / "small")
+        copy_folder(models / "karlo-v1-alpha" / name, tmp_path / "karlo-v1-alpha-prior" / name)
+    copy_folder(models / "small", tmp_path / "small")
     listed = list_stacks([tmp_path])
     lone = listed["karlo-v1-alpha-prior"]
     assert lone.problems == () and list(lone.stages) == ["clip", "prior"]
@@ -174,12 +176,12 @@ def test_karlos_prior_alone_is_enough(models, tmp_path):
 
 def test_a_prior_of_its_own_is_preferred(models, tmp_path):
     """A folder as StableUnCLIPPipeline saves it; its CLIP may then read no pictures."""
-    folder = shutil.copytree(models / "small", tmp_path / "small")
-    shutil.copytree(models / "karlo-v1-alpha", tmp_path / "karlo-v1-alpha")
+    folder = copy_folder(models / "small", tmp_path / "small")
+    copy_folder(models / "karlo-v1-alpha", tmp_path / "karlo-v1-alpha")
     for name in ("prior", "prior_scheduler"):
-        shutil.copytree(models / "karlo-v1-alpha" / name, folder / name)
+        copy_folder(models / "karlo-v1-alpha" / name, folder / name)
     for old, new in (("text_encoder", "prior_text_encoder"), ("tokenizer", "prior_tokenizer")):
-        shutil.copytree(models / "karlo-v1-alpha" / old, folder / new)
+        copy_folder(models / "karlo-v1-alpha" / old, folder / new)
     shutil.rmtree(folder / "image_encoder")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableUnCLIPPipeline"}))
@@ -190,7 +192,7 @@ def test_a_prior_of_its_own_is_preferred(models, tmp_path):
 
 
 def test_alone_it_has_no_prior(models, tmp_path):
-    shutil.copytree(models / "small", tmp_path / "small")
+    copy_folder(models / "small", tmp_path / "small")
     assert list(read_stack(tmp_path / "small").stages) == ["clip", "decoder"]
     entry = catalog.find("small", [tmp_path])
     assert entry.stages["clip"].config.towers == ("image",)
@@ -216,7 +218,7 @@ def test_alone_it_has_no_prior(models, tmp_path):
     ],
 )
 def test_a_folder_that_is_not_whole_or_not_known_is_told(h, tmp_path, path, change, said):
-    folder = shutil.copytree(h[0], tmp_path / "m")
+    folder = copy_folder(h[0], tmp_path / "m")
     if change is None:
         (folder / path).unlink()
     else:
@@ -266,17 +268,10 @@ def test_a_single_file_without_a_network_is_told(h, write_single_stable_unclip, 
     save_file({name: value for name, value in state.items() if not name.startswith("first_stage_model.")}, path)
     with pytest.raises(ValueError, match=r"post_quant_conv\.weight is missing, so this is no whole Stable unCLIP"):
         catalog.find("m", [tmp_path])
-    shutil.copy(write_two(tmp_path, state), tmp_path / "m" / "again.safetensors")
-    shutil.copy(write_two(tmp_path, state), tmp_path / "m" / "m.safetensors")
+    save_file(state, path)
+    os.link(path, path.with_name("again.safetensors"))
     with pytest.raises(ValueError, match=r"a second Stable unCLIP beside again\.safetensors"):
         catalog.find("m", [tmp_path])
-
-
-def write_two(folder, state):
-    from safetensors.torch import save_file
-
-    save_file(state, folder / "whole.bin")
-    return folder / "whole.bin"
 
 
 def test_a_converted_one_is_the_same(h, tmp_path):
@@ -343,7 +338,7 @@ def test_full_sized_configs_are_the_published_ones(h, tmp_path):
 
 def _with_configs(source, folder, changes):
     """A copy of the folder with other configs; its weights no longer fit, but are not asked."""
-    shutil.copytree(source, folder)
+    copy_folder(source, folder)
     for name, change in changes.items():
         path = folder / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))

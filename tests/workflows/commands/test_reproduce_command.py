@@ -58,7 +58,8 @@ def test_a_plan_names_the_cost_of_each_part_and_runs_nothing(desk, capsys):
     assert run(["reproduce", "--stack", "tiny", "--quick", "--only", "spelling", "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("spelling ") and " minutes " in lines[0] and " decoder" in lines[0]
-    assert lines[1].startswith("all ") and [line.split(":")[0].strip() for line in lines[2:]] == ["judge", "reader"]
+    assert lines[-1].startswith("counted: decoder, one picture through the decoder once; prior, one embedding")
+    assert lines[1].startswith("all ") and [line.split(":")[0].strip() for line in lines[2:-1]] == ["judge", "reader"]
     assert not (desk / "runs").exists()
 
 
