@@ -67,7 +67,9 @@ def _verdict(numbers: dict[tuple[str, int], Scores], settings: Settings) -> str:
         return f"Agrees with Bao et al.: the analytic variance is nearer at {better} steps ({told})."
     if worse and not better:
         return f"Contradicts Bao et al. here: the plain variance is nearer at {worse} steps ({told})."
-    return f"Undecided: neither variance is nearer at every number of steps ({told})."
+    if better:
+        return f"Undecided: the analytic variance is nearer at {better} steps, the plain one at {worse} ({told})."
+    return f"Undecided, the intervals overlap at every number of steps ({told})."
 
 
 EXPERIMENT = Experiment(

@@ -162,12 +162,10 @@ def _verdict(edited: Check, control: Measured) -> str:
             f"Agrees with §3.3: the captions' difference edits ({aimed.value:.0%}) where that of another pair, at "
             f"the same angle, does not ({control.value:.0%}){edited.proviso}."
         )
-    if aimed.value > control.value:
-        return (
-            f"Undecided on §3.3: the captions' difference edits {aimed.value:.0%}, that of another pair "
-            f"{control.value:.0%}; the intervals overlap."
-        )
-    return "Contradicts §3.3 here: the captions' difference does no better than that of another pair."
+    told = f"the captions' difference edits {aimed.value:.0%}, that of another pair {control.value:.0%}"
+    if aimed.high < control.low:
+        return f"Contradicts §3.3 here: {told}."
+    return f"Undecided on §3.3: {told}; the intervals overlap{edited.proviso}."
 
 
 EXPERIMENT = Experiment(
