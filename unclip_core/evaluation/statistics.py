@@ -139,16 +139,17 @@ def paired_difference(new: Sequence[bool], old: Sequence[bool]) -> Measured:
     return Measured(value, max(-1.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
 
 
-def kappa(one: Sequence[object], other: Sequence[object]) -> tuple[Measured, Measured]:
+def kappa(one: Sequence[object], other: Sequence[object], groups: int | None = None) -> tuple[Measured, Measured]:
     """How often two judges say the same of the same things, and Cohen's kappa: the same beyond what their habits alone
-    would give, 0 for chance, 1 for always. Intervals are Wilson's, kappa's with the habits taken as known.
+    would give, 0 for chance, 1 for always. Intervals are Wilson's, kappa's with the habits taken as known. groups: how
+    many of the things are independent (all, if None).
 
     Where both always say one thing, kappa is not defined: it has no interval and its note says so.
     """
     if not one or len(one) != len(other):
         raise ValueError(f"kappa: {len(one)} and {len(other)} sayings; give as many of each, not none")
     count = len(one)
-    same = proportion(sum(a == b for a, b in zip(one, other, strict=True)) / count, count)
+    same = share([a == b for a, b in zip(one, other, strict=True)], groups)
     names = set(one) | set(other)
     chance = sum(sum(a == name for a in one) * sum(b == name for b in other) for name in names) / count**2
     if chance >= 1.0:

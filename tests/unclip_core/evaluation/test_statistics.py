@@ -80,6 +80,8 @@ def test_kappa_is_agreement_beyond_habit():
     other = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
     same, beyond = kappa(one, other)
     assert same.value == 0.7 and beyond.value == pytest.approx(0.4) and beyond.low < 0.4 < beyond.high
+    shared, _ = kappa(one * 4, other * 4, groups=50)  # four samples of each caption know no more than one
+    assert (shared.value, shared.low, shared.high) == pytest.approx((same.value, same.low, same.high))
     always, chance = kappa([True] * 9, [True] * 9)
     assert always.value == 1.0 and always.low < 1.0 and not chance.has_interval and "one thing" in chance.shown()
     assert kappa(["a", "b"] * 20, ["b", "a"] * 20)[1].value == -1.0

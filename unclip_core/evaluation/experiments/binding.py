@@ -27,7 +27,7 @@ def run(context: Context, settings: Limits) -> Result:
         rows.append([name, *(cell.shown("%") for cell in cells)])
         if name != "renders":
             agreed += zip(hits["bound"], fitted, strict=True)
-    same, beyond = kappa(*zip(*agreed, strict=True))
+    same, beyond = kappa(*zip(*agreed, strict=True), groups=len(scenes))
     grid = labelled_grid([made[:8] for made in ways.values()], list(ways))
     return Result(
         checks=[ceiling],
