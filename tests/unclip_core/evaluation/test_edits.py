@@ -170,14 +170,14 @@ def test_a_sentence_says_what_its_intervals_leave_open():
     assert ["undecided" in sentence for sentence in said] == [False, True, False] and "less often" in said[2]
     unclear = Check("further", Measured(0.01, -0.01, 0.03), 0.0, "")
     assert variations._verdict([kept[0], unclear])[0].startswith("Undecided on §3.1")
-    random = Measured(0.05, 0.0, 0.15)
+    random, leads = Measured(0.05, 0.0, 0.15), [Measured(0.75, low, 0.8) for low in (0.7, 0.6, -0.05)]
     edited = [Check("edited", Measured(0.8, low, 0.9), 0.7) for low in (0.75, 0.6, 0.1)]
-    said = [text_diff._verdict(check, random) for check in edited]
+    said = [text_diff._verdict(check, random, lead) for check, lead in zip(edited, leads, strict=True)]
     assert [sentence.split()[0] for sentence in said] == ["Agrees", "Agrees", "Undecided"]
     assert ["undecided by the interval" in sentence for sentence in said[:2]] == [False, True]
     nothing = Check("edited", Measured(0.0, 0.0, 0.03), 0.7)
-    assert text_diff._verdict(nothing, nothing.measured).startswith("Undecided")
-    assert text_diff._verdict(nothing, Measured(0.2, 0.1, 0.3)).startswith("Contradicts §3.3")
+    assert text_diff._verdict(nothing, nothing.measured, Measured(0.0, -0.01, 0.01)).startswith("Undecided")
+    assert text_diff._verdict(nothing, random, Measured(-0.05, -0.1, -0.01)).startswith("Contradicts §3.3")
 
 
 def test_a_path_that_stays_at_one_end_or_at_the_pixels_agrees_with_nothing():
@@ -223,30 +223,27 @@ def test_components_agree_with_the_paper_only_where_what_there_is_comes_first():
 
 
 def test_alike_is_undecided_and_a_broken_prior_compares_with_none():
-    def scores(distance, width=1.0):
-        return priors.Scores(
-            *[Measured(0.9, 0.8, 1.0)] * 2, Measured(distance, distance - width, distance + width), 0.1
-        )
-
+    cosine, distance = Measured(0.9, 0.8, 1.0), Measured(10.0, 5.0, 15.0)
+    numbers = dict.fromkeys(("diffusion", "autoregressive"), priors.Scores(cosine, cosine, distance, 0.1))
     able, unable = (Check(f"right {value}", Measured(value, value - 0.05, value + 0.05), 0.7) for value in (0.9, 0.2))
-    ours, theirs, alike = scores(10.0), scores(20.0), scores(10.5)
 
-    def verdict(one, other, works=(able, able)):
-        return priors._verdict({"diffusion": one, "autoregressive": other}, list(works))
+    def apart(value):
+        return Measured(value, value - 1, value + 1)
 
-    assert verdict(ours, theirs).startswith("Agrees with Table 2")
-    assert verdict(theirs, ours).startswith("Contradicts Table 2")
-    assert verdict(ours, alike).startswith("Undecided on Table 2")
-    assert verdict(ours, theirs, (able, unable)).startswith("Says nothing about Table 2")
-    settings = analytic.Settings(steps=(8, 64))
+    def verdict(by, works=(able, able)):
+        return priors._verdict(numbers, apart(by), list(works))
 
-    def by_steps(*distances):
-        names = [(name, steps) for steps in settings.steps for name in ("plain", "analytic")]
-        return analytic._verdict(dict(zip(names, map(scores, distances), strict=True)), settings)
+    assert verdict(-2).startswith("Agrees with Table 2") and verdict(2).startswith("Contradicts Table 2")
+    assert verdict(0.5).startswith("Undecided on Table 2")
+    assert verdict(-2, (able, unable)).startswith("Says nothing about Table 2")
 
-    assert by_steps(20, 10, 10, 10).startswith("Agrees") and by_steps(10, 20, 10, 10).startswith("Contradicts")
-    assert "nearer at [8] steps, the plain one at [64]" in by_steps(20, 10, 10, 20)
-    assert by_steps(10, 10, 10, 10).startswith("Undecided, the intervals overlap")
+    def by_steps(*leads):
+        return analytic._verdict(dict(zip((8, 32, 64), map(apart, leads), strict=True)))
+
+    assert by_steps(2, 2, 0).startswith("Agrees with Bao et al.: the analytic variance is nearer at 8 and 32 steps")
+    assert by_steps(0, 0, -2).startswith("Contradicts Bao et al. here: the plain variance is nearer at 64 steps")
+    assert "nearer at 8 steps, the plain one at 64" in by_steps(2, 0, -2)
+    assert by_steps(0, 0.5, -0.5).startswith("Undecided: neither variance is nearer at any")
 
 
 def test_only_variations_that_keep_the_object_resist_the_word():
@@ -265,16 +262,17 @@ def test_only_variations_that_keep_the_object_resist_the_word():
 
 
 def test_verdicts_say_contradiction_and_doubt_plainly():
-    full, text, zero = prior_importance.FULL_STACK, prior_importance.TEXT_DECODER, prior_importance.ZERO_SHOT
-    sharp = {name: Measured(value, value - 1, value + 1) for name, value in ((full, 10), (text, 20), (zero, 15))}
+    full, text, zero = prior_importance.ORDER
+    distances = {name: Measured(value, value - 9, value + 9) for name, value in ((full, 10), (text, 20), (zero, 15))}
+    apart = {(full, text): Measured(-10, -11, -9), (text, zero): Measured(5, 4, 6)}  # paired: narrower than each alone
     trained, raw = ([Check("right", Measured(value, value - 0.05, value + 0.05), 0.7)] for value in (0.8, 0.1))
-    said = prior_importance._verdict(sharp, trained)
-    assert [sentence.split()[0] for sentence in said] == ["Agrees", "Contradicts"]
-    wide = {name: Measured(number.value, 0.0, 50.0) for name, number in sharp.items()}
-    assert all("the intervals overlap" in sentence for sentence in prior_importance._verdict(wide, trained))
-    said = prior_importance._verdict(sharp, raw)
+    said = prior_importance._verdict(distances, apart, trained)
+    assert [sentence.split()[0] for sentence in said] == ["Agrees", "Contradicts"] and "-10 (-11 to -9)" in said[0]
+    wide = {pair: Measured(each.value, -20.0, 20.0) for pair, each in apart.items()}
+    assert all(each.startswith("Undecided") for each in prior_importance._verdict(distances, wide, trained))
+    said = prior_importance._verdict(distances, apart, raw)
     assert all(sentence.startswith("Undecided") and "right in 10% at best" in sentence for sentence in said)
-    assert prior_importance._verdict(sharp, trained + raw) == said, "one decoder that was trained too little is enough"
+    assert prior_importance._verdict(distances, apart, trained + raw) == said, "one trained too little is enough"
     settings = guidance.Settings(guidances=(1.0, 4.0))
     stack, alone = guidance.STACK, guidance.CAPTION
     spreads = {(stack, 1.0): [4.0, 5.0], (stack, 4.0): [3.6, 4.5], (alone, 1.0): [4.0, 5.0], (alone, 4.0): [2.0, 2.5]}

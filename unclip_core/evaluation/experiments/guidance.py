@@ -17,7 +17,7 @@ from ..context import Context
 from ..judge import features_of
 from ..plots import Point, line_plot
 from ..results import Check, Figure, Result, Table
-from ..statistics import Reference, mean, plain, ratio_of, share, spread_within
+from ..statistics import Reference, mean, plain, ratio_difference, ratio_of, share, spread_within
 from ..storybook import real_pictures
 from .common import Experiment, repeated, result_scenes, right
 from .prior_importance import sibling_gate, siblings_note, trained_too_little
@@ -114,7 +114,9 @@ def _real(scenes: list[Scene], count: int) -> Tensor:
 def _verdict(spreads: dict[tuple[str, float], list[float]], gates: list[Check], settings: Settings) -> str:
     """spreads: of each caption's pictures. gates: whether both decoders paint what was asked for at all."""
     first, last = settings.guidances[0], settings.guidances[-1]
-    kept = {name: ratio_of(spreads[name, last], spreads[name, first]) for name in (STACK, CAPTION)}
+    ends = {name: (spreads[name, last], spreads[name, first]) for name in (STACK, CAPTION)}
+    kept = {name: ratio_of(*each) for name, each in ends.items()}
+    more = ratio_difference(*ends[STACK], *ends[CAPTION])
     told = (
         f"from guidance {first:g} to {last:g} unCLIP keeps {kept[STACK].shown('%')} of its diversity, a decoder on "
         f"captions alone {kept[CAPTION].shown('%')}"
@@ -122,11 +124,11 @@ def _verdict(spreads: dict[tuple[str, float], list[float]], gates: list[Check], 
     if failed := trained_too_little(gates):
         return f"Undecided on §5.3: {failed}, and the diversity of wrong pictures compares with little; {told}."
     provisos = "".join(gate.proviso for gate in gates)
-    if kept[STACK].low > kept[CAPTION].high:
+    if more.low > 0:
         return f"Agrees with §5.3 (guidance costs unCLIP less diversity): {told}{provisos}."
-    if kept[STACK].high < kept[CAPTION].low:
+    if more.high < 0:
         return f"Contradicts §5.3 here: {told}{provisos}."
-    return f"Undecided on §5.3, the intervals overlap: {told}{provisos}."
+    return f"Undecided on §5.3, apart by {more.shown('%')} on the same captions: {told}{provisos}."
 
 
 EXPERIMENT = Experiment(
