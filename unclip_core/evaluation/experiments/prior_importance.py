@@ -194,7 +194,10 @@ def siblings_note(context: Context) -> str:
 
 def _of_intervals(trainings: int) -> str:
     if trainings == 1:
-        return "Intervals by resampling samples, not the reference nor the training, of which there is one."
+        return (
+            "Intervals by resampling samples, for differences those of the same captions; not the reference nor the "
+            "training, of which there is one."
+        )
     return f"Intervals by the spread of {trainings} trainings (Student's t)."
 
 
