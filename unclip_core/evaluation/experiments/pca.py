@@ -149,14 +149,18 @@ def _verdict(half: dict[str, int | None], ahead: dict[str, Measured], ceiling: C
         return "Undecided on Fig. 7: some attribute, or place and size, is not even there with all components."
     told = ", ".join(f"the {name} from {count}" for name, count in sorted(half.items(), key=lambda item: item[1]))
     told = f"Half of the final accuracy is there, for good, with so many components: {told}{ceiling.proviso}."
+    first = ahead["object"]  # what the paper's sentence is about: kinds of things, and their exact form
     later = [name for name, each in ahead.items() if each.high < 0]
-    if all(each.low > 0 for each in ahead.values()):
-        return f"Agrees with Fig. 7 (what there is comes early, its exact form later). {told}"
-    if later and ahead["object"].low > 0:
+    unclear = [name for name, each in ahead.items() if each.low <= 0 <= each.high]
+    if unclear and first.low > 0:
+        told += f" Of {_listed(unclear)} it is undecided whether it comes before the exact form."
+    if first.low > 0 and later:
         return f"Only partly agrees with Fig. 7: the object before its exact form, {_listed(later)} after it. {told}"
-    if later:
-        return f"Differs from Fig. 7: after the exact form comes {_listed(later)}. {told}"
-    return f"Undecided on Fig. 7 (what there is comes early, its exact form later), the intervals overlap. {told}"
+    if first.low > 0:
+        return f"Agrees with Fig. 7: the object comes before its exact form. {told}"
+    if first.high < 0:
+        return f"Contradicts Fig. 7 here: the object comes after its exact form. {told}"
+    return f"Undecided on Fig. 7: whether the object comes before its exact form. {told}"
 
 
 def _listed(names: list[str]) -> str:
