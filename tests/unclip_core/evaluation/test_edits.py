@@ -205,9 +205,8 @@ def test_components_agree_with_the_paper_only_where_what_there_is_comes_first():
         return pca._verdict({**half, **found}, ahead, ceiling)
 
     assert verdict(0.5, 0.4, 0.3).startswith("Agrees with Fig. 7") and "undecided" not in verdict(0.5, 0.4, 0.3)
-    assert verdict(0.5, 0.4, 0.05).startswith("Agrees") and "Of the background it is undecided" in verdict(
-        0.5, 0.4, 0.05
-    )
+    unclear = verdict(0.5, 0.4, 0.05)
+    assert unclear.startswith("Agrees") and "Of the background it is undecided" in unclear
     assert verdict(0.5, -0.4, -0.3).startswith("Only partly agrees with Fig. 7: the object before its")
     assert verdict(-0.5, 0.4, 0.05).startswith("Contradicts Fig. 7") and verdict(0.05, 0.4, 0.4).startswith("Undecided")
     assert verdict(0.5, 0.4, 0.3, object=None).startswith("Undecided on Fig. 7")
