@@ -6,11 +6,10 @@ counts grow.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,11 +30,11 @@ from ..training.embeddings import image_embeddings
 from ..training.loop import Progress
 from ..training.recipes import Recipe
 from ..types import Embedding, GivenNoise, Inversion, Noise, TextEncoding
-from . import synthesis
+from . import sources, synthesis
 from .judge import HEADS, JUDGE_RECIPE, Judge, trained_judge, verdicts
 from .reader import READER_RECIPE, Reader, trained_reader
 from .results import Store, digest, packed, read, unpacked, written
-from .siblings import SIBLING_RECIPE, UPBRINGING, Nursery, Siblings, Spent, Upbringing
+from .siblings import MEASURED, SIBLING_RECIPE, UPBRINGING, Nursery, Siblings, Spent, Upbringing
 from .storybook import captions_of
 from .synthesis import Fit, fits
 
@@ -77,8 +76,7 @@ class Context:
         tick: Tick = lambda what, done, total: None,
     ) -> None:
         self.entry, self.stack, self.run, self.cache = entry, stack, run, cache
-        self.budget, self.tick, self.store = budget, tick, Store(run)
-        self.training = 0.0  # seconds of processor time that this process has spent on training
+        self.budget, self.tick, self.store = budget, tick, Store(run, sources.sampling())
         self._siblings: dict[int, Siblings] = {}
 
     @property
@@ -105,23 +103,23 @@ class Context:
     def judge(self) -> Judge:
         """The judge, trained on renders alone; by its full recipe it is the one that `unclip evaluate` uses."""
         recipe, folder = self.budget.judge, self.places["judge"]
-        with self._trains("judge", folder) as on_progress:
-            return trained_judge(folder, self.data(recipe), on_progress, recipe)
+        on_progress = self._training("judge", folder)
+        return trained_judge(folder, self.data(recipe), on_progress, recipe)
 
     @cached_property
     def reader(self) -> Reader:
         """The reader, trained on renders alone."""
         folder = self.places["reader"]
-        with self._trains("reader", folder) as on_progress:
-            return trained_reader(folder, on_progress, self.budget.reader)
+        return trained_reader(folder, self._training("reader", folder), self.budget.reader)
 
     def siblings(self, seed: int = 1) -> Siblings:
         """The decoders alike in all but what they are told, of a training seed: as many steps for every seed."""
         if seed not in self._siblings:
             steps = None if seed == 1 else self.siblings().steps
-            before, began = self.training, time.process_time()
+            _ = self.judge  # trained before it is asked: its time is its own
+            earlier = self.store.earlier
             self._siblings[seed] = self._nursery.raised(seed, self._painted_right, steps)
-            self.training = before + time.process_time() - began  # the judge's, which it may have been the first to ask
+            self.store.earlier = earlier  # what is measured is told of beside the training
         return self._siblings[seed]
 
     @cached_property
@@ -157,11 +155,12 @@ class Context:
 
     @property
     def trainings(self) -> dict[str, float]:
-        """Seconds of processor time that training took in this run folder so far, by what was trained."""
+        """Seconds of processor time that training took so far, by what was trained."""
         found = {name: Spent(self.places[name]).seconds for name in ("judge", "reader")}
         siblings = self.places["small decoders"]
         for place in sorted(siblings.iterdir()) if siblings.exists() else ():
             found[f"decoder told of {place.name}"] = Spent(place).seconds
+            found[f"decoder told of {place.name}, measuring it"] = Spent(place / MEASURED).seconds
         return {name: seconds for name, seconds in found.items() if seconds}
 
     @cached_property
@@ -175,17 +174,15 @@ class Context:
             "small decoders": own / f"siblings-{digest(plan.kept, self.weights_of('clip', 'decoder'))}",
         }
 
-    @contextlib.contextmanager
-    def _trains(self, name: str, folder: Path) -> Iterator[Callable[[Progress], None]]:
-        """Inside, something is made ready in a folder; gives what is to be called with the progress of its training."""
-        began, spent = time.process_time(), Spent(folder)
+    def _training(self, name: str, folder: Path) -> Callable[[Progress], None]:
+        """What is to be called with the progress of a training in a folder."""
+        spent = Spent(folder)
 
         def on_progress(progress: Progress) -> None:
             spent.note()
             self.tick(f"train {name}", progress.step, progress.steps)
 
-        yield on_progress
-        self.training += time.process_time() - began
+        return on_progress
 
     def data(self, recipe: Recipe) -> StorybookData:
         """The training pictures of a recipe."""

@@ -27,7 +27,7 @@ from .reader import Reader
 from .reproduction import chosen_settings
 from .siblings import KINDS, Round, Siblings
 from .storybook import captions_of, real_pictures
-from .synthesis import fits
+from .synthesis import Fit, fits
 
 CALLS = {  # what a plan counts
     "decoder": "one picture through the decoder once",
@@ -111,10 +111,10 @@ class Planning(Context):
         side = self.decoder.config.unet.image_size
         return torch.rand(batch, side, side, 3, generator=torch.Generator().manual_seed(seed))
 
-    def fitted(self, pictures: Tensor) -> list[dict[str, str]]:
+    def fits(self, pictures: Tensor) -> list[Fit]:
         """Nothing found in any."""
         self.calls["fit"] += len(pictures)
-        return [{"object": "none", "colour": "none", "background": "none"}] * len(pictures)
+        return [Fit((), "none", 1.0)] * len(pictures)
 
     def _steps(self, options: dict) -> tuple[int, int]:
         """Steps, and network calls a step."""

@@ -389,6 +389,16 @@ def headline(plan: Plan, context: Context, against: str | None, times: tuple[int
     return f"{text} The test split has been opened {every} time{'s' * (every > 1)} so far, {own} with these weights."
 
 
+def of_other_code(sides: Sequence[Side]) -> str:
+    """A sentence where the present code did not make all that the numbers come from; "" where it did."""
+    if not any(side.context.store.by_others for side in sides):
+        return ""
+    return (
+        "**Some of what was kept** in the run folder was made by another version of the networks' and samplers' code; "
+        "another `--run` makes it anew."
+    )
+
+
 def as_json(plan: Plan, context: Context, rows: Sequence[Row], times: tuple[int, int] | None) -> dict[str, Any]:
     """The report's numbers, for programs."""
     numbers = [

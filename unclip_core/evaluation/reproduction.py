@@ -3,8 +3,6 @@ numbers. What was computed before is taken from the folder."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import platform
 import shutil
 import sys
@@ -17,9 +15,11 @@ from typing import Any
 import torch
 
 from ..disk import write_text
+from . import sources
 from .context import Context
 from .experiments import EXPERIMENTS, Experiment
 from .results import Check, Figure, Result, Table
+from .siblings import Spent
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ def run_all(
         cached = result is not None
         if result is None:
             context.tick(experiment.name, 0, 1)
-            started, worked = time.perf_counter(), time.process_time()
-            context.store.earlier = context.training = 0.0
+            started, worked, trained = time.perf_counter(), time.process_time(), Spent.here
+            context.store.begin()
             result = experiment.run(context, settings)
             # Training is reported apart; what runs before this one had sampled took its time, too.
-            own = time.process_time() - worked - context.training + context.store.earlier
-            result = replace(result, seconds=time.perf_counter() - started, processor=max(0.0, own))
+            own = time.process_time() - worked - (Spent.here - trained) + context.store.earlier
+            seconds, codes = time.perf_counter() - started, sorted(context.store.codes)
+            result = replace(result, seconds=seconds, processor=max(0.0, own), codes=codes)
             context.store.save(experiment.name, key, result)
         yield Finished(experiment, result, key, cached, shortened)
 
@@ -67,14 +68,10 @@ def chosen_settings(
     """An experiment's settings, the key that its result is kept under, and whether they are the quick ones."""
     shortened = quick and experiment.name not in full
     settings = experiment.quick if shortened else experiment.full
-    key = context.key(experiment.name, asdict(settings), _source(experiment), siblings=experiment.siblings)
+    # Changed code, new results; samples stay, so that these take minutes.
+    code = sources.judging(sys.modules[experiment.run.__module__])
+    key = context.key(experiment.name, asdict(settings), code, siblings=experiment.siblings)
     return settings, key, shortened
-
-
-def _source(experiment: Experiment) -> str:
-    """A hash of the experiment's code: changed code, new results."""
-    text = inspect.getsource(sys.modules[experiment.run.__module__])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def write_report(context: Context, finished: list[Finished], path: Path) -> None:
@@ -164,6 +161,18 @@ def _written_by(context: Context, finished: list[Finished]) -> str:
     return (
         f"Written by `{command}` on the stack `{context.entry.name}` (weights {context.weights}), "
         f"{time.strftime('%Y-%m-%d')}; {worked:.0f} minutes of processor time, on {machine}. {scale}{trained}"
+        f"{_of_other_code(context, finished)}"
+    )
+
+
+def _of_other_code(context: Context, finished: list[Finished]) -> str:
+    """Whose samples the present code did not make, as a sentence; "" for none."""
+    others = [done.experiment.title for done in finished if set(done.result.codes) - {context.store.code}]
+    if not others:
+        return ""
+    return (
+        f" **Samples of another version** of the networks' and samplers' code, all of them or some, are in: "
+        f"{', '.join(others)}; another `--run` makes them anew."
     )
 
 
@@ -194,7 +203,8 @@ def _details(context: Context, finished: list[Finished], summary: str) -> list[s
         *lines,
         "## Processor time",
         "",
-        "Of all threads and of every run that worked on a part. What was trained by another command is not counted.",
+        "Of all threads and of every run that worked on a part, whichever command trained a judge. The stack's own "
+        "training is not counted.",
         "",
         *_table(Table("", ["part", "minutes"], times)),
     ]

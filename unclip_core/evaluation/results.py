@@ -87,7 +87,8 @@ class Figure:
 class Result:
     """One experiment's findings. paper: how they stand to the paper's claim, a sentence each. notes: conditions to
     know when reading the numbers. seconds: on the clock, of the run that finished it; processor: of all threads and of
-    all runs that worked on it, whatever else the machine did, without the training of judges and small decoders."""
+    all runs that worked on it, whatever else the machine did, without the training of judges and small decoders.
+    codes: of the code that made its samples, see `Store`."""
 
     checks: list[Check] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -96,6 +97,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     processor: float = 0.0
+    codes: list[str] = field(default_factory=list)
 
 
 def result_to_json(result: Result) -> dict[str, Any]:
@@ -114,18 +116,33 @@ def result_from_json(data: dict[str, Any]) -> Result:
         notes=data["notes"],
         seconds=data["seconds"],
         processor=data["processor"],
+        codes=data["codes"],
     )
 
 
 class Store:
     """A run folder's memory. Whatever is in it is whole: files are written beside and renamed, a JSON last.
 
-    earlier: seconds of processor time that the tensors which were there already had taken.
+    code: a name of the code that makes tensors. It is written beside them and is no part of their key: a key would
+    throw hours of samples away for a comment. But who reads numbers is to know when another code made the samples.
+    earlier: seconds of processor time that the tensors which were there already had taken, each counted once; codes:
+    the names of the code that made those which were asked for, "" for unknown. Both since `begin`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, code: str = "") -> None:
+        self.folder, self.code = folder, code
+        self.begin()
+
+    @property
+    def by_others(self) -> bool:
+        """Whether other code than the present made any of what was asked for."""
+        return bool(self.codes - {self.code})
+
+    def begin(self) -> None:
+        """Forget what was asked for so far."""
         self.earlier = 0.0
+        self.codes: set[str] = set()
+        self._asked: set[Path] = set()
 
     def load(self, name: str, key: str) -> Result | None:
         """The result kept under this key, or None."""
@@ -151,10 +168,17 @@ class Store:
             began = time.process_time()
             found = {label: tensor.contiguous() for label, tensor in make().items()}
             with whole_file(path) as temporary:
-                save_file(found, temporary, {"processor": f"{time.process_time() - began:.3f}"})
+                note = {"processor": f"{time.process_time() - began:.3f}", "code": self.code}
+                save_file(found, temporary, note)
+            self.codes.add(self.code)
+            self._asked.add(path)
             return found
         with safe_open(path, "pt") as file:
-            self.earlier += float((file.metadata() or {}).get("processor", 0.0))
+            note = file.metadata() or {}
+            self.codes.add(note.get("code", ""))
+            if path not in self._asked:
+                self.earlier += float(note.get("processor", 0.0))
+                self._asked.add(path)
             return {label: file.get_tensor(label) for label in file.keys()}  # noqa: SIM118 (it is no dictionary)
 
     def _place(self, name: str, key: str) -> Path:

@@ -42,6 +42,7 @@ SIBLING_RECIPE = Recipe(
     steps=6000, batch=32, lr=8e-4, warmup=50, decay=False, weight_decay=0.01, betas=(0.9, 0.99), ema=0.995,
     timesteps="noisy", validation=0.0,
 )  # fmt: skip
+MEASURED = "measured"  # the folder beside a sibling's weights that says how long it took to measure them
 GLIDE_DROP = 0.2  # Nichol et al. 2021: captions of their text-conditional model are dropped so often
 
 
@@ -154,10 +155,7 @@ class Nursery:
     def raised(self, seed: int, measure: Callable[[Decoder], float], steps: int | None = None) -> Siblings:
         """The siblings of a training seed, trained as far as they are not yet. measure: the share that a decoder on
         captions alone paints right. steps: of all; by rounds and their measurements if None."""
-        if steps is None:
-            rounds = self._rounds(seed, measure)
-        else:
-            rounds = (Round(steps, measure(self.grown("caption", seed, steps))),)
+        rounds = self._rounds(seed, measure) if steps is None else (self._measured(seed, steps, measure),)
         decoders = {kind: self.grown(kind, seed, rounds[-1].steps) for kind in KINDS}
         return Siblings(decoders, rounds, {kind: Spent(self.place(kind, seed)).seconds / 60 for kind in KINDS})
 
@@ -173,9 +171,17 @@ class Nursery:
         while not found or self._needs_more(found[-1], place):
             steps = min(plan.recipe.steps, (found[-1].steps if found else 0) + plan.round)
             steps = max(steps, _done(place))
-            found.append(Round(steps, measure(self.grown("caption", seed, steps))))
+            found.append(self._measured(seed, steps, measure))
             write_text(notes, json.dumps([asdict(each) for each in found]))
         return tuple(found)
+
+    def _measured(self, seed: int, steps: int, measure: Callable[[Decoder], float]) -> Round:
+        """A round of the one on captions alone; the time of measuring is no part of what training may take."""
+        decoder = self.grown("caption", seed, steps)
+        spent = Spent(self.place("caption", seed) / MEASURED)
+        right = measure(decoder)
+        spent.note()
+        return Round(steps, right)
 
     def _needs_more(self, last: Round, place: Path) -> bool:
         plan = self.upbringing
@@ -222,7 +228,12 @@ class Nursery:
 
 
 class Spent:
-    """Processor time that all runs together have spent in a folder, which is kept in it. seconds: so far."""
+    """Processor time that all runs together have spent in a folder, which is kept in it. seconds: so far.
+
+    here: what this process has noted, for all folders together.
+    """
+
+    here = 0.0
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "processor.json"
@@ -232,7 +243,9 @@ class Spent:
     def note(self) -> None:
         """Add what this process has spent since it was noted last, or since the beginning."""
         now = time.process_time()
-        self.seconds, self._last = self.seconds + now - self._last, now
+        self.seconds += now - self._last
+        Spent.here += now - self._last
+        self._last = now
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._path, json.dumps({"seconds": round(self.seconds, 1)}))
 

@@ -105,10 +105,27 @@ def mean(values: Sequence[float], *, signed: bool = False) -> Measured:
 
 def ratio_of(above: list[float], below: list[float]) -> Measured:
     """Ratio of the means; the interval from the mean of scenes' own differences a - r b (Fieller, to first order)."""
+    ratio, parts = _ratio(above, below)
+    around = mean(parts)
+    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high, around.note)
+
+
+def ratio_difference(
+    above: list[float], below: list[float], other_above: list[float], other_below: list[float]
+) -> Measured:
+    """Ratio of the means of the first two less that of the others, all of the same things: as `ratio_of`, paired."""
+    ratio, parts = _ratio(above, below)
+    other, other_parts = _ratio(other_above, other_below)
+    around = mean([a - b for a, b in zip(parts, other_parts, strict=True)], signed=True)
+    apart = ratio - other
+    return Measured(apart, apart + around.low, apart + around.high, around.note)
+
+
+def _ratio(above: list[float], below: list[float]) -> tuple[float, list[float]]:
+    """The ratio of means, and what each thing adds to its error to first order, in all zero."""
     top, bottom = sum(above) / len(above), max(sum(below) / len(below), 1e-9)
     ratio = top / bottom
-    around = mean([(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)])
-    return Measured(ratio, max(0.0, ratio + around.low), ratio + around.high, around.note)
+    return ratio, [(a - ratio * b) / bottom for a, b in zip(above, below, strict=True)]
 
 
 def student(count: int) -> float:
@@ -139,16 +156,17 @@ def paired_difference(new: Sequence[bool], old: Sequence[bool]) -> Measured:
     return Measured(value, max(-1.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
 
 
-def kappa(one: Sequence[object], other: Sequence[object]) -> tuple[Measured, Measured]:
+def kappa(one: Sequence[object], other: Sequence[object], groups: int | None = None) -> tuple[Measured, Measured]:
     """How often two judges say the same of the same things, and Cohen's kappa: the same beyond what their habits alone
-    would give, 0 for chance, 1 for always. Intervals are Wilson's, kappa's with the habits taken as known.
+    would give, 0 for chance, 1 for always. Intervals are Wilson's, kappa's with the habits taken as known. groups: how
+    many of the things are independent (all, if None).
 
     Where both always say one thing, kappa is not defined: it has no interval and its note says so.
     """
     if not one or len(one) != len(other):
         raise ValueError(f"kappa: {len(one)} and {len(other)} sayings; give as many of each, not none")
     count = len(one)
-    same = proportion(sum(a == b for a, b in zip(one, other, strict=True)) / count, count)
+    same = share([a == b for a, b in zip(one, other, strict=True)], groups)
     names = set(one) | set(other)
     chance = sum(sum(a == name for a in one) * sum(b == name for b in other) for name in names) / count**2
     if chance >= 1.0:
@@ -188,6 +206,33 @@ def frechet_over_seeds(reference: Reference, seeds: Sequence[Tensor], repeats: i
         return Measured(middle, middle, middle, "not resampled")
     spread = Z * float(torch.tensor(found).std())
     return Measured(middle, max(0.0, middle - spread), middle + spread)
+
+
+def frechet_difference(
+    reference: Reference, ones: Sequence[Tensor], others: Sequence[Tensor], repeats: int = 100
+) -> Measured:
+    """Distance of `ones` less that of `others`, each several seeds' features (N, D) of the same things row by row.
+
+    The interval comes from drawing the same rows of both: what makes a thing hard is hard for both, and says nothing
+    about which is nearer. Raises ValueError where they are not as many.
+    """
+    if [len(each) for each in ones] != [len(each) for each in others]:
+        raise ValueError(
+            f"Fréchet difference: rows {[len(each) for each in ones]} and {[len(each) for each in others]} of the "
+            "seeds are not of the same things; give features of the same captions"
+        )
+
+    def apart(rows: Sequence[Sequence[int] | slice]) -> float:
+        pairs = zip(ones, others, rows, strict=True)
+        found = [reference.frechet(one[drawn]) - reference.frechet(other[drawn]) for one, other, drawn in pairs]
+        return sum(found) / len(found)
+
+    value, rng = apart([slice(None)] * len(ones)), random.Random(0)
+    found = [apart([rng.choices(range(len(each)), k=len(each)) for each in ones]) for _ in range(repeats)]
+    if repeats < 2:
+        return Measured(value, value, value, "not resampled")
+    spread = Z * float(torch.tensor(found).std())
+    return Measured(value, value - spread, value + spread)
 
 
 def precision_recall(real: Tensor, made: Tensor, neighbours: int = 3) -> tuple[float, float]:

@@ -34,11 +34,6 @@ def captions_of(scenes: list[Scene], language: str = "en") -> list[str]:
     return [caption(scene, rng, language, full=True)[0] for scene in scenes]
 
 
-def pair_scores(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Shares of what `pair_right` finds."""
-    return {name: sum(hits) / len(hits) for name, hits in pair_right(judge, pictures, scenes).items()}
-
-
 def pair_right(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str, list[bool]]:
     """Two-object pictures: objects, colours, each thing bound to its colour and place, background."""
     both = {"objects": [], "colours": [], "bound": [], "background": []}

@@ -93,7 +93,8 @@ def storybook(
         if "one" in sheets and "upsamplers" in parts:
             low = sheets["one"][: plan.large]
             sheets["large"] = new.large(low)
-    text = f"{report.headline(plan, new.context, against, times)}\n\n{report.table(rows)}\n"
+    told = [report.headline(plan, new.context, against, times), report.of_other_code(sides), report.table(rows)]
+    text = "\n\n".join(filter(None, told)) + "\n"
     echo_lines(text)  # first: hours of work must not hang on a folder
     output.mkdir(parents=True, exist_ok=True)
     for kind, pictures in sheets.items():

@@ -61,6 +61,7 @@ def command(
 
     from ...nodes.host import current_host
     from ...unclip_core.checkpoints.catalog import find
+    from ...unclip_core.disk import make_folder
     from ...unclip_core.evaluation.context import FULL, QUICK, Context
     from ...unclip_core.evaluation.reproduction import chosen, run_all, write_report
     from ...unclip_core.pages import keep_pages
@@ -73,6 +74,9 @@ def command(
         for experiment in experiments:
             echo(f"{experiment.name:18}{experiment.title} ({experiment.paper})")
         return
+    path = output or run_folder / "report.md"
+    if path.suffix != ".md" or path.is_dir():  # now, and not after the first hour of work
+        raise ValueError(f"-o {path}: give a file's name that ends in .md; a folder of that name gets the pictures")
     folders = current_host().model_folders()
     entry = find(stack, folders)
     _check_stages(entry)
@@ -88,8 +92,8 @@ def command(
         from ...unclip_core.evaluation.planning import Planning
 
         return _show_plan(Planning(entry, handles, run_folder, cache, budget), experiments, quick, full)
-    path = output or run_folder / "report.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (run_folder, path.parent):
+        make_folder(folder)
     with one_bar(bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}", mininterval=0.5) as (bar, tick):
         context = Context(entry, handles, run_folder, cache, budget, tick)
         for done in run_all(context, experiments, quick, full):

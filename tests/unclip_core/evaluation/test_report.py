@@ -168,6 +168,15 @@ def test_cold_runs_compare_with_the_stack_before():
     assert slow.check.verdict == "missed"
 
 
+def test_what_another_version_made_is_told_of(side, make_context, tmp_path):
+    old = Side(make_context(tmp_path / "run"), SETTINGS, PLAN)
+    old.context.store.code = "before"
+    old.samples("one")
+    assert report.of_other_code([old]) == ""
+    side.samples("one")
+    assert "made by another version" in report.of_other_code([old, side])
+
+
 def test_the_headline_says_how_often_the_test_split_was_opened(side):
     text = report.headline(PLAN, side.context, None, None)
     assert "The test split was not opened" in text and side.context.weights in text

@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+import sys
 
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.evaluation import reproduction
+from comfyui_unclip.unclip_core.evaluation import reproduction, sources
 from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
 from comfyui_unclip.unclip_core.evaluation.experiments.common import Experiment
 from comfyui_unclip.unclip_core.evaluation.reproduction import chosen, run_all, write_report
@@ -156,7 +157,7 @@ def test_other_settings_weights_or_budgets_are_other_results(make_context, tmp_p
     changed.__dict__["weights"] = "other"
     list(run_all(changed, [experiment], False))
     assert calls == [3, 1, 3, 3]
-    monkeypatch.setattr(reproduction, "_source", lambda experiment: "edited")
+    monkeypatch.setattr(reproduction.sources, "judging", lambda module: "edited")
     list(run_all(make_context(tmp_path), [experiment], False))
     assert len(calls) == 5
 
@@ -202,6 +203,61 @@ def test_the_report_is_a_page_of_findings_and_one_of_all_numbers(make_context, t
     assert "Quick run" not in path.read_text(encoding="utf-8")
 
 
+def test_results_know_the_code_that_they_are_found_by_and_samples_the_code_that_makes_them():
+    def used(name):
+        """Files that a result of this experiment would notice a change of."""
+        read = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources.inspect, "getsource", lambda module: read.append(module.__name__) or "")
+            sources.judging(sys.modules[EXPERIMENTS[name].run.__module__])
+        return {each.rpartition(".")[2] for each in read}
+
+    shared = {"common", "statistics", "judge", "storybook", "draw", "scenes", "captions", "results"}
+    assert used("text_diff") >= shared | {"text_diff", "edits", "reader"} and "pca" not in used("text_diff")
+    assert used("guidance") >= shared | {"guidance", "prior_importance"} and "edits" not in used("guidance")
+    assert sources.sampling() == sources.sampling() and len(sources.sampling()) == 12
+
+
+def test_a_sampler_that_was_changed_makes_other_samples(tmp_path, monkeypatch):
+    core = tmp_path / "unclip_core"
+    for room in (*sources.SAMPLING, "evaluation"):
+        (core / room).parent.mkdir(exist_ok=True)
+        if room.endswith(".py"):
+            (core / room).write_text("")
+        else:
+            (core / room / "layers").mkdir(parents=True)
+            (core / room / "layers" / "one.py").write_text("x = 1\n")
+    monkeypatch.setattr(sources, "__file__", str(core / "evaluation" / "sources.py"))
+    found = [sources.sampling.__wrapped__()]
+    for changed in ("evaluation/layers/one.py", "diffusion/layers/one.py", "embeddings.py"):
+        (core / changed).write_text("x = 2\n")
+        found.append(sources.sampling.__wrapped__())
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_samples_of_other_code_are_used_and_named(make_context, tmp_path, counted):
+    """Hours of work are not thrown away for a comment, but the report does not pass them off as the present code's."""
+    experiment, _ = counted
+
+    def run(context, settings):
+        context.store.tensors("chunk", f"{settings.size}", lambda: {"x": torch.zeros(1)})
+        return result()
+
+    sampled = dataclasses.replace(experiment, name="sampled", title="Sampled", run=run)
+    before = make_context(tmp_path)
+    before.store.code = "before"
+    before.store.tensors("chunk", "3", lambda: {"x": torch.ones(1)})
+    context = make_context(tmp_path)
+    finished = list(run_all(context, [sampled, experiment], False))
+    assert finished[0].result.codes == ["before"] and finished[1].result.codes == []
+    for done in (finished, list(run_all(make_context(tmp_path), [sampled, experiment], False))):  # kept ones as well
+        write_report(context, done, tmp_path / "report.md")
+        text = (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert "**Samples of another version**" in text and "in: Sampled; another `--run`" in text
+    write_report(context, list(run_all(context, [sampled], True)), tmp_path / "report.md")
+    assert "another version" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_processor_time_is_of_all_runs_and_leaves_training_out(make_context, tmp_path, monkeypatch):
     """A clock that only the experiment moves: its own work, samples of an earlier run, and training."""
     clock = [0.0]
@@ -215,11 +271,13 @@ def test_processor_time_is_of_all_runs_and_leaves_training_out(make_context, tmp
         context.store.tensors("chunk", "first", sample)
         if run.killed:
             raise KeyboardInterrupt
-        context.store.tensors("chunk", "second", sample)
+        for _ in range(2):  # asked for again, they take nothing again
+            context.store.tensors("chunk", "first", sample)
+            context.store.tensors("chunk", "second", sample)
         clock[0] += 1.0
-        with context._trains("judge", tmp_path / "judge") as on_progress:
-            clock[0] += 100.0
-            on_progress(Progress(1, 1, 0.0, 1.0, {}))
+        on_progress = context._training("judge", tmp_path / "judge")
+        clock[0] += 100.0
+        on_progress(Progress(1, 1, 0.0, 1.0, {}))
         return result()
 
     experiment = Experiment("timed", "Timed", "§0", Settings(), Settings(), run)

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.evaluation.siblings import KINDS, SiblingTask, Spent, is_input, on_trunk
+from comfyui_unclip.unclip_core.evaluation.siblings import KINDS, MEASURED, SiblingTask, Spent, is_input, on_trunk
 from comfyui_unclip.unclip_core.models.build import painting_network
 
 ENOUGH = 0.7
@@ -131,6 +131,20 @@ def test_more_time_goes_on_where_less_had_ended_and_gives_the_same_weights(nurse
         assert all(torch.equal(value, other[name]) for name, value in one.items())
     with pytest.raises(ValueError, match=r"trained for 3 steps, but 2 are asked for; remove that folder"):
         nursery.grown("text", 1, 2)
+
+
+def test_measuring_a_sibling_is_no_training_and_is_not_lost(nursery, monkeypatch):
+    nursery.grown("caption", 1, 1)
+    trained, clock = Spent(nursery.place("caption", 1)).seconds, [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+
+    def measure(decoder):
+        clock[0] += 7.0
+        return 0.9
+
+    nursery._measured(1, 1, measure)
+    assert Spent(nursery.place("caption", 1)).seconds == trained
+    assert Spent(nursery.place("caption", 1) / MEASURED).seconds == 7.0
 
 
 def test_processor_time_adds_up_over_runs(tmp_path, monkeypatch):

@@ -9,11 +9,14 @@ import torch
 from comfyui_unclip.unclip_core.evaluation.statistics import (
     Measured,
     Reference,
+    frechet_difference,
     frechet_over_seeds,
     kappa,
     mean,
     paired_difference,
     precision_recall,
+    ratio_difference,
+    ratio_of,
     share,
     spread_within,
     student,
@@ -80,6 +83,8 @@ def test_kappa_is_agreement_beyond_habit():
     other = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
     same, beyond = kappa(one, other)
     assert same.value == 0.7 and beyond.value == pytest.approx(0.4) and beyond.low < 0.4 < beyond.high
+    shared, _ = kappa(one * 4, other * 4, groups=50)  # four samples of each caption know no more than one
+    assert (shared.value, shared.low, shared.high) == pytest.approx((same.value, same.low, same.high))
     always, chance = kappa([True] * 9, [True] * 9)
     assert always.value == 1.0 and always.low < 1.0 and not chance.has_interval and "one thing" in chance.shown()
     assert kappa(["a", "b"] * 20, ["b", "a"] * 20)[1].value == -1.0
@@ -154,6 +159,31 @@ def test_distances_over_seeds_average_and_their_interval_narrows():
     narrow = frechet_over_seeds(reference, [far], 40)
     assert narrow.high - narrow.low < 0.6 * (wide.high - wide.low)
     assert frechet_over_seeds(reference, [near], 20) == frechet_over_seeds(reference, [near], 20)
+
+
+def test_distances_of_the_same_things_are_compared_pair_by_pair():
+    """What makes both far in the same draws cancels out: the interval is that of what is left."""
+    reference = Reference(whitened(400, 3))
+    base = normal(200, 3, 1)
+    near, far = base + 1.0, base + 1.1
+    found = frechet_difference(reference, [near], [far], 60)
+    assert found.value == pytest.approx(reference.frechet(near) - reference.frechet(far)) and found.high < 0
+    alone = [frechet_over_seeds(reference, [each], 60) for each in (near, far)]
+    assert alone[0].high > alone[1].low, "by themselves they overlap"
+    assert found.high - found.low < 0.3 * (alone[0].high - alone[0].low)
+    again = frechet_difference(reference, [far, near], [near, far], 20)
+    assert again.value == pytest.approx(0.0) and again.low < 0 < again.high
+    with pytest.raises(ValueError, match=r"rows \[200\] and \[199\] of the seeds are not of the same things"):
+        frechet_difference(reference, [near], [far[1:]])
+
+
+def test_ratios_of_the_same_things_are_compared_pair_by_pair():
+    below = [1.0, 2.0, 3.0, 4.0, 5.0]
+    one, other = ([share * value + 0.01 * (-1) ** row for row, value in enumerate(below)] for share in (0.9, 0.8))
+    found = ratio_difference(one, below, other, below)
+    assert found.value == pytest.approx(0.1) and (found.high - found.low) < 1e-9  # their errors are the same
+    apart = ratio_difference(one, below, [2.0, 1.0, 3.0, 5.0, 4.0], below)
+    assert apart.value == pytest.approx(ratio_of(one, below).value - 1.0) and apart.low < apart.value < apart.high
 
 
 def test_precision_and_recall_tell_a_copy_from_a_collapse_and_a_miss():

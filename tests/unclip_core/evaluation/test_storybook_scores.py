@@ -3,7 +3,7 @@
 import torch
 
 from comfyui_unclip.unclip_core.evaluation import storybook
-from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_scores, real_pictures
+from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_right, real_pictures
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
@@ -18,9 +18,9 @@ def test_pairs_are_bound_only_when_each_half_has_its_own_object_and_colour(oracl
     answers = []
     for scene, order in zip(scenes, ((0, 1), (1, 0)), strict=True):
         answers += [truth(scene, order[0]), truth(scene, order[1]), truth(scene)]
-    scores = pair_scores(oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
-    assert scores["background"] == 1.0 and scores["bound"] == 0.5
-    assert min(scores["objects"], scores["colours"]) == 0.5
+    hits = pair_right(oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
+    assert hits["background"] == [True, True] and hits["bound"] == [True, False]
+    assert [True, False] in (hits["objects"], hits["colours"])
 
 
 def test_captions_are_full_and_scenes_held_out():

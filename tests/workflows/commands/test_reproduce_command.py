@@ -71,6 +71,14 @@ def test_wrong_names_end_with_one_line_before_any_work(desk, capsys):
         assert "for --quick, and experiments that --only does not leave out" in capsys.readouterr().err
     for wrong in (["--seeds", "0"], ["--sibling-minutes", "0"]):
         assert run(["reproduce", *wrong]) == 2 and wrong[0] in capsys.readouterr().err
+    (desk / "a.md").mkdir()
+    (desk / "a file").write_text("")
+    for wrong in ("report", "a.md"):
+        assert run(["reproduce", "--stack", "tiny", "-o", wrong]) == 2
+        assert f"-o {wrong}: give a file's name that ends in .md" in capsys.readouterr().err
+    for wrong in (["--run", "a file"], ["-o", "a file/report.md", "--run", "."]):
+        assert run(["reproduce", "--stack", "tiny", *wrong])
+        assert "is a file, and would have to be a folder: 'a file'" in capsys.readouterr().err
     assert run(["reproduce", "--stack", "nope"]) == 2
     assert "no model 'nope'" in capsys.readouterr().err
     assert not (desk / "runs").exists()

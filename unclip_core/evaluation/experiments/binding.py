@@ -5,8 +5,8 @@ from __future__ import annotations
 from ...pictures.drawing import labelled_grid
 from ..context import Context
 from ..results import Check, Figure, Result, Table
-from ..statistics import Measured, share
-from ..storybook import pair_scores
+from ..statistics import Measured, kappa, share
+from ..storybook import pair_right
 from .common import Experiment, Limits, caption_alone, limited_ways, one_object_ceiling, result_scenes, unfit
 
 
@@ -18,18 +18,30 @@ def run(context: Context, settings: Limits) -> Result:
         if len({thing.kind for thing in scene.things}) == len({thing.colour for thing in scene.things}) == 2
     ][: settings.scenes]
     ways = limited_ways(context, scenes, settings, "pairs", seed=8)
-    ceiling, rows, bound = one_object_ceiling(context, settings, seed=8), [], {}
+    ceiling, rows, bound, agreed = one_object_ceiling(context, settings, seed=8), [], {}, []
     for name, made in ways.items():
-        scores = pair_scores(context.judge, made, scenes)
-        bound[name] = share([scores["bound"]], len(scenes))
-        # pair_scores gives means of yes and no: a Wilson interval needs no more than the mean and the number.
-        cells = (share([scores[kind]], len(scenes)) for kind in ("objects", "colours", "bound", "background"))
+        hits = pair_right(context.judge, made, scenes)
+        fitted = [fit.binds(scene) for fit, scene in zip(context.fits(made), scenes, strict=True)]
+        bound[name] = share(hits["bound"])
+        cells = [*(share(hits[kind]) for kind in ("objects", "colours", "bound", "background")), share(fitted)]
         rows.append([name, *(cell.shown("%") for cell in cells)])
+        if name != "renders":
+            agreed += zip(hits["bound"], fitted, strict=True)
+    same, beyond = kappa(*zip(*agreed, strict=True), groups=len(scenes))
     grid = labelled_grid([made[:8] for made in ways.values()], list(ways))
     return Result(
         checks=[ceiling],
         tables=[
-            Table(f"{len(scenes)} held-out pairs", ["", "both objects", "both colours", "bound", "background"], rows)
+            Table(
+                f"{len(scenes)} held-out pairs",
+                ["", "both objects", "both colours", "bound", "background", "bound, by the fitter"],
+                rows,
+            ),
+            Table(
+                f"Judge and fitter on whether pairs are bound, {len(agreed)} samples",
+                ["the same", "Cohen's kappa"],
+                [[same.shown("%"), beyond.shown()]],
+            ),
         ],
         figures=[Figure("binding", "Two objects of two colours.", grid)],
         paper=[_verdict(bound, ceiling)],

@@ -7,7 +7,7 @@ from ..context import Context
 from ..reader import readings
 from ..results import Check, Figure, Result, Table
 from ..statistics import Measured, share
-from .common import Experiment, Limits, limited_ways, one_object_ceiling, result_scenes, unfit
+from .common import CAPABLE, Experiment, Limits, limited_ways, one_object_ceiling, result_scenes, unfit
 
 
 def run(context: Context, settings: Limits) -> Result:
@@ -21,12 +21,16 @@ def run(context: Context, settings: Limits) -> Result:
         right = share([one["word"] == scene.word for one, scene in zip(seen, scenes, strict=True)])
         exact[name] = right
         rows.append([name, some.shown("%"), right.shown("%")])
+        if name == "full stack":
+            # A prior that hears no caption would spell no word either.
+            things = share([one["object"] == scene.things[0].kind for one, scene in zip(seen, scenes, strict=True)])
+            heard = Check("the object beside the word, by the full stack", things, CAPABLE)
     grid = labelled_grid([made[:8] for made in ways.values()], list(ways))
     return Result(
-        checks=[ceiling],
+        checks=[ceiling, heard],
         tables=[Table(f"{len(scenes)} held-out lettered scenes", ["", "some word", "the word asked for"], rows)],
         figures=[Figure("spelling", "Words on cards.", grid)],
-        paper=[_verdict(exact, ceiling)],
+        paper=[_verdict(exact, ceiling, heard)],
         notes=[
             "The reader chooses among 16 words and 'none', so it forgives bad letters that it can still tell apart. "
             f"Guidance {settings.guidance:g}, {settings.steps} steps, not tuned."
@@ -34,9 +38,15 @@ def run(context: Context, settings: Limits) -> Result:
     )
 
 
-def _verdict(exact: dict[str, Measured], ceiling: Check) -> str:
+def _verdict(exact: dict[str, Measured], ceiling: Check, heard: Check) -> str:
+    """heard: whether the full stack paints the object that the same captions name."""
     if reason := unfit(ceiling):
         return reason
+    if heard.verdict != "reached":
+        return (
+            f"Says nothing about §7: the full stack paints the object beside the word in {heard.measured.shown('%')}, "
+            f"and must in {heard.target:.0%} by the whole interval before a wrong word is a matter of spelling."
+        )
     told = ", ".join(f"{name} {value.value:.0%}" for name, value in exact.items())
     found = exact["full stack"].against(0.5 * exact["renders"].value)
     if found == "missed":

@@ -38,6 +38,7 @@ LABELS: dict[str, Callable[[str], str]] = {
     "the writing": lambda word: f'something that says "{word}"',
 }
 ASKED = "thing and writing"  # of LABELS: what the verdict is about
+KEPT = 0.50  # share of variations in which the object has to stay, for there to be a decoder that resists
 FOOLED = 0.50  # share of pictures in which the word has to win, for there to be anything that variations resist
 
 
@@ -75,15 +76,16 @@ def run(context: Context, settings: Settings) -> Result:
     first = [made[k :: settings.seeds][:8] for k in range(settings.seeds)]
     grid = labelled_grid([pictures[:8], *first], ["input", *["variation"] * settings.seeds])
     gate = Check(f"zero-shot goes to the word, labels of {ASKED}", flipped[ASKED], FOOLED)
+    held = Check("variations keep the object", kept, KEPT)
     columns = ["label of an apple", "", "the object", "the word", "mean P(word)"]
     return Result(
-        checks=[gate],
+        checks=[gate, held],
         tables=[
             Table(f"Zero-shot CLIP, {groups} pictures, {len(WORDS)} labels", columns, rows),
             Table(f"Variations, {settings.seeds} of each", ["", "share"], painted),
         ],
         figures=[Figure("typographic", "Pictures with another thing's name on them, and variations.", grid)],
-        paper=[_verdict(gate, flipped, kept, turned)],
+        paper=[_verdict(gate, flipped, held, turned)],
         notes=[
             "This CLIP learned captions that name the thing and quote the word, so that to it an apple is never what "
             "is written. OpenAI's learned from captions that leave open which of the two is there; labels of thing "
@@ -116,7 +118,8 @@ def _variations(context: Context, pictures: Tensor, settings: Settings) -> Tenso
     )
 
 
-def _verdict(gate: Check, flipped: dict[str, Measured], kept: Measured, turned: Measured) -> str:
+def _verdict(gate: Check, flipped: dict[str, Measured], held: Check, turned: Measured) -> str:
+    kept = held.measured
     told = (
         f"zero-shot goes to the word in {gate.measured.value:.0%} with labels that mean thing and writing alike (in "
         f"{flipped['the thing'].value:.0%} where they mean the thing, {flipped['the writing'].value:.0%} where they "
@@ -125,11 +128,13 @@ def _verdict(gate: Check, flipped: dict[str, Measured], kept: Measured, turned: 
     )
     if gate.verdict == "missed":
         return f"Differs from Fig. 6: this CLIP is seldom fooled by the word, so there is little to resist ({told})."
-    if kept.low > turned.high:
-        return f"Agrees with Fig. 6: {told}{gate.proviso}."
     if kept.high < turned.low:
         return f"Contradicts Fig. 6 here: {told}{gate.proviso}."
-    return f"Undecided on Fig. 6, the intervals overlap: {told}{gate.proviso}."
+    if held.verdict == "missed":
+        return f"Says nothing about Fig. 6: variations seldom keep the object, whatever is written ({told})."
+    if kept.low > turned.high:
+        return f"Agrees with Fig. 6: {told}{gate.proviso}{held.proviso}."
+    return f"Undecided on Fig. 6, the intervals overlap: {told}{gate.proviso}{held.proviso}."
 
 
 EXPERIMENT = Experiment(

@@ -65,7 +65,7 @@ def run(context: Context, settings: Settings) -> Result:
     )
     ceiling = right(context.judge, pictures, scenes)
     rows.append(["the inputs", *(share(ceiling[head]).shown("%") for head in (*HEADS, "all")), "0", ""])
-    steps_up = [mean(growth(distances[a], distances[b])) for a, b in pairwise(ETAS)]
+    steps_up = [mean(growth(distances[a], distances[b]), signed=True) for a, b in pairwise(ETAS)]
     checks = [
         Check("all three attributes kept at eta 1", share(kept[1.0]["all"], groups), 0.85),
         Check(
@@ -179,7 +179,7 @@ def _verdict(checks: list[Check]) -> list[str]:
     if further.verdict == "undecided":
         return ["Undecided on §3.1: whether the distance to the input grows with every step of eta."]
     if kept.verdict == "missed":
-        return ["Agrees with §3.1 in that distance grows with eta, but attributes are kept less often than aimed at."]
+        return ["Only partly agrees with §3.1: distance grows with eta, but attributes are kept less often than asked."]
     return [f"Agrees with §3.1: more eta moves further from the input while what CLIP sees stays{kept.proviso}."]
 
 
