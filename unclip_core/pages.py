@@ -1,4 +1,4 @@
-"""Memory pages: of large tensors, which glibc should keep and reuse, and of mapped files, to be dropped once copied."""
+"""Memory pages: how much is free, large tensors', which glibc should keep, mapped files', to be dropped once copied."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ log = logging.getLogger("comfyui_unclip")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGE = 2**31 - 1
 _TOP_PAD = 64 * 2**20
+
+
+def available_ram() -> int | None:
+    """Bytes of memory that programs may take without swapping; None where the system does not say (Linux does)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def give_back_pages() -> bool:

@@ -167,8 +167,11 @@ def load_stack(
                 return to_integers(load_network(found, part=part, check=check))
             return load_network(found, dtype, memory_format(device), part, check)
 
+        def build_with_halves() -> nn.Module:
+            return load_network(found, torch.float32, memory_format(device), part, check, keep_halves=True)
+
         widening = wider if kind == torch.float16 else None
-        return Placed(build, device, kind, manager, wider=widening, compiles=compiled)
+        return Placed(build, device, kind, manager, wider=widening, compiles=compiled, with_halves=build_with_halves)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
