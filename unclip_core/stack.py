@@ -229,6 +229,7 @@ def _open_clip(
         apart=large,
         captions_alone=_has_own_text(entry),
         read_text_half=partial(load_caption_tower, found, check=check) if has_caption_tower(found) else None,
+        read_with_halves=partial(read_state, found, dtype=torch.float32, check=check, keep_halves=True),
     )
 
 

@@ -130,9 +130,8 @@ def _clip(
     elif options.clip is not None or not own or "clip" not in stages:
         clip = open_clip_of(options.clip, plan, options.folders, options.loop.device)
         if this_world().first:
-            save_stage(
-                target / "clip.safetensors", clip.network.state_dict(), "clip", clip.config, {"taken": "as it is"}
-            )
+            weights = clip.placed.in_memory().state_dict()  # of one that runs they may be anywhere
+            save_stage(target / "clip.safetensors", weights, "clip", clip.config, {"taken": "as it is"})
         yield Event("clip", "installed", f"{clip.clip_id}, as it is")
     else:
         plan = plan.with_words_of(data)
