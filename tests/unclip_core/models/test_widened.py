@@ -89,13 +89,15 @@ def test_layers_give_the_very_same(half, free_memory):
 
 
 @needs_onednn
-def test_memory_that_becomes_free_is_used(monkeypatch):
+def test_memory_that_becomes_free_is_used(monkeypatch, caplog):
+    widened._say_once.cache_clear()
     layer = widen_as_used(Linear(48, 96).bfloat16().requires_grad_(False)).float()
     freeze(layer)
     x, free = torch.randn(4, 48), [widened.SPARE_BYTES + 4 * 48 * 96 - 1]
     monkeypatch.setattr(widened, "available_ram", lambda: free[0])
     first = layer(x)
-    assert layer.packed is None
+    assert torch.equal(layer(x), first) and layer.packed is None
+    assert caplog.text.count("weights stay in half precision and are made float32 each time they are used") == 1
     free[0] += 1
     assert torch.equal(layer(x), first) and layer.packed is not None
 
