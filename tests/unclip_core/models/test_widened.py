@@ -154,7 +154,10 @@ def pictures(folder):
     again = stack.decoder.sample(embed, noise=noise)
     large = stack.upsampler_256.sample(image, seed=3) if "upsampler_256" in stack.entry.stages else image
     seen = stack.clip.encode_image(image)
-    return stack, (text.tokens, text.embed, embed.vector, image, noise.x_T, again, large, seen.vector)
+    guided = stack.decoder.with_clip_guidance(stack.clip, 2.0).sample(embed, reads, seed=5, steps=1)
+    coded = stack.ar_prior.sample(text, seed=4) if "ar_prior" in stack.entry.stages else embed
+    embeds = (embed.vector, seen.vector, coded.vector)
+    return stack, (text.tokens, text.embed, *embeds, image, noise.x_T, again, large, guided)
 
 
 def test_whole_stacks_give_the_very_same(half_stack, free_memory, monkeypatch):
