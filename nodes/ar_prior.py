@@ -1,5 +1,6 @@
 """Autoregressive Prior: from a caption to an image embedding, one code after another."""
 
+from ..unclip_core.checks import MAX_CANDIDATES
 from .host import current_host, node_warnings
 from .inputs import AS_TUNED, FAMILY, as_tuned, count_input, guidance_input, seed_input
 
@@ -53,7 +54,7 @@ class UnCLIPAutoregressivePrior:
                     {
                         "default": 1,
                         "min": 1,
-                        "max": 64,
+                        "max": MAX_CANDIDATES,
                         "tooltip": "Drawn for each embedding kept: the closest to the caption wins.",
                     },
                 ),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..unclip_core.checks import MAX_COUNT
+
 FAMILY = ("unclip", "dalle", "dall-e", "karlo", "kandinsky")  # words by which a search finds every node of the pack
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 # What a widget shows for "as the model was tuned"; the core says None.
@@ -71,7 +73,7 @@ def seed_input(what: str) -> tuple:
 
 def count_input(tooltip: str) -> tuple:
     """How many items are made of each one that comes in."""
-    return ("INT", {"default": 1, "min": 1, "max": 4096, "tooltip": tooltip})
+    return ("INT", {"default": 1, "min": 1, "max": MAX_COUNT, "tooltip": tooltip})
 
 
 def crop_input(what: str) -> tuple:

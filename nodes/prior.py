@@ -1,5 +1,6 @@
 """Diffusion Prior: from a caption to an image embedding."""
 
+from ..unclip_core.checks import MAX_CANDIDATES
 from ..unclip_core.config import START_STRENGTH
 from .host import current_host, node_warnings
 from .inputs import FAMILY, as_tuned, count_input, guidance_input, sampler_input, seed_input, steps_input
@@ -35,7 +36,7 @@ class UnCLIPDiffusionPrior:
                     {
                         "default": 2,
                         "min": 1,
-                        "max": 64,
+                        "max": MAX_CANDIDATES,
                         "tooltip": "Drawn for each embedding kept: the closest to the caption wins. The paper draws 2.",
                     },
                 ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .checks import check_count
 from .presets import explain_clip
 
 
@@ -162,12 +163,15 @@ class Inversion:
 class RandomNoise:
     """Start noise of a seed, drawn on the grid of the decoder that uses it: what it would draw by itself.
 
-    count: items; item i has seed + i. shared: every item has the first one's noise.
+    count: items, 1 to MAX_COUNT; item i has seed + i. shared: every item has the first one's noise.
     """
 
     seed: int
     count: int = 1
     shared: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("Random Noise", "count", self.count)
 
     def __len__(self) -> int:
         return self.count

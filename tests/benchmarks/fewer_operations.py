@@ -33,10 +33,11 @@ from comfyui_unclip.unclip_core.evaluation.judge import features_of
 from comfyui_unclip.unclip_core.evaluation.report import Plan, shrunk
 from comfyui_unclip.unclip_core.evaluation.results import to_pil
 from comfyui_unclip.unclip_core.evaluation.statistics import Reference, frechet_over_seeds, paired_difference, share
-from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, psnr, real_pictures
+from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, real_pictures
 from comfyui_unclip.unclip_core.models.unet import DeepFeatures, UNet
 from comfyui_unclip.unclip_core.pages import keep_pages
 from comfyui_unclip.unclip_core.pictures.drawing import labelled_grid
+from comfyui_unclip.unclip_core.pictures.likeness import psnr
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import Decoder, Upsampler
 from comfyui_unclip.unclip_core.storybook.draw import render

@@ -7,6 +7,7 @@ took it. It raises for whatever is neither a result nor a refusal.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -15,9 +16,10 @@ import random
 import struct
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mutate
 
@@ -51,7 +53,15 @@ def refused(error: Exception) -> None:
 
 
 class Graphs:
-    """Saved graphs, API prompts, and both in a PNG or a WebP. Past: read as a workflow."""
+    """Saved graphs, those of the editor's own with subgraphs too, API prompts, and all in a PNG or a WebP. Past: read
+    as a workflow."""
+
+    TEMPLATES = "comfyui-workflow-templates-media-image"
+    # Values that mean something in a graph: a subgraph's own ends, links that lead to no place, classes of the editor.
+    VALUES = (
+        -10, -20, "-10", "-20", 2, 4, 2**70, "Reroute", "PrimitiveNode", "Noise", "__class__",
+        ["2", 0], ["3", 9], ["1", -1], {"name": "b"},
+    )  # fmt: skip
 
     def prepare(self, folder: Path) -> None:
         from comfyui_unclip.nodes.host import LocalHost, use_host
@@ -60,11 +70,21 @@ class Graphs:
 
         cases = helper("workflows/editor_cases.py")
         self.classes = {**node_classes(), **cases.classes()}
+        self.values = (*self.VALUES, cases.SUB)
         shipped = [json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))]
+        toys = list(cases.CASES.values())
         with use_host(LocalHost(folder / "output", folder / "input")):
-            saved = [*shipped, *cases.CASES.values()]
-            prompts = [convert(graph, self.classes)[0] for graph in shipped]
+            prompts = [convert(graph, self.classes)[0] for graph in (*shipped, *toys[-6:])]
+        saved = [*shipped, *toys, *list(self._templates())[:8]]
         self.graphs = [graph for graph in (*saved, *prompts) if len(json.dumps(graph)) < 60_000]
+
+    def _templates(self) -> Iterator[Any]:
+        """Graphs with subgraphs that the editor ships, small enough to be changed quickly."""
+        for entry in sorted(importlib.metadata.files(self.TEMPLATES)):
+            if entry.suffix == ".json":
+                text = Path(entry.locate()).read_text("utf-8")
+                if len(text) < 45_000 and '"definitions"' in text and '"nodes"' in text:
+                    yield json.loads(text)
 
     def take(self, rng: random.Random, folder: Path) -> bool:
         from comfyui_unclip.nodes.host import LocalHost, use_host
@@ -77,7 +97,7 @@ class Graphs:
         from comfyui_unclip.workflows.settings.writing import apply
 
         path = folder / "graph"
-        path.write_bytes(self._file(mutate.text(rng.choice(self.graphs), rng, 2), rng))
+        path.write_bytes(self._file(mutate.text(rng.choice(self.graphs), rng, 2, self.values), rng))
         with use_host(LocalHost(folder / "output", folder / "input")):
             try:
                 workflow = load_workflow(path)

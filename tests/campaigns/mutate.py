@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 DEEP = "[" * 600 + "]" * 600
@@ -26,8 +27,10 @@ NUMBERS = (0, -1, 1, 2, 3, 7, 2**31, 2**63, 2**64, 10**40, 0.5, -0.0, 1e308, flo
 VALUES = (None, True, False, [], {}, [[]], [1], {"a": 1}, ["1", 0], [None, None], [0, 0], {"__value__": [1]})
 
 
-def odd(rng: random.Random) -> Any:
-    """A value that nobody expects."""
+def odd(rng: random.Random, values: Sequence[Any] = ()) -> Any:
+    """A value that nobody expects, as often as not one of `values`."""
+    if values and rng.random() < 0.5:
+        return copy.deepcopy(rng.choice(values))
     return copy.deepcopy(rng.choice(rng.choice((TEXTS, NUMBERS, NUMBERS, VALUES))))
 
 
@@ -57,8 +60,9 @@ def places(value: Any, limit: int = 3000) -> list[tuple[Any, Any]]:
     return found
 
 
-def document(value: Any, rng: random.Random, most: int = 4) -> Any:
-    """A copy of a JSON value with some parts deleted, replaced, doubled, renamed or taken from elsewhere."""
+def document(value: Any, rng: random.Random, most: int = 4, values: Sequence[Any] = ()) -> Any:
+    """A copy of a JSON value with some parts deleted, replaced, doubled, renamed or taken from elsewhere. values: see
+    `odd`."""
     value = copy.deepcopy(value)
     for _ in range(rng.randint(1, most)):
         if not (found := places(value)):
@@ -68,7 +72,7 @@ def document(value: Any, rng: random.Random, most: int = 4) -> Any:
         if action == "delete":
             del holder[key]
         elif action == "odd":
-            holder[key] = odd(rng)
+            holder[key] = odd(rng, values)
         elif action == "near":
             holder[key] = near(holder[key], rng)
         elif action == "double" and isinstance(holder, list):
@@ -83,9 +87,10 @@ def document(value: Any, rng: random.Random, most: int = 4) -> Any:
     return value
 
 
-def text(value: Any, rng: random.Random, most: int = 4) -> bytes:
-    """A changed document as JSON, now and then with a number or a depth that Python does not write."""
-    found = json.dumps(document(value, rng, most))
+def text(value: Any, rng: random.Random, most: int = 4, values: Sequence[Any] = ()) -> bytes:
+    """A changed document as JSON, now and then with a number or a depth that Python does not write. values: see
+    `odd`."""
+    found = json.dumps(document(value, rng, most, values))
     if rng.random() < 0.05 and "1" in found:
         at = rng.choice([index for index, letter in enumerate(found) if letter == "1"])
         found = found[:at] + rng.choice(("1" + "0" * 400, "1e999", DEEP, "1" * 5000)) + found[at + 1 :]

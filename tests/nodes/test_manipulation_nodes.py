@@ -4,15 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from comfyui_unclip.unclip_core.pictures.likeness import psnr
 from comfyui_unclip.unclip_core.types import Embedding
 
 
 def image(rows=1, height=64, width=64, seed=0):
     return torch.rand(rows, height, width, 3, generator=torch.Generator().manual_seed(seed))
-
-
-def psnr(one, two):
-    return -10 * (one - two).square().mean().log10().item()
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints import catalog
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.clip.networks import build_network as build_clip
 from comfyui_unclip.unclip_core.config import (

@@ -50,6 +50,14 @@ def test_taken_rows_keep_every_field_together(rows, kept):
     assert taken.mask.shape == (2, 5) and taken.clip_id == "tiny"
 
 
+def test_as_many_starts_as_the_node_offers():
+    """A billion would be drawn one by one."""
+    assert len(RandomNoise(0, 4096)) == 4096
+    for count in (0, 4097, 2.0):
+        with pytest.raises(ValueError, match=f"Random Noise: count must be a whole number from 1 to 4096, got {count}"):
+            RandomNoise(0, count)
+
+
 def start_noises():
     """One of every recipe that is worked out without a picture, five rows each."""
     random = RandomNoise(2**64 - 2, 5)  # its seeds wrap

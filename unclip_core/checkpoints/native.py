@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import FORMAT_VERSION, STAGE_CONFIGS, to_json
 from ..disk import whole_file
 from ..texts import first_few
-from .header import CheckpointError, read_stage
+from .header import CheckpointError
 
 
 def save_stage(
@@ -61,19 +60,6 @@ def save_stage(
         tensors[name] = tensor.clone() if pointer in storages else tensor  # nor tensors that share memory
         storages.add(pointer)
     write_safetensors(path, tensors, header)
-
-
-def load_stage(path: str | os.PathLike) -> tuple[str, object, dict[str, Tensor]]:
-    """(stage, config, state dict) of a native file. The tensors are views of the mapped file, read when first touched.
-
-    Raises CheckpointError with the reason if the file is not a complete native stage.
-    """
-    found = read_stage(path)
-    try:
-        state = load_file(found.path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); download it again") from None
-    return found.stage, found.config, state
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

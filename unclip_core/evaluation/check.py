@@ -19,6 +19,7 @@ from ..checkpoints.header import CheckpointError
 from ..checkpoints.tables import ANALYTIC, PCA, find_table
 from ..config import UPSAMPLERS
 from ..diffusion.schedule import Schedule
+from ..pictures.likeness import psnr
 from ..runtime.placement import Placed
 from ..stack import Stack
 from ..stages import finish
@@ -253,7 +254,7 @@ class _Check:
         advice = (
             "the autoencoder does not give a picture back: another autoencoder's weights, or norms that are missing"
         )
-        found = behaviour.signal_to_noise(picture, back)
+        found = psnr(back, picture, span=2.0)
         yield in_range("decoder", "autoencoder there and back, dB", found, (18.0, 100.0), "", advice)
         size = float(latent.square().mean().sqrt())
         advice = "latents of another scale than the decoder's noise: check latent_scale and scaling_factor"

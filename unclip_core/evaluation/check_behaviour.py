@@ -295,8 +295,3 @@ def appearance_of(image: Tensor) -> Appearance:
     smooth = pairs / centred[:, :, 1:].square().flatten(1).sum(1).clamp(min=1e-9)
     clipped = ((image <= 0.0) | (image >= 1.0)).float().flatten(1).mean(1)
     return Appearance(spread, float(smooth.min()), float(clipped.max()))
-
-
-def signal_to_noise(image: Tensor, other: Tensor) -> float:
-    """Decibels of two pictures in -1..1, by the peak: 20 is visibly alike, 30 nearly the same."""
-    return float(10.0 * torch.log10(4.0 / (image - other).square().mean().clamp(min=1e-12)))

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..disk import write_text
+from ..pictures.likeness import psnr
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
@@ -32,11 +33,13 @@ from .pixels import lattice_energies, overshoot
 from .reader import readings
 from .results import Check, digest
 from .statistics import Measured, mean, paired_difference, proportion, ratio_of, share
-from .storybook import SampleSettings, bicubic, captions_of, pair_right, psnr, real_pictures
+from .storybook import SampleSettings, bicubic, captions_of, pair_right, real_pictures
 
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
 LEDGER = "test_split.json"
-CHUNK = 25  # samples kept at a time
+# Samples kept at a time, by a part's captions and seed. It divides the counts of a plan, so that the first 100, which
+# the lattice looks at, are whole parts of the 500, as those are of a plan that grows; the context's 32 leaves a rest.
+CHUNK = 25
 # What a stack is to reach; margins are on differences of the same captions and seeds.
 ATTRIBUTES = {"object": 0.90, "colour": 0.95, "background": 0.95, "all": 0.85}
 NOT_WORSE, BOUND, READ, CHINESE = -0.02, 0.60, 0.50, -0.02

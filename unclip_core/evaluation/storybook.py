@@ -1,4 +1,4 @@
-"""Scores of pictures of held-out scenes: what the judge sees in pairs, PSNR; and what they are compared with."""
+"""Scores of pictures of held-out scenes: what the judge sees in pairs; and what they are compared with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..pictures.likeness import psnr as psnr  # experiments take it from here
 from ..pictures.resizing import resize_bicubic
 from ..storybook.captions import caption
 from ..storybook.scenes import Scene
@@ -55,12 +56,6 @@ def pair_right(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> dict[str,
 def real_pictures(scenes: list[Scene]) -> Tensor:
     """IMAGE (N, 64, 64, 3): the scenes as the renderer draws them."""
     return model_to_image(to_model(draw_many(scenes)))
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of pictures in 0..1, in dB, mean over the batch."""
-    errors = (a - b).square().flatten(1).mean(1).clamp(min=1e-10)
-    return float((-10 * errors.log10()).mean())
 
 
 def bicubic(pictures: Tensor, size: int) -> Tensor:

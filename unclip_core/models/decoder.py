@@ -19,7 +19,7 @@ from .autoencoders.movq import MoVQ
 from .layers import KeyValue
 from .multilingual import MultilingualEncoder
 from .text_encoder import TextEncoder
-from .unet import DeepFeatures, UNet
+from .unet import DeepFeatures, StageUNet
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,8 @@ class Conditioning:
         )
 
 
-class ConditionedUNet(nn.Module):
+class ConditionedUNet(StageUNet):
     """A decoder's network: `condition`, which subclasses define, once for all steps, then `forward` at each."""
-
-    per_step = "forward"
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.unet = UNet(config.unet)
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
-        return self.unet.time_features(t)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import UNetConfig
+from ..config import DecoderConfig, UNetConfig, UpsamplerConfig
 from .layers import GroupNorm, KeyValue, Resample, ResBlock, SpatialAttention, TimeEmbedding, silu, zero_init
 from .spatial_transformer import SpatialTransformer
 
@@ -98,7 +98,7 @@ class UNet(nn.Module):
             self.fine_out = zero_init(nn.Conv2d(config.fine_channels, config.out_channels, 3, padding=1))
 
     def time_features(self, t: Tensor) -> Tensor:
-        """Time embeddings (N, time_width) of t (N,); give a sampler's whole schedule in one batch."""
+        """Time embeddings (N, time_width) of t (N,)."""
         return self.time_embed(t)
 
     def project_context(self, tokens: Tensor) -> tuple[KeyValue, ...]:
@@ -193,6 +193,22 @@ class UNet(nn.Module):
         if direction is not None:
             resampler = self._block(width, width, direction) if config.resblock_updown else Resample(width, direction)
         return Level(blocks, attentions, resampler, first=first)
+
+
+class StageUNet(nn.Module):
+    """A stage's network around a UNet, and what decoders and upsamplers share of it; subclasses define `forward`."""
+
+    per_step = "forward"
+
+    def __init__(self, config: DecoderConfig | UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config.unet)
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Time embeddings (N, time_width) of t (N,), to be passed to `forward` row by row; give a sampler's whole
+        schedule in one batch."""
+        return self.unet.time_features(t)
 
 
 def _attend(

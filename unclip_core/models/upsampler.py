@@ -7,28 +7,20 @@ from torch import Tensor, nn
 
 from ..config import UpsamplerConfig
 from .layers import TimeEmbedding, zero_init
-from .unet import DeepFeatures, UNet
+from .unet import DeepFeatures, StageUNet
 
 LEVEL_SCALE = 1000.0  # levels are told on the time features' own scale, 0..1000
 
 
-class UpsamplerNetwork(nn.Module):
+class UpsamplerNetwork(StageUNet):
     """x_t and the enlarged low-resolution picture -> the prediction. No text, no guidance."""
 
-    per_step = "forward"
-
     def __init__(self, config: UpsamplerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.unet = UNet(config.unet)
+        super().__init__(config)
         self.level_embed = None
         if config.augmentation_level:
             self.level_embed = TimeEmbedding(config.unet.channels, config.unet.time_width)
             zero_init(self.level_embed.linear_2)
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """Time embeddings (N, time_width) of t (N,), to be passed to `forward` row by row."""
-        return self.unet.time_features(t)
 
     def forward(
         self,
@@ -50,7 +42,7 @@ class UpsamplerNetwork(nn.Module):
                 f"UpsamplerNetwork: low has shape {tuple(low.shape)}, but x_t {tuple(x_t.shape)}; enlarge it first"
             )
         if time is None:
-            time = self.unet.time_features(t)
+            time = self.time_features(t)
         if self.level_embed is not None:
             if level is None:
                 level = torch.full((1,), self.config.sampling_level, device=x_t.device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import MAX_CANDIDATES, check_count, is_number
 from ..config import ARPriorConfig
 from ..diffusion.denoiser import check_guidance_scale, needs_pair
 from ..diffusion.noise import ItemNoise
@@ -19,7 +19,7 @@ from ..models.ar_prior import ARCache, ARPriorNetwork
 from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding
-from .run import NanWatch, check_count, finish, run_chunks, split_rows, until_it_fits
+from .run import NanWatch, finish, run_chunks, split_rows, until_it_fits
 from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
 EmbeddingSteps = Generator[StepState, None, Embedding]
@@ -85,7 +85,7 @@ class ARPrior(TextStage):
         temperature = self._number("temperature", own.temperature if temperature is None else temperature, 0.0, 10.0)
         percentile = own.dot_percentile if dot_percentile is None else dot_percentile
         percentile = self._number("dot_percentile", percentile, 0.0, 99.9)
-        check_count(self.WHO, "candidates", candidates)
+        check_count(self.WHO, "candidates", candidates, MAX_CANDIDATES)
         check_count(self.WHO, "count", count)
         texts = self.check_prompt(text, negative_text)
         self.warn_of_negative(needs_pair(scale), negative_text, warn)

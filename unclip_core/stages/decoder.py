@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import check_count
 from ..clip.model import Clip
 from ..config import DecoderConfig
 from ..diffusion.denoiser import Denoiser, Network, level_phases
@@ -43,7 +44,6 @@ from .own_text import OwnText
 from .run import (
     ImageSteps,
     Settings,
-    check_count,
     exactly,
     finish,
     resolve_settings,
@@ -198,8 +198,8 @@ class Decoder(TextStage):
         embed, text: None is the stack's null condition. negative_embed, negative_text: take the nulls' places in
         guidance. noise: where to start; None draws x_T from the seed; an inverted one is decoded in float32, unclamped,
         over its own timesteps. Batches of 1 broadcast; of B captions and B * k embeddings each caption goes with k in a
-        row, as a prior makes them. noise_per_item off: every item uses item 0's draws. count:
-        pictures of each item, row = item * count + k. eta: for the sampler "ddim". width, height: of a latent decoder's
+        row, as a prior makes them. noise_per_item off: every item uses item 0's draws. count: pictures of each item, 1
+        to MAX_COUNT, row = item * count + k. eta: for the sampler "ddim". width, height: of a latent decoder's
         pictures, in pixels; None is the size that it was trained at, or that of a noise which has one. warn: called for
         every value without effect, and for a size that is rounded. Raises ValueError for another CLIP's input, unequal
         batches or a value out of range.

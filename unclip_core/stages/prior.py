@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import MAX_CANDIDATES, check_count
 from ..config import START_STRENGTH, PriorConfig, SamplingConfig
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
@@ -19,7 +20,7 @@ from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, expand_rows
 from .lora import add_lora, branched
-from .run import Settings, check_count, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
+from .run import Settings, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
 from .start import check_strength, steps_from
 from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
@@ -68,10 +69,10 @@ class Prior(TextStage):
         strength: float | None = None,
         warn: Callable[[str], None] = warnings.warn,
     ) -> EmbeddingSteps:
-        """`count` embeddings per caption, text-row-major: item = row * count + k. Yields every step.
+        """`count` embeddings per caption (1 to MAX_COUNT), text-row-major: item = row * count + k. Yields every step.
 
-        Of `candidates` draws per item the one with the highest cosine to its text embedding is kept. negative_text
-        (1 row, or one per caption) takes the null text's place in guidance. start_embed (1 row, or one per caption):
+        Of `candidates` draws per item (1 to MAX_CANDIDATES) the one with the highest cosine to its text embedding is
+        kept. negative_text (1 row, or one per caption) takes the null text's place in guidance. start_embed (likewise):
         sampling starts from it, noised to the level `strength`, in as many steps; strength is above 0 (keep the start)
         to 1 (pure noise, as in the paper; the start has no effect), None is 0.3. An extension: Kandinsky 2.2's
         "embedding to embedding". warn: called for a value without effect; a one-pass prior (ECLIPSE) can use none of
@@ -97,7 +98,7 @@ class Prior(TextStage):
             settings = steps_from(settings, config.schedule, strength)
         if settings.sampler == "analytic_ddpm":
             settings = self._with_noise_powers(settings)
-        check_count(self.WHO, "candidates", candidates)
+        check_count(self.WHO, "candidates", candidates, MAX_CANDIDATES)
         check_count(self.WHO, "count", count)
         noises = [ItemNoise(seed, texts * count, "prior", candidate) for candidate in range(candidates)]
         start = None if strength == 1.0 else start_embed

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..checks import is_number, is_whole
+from ..checks import is_number
 from ..config import SamplingConfig, ScheduleConfig
 from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, needs_pair
 from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
@@ -183,13 +183,6 @@ def resolve_settings(
         prediction=schedule.prediction,
         learned_variance=schedule.variance == "learned_range",
     )
-
-
-def check_count(who: str, name: str, value: int) -> int:
-    """A whole number from 1 up, or ValueError."""
-    if not is_whole(value) or value < 1:
-        raise ValueError(f"{who}: {name} must be a whole number from 1 up, got {value!r}")
-    return value
 
 
 def split_rows(batch: int, rows: int) -> list[slice]:

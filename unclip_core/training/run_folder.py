@@ -9,6 +9,7 @@ finished.json                            what the exported file was made of
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.header import CheckpointError
+from ..checkpoints.header import CheckpointError, Unreadable
 from ..checkpoints.pickles import read_pickle
 from ..disk import (
     DiskFull,
@@ -27,12 +28,15 @@ from ..disk import (
     naming_full_disk,
     only_one,
     remove_leftovers,
+    size_text,
     sync_file,
     whole_file,
     write_text,
 )
+from ..runtime.estimates import is_out_of_memory
 from ..texts import one_line, shown
 
+_OF_DAMAGE = (None, errno.EINVAL)  # errors of the system that a file's own numbers lead to: places before its beginning
 _PARTS = {"step": int, "network": dict, "ema": dict, "optimiser": dict}  # of a checkpoint
 
 log = logging.getLogger(__name__)
@@ -67,7 +71,8 @@ class RunFolder:
         """The newest checkpoint that is whole, None if there is none. A damaged one is named in a warning. option: what
         named the folder, for messages.
 
-        Raises ValueError where there are checkpoints but none is whole.
+        Raises ValueError where there are checkpoints but none is whole; Unreadable and MemoryError where one could not
+        be read to its end, which says nothing about it: the older one would throw steps away.
         """
         damaged = []
         for path in (self.checkpoint, self.previous):
@@ -75,6 +80,8 @@ class RunFolder:
                 continue
             try:
                 found = _read_checkpoint(path)
+            except Unreadable:
+                raise
             except ValueError as error:
                 damaged.append(str(error))
                 log.warning("%s: %s", self.path, error)
@@ -126,13 +133,19 @@ class RunFolder:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises ValueError with the file's name and what is wrong with it."""
+    """Raises ValueError with the file's name and what is wrong with it, Unreadable and MemoryError with its path."""
     try:
         with zipfile.ZipFile(path) as archive:  # its checksums, which torch.load does not look at
             if bad := archive.testzip():
                 raise ValueError(f"damaged in its record {shown(bad)}")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and storage have their own, and advice that does not help here
+        if is_out_of_memory(error):
+            size = size_text(path.stat().st_size)
+            raise MemoryError(f"{path}: no memory to read it ({size}); close programs, and begin again") from None
+        if isinstance(error, OSError) and error.errno not in _OF_DAMAGE:
+            reason = error.strerror or error
+            raise Unreadable(f"{path}: cannot be read ({reason}); check its permissions and its disk") from None
         raise ValueError(f"{path.name} cannot be read ({_reason(path, error)})") from None
     for name, kind in _PARTS.items():
         if not isinstance(found, dict) or not isinstance(found.get(name), kind):

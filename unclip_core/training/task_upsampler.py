@@ -19,6 +19,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.samplers import ddim
 from ..diffusion.schedule import Schedule, Step
 from ..models.upsampler import stored_upsampler
+from ..pictures.likeness import psnr
 from ..pictures.resizing import resize_bicubic
 from ..types import model_to_image
 from .data import Data
@@ -30,12 +31,6 @@ from .sheets import grid, save_png
 from .validation import fixed_batch, quarter_losses, some_rows
 
 SHEET_ROWS = 6
-
-
-def psnr(made: Tensor, true: Tensor) -> Tensor:
-    """Mean over rows of the peak signal-to-noise ratio in dB, of pictures in -1..1."""
-    error = (made.float().clamp(-1, 1) - true).square().flatten(1).mean(1)
-    return (10 * torch.log10(4.0 / error.clamp(min=1e-10))).mean()
 
 
 class UpsamplerTask:
@@ -110,7 +105,7 @@ class UpsamplerTask:
         halo = outside(predicted, *range_nearby(x_0, self.factor)).mean()
         return loss + self.recipe.halo_weight * halo, {"halo": halo.detach()}
 
-    def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, rows: list[int], path: Path) -> dict[str, Tensor | float]:
         """Loss by quarters; PSNR of sampled crops, and of their inputs enlarged by the bicubic filter: of spoilt
         inputs, and of those that went through the stages before. The sheet: six enlarged inputs, the upsampler's
         answers, the originals; then of the latter kind."""
@@ -118,13 +113,12 @@ class UpsamplerTask:
         usual = self._seeing(None, 0.0)
         batch, made = usual._answers(network, some_rows(rows, SHEET_ROWS), device)
         triples = [torch.stack([batch["low"], made, batch["x_0"]], 1)]
-        found = {"psnr": psnr(made, batch["x_0"]), "psnr_bicubic": psnr(batch["low"], batch["x_0"])}
+        found = _quality(batch, made, "psnr")
         if self.passed is not None and self.passed.shown:
             shown = dataclasses.replace(self.passed, rows=self.passed.rows[: self.passed.shown], shown=0)
             batch, made = self._seeing(shown, 1.0)._answers(network, list(range(self.passed.shown)), device)
             triples.append(torch.stack([batch["low"], made, batch["x_0"]], 1))
-            found["psnr_passed"] = psnr(made, batch["x_0"])
-            found["psnr_passed_bicubic"] = psnr(batch["low"], batch["x_0"])
+            found |= _quality(batch, made, "psnr_passed")
         save_png(grid(model_to_image(torch.cat(triples).flatten(0, 1)), columns=6), path)
         return {**quarter_losses(usual, network, rows, device), **found}
 
@@ -154,3 +148,9 @@ class UpsamplerTask:
     def export(self, network: nn.Module, path: Path, made_of: dict[str, Any]) -> None:
         """<stage>.safetensors, stored as bf16."""
         save_stage(path, network.state_dict(), self.stage, self.config, made_of, dtype=torch.bfloat16)
+
+
+def _quality(batch: dict[str, Tensor | None], made: Tensor, name: str) -> dict[str, float]:
+    """PSNR of what was made of a batch, and of its inputs, as far as they can be shown."""
+    made, low = made.clamp(-1, 1), batch["low"].clamp(-1, 1)
+    return {name: psnr(made, batch["x_0"], span=2.0), f"{name}_bicubic": psnr(low, batch["x_0"], span=2.0)}

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from ...nodes.files import write_whole
 from ...unclip_core.disk import size_text
+from ...unclip_core.texts import shown
 from .editor import Editor
 from .json_text import from_json
 from .requests import bad_request, json_response, path_of, read_body, read_json, read_json_object
@@ -191,13 +192,22 @@ def _read_settings(editor: Editor) -> dict[str, Any]:
 
 
 def _keep_settings(editor: Editor, changed: dict[str, Any]) -> None:
-    """Write the settings with some changed. One request after another, so that none is lost."""
+    """Write the settings with some changed. One request after another, so that none is lost.
+
+    Raises a 400 for more than MAX_SETTINGS, unless a file that somebody put there becomes no larger by it.
+    """
     with editor.settings_lock:
-        text = json.dumps(_settings(editor) | changed, indent=2, ensure_ascii=False)
-        data = text.encode("utf-8", "replace")
-        if len(data) > MAX_SETTINGS:
+        before = _settings(editor)
+        after = before | changed
+        data = _as_stored(after)
+        if len(data) > MAX_SETTINGS and len(data) > len(_as_stored(before)):
+            largest = max(after, key=lambda name: len(_as_stored(after[name])))
             raise bad_request(
                 f"the settings would take {size_text(len(data))}, and at most {size_text(MAX_SETTINGS)} are kept; keep "
-                "less in them"
+                f"less in them (the largest is {shown(largest)}, {size_text(len(_as_stored(after[largest])))})"
             )
         write_whole(editor.user / SETTINGS, data, True)
+
+
+def _as_stored(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace")

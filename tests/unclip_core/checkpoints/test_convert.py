@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.tests.unclip_core.checkpoints import karlo_files
 from comfyui_unclip.tests.unclip_core.checkpoints.kandinsky_files import write_kandinsky_files
 from comfyui_unclip.unclip_core.checkpoints import catalog
@@ -13,7 +14,6 @@ from comfyui_unclip.unclip_core.checkpoints import convert as module
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.loading import load_network
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.checkpoints.torchscript import open_torchscript
 from comfyui_unclip.unclip_core.clip.networks import empty_network
 from comfyui_unclip.unclip_core.config import StackConfig

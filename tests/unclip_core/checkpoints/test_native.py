@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError, read_header, read_stage
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, load_strict, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import load_strict, save_stage
 from comfyui_unclip.unclip_core.config import PriorConfig, ScheduleConfig
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 
@@ -98,41 +99,41 @@ def test_truncated_anywhere(saved):
     for size in (0, 4, 8, 100, len(whole) - 1):
         saved.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=r"prior.safetensors: .*(not a complete safetensors|truncated)"):
-            load_stage(saved)
+            read_stage(saved)
 
 
 def test_trailing_bytes_are_refused(saved):
     saved.write_bytes(saved.read_bytes() + b"x")
     with pytest.raises(CheckpointError, match="bytes"):
-        load_stage(saved)
+        read_stage(saved)
 
 
 def test_other_formats_are_refused(tmp_path):
     path = tmp_path / "prior.safetensors"
     torch.save({"weight": torch.zeros(300)}, path)
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
-        load_stage(path)
+        read_stage(path)
     path.write_text("<!DOCTYPE html><html>404: Not Found</html>")
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
-        load_stage(path)
+        read_stage(path)
     path.write_bytes((16).to_bytes(8, "little") + b"this is not json")
     with pytest.raises(CheckpointError, match="header is not JSON"):
-        load_stage(path)
+        read_stage(path)
     for header in (b"[1, 2]", b'{"a": {"dtype": "F32"}}', b'{"a": 3}', b'{"__metadata__": null, "a": [1]}'):
         path.write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(CheckpointError, match="malformed header"):
-            load_stage(path)
+            read_stage(path)
 
 
 def test_foreign_safetensors_are_refused(tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "prior.safetensors")
     with pytest.raises(CheckpointError, match=r"not an unCLIP stage.*use `unclip convert`"):
-        load_stage(tmp_path / "prior.safetensors")
+        read_stage(tmp_path / "prior.safetensors")
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot be read .*check the path"):
-        load_stage(tmp_path / "prior.safetensors")
+        read_stage(tmp_path / "prior.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -150,11 +151,11 @@ def test_bad_metadata_is_refused(saved, change, message):
     metadata = {**read_stage(saved).metadata, **change}
     save_file({"weight": torch.zeros(3)}, saved, metadata=metadata)
     with pytest.raises(CheckpointError, match=message):
-        load_stage(saved)
+        read_stage(saved)
 
 
 def test_a_rewritten_file_is_read_again(saved, prior):
     changed = PriorConfig(**{**CONFIG.__dict__, "schedule": ScheduleConfig(prediction="x0", x0_clamp=None)})
-    assert load_stage(saved)[1] == CONFIG
+    assert read_stage(saved).config == CONFIG
     save_stage(saved, prior.state_dict(), "prior", changed)
-    assert load_stage(saved)[1] == changed
+    assert read_stage(saved).config == changed

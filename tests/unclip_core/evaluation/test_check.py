@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, find, read_stack
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.checkpoints.tables import read_basis, read_noise_powers, save_basis, save_noise_powers
 from comfyui_unclip.unclip_core.evaluation import check_behaviour
 from comfyui_unclip.unclip_core.evaluation.check import check_stack

@@ -1,10 +1,9 @@
 """Scores against pictures whose score is known."""
 
-import pytest
 import torch
 
 from comfyui_unclip.unclip_core.evaluation import storybook
-from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_scores, psnr, real_pictures
+from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, pair_scores, real_pictures
 from comfyui_unclip.unclip_core.storybook.scenes import held_out
 from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
@@ -22,13 +21,6 @@ def test_pairs_are_bound_only_when_each_half_has_its_own_object_and_colour(oracl
     scores = pair_scores(oracle(answers), torch.zeros(2, 64, 64, 3), scenes)
     assert scores["background"] == 1.0 and scores["bound"] == 0.5
     assert min(scores["objects"], scores["colours"]) == 0.5
-
-
-def test_psnr_is_the_closed_form():
-    a = torch.full((2, 8, 8, 3), 0.5)
-    b = torch.stack([a[0] + 0.1, a[1] + 0.01])
-    assert psnr(a, b) == pytest.approx((20 + 40) / 2, abs=1e-3)
-    assert psnr(a, a) == pytest.approx(100.0)
 
 
 def test_captions_are_full_and_scenes_held_out():

@@ -184,8 +184,8 @@ def test_the_upper_half_raises_z_i_z_t(tiny, prior):
         ({"temperature": float("nan")}, "temperature must be a number from 0 to 10, got nan"),
         ({"dot_percentile": 100}, "dot_percentile must be a number from 0 to 99.9, got 100"),
         ({"dot_percentile": "50"}, "got '50'"),
-        ({"candidates": 0}, "candidates must be a whole number from 1 up, got 0"),
-        ({"count": 1.5}, "count must be a whole number from 1 up, got 1.5"),
+        ({"candidates": 0}, "candidates must be a whole number from 1 to 64, got 0"),
+        ({"count": 1.5}, "count must be a whole number from 1 to 4096, got 1.5"),
         ({"seed": "7"}, "seed must be a whole number, got '7'"),
     ],
 )

@@ -84,8 +84,9 @@ def test_count_paints_each_item_several_times_in_a_row(tiny):
     one = images(decoder, rows_of(embed, [0]), seed=5, sampler="ddpm", count=3)  # a batch of one broadcasts
     assert torch.allclose(one, images(decoder, rows_of(embed, [0, 0, 0]), seed=5, sampler="ddpm"), atol=2e-5)
     assert images(decoder, None, seed=5, count=2).shape[0] == 2
-    with pytest.raises(ValueError, match="count must be a whole number from 1 up, got 0"):
-        images(decoder, embed, count=0)
+    for count in (0, 4097, True):
+        with pytest.raises(ValueError, match=f"Decoder Sample: count must be .* from 1 to 4096, got {count}"):
+            images(decoder, embed, count=count)
 
 
 def test_embeddings_made_of_each_caption_are_painted_with_it(tiny, limit_rows):

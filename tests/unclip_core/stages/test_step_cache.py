@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.evaluation.storybook import psnr
+from comfyui_unclip.unclip_core.pictures.likeness import psnr
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.stages import PassThrough
 

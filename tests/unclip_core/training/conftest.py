@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from comfyui_unclip.tests import tiny_stack
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary
 from comfyui_unclip.unclip_core.training import task_decoder

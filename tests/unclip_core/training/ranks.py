@@ -21,7 +21,7 @@ import open_clip  # noqa: F401  what every process would otherwise import for it
 import torch
 
 from comfyui_unclip.tests import tiny_stack
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import STAGES
 from comfyui_unclip.unclip_core.storybook.captions import vocabulary

@@ -291,6 +291,26 @@ def test_two_checkpoints_are_kept_and_the_older_one_stands_in_for_a_damaged_one(
         assert str(caught.value).isprintable()
 
 
+def test_a_checkpoint_that_the_system_does_not_give_out_is_not_called_damaged(tmp_path, monkeypatch, caplog):
+    run(tmp_path, stop_after=7)
+
+    def load(*_, **__):
+        return torch.empty(1 << 60)  # of which the allocator says what it says where a checkpoint is too large
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", load)
+        with pytest.raises(MemoryError, match=r"checkpoint\.pt: no memory to read it \(.* [kM]B\); close programs"):
+            run(tmp_path)
+    (tmp_path / "checkpoint.pt").rename(tmp_path / "away.pt")
+    (tmp_path / "checkpoint.pt").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: cannot be read \(.+\); check its permissions and its disk"):
+        run(tmp_path)
+    assert not caplog.records  # the older one did not stand in
+    (tmp_path / "checkpoint.pt").rmdir()
+    (tmp_path / "away.pt").rename(tmp_path / "checkpoint.pt")
+    assert run(tmp_path)[0].step == 7
+
+
 def torch_file(value):
     file = io.BytesIO()
     torch.save(value, file)

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.checkpoints.header import CheckpointError
 from comfyui_unclip.unclip_core.checkpoints.lora_file import load_lora
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.models.prior import PriorNetwork
 from comfyui_unclip.unclip_core.stack import load_stack

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.tests.stage_file import load_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.clip.words import WordTokenizer
 from comfyui_unclip.unclip_core.config import ScheduleConfig
 from comfyui_unclip.unclip_core.models.build import build_network

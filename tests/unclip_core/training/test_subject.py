@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import find
 from comfyui_unclip.unclip_core.checkpoints.lora_file import load_lora
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.training import subject_run
 from comfyui_unclip.unclip_core.training.loop import LoopOptions

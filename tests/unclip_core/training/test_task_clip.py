@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.clip.model import Clip
 from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.storybook.facts import FACTS, UNSAID

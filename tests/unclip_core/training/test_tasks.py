@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import read_stack
 from comfyui_unclip.unclip_core.checkpoints.header import read_header
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.config import STAGES
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.training import plan as plans

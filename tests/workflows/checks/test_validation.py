@@ -3,6 +3,7 @@
 import pytest
 
 from comfyui_unclip.nodes.builtin import BUILTIN_CLASS_MAPPINGS
+from comfyui_unclip.nodes.host import LocalHost, use_host
 from comfyui_unclip.workflows.checks.validation import validate
 from comfyui_unclip.workflows.document.schema import node_classes
 
@@ -207,3 +208,20 @@ def test_an_upsampler_on_the_other_ones_node_is_found_before_any_work(api, tiny_
     assert f'is linked to UPSAMPLER {other} of node 1 "Load unCLIP"' in problem.message
     assert problem.message.endswith(f"link its UPSAMPLER {side}")
     assert not found(7 - slot)
+
+
+PATHS = ("../x", "../../etc/passwd", "/etc/passwd", "..\\..\\x", "a/../../x", "a\0b", "../x [output]", "/dev/zero")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "x" * 5000])
+def test_paths_out_of_the_folders_are_listed_and_nothing_is_touched(path, tmp_path):
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": path}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": path}},
+    }
+    (tmp_path / "input").mkdir()
+    with use_host(LocalHost(tmp_path / "output", tmp_path / "input")):
+        found = {name for _, name in kinds(prompt, node_classes())}
+    assert found - {"filename_prefix"} == {"image"}
+    assert "filename_prefix" in found or path not in PATHS
+    assert [entry.name for entry in tmp_path.iterdir()] == ["input"]

@@ -6,8 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.workflows.cli import run
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from comfyui_unclip.tests import tiny_stack
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.training import plan, task_clip, task_decoder
 from comfyui_unclip.workflows.cli import main, run
 from comfyui_unclip.workflows.commands import evaluate

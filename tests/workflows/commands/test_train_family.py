@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from comfyui_unclip.nodes import NODE_CLASS_MAPPINGS
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core.checkpoints.catalog import find, read_stack
 from comfyui_unclip.unclip_core.checkpoints.convert import convert
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage
 from comfyui_unclip.unclip_core.stack import load_stack
 from comfyui_unclip.unclip_core.training import task_decoder
 from comfyui_unclip.unclip_core.training.initial import open_initial

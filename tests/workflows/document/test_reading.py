@@ -157,6 +157,11 @@ def test_a_picture_of_a_million_chunks_or_texts_is_given_up_in_time(tmp_path):
         (b'{"nodes": [], "definitions": [1]}', "malformed node or link: [1]"),
         (b'{"nodes": [{"id": NaN, "type": "A"}]}', "malformed node or link"),
         (b"\xff\xfe\x00", "is not text"),
+        (b"\xff\xfe{\x00", "not valid JSON"),  # UTF-16
+        (b"1" * 5000, "thousands of digits"),
+        (b"", "not valid JSON"),
+        (b"\x89PNG\r\n\x1a\n", "without a graph"),
+        (b"RIFF\x10\0\0\0WEBP", "without a graph"),
     ],
 )
 def test_hostile_files_are_refused_in_one_line(tmp_path, content, said):

@@ -163,6 +163,32 @@ def test_settings_that_cannot_be_read_are_set_aside_and_said(ask, tmp_path, capl
     assert kept == [200] * 4 and caplog.text.count("cannot be read") == 4
 
 
+def test_settings_do_not_grow_beyond_their_limit_and_a_larger_file_can_be_brought_below_it(ask, tmp_path):
+    file = tmp_path / "user" / "comfy.settings.json"
+    limit = user_routes.MAX_SETTINGS
+
+    async def change(client, value, **others):
+        answer = await client.post("/settings", json={"Mine.Notes": value, **others})
+        return answer.status, await answer.text()
+
+    async def fill(client):
+        status, said = await change(client, "x" * limit)
+        assert status == 400 and "at most 1.0 MB are kept" in said and "the largest is 'Mine.Notes', 1.0 MB" in said
+        assert (await change(client, "x" * (limit - 1000)))[0] == 200 and limit - 1000 < file.stat().st_size <= limit
+
+    async def shrink(client):
+        assert (await change(client, "x" * (3 * limit + 1)))[0] == 400
+        assert (await change(client, "x" * (3 * limit), more=1))[0] == 400
+        for size in (3 * limit, 2 * limit, limit, 5):
+            assert (await change(client, "x" * size))[0] == 200
+        assert (await change(client, "x" * limit))[0] == 400
+        assert (await (await client.get("/settings")).json())["Mine.Notes"] == "x" * 5
+
+    ask(fill)
+    file.write_text(json.dumps({"Mine.Notes": "x" * (3 * limit)}))
+    ask(shrink)
+
+
 def test_what_is_left_is_answered_in_words_and_a_full_disk_is_named(ask, monkeypatch, caplog):
     def fails(error):
         def write(*_):
