@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from comfyui_unclip.tests.stage_file import load_stage
 from comfyui_unclip.unclip_core import pages
 from comfyui_unclip.unclip_core.checkpoints import catalog
-from comfyui_unclip.unclip_core.checkpoints.native import load_stage, save_stage
+from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.models import widened
 from comfyui_unclip.unclip_core.models.kernels import Conv2d, Linear, freeze
 from comfyui_unclip.unclip_core.models.lora import Branch, with_branches
