@@ -1,11 +1,15 @@
-"""Memory pages: of large tensors, which glibc should keep and reuse, and of mapped files, to be dropped once copied."""
+"""Memory pages: how much is free, large tensors', which glibc should keep, mapped files', to be dropped once copied."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import mmap
 import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +20,70 @@ log = logging.getLogger("comfyui_unclip")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGE = 2**31 - 1
 _TOP_PAD = 64 * 2**20
+_NO_LIMIT = 2**60  # or more, in control groups of the first version
+_MEMINFO, _GROUPS, _HIERARCHY = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def available_ram() -> int | None:
+    """Bytes that this process may take without swapping, and within the limit of the container that it runs in; None
+    where the system does not say (Linux does)."""
+    try:
+        free = int(_field(_MEMINFO, "MemAvailable:")) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    for limit in _limits():
+        try:
+            # Pages of files can be dropped: mapped weights are such.
+            files = sum(int(_field(limit.statistics, name)) for name in limit.droppable)
+            free = min(free, limit.most - int(limit.used.read_text()) + files)
+        except (OSError, KeyError, ValueError):
+            continue
+    return max(0, free)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    most: int
+    used: Path
+    statistics: Path
+    droppable: tuple[str, ...]
+
+
+@cache
+def _limits() -> tuple[_Limit, ...]:
+    """The memory limits of this process's control groups, of the second version and of the first."""
+    try:
+        groups = [line.split(":", 2) for line in _GROUPS.read_text().splitlines()]
+    except OSError:
+        return ()
+    found = []
+    for number, controllers, path in groups:
+        if number == "0":
+            root, names, droppable = _HIERARCHY, ("max", "current"), ("active_file", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = _HIERARCHY / "memory", ("limit_in_bytes", "usage_in_bytes")
+            droppable = ("total_active_file", "total_inactive_file")
+        else:
+            continue
+        inner = root / path.lstrip("/")  # not there where a container sees its own group as the root
+        for folder in (inner, *inner.parents):
+            if not folder.is_relative_to(root):
+                break
+            most, used = (folder / f"memory.{name}" for name in names)
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                if (limit := int(most.read_text())) < _NO_LIMIT:
+                    found.append(_Limit(limit, used, folder / "memory.stat", droppable))
+    return tuple(found)
+
+
+def _field(path: Path, name: str) -> str:
+    """The number after `name` in a file of lines. Raises KeyError where it has none."""
+    with path.open(encoding="ascii") as lines:
+        for line in lines:
+            first, *rest = line.split()
+            if first == name:
+                return rest[0]
+    raise KeyError(name)
 
 
 def give_back_pages() -> bool:

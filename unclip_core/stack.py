@@ -167,8 +167,11 @@ def load_stack(
                 return to_integers(load_network(found, part=part, check=check))
             return load_network(found, dtype, memory_format(device), part, check)
 
+        def build_with_halves() -> nn.Module:
+            return load_network(found, torch.float32, memory_format(device), part, check, keep_halves=True)
+
         widening = wider if kind == torch.float16 else None
-        return Placed(build, device, kind, manager, wider=widening, compiles=compiled)
+        return Placed(build, device, kind, manager, wider=widening, compiles=compiled, with_halves=build_with_halves)
 
     passing = PassThrough(entry.name)  # one for both sizes, so that it speaks once
     if found := entry.stages.get("prior"):
@@ -226,6 +229,7 @@ def _open_clip(
         apart=large,
         captions_alone=_has_own_text(entry),
         read_text_half=partial(load_caption_tower, found, check=check) if has_caption_tower(found) else None,
+        read_with_halves=partial(read_state, found, dtype=torch.float32, check=check, keep_halves=True),
     )
 
 

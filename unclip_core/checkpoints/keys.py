@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..models.widened import may_stay_half
 from ..pages import drop_mapped_pages
 from ..texts import first_few
 from .header import CheckpointError
@@ -65,6 +66,7 @@ def assemble(
     part: str = "",
     without: str = "",
     check: Callable[[], None] | None = None,
+    keep_halves: bool = False,
 ) -> dict[str, Tensor]:
     """The state dict of `network`, which may be on the meta device, from foreign tensors.
 
@@ -73,7 +75,8 @@ def assemble(
     memory_format: what matrices and kernels are brought to, one by one; vectors keep theirs, and what needs no change
     stays mapped. part: a submodule of `network`, whose tensors alone are read, although all are checked; the names are
     its own. without: a submodule whose tensors are not read, although they are checked. check: called before each
-    tensor; what it raises ends the reading. Raises CheckpointError naming file, key, expected and found.
+    tensor; what it raises ends the reading. keep_halves: large matrices and kernels of half precision are left as they
+    are, see `models/widened.py`. Raises CheckpointError naming file, key, expected and found.
     """
     targets = {name: tensor.shape for name, tensor in network.state_dict().items() if name not in tuple(given)}
     rules = {name: rule_of(name) for name in targets}
@@ -91,7 +94,7 @@ def assemble(
             kind = None if name.startswith(exact) else dtype
             sources = parts[rules[name].part]
             state[name.removeprefix(f"{part}.") if part else name] = _tensor(
-                rules[name], shape, sources, kind, memory_format
+                rules[name], shape, sources, kind, memory_format, keep_halves
             )
     return state
 
@@ -107,8 +110,11 @@ def _tensor(
     sources: Mapping[str, Source],
     dtype: torch.dtype | None,
     memory_format: torch.memory_format,
+    keep_halves: bool,
 ) -> Tensor:
     found = [sources[name] for name in rule.sources]
+    if keep_halves and may_stay_half(shape, found[0].dtype):
+        dtype, memory_format = None, torch.contiguous_format
     wanted = dtype if dtype is not None and found[0].dtype.is_floating_point and len(shape) > 1 else found[0].dtype
     relaid = memory_format == torch.channels_last and len(shape) == 4 and max(shape[2:]) > 1
     tensors = [source.mapped() for source in found]

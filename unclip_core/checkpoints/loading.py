@@ -29,8 +29,10 @@ def load_network(
     layout: torch.memory_format = torch.contiguous_format,
     part: str = "",
     check: Callable[[], None] | None = None,
+    keep_halves: bool = False,
 ) -> nn.Module:
     """The network of a catalog's stage, or of a native file. part: only this submodule of it. check: see `load_stack`.
+    keep_halves: see `assemble`.
 
     What is stored as `dtype` (None: whatever it is) and `layout` stays in the mapped file, read when first touched;
     other matrices and kernels are brought to them one by one, so that there is never a second copy of all. Vectors keep
@@ -39,7 +41,7 @@ def load_network(
     found = source if isinstance(source, StageFile) else read_stage(source)
     with guarded(found.path):  # no memory, no initialisation: the file's tensors take the places
         network = empty_stage(found.stage, found.config)
-    state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check)
+    state = read_state(found, network, dtype=dtype, layout=layout, part=part, check=check, keep_halves=keep_halves)
     network = network.get_submodule(part)
     network.load_state_dict(state, strict=True, assign=True)
     return network

@@ -42,16 +42,17 @@ def read_state(
     part: str = "",
     without: str = "",
     check: Callable[[], None] | None = None,
+    keep_halves: bool = False,
 ) -> dict[str, Tensor]:
     """The state dict of `network` (on the meta device will do), which must be the one that `found.config` describes.
 
-    dtype, layout, part, without, check: see `assemble`; where a folder has several variants, the one stored as `dtype`
-    is read. Raises CheckpointError naming file, key, expected and found; then nothing has been read.
+    dtype, layout, part, without, check, keep_halves: see `assemble`; where a folder has several variants, the one
+    stored as `dtype` is read. Raises CheckpointError naming file, key, expected and found; then nothing has been read.
     """
     rule_of, ignored, given = rules_of(found)
     opened = found.weights(_NAMES.get(dtype)).items()
     parts = {part: tensors_of(found, part, open_weights(weight_set)) for part, weight_set in opened}
-    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout}
+    options = {"ignored": ignored, "given": given, "dtype": dtype, "memory_format": layout, "keep_halves": keep_halves}
     state = assemble(network, rule_of, parts, str(found.path), part=part, without=without, check=check, **options)
     prefix = f"{part}." if part else ""
     return state | {name.removeprefix(prefix): value for name, value in given.items() if is_read(name, part, without)}

@@ -30,9 +30,12 @@ StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
 
 
-def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype) -> nn.Module:
-    """The network with these weights. Assigned, not copied: those of this dtype stay in their mapped file."""
-    network.load_state_dict({name: value.to(dtype) for name, value in state.items()}, strict=True, assign=True)
+def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype | None) -> nn.Module:
+    """The network with these weights. Assigned, not copied: those of this dtype, None for any, stay in their mapped
+    file."""
+    if dtype is not None:
+        state = {name: value.to(dtype) for name, value in state.items()}
+    network.load_state_dict(state, strict=True, assign=True)
     return network
 
 
@@ -44,7 +47,8 @@ class Clip:
     dtype: of the weights. apart: whether the towers are two networks, each read when it is first used; `weights` must
     then be a function that takes `read_state`'s `part` and `without`. captions_alone: whether captions may be left
     unencoded, see `read_captions`. read_text_half: reads a network that encodes captions as the whole one does and is
-    faster to read.
+    faster to read. read_with_halves: as `weights`, but large ones that are stored in half precision are as they are; a
+    network in float32 may then widen them as they are used, see `Placed`.
 
     Attributes: `placed` holds the network, or the image tower alone; `text_placed` the same network, or the text tower.
     """
@@ -60,18 +64,20 @@ class Clip:
         apart: bool = False,
         captions_alone: bool = False,
         read_text_half: Callable[[torch.dtype], nn.Module] | None = None,
+        read_with_halves: ReadWeights | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.apart = apart
         self.captions_alone = captions_alone
 
-        def place(load: Callable[[torch.dtype], nn.Module]) -> Placed[nn.Module]:
-            return Placed(load, self.device, dtype, manager)
+        def place(load: Callable[..., nn.Module]) -> Placed[nn.Module]:
+            with_halves = None if read_with_halves is None else partial(load, None, read_with_halves)
+            return Placed(load, self.device, dtype, manager, with_halves=with_halves)
 
         self.placed = place(self._load_image_tower if apart else self._load)
         self.text_placed = place(self._load_text_tower) if apart else self.placed
-        self._captions = place(read_text_half) if read_text_half else self.text_placed
+        self._captions = Placed(read_text_half, self.device, dtype, manager) if read_text_half else self.text_placed
         self.pca = pca
         self._weights = weights
         self._tokenizer = WordTokenizer.of(config) if config.vocabulary else None
@@ -132,7 +138,7 @@ class Clip:
         `Placed`."""
         return self.placed.on_device()
 
-    def _load(self, dtype: torch.dtype) -> nn.Module:
+    def _load(self, dtype: torch.dtype | None, read: ReadWeights | None = None) -> nn.Module:
         import open_clip
 
         if self._weights is None and self.config.architecture:
@@ -142,18 +148,20 @@ class Clip:
             self._weights = network.state_dict()  # read again, it must not draw other weights
             return network
         network = empty_network(self.config)
-        state = self._weights(network) if callable(self._weights) else self._weights
+        weights = read or self._weights
+        state = weights(network) if callable(weights) else weights
         return _assigned(network, state, dtype)
 
-    def _load_text_tower(self, dtype: torch.dtype) -> nn.Module:
+    def _load_text_tower(self, dtype: torch.dtype | None, read: ReadWeights | None = None) -> nn.Module:
         network = empty_network(self.config)
-        state = self._weights(network, without="visual")
+        state = (read or self._weights)(network, without="visual")
         keep_towers(network, ("text",))
         return _assigned(network, state, dtype)
 
-    def _load_image_tower(self, dtype: torch.dtype) -> nn.Module:
+    def _load_image_tower(self, dtype: torch.dtype | None, read: ReadWeights | None = None) -> nn.Module:
         network = empty_network(self.config)
-        state = {f"visual.{name}": value for name, value in self._weights(network, part="visual").items()}
+        found = (read or self._weights)(network, part="visual")
+        state = {f"visual.{name}": value for name, value in found.items()}
         keep_towers(network, ("image",))
         network.logit_scale = None  # the text tower has it
         return _assigned(network, state, dtype)

@@ -37,13 +37,13 @@ def freeze(network: nn.Module) -> None:
             layer.frozen = True
 
 
-def uses_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's own operators may run a layer: on a processor, without gradients or autocast. A compiler chooses
-    for itself."""
+def uses_onednn(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's own operators may run a layer of weights of `dtype`: on a processor, without gradients or
+    autocast. A compiler chooses for itself."""
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and x.dtype == weight.dtype
+        and x.dtype == dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -97,22 +97,32 @@ def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that adds what follows it, and packs its weights once frozen."""
+class _Packable:
+    """What layers share that pack their weights once frozen."""
 
     frozen = False
     packed: Tensor | None = None  # oneDNN's own layout; `weight` is None from then on
+    packed_for: tuple | None = None  # what the layout was made for at first, as it is from then on
+
+    def may_keep_packed(self) -> bool:
+        """Whether packed weights may take the place of those that were read; else they are packed at each use."""
+        return True
+
+
+class Conv2d(_Packable, nn.Conv2d):
+    """A convolution that adds what follows it, and packs its weights once frozen."""
+
     doubled: Conv2d | None = None  # the same convolution over a doubled map, see `over_doubled`
 
     def forward(self, x: Tensor, *, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
         """The convolution of x (B, C, H, W), plus `bias` (out,) in every pixel, plus `add` of the output's shape."""
         shift = self.bias if bias is None else self.bias + bias.to(self.bias.dtype)
-        if self.packed is None and not uses_onednn(x, self.bias):
+        if self.packed is None and not uses_onednn(x, self.bias.dtype):
             out = self._conv_forward(x, self.weight, shift)
             return out if add is None else add + out
         weight = self._onednn_weight(x)
         shape = [list(self.padding), list(self.stride), list(self.dilation), self.groups]
-        if add is None and self.packed is None:
+        if add is None and self.packed_for is None:
             return self._conv_forward(x, weight, shift)
         return _convolve(x, weight, shift, shape, add)
 
@@ -122,7 +132,7 @@ class Conv2d(nn.Conv2d):
         Doubled pixels come in equal pairs, so each of the four output phases is a 2x2 convolution of x itself: 16
         products a pixel instead of 36, and the same sums.
         """
-        if self.doubled is None and not (self.frozen and uses_onednn(x, self.bias)):
+        if self.doubled is None and not (self.frozen and uses_onednn(x, self.bias.dtype)):
             return self(F.interpolate(x, scale_factor=2.0, mode="nearest"), bias=bias)
         if self.doubled is None:
             with packing:
@@ -142,7 +152,8 @@ class Conv2d(nn.Conv2d):
             return
         with torch.device("meta"):
             doubled = Conv2d(self.in_channels, 4 * self.out_channels, 2, padding=1)
-        weight = doubled_weight(self.weight).to(self.weight.dtype, memory_format=torch.channels_last)
+        weight = self.weight
+        weight = doubled_weight(weight).to(weight.dtype, memory_format=torch.channels_last)
         doubled.weight = nn.Parameter(weight, requires_grad=False)
         doubled.bias = nn.Parameter(self.bias.repeat(4), requires_grad=False)
         doubled.frozen = True
@@ -151,10 +162,14 @@ class Conv2d(nn.Conv2d):
         self.weight = None
 
     def _onednn_weight(self, x: Tensor) -> Tensor:
-        if self.frozen and self.packed is None and x.shape[-1] * x.shape[-2] <= PACKED_PIXELS:
-            args = (list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape))
-            _pack(self, lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *args))
-        return self.weight if self.packed is None else self.packed
+        if self.packed is not None:
+            return self.packed
+        if self.packed_for is None:
+            if not self.frozen or x.shape[-1] * x.shape[-2] > PACKED_PIXELS:
+                return self.weight
+            shape = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+            self.packed_for = (*shape, list(x.shape))
+        return _pack(self, torch.ops.mkldnn._reorder_convolution_weight)
 
 
 def doubled_weight(weight: Tensor) -> Tensor:
@@ -165,29 +180,40 @@ def doubled_weight(weight: Tensor) -> Tensor:
     return torch.einsum("ahi,bwj,ocij->abochw", mix, mix, weight.float()).flatten(0, 2)
 
 
-class Linear(nn.Linear):
+class Linear(_Packable, nn.Linear):
     """A linear layer that packs its weights once frozen, if it is used on few rows first."""
 
-    frozen = False
-    packed: Tensor | None = None
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weight's, while it is not packed."""
+        return self.weight.dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        rows = x.numel() // x.shape[-1]
-        if self.packed is None and self.frozen and rows <= PACKED_ROWS and uses_onednn(x, self.weight):
-            _pack(self, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
-        if self.packed is None:
-            return super().forward(x)
-        return _multiply(x, self.packed, self.bias)
+        packed = self._packed_weight(x, x.numel() // x.shape[-1])
+        return super().forward(x) if packed is None else _multiply(x, packed, self.bias)
+
+    def _packed_weight(self, x: Tensor, rows: int) -> Tensor | None:
+        if self.packed is not None:
+            return self.packed
+        if not self.frozen or (self.packed_for is None and rows > PACKED_ROWS) or not uses_onednn(x, self.dtype):
+            return None
+        self.packed_for = self.packed_for or (rows,)
+        return _pack(self, torch.ops.mkldnn._reorder_linear_weight)
 
 
-def _pack(layer: Conv2d | Linear, reorder: Callable[[Tensor], Tensor]) -> None:
-    """Replace the layer's weight by oneDNN's layout of it; at no time are there two copies of more than one layer."""
+def _pack(layer: Conv2d | Linear, reorder: Callable[..., Tensor]) -> Tensor:
+    """The layer's weight in oneDNN's layout, which takes its place; at no time are there two copies of more than one
+    layer."""
     with packing:
         if layer.packed is None:
-            weight = layer.weight.detach()
-            layer.packed, layer.weight = reorder(weight), None
+            keeps, weight = layer.may_keep_packed(), layer.weight.detach()
+            packed = reorder(weight, *layer.packed_for)
+            if not keeps:
+                return packed
+            layer.packed, layer.weight = packed, None
             drop_mapped_pages(weight)
+        return layer.packed
 
 
 def beats_fused_attention(q: Tensor) -> bool:

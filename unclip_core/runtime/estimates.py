@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..config import ARPriorConfig, AutoencoderConfig, PriorConfig, UNetConfig
+from ..pages import available_ram
 
 GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
@@ -122,9 +123,5 @@ def ar_prior_row_bytes(config: ARPriorConfig, itemsize: int) -> int:
 
 
 def _available_ram() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return UNKNOWN_FREE
+    free = available_ram()
+    return UNKNOWN_FREE if free is None else free

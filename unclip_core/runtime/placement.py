@@ -14,6 +14,7 @@ from torch import nn
 
 from ..models.integers import integer_bytes
 from ..models.kernels import freeze
+from ..models.widened import widen_as_used, widened_bytes
 from ..pages import give_back_pages
 from .compiling import check_compiler, compile_steps
 from .device import memory_format
@@ -55,6 +56,10 @@ class Placed(Generic[Module]):
     `widen`. compiles: whether a step of the network is compiled (`compile_steps`), which leaves the weights as they
     are; its float32 and unpacked twins, which are there for exactness and gradients, never are.
 
+    with_halves: returns what `build(torch.float32)` does, but with large weights as the file has them where that is in
+    half precision. Where weights may be rearranged it is called in its place: they are widened as they are used
+    (models/widened.py), which gives the same results.
+
     dtype torch.int8: `build` then gives a network whose convolutions and linear layers are in integers (models/
     integers.py). What is around them computes in float32, which is `dtype` then; `weights` is what was asked for.
     """
@@ -69,6 +74,7 @@ class Placed(Generic[Module]):
         packs: bool = True,
         wider: torch.dtype | None = None,
         compiles: bool = False,
+        with_halves: Callable[[], Module] | None = None,
     ) -> None:
         self.device = device
         self.weights = dtype
@@ -78,6 +84,7 @@ class Placed(Generic[Module]):
         self._manager = manager
         self._packs = packs and device.type == "cpu" and manager is None and not compiles
         self._compiles = compiles
+        self._with_halves = with_halves
         self._adopted: object = None
         self._adopted_module: Module | None = None  # the manager's handle outlives the weights, see `_leave`
         self._module: Module | None = None
@@ -136,7 +143,11 @@ class Placed(Generic[Module]):
         if self._compiles:
             check_compiler(self.device)
         started = time.perf_counter()
-        module = self._build(self.weights).eval().requires_grad_(False)
+        if self._packs and self._with_halves is not None and self.weights == torch.float32:
+            module = widen_as_used(self._with_halves())
+        else:
+            module = self._build(self.weights)
+        module = module.eval().requires_grad_(False)
         # Converted on the CPU, so that moving to the device copies nothing but the final weights.
         module = module.to(dtype=self.dtype, memory_format=memory_format(self.device))
         self._bytes = module_bytes(module)
@@ -144,16 +155,20 @@ class Placed(Generic[Module]):
             freeze(module)
         if self._compiles:
             compile_steps(module)
+        widened = widened_bytes(module)
+        how = "weights packed as they are used" if self._packs else "weights as they are"
+        if widened:
+            how += f", {widened / 2e9:.2f} GB of them in half precision until then"
         log.info(
             "%s: %.1f M parameters, %.2f GB in %s for %s, opened in %.2f s, %d threads, %s",
             type(module).__name__,
-            (sum(parameter.numel() for parameter in module.parameters()) + integer_bytes(module)) / 1e6,
+            (sum(each.numel() for each in module.parameters()) + integer_bytes(module) + widened // 4) / 1e6,
             self._bytes / 1e9,
             str(self.weights).removeprefix("torch."),
             self.device,
             time.perf_counter() - started,
             torch.get_num_threads(),
-            "weights packed as they are used" if self._packs else "weights as they are",
+            how,
         )
         return module
 
@@ -163,7 +178,9 @@ class Placed(Generic[Module]):
         if self.weights == torch.float32 and not self._compiles:
             return self
         if self._float32 is None:
-            self._float32 = Placed(self._build, self.device, torch.float32, self._manager)
+            self._float32 = Placed(
+                self._build, self.device, torch.float32, self._manager, with_halves=self._with_halves
+            )
         return self._float32
 
     def widen(self) -> bool:
@@ -252,8 +269,9 @@ class Placed(Generic[Module]):
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Size of a network's parameters, those that are integers among them."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters()) + integer_bytes(module)
+    """Size of a network's parameters, those that are integers or widened as they are used among them."""
+    floats = sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+    return floats + integer_bytes(module) + widened_bytes(module)
 
 
 _on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack that is dropped must free its memory

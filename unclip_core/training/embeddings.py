@@ -34,7 +34,7 @@ def clip_fingerprint(clip: Clip) -> str:
     out once for each network."""
     if clip.placed not in _fingerprints:
         digest = hashlib.sha256()
-        for name, value in sorted(clip.network.state_dict().items()):
+        for name, value in sorted(clip.placed.in_memory().state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
         _fingerprints[clip.placed] = digest.hexdigest()[:16]

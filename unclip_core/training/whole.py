@@ -130,9 +130,10 @@ def _clip(
     elif options.clip is not None or not own or "clip" not in stages:
         clip = open_clip_of(options.clip, plan, options.folders, options.loop.device)
         if this_world().first:
-            save_stage(
-                target / "clip.safetensors", clip.network.state_dict(), "clip", clip.config, {"taken": "as it is"}
-            )
+            # Read anew: of networks that run, weights may be anywhere. A large CLIP's towers are two networks.
+            towers = {clip.text_placed: None, clip.placed: None}
+            weights = {name: value for placed in towers for name, value in placed.in_memory().state_dict().items()}
+            save_stage(target / "clip.safetensors", weights, "clip", clip.config, {"taken": "as it is"})
         yield Event("clip", "installed", f"{clip.clip_id}, as it is")
     else:
         plan = plan.with_words_of(data)

@@ -12,8 +12,8 @@ from comfyui_unclip.unclip_core.checkpoints.catalog import find, read_stack
 from comfyui_unclip.unclip_core.checkpoints.native import save_stage
 from comfyui_unclip.unclip_core.clip.pca import basis_of
 from comfyui_unclip.unclip_core.stack import load_stack
+from comfyui_unclip.unclip_core.training import clips, whole
 from comfyui_unclip.unclip_core.training import plan as plans
-from comfyui_unclip.unclip_core.training import whole
 from comfyui_unclip.unclip_core.training.loop import LoopOptions
 from comfyui_unclip.unclip_core.training.plan import make_plan
 from comfyui_unclip.unclip_core.training.start import RunOptions
@@ -47,11 +47,11 @@ def room(tmp_path, tiny_configs, tiny_models, photos, monkeypatch):
     monkeypatch.setitem(plans.RECIPES, "tiny", plans.RECIPES["storybook"])
     monkeypatch.setenv("UNCLIP_MODELS", f"{tmp_path / 'models'}:{tiny_models}")
 
-    def train(stages=CASCADE, data=photos, kill=None, name="mine", stop=lambda: False, **changes):
+    def train(stages=CASCADE, data=photos, kill=None, name="mine", stop=lambda: False, clip=None, **changes):
         plan = make_plan("tiny", name=name, stages=stages, changes={"steps": 2, "batch": 4, "warmup": 1, **changes})
         loop = LoopOptions(dtype="fp32", log_every=1, save_every=1)
         runs = tmp_path / "runs" / name
-        options = RunOptions("all", runs, str(data), tmp_path / "data", loop=loop, stop=stop)
+        options = RunOptions("all", runs, str(data), tmp_path / "data", clip=clip, loop=loop, stop=stop)
         seen = []
         events = train_all(options, plan, name, tmp_path / "models" / name, stages)
         for event in events:
@@ -136,6 +136,19 @@ def test_a_stage_that_lies_there_is_used_as_it_is(room, tmp_path, tiny_models):
         take("tiny", "clip", target, ())
     with pytest.raises(ValueError, match="--take tiny:judge: tiny has no judge"):
         take("tiny", "judge", target, ())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_clip_is_installed_whole(room, tmp_path, tiny_models, monkeypatch, large):
+    """The towers of a large one are two networks."""
+    if large:
+        monkeypatch.setattr(clips, "LARGE_CLIP", 1)
+    assert ("clip", "installed") in room(stages=("prior",), clip="tiny")
+    there, own = (
+        load_stage(folder / "clip.safetensors") for folder in (tiny_models / "tiny", tmp_path / "models/mine")
+    )
+    assert own[1] == there[1] and own[2].keys() == there[2].keys()
+    assert all(torch.equal(value, there[2][name]) for name, value in own[2].items())
 
 
 def test_priors_train_on_a_frozen_clip_and_embeddings_alone(room, tmp_path, tiny_models):
