@@ -78,7 +78,7 @@ def _verdict(apart: dict[int, Measured]) -> str:
 
 
 def _listed(steps: list[int]) -> str:
-    return " and ".join(map(str, steps))
+    return " and ".join(", ".join(map(str, part)) for part in (steps[:-1], steps[-1:]) if part)
 
 
 EXPERIMENT = Experiment(
