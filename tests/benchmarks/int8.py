@@ -36,19 +36,13 @@ SHAPES = (
 CAPTION = "a red star on a night sky"
 
 
-def decibels(pictures, reference):
-    """PSNR of each of IMAGEs."""
-    from comfyui_unclip.unclip_core.pictures.likeness import psnr
-
-    return [psnr(one[None], other[None]) for one, other in zip(pictures, reference, strict=True)]
-
-
 def quality(options: argparse.Namespace) -> bool:
     """Print the tables of the embedded stack, or of --model. Returns whether every target is met."""
     import torch
 
     from comfyui_unclip.unclip_core.checkpoints.catalog import find
     from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, captions_of
+    from comfyui_unclip.unclip_core.pictures.likeness import psnrs
     from comfyui_unclip.unclip_core.stack import load_stack
     from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 
@@ -77,10 +71,10 @@ def quality(options: argparse.Namespace) -> bool:
 
     print(f"| {options.model}, {len(captions)} captions | " + " | ".join(DTYPES[1:]) + " |\n|---|---|---|")
     rows = {
-        f"prior and decoder, dB: mean of {len(captions)}": lambda d: mean(decibels(pictures[d], pictures["fp32"])),
-        "worst": lambda d: min(decibels(pictures[d], pictures["fp32"])),
-        f"decoder alone, dB: mean of {len(painted['fp32'])}": lambda d: mean(decibels(painted[d], painted["fp32"])),
-        "worst ": lambda d: min(decibels(painted[d], painted["fp32"])),
+        f"prior and decoder, dB: mean of {len(captions)}": lambda d: mean(psnrs(pictures[d], pictures["fp32"])),
+        "worst": lambda d: min(psnrs(pictures[d], pictures["fp32"])),
+        f"decoder alone, dB: mean of {len(painted['fp32'])}": lambda d: mean(psnrs(painted[d], painted["fp32"])),
+        "worst ": lambda d: min(psnrs(painted[d], painted["fp32"])),
     }
     for name, compute in rows.items():
         values = [float(compute(dtype)) for dtype in DTYPES[1:]]
@@ -89,10 +83,10 @@ def quality(options: argparse.Namespace) -> bool:
         if stage not in stacks["fp32"].entry.stages or not len(small):
             continue
         large = {dtype: getattr(stack, stage).sample(small, seed=0) for dtype, stack in stacks.items()}
-        values = [mean(decibels(large[dtype], large["fp32"])) for dtype in DTYPES[1:]]
+        values = [mean(psnrs(large[dtype], large["fp32"])) for dtype in DTYPES[1:]]
         print(f"| {stage}, dB: mean of {len(small)} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
         small = large["fp32"][:2]
-    found = decibels(painted["int8"], painted["fp32"])
+    found = psnrs(painted["int8"], painted["fp32"])
     met &= bool(mean(found) >= MEAN_DB and min(found) >= WORST_DB)
     print(f"\nint8's embeddings against float32's: least cosine {float(torch.cat(cosines).min()):.5f}")
     print("seconds of the decoder: " + ", ".join(f"{d} {s:.1f}" for d, s in seconds.items()))

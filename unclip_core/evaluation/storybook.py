@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pictures.likeness import psnr as psnr  # experiments take it from here
 from ..pictures.resizing import resize_bicubic
 from ..storybook.captions import caption
 from ..storybook.scenes import Scene

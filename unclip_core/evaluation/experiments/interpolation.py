@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ...embeddings import draw_x_T, slerp_embeddings, slerp_noises
 from ...pictures.drawing import labelled_grid
+from ...pictures.likeness import psnrs
 from ...storybook.scenes import Scene
 from ...types import Embedding, GivenNoise, RandomNoise
 from ..context import Context
 from ..judge import HEADS
 from ..results import Check, Figure, Result, Table
 from ..statistics import mean, share
-from ..storybook import psnr, real_pictures
+from ..storybook import real_pictures
 from .common import Experiment, judged, result_scenes, truth
 
 
@@ -50,7 +51,7 @@ def run(context: Context, settings: Settings) -> Result:
     scores = {name: PathScores.of(context, pairs, made, settings.frames) for name, made in ways.items()}
     ours, pixels = scores["z_i and x_T"], scores["pixels (baseline)"]
     frames = ways["z_i and x_T"].unflatten(0, (settings.pairs, settings.frames))
-    quality = [mean([psnr(a[None], b[None]) for a, b in zip(frames[:, i], ends[i], strict=True)]) for i in (0, -1)]
+    quality = [mean(psnrs(frames[:, i], ends[i])) for i in (0, -1)]
     lead = [mine - theirs for mine, theirs in zip(ours.inner, pixels.inner, strict=True)]
     checks = [
         Check("first frame against its picture", quality[0], 30.0, "dB"),

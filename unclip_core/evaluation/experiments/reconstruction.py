@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...pictures.drawing import labelled_grid
+from ...pictures.likeness import psnrs
 from ..context import Context
 from ..results import Check, Figure, Result, Table
 from ..statistics import mean
-from ..storybook import psnr, real_pictures
+from ..storybook import real_pictures
 from .common import Experiment, result_scenes
 
 KINDS = {"plain": 0, "refined": 3}  # refinements a step
@@ -45,13 +46,13 @@ def run(context: Context, settings: Settings) -> Result:
         residuals[kind] = noise.inversion.residual
     checks, rows = [], []
     for kind, target in (("plain", PLAIN_TARGET), ("refined", REFINED_TARGET)):
-        quality = mean(_psnrs(back[kind][: len(pictures)], pictures))
+        quality = mean(psnrs(back[kind][: len(pictures)], pictures))
         checks.append(Check(f"PSNR, {kind} inversion, {len(pictures)} scenes", quality, target, "dB"))
     start = len(pictures)
     for name, group in {"scenes": pictures, **odd}.items():
         at = slice(0, start) if name == "scenes" else slice(start, start + len(group))
         start = start if name == "scenes" else at.stop
-        found = {kind: mean(_psnrs(back[kind][at], group)).shown("dB") for kind in KINDS}
+        found = {kind: mean(psnrs(back[kind][at], group)).shown("dB") for kind in KINDS}
         rows.append([f"{name} ({len(group)})", *found.values()])
     shown = slice(0, 8)
     grid = labelled_grid(
@@ -87,10 +88,6 @@ def photograph_like(count: int) -> Tensor:
         texture = texture / texture.std() * 0.18 + 0.2 * np.linspace(0.5, -0.5, 64)[:, None] * rng.normal()
         made.append(np.clip(texture + rng.uniform(0.35, 0.65, (3, 1, 1)), 0, 1))
     return torch.from_numpy(np.stack(made)).float().movedim(1, -1).contiguous()
-
-
-def _psnrs(made: Tensor, wanted: Tensor) -> list[float]:
-    return [psnr(a[None], b[None]) for a, b in zip(made, wanted, strict=True)]
 
 
 def _odd_rows(everything: Tensor, back: dict[str, Tensor], settings: Settings) -> list[Tensor]:

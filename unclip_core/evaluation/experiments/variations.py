@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ...pictures.drawing import labelled_grid
+from ...pictures.likeness import psnr
 from ...storybook.scenes import Scene
 from ..context import Context
 from ..judge import HEADS
 from ..plots import Point, line_plot
 from ..results import Check, Figure, Result, Table
 from ..statistics import mean, ratio_of, share
-from ..storybook import captions_of, psnr, real_pictures
+from ..storybook import captions_of, real_pictures
 from .common import Experiment, choose, repeated, result_scenes, right, tuning_scenes
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
