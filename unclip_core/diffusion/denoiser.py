@@ -146,6 +146,11 @@ def keep_known(known: Tensor, mask: Tensor) -> Edit:
     return lambda x_0, step: torch.lerp(known, x_0, mask)
 
 
+def edits_of_patches(patch_size: int) -> list[Edit]:
+    """What is to be done to x_0 (B, C, H, W) of a network that works on patches of this side; 1: on pixels."""
+    return [level_phases(patch_size)] if patch_size > 1 else []
+
+
 def level_phases(patch_size: int) -> Edit:
     """x_0 (B, C, H, W) without a lattice: pixels at each place within the patches get the same mean over the picture.
 

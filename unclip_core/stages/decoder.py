@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checks import check_count
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.denoiser import Denoiser, Network, level_phases
+from ..diffusion.denoiser import Denoiser, Network, edits_of_patches
 from ..diffusion.invert import Inverted, ddim_invert
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState, ddim
@@ -264,8 +264,8 @@ class Decoder(TextStage):
                 for guidance in self.guidance_by_clip
             ]
             # Not in what was inverted, which is to come back as it was.
-            if start.inversion is None and self.config.unet.patch_size > 1:
-                edits.append(level_phases(self.config.unet.patch_size))
+            if start.inversion is None:
+                edits += edits_of_patches(self.config.unet.patch_size)
             extra = self._extra_input(network, start, hint, rows, batch)
             cache = self.cache if start.inversion is None else None
             conditioned = self._conditioned(network, times, settings, nulled, rows, extra, cache)

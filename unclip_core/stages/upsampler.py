@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import UpsamplerConfig
-from ..diffusion.denoiser import level_phases
+from ..diffusion.denoiser import edits_of_patches
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling
 from ..models.upsampler import UpsamplerNetwork
@@ -125,8 +125,7 @@ class Upsampler:
         network = placed.on_device(need=bytes_to_ask_for(len(low), row_bytes))
         times = time_table(network.time_features, settings.steps, device)
 
-        patch_size = self.config.unet.patch_size
-        levelled = [level_phases(patch_size)] if patch_size > 1 else []
+        edits = edits_of_patches(self.config.unet.patch_size)
 
         def sample(rows: slice) -> Sampling:
             # On the CPU: one result for all devices, of which MPS cannot resize so.
@@ -136,7 +135,7 @@ class Upsampler:
             x_t = noise.draw((3, side, side)) if x is None else x[rows]
             memory = (lambda step: None) if self.cache is None else self.cache.memory(settings.steps)
             denoise = settings.denoiser(
-                lambda x_t, step: network(x_t, None, large, time=times[step.t], deep=memory(step)), levelled
+                lambda x_t, step: network(x_t, None, large, time=times[step.t], deep=memory(step)), edits
             )
             return settings.run_sampler(denoise, x_t.to(device).contiguous(memory_format=layout), noise)
 
