@@ -7,8 +7,9 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/int8.py rates --cpu-time         # beside other work
 
 quality: the same seeds in every dtype, PSNR against float32, and what the judge sees in the pictures; it is trained
-into --cache first. Exit code 1 when a target is missed. steps: with random weights rounding errors grow from step to
-step as they do in no trained network, so compare int8's only with bfloat16's beside them.
+into --cache first. Pictures are kept, so a stopped run goes on. Exit code 1 when a target is missed. steps: with random
+weights rounding errors grow from step to step as they do in no trained network, so compare int8's only with bfloat16's
+beside them.
 """
 
 from __future__ import annotations
@@ -41,80 +42,88 @@ def quality(options: argparse.Namespace) -> bool:
     import torch
 
     from comfyui_unclip.unclip_core.checkpoints.catalog import find
-    from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, captions_of
+    from comfyui_unclip.unclip_core.evaluation.context import Context
+    from comfyui_unclip.unclip_core.evaluation.report import Plan
+    from comfyui_unclip.unclip_core.evaluation.storybook import captions_of
     from comfyui_unclip.unclip_core.pictures.likeness import psnrs
     from comfyui_unclip.unclip_core.stack import load_stack
-    from comfyui_unclip.unclip_core.storybook.shards import make_scenes
+    from comfyui_unclip.unclip_core.types import Embedding
 
-    scenes = make_scenes(options.count, SCENE_SEED, "heldout")
+    entry = find(options.model)
+    stacks = {dtype: load_stack(entry, dtype, "cpu") for dtype in DTYPES}
+    context = Context(entry, stacks["fp32"], options.output, options.cache)
+    scenes = Plan("validation", options.count).scenes("one")
     captions = captions_of(scenes)
-    stacks = {dtype: load_stack(find(options.model), dtype, "cpu") for dtype in DTYPES}
-    clip, parts = stacks["fp32"].clip, {dtype: [] for dtype in DTYPES}
-    seconds, alone, cosines = dict.fromkeys(DTYPES, 0.0), {dtype: [] for dtype in DTYPES}, []
+    parts: dict[str, list[dict[str, torch.Tensor]]] = {dtype: [] for dtype in DTYPES}
     for start in range(0, len(captions), options.batch):
-        text = clip.encode_text(captions[start : start + options.batch])
-        exact = stacks["fp32"].prior.sample(text, seed=start)
+        told = captions[start : start + options.batch]
+        text = context.clip.encode_text(told)
         for dtype, stack in stacks.items():
-            embed = stack.prior.sample(text, seed=start)
-            begin = options.clock()
-            read = text if stack.decoder.reads_text else None
-            parts[dtype].append(stack.decoder.sample(embed, read, seed=start))
-            seconds[dtype] += options.clock() - begin
-            if start < WORST_OF:  # the decoder by itself: every dtype paints what float32 imagined
-                alone[dtype].append(stack.decoder.sample(exact, read, seed=start))
-            if dtype == "int8":
-                cosines.append(torch.cosine_similarity(embed.vector, exact.vector))
+
+            def make(stack=stack, text=text, start=start, dtype=dtype) -> dict[str, torch.Tensor]:
+                read = text if stack.decoder.reads_text else None
+                embed = stack.prior.sample(text, seed=start)
+                made = {"vector": embed.vector, "pictures": stack.decoder.sample(embed, read, seed=start)}
+                if start < WORST_OF:  # the decoder by itself: every dtype paints what float32 imagined
+                    vector = made["vector"] if dtype == "fp32" else parts["fp32"][-1]["vector"]
+                    exact = Embedding(vector, context.clip.clip_id)
+                    made["alone"] = stack.decoder.sample(exact, read, seed=start)
+                return made
+
+            parts[dtype].append(context.store.tensors("rounded", context.key(dtype, told, start), make))
         print(f"{min(start + options.batch, len(captions))} of {len(captions)}", file=sys.stderr)
-    pictures = {dtype: torch.cat(made) for dtype, made in parts.items()}
-    painted = {dtype: torch.cat(made)[:WORST_OF] for dtype, made in alone.items()}
-    small, met = pictures["fp32"][: options.enlarged], True
+
+    def joined(name: str, limit: int | None = None) -> dict[str, torch.Tensor]:
+        return {d: torch.cat([part[name] for part in kept if name in part])[:limit] for d, kept in parts.items()}
+
+    pictures, alone, vectors = joined("pictures"), joined("alone", WORST_OF), joined("vector")
+    met = True
 
     print(f"| {options.model}, {len(captions)} captions | " + " | ".join(DTYPES[1:]) + " |\n|---|---|---|")
     rows = {
         f"prior and decoder, dB: mean of {len(captions)}": lambda d: mean(psnrs(pictures[d], pictures["fp32"])),
         "worst": lambda d: min(psnrs(pictures[d], pictures["fp32"])),
-        f"decoder alone, dB: mean of {len(painted['fp32'])}": lambda d: mean(psnrs(painted[d], painted["fp32"])),
-        "worst ": lambda d: min(psnrs(painted[d], painted["fp32"])),
+        f"decoder alone, dB: mean of {len(alone['fp32'])}": lambda d: mean(psnrs(alone[d], alone["fp32"])),
+        "worst ": lambda d: min(psnrs(alone[d], alone["fp32"])),
     }
     for name, compute in rows.items():
         values = [float(compute(dtype)) for dtype in DTYPES[1:]]
         print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
+    small = pictures["fp32"][: options.enlarged]
     for stage in ("upsampler_256", "upsampler_1024"):
-        if stage not in stacks["fp32"].entry.stages or not len(small):
+        if stage not in entry.stages or not len(small):
             continue
         large = {dtype: getattr(stack, stage).sample(small, seed=0) for dtype, stack in stacks.items()}
-        values = [mean(psnrs(large[dtype], large["fp32"])) for dtype in DTYPES[1:]]
-        print(f"| {stage}, dB: mean of {len(small)} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
-        small = large["fp32"][:2]
-    found = psnrs(painted["int8"], painted["fp32"])
+        found = {dtype: psnrs(large[dtype], large["fp32"]) for dtype in DTYPES[1:]}
+        cells = " | ".join(f"{mean(values):.1f} ({min(values):.1f})" for values in found.values())
+        print(f"| {stage}, dB: mean of {len(small)} (worst) | {cells} |")
+        small = large["fp32"]
+    found = psnrs(alone["int8"], alone["fp32"])
     met &= bool(mean(found) >= MEAN_DB and min(found) >= WORST_DB)
-    print(f"\nint8's embeddings against float32's: least cosine {float(torch.cat(cosines).min()):.5f}")
-    print("seconds of the decoder: " + ", ".join(f"{d} {s:.1f}" for d, s in seconds.items()))
+    cosines = torch.cosine_similarity(vectors["int8"], vectors["fp32"])
+    print(f"\nint8's embeddings against float32's: least cosine {float(cosines.min()):.5f}")
     if not options.no_judge:
-        met &= attributes(options, pictures, scenes)
+        met &= attributes(context, pictures, scenes)
     judged = "attributes not judged" if options.no_judge else f"attributes within {POINT:.0%} of float32's"
     print(f"\ntargets {'met' if met else 'MISSED'}: {MEAN_DB:g} dB in the mean, {WORST_DB:g} at worst, {judged}")
     return met
 
 
-def attributes(options: argparse.Namespace, pictures: dict, scenes: list) -> bool:
-    """Print the shares of objects, colours and backgrounds that the judge sees as captioned."""
-    import torch
-
+def attributes(context, pictures: dict, scenes: list) -> bool:
+    """Print the shares of objects, colours and backgrounds that the judge sees as captioned, and how they differ from
+    float32's, caption by caption. Returns whether int8 loses at most a point of each."""
     from comfyui_unclip.unclip_core.evaluation.experiments.common import right
-    from comfyui_unclip.unclip_core.evaluation.judge import HEADS, JUDGE_RECIPE, trained_judge
-    from comfyui_unclip.unclip_core.training.data import StorybookData
+    from comfyui_unclip.unclip_core.evaluation.judge import HEADS
+    from comfyui_unclip.unclip_core.evaluation.statistics import paired_difference, share
 
-    data = StorybookData(options.cache / "storybook", JUDGE_RECIPE.pictures, 1, workers=torch.get_num_threads())
-    judge = trained_judge(options.cache / "judge", data)
-    rows = [row for row, scene in enumerate(scenes) if len(scene.things) == 1]
-    told = [scenes[row] for row in rows]
-    found = {dtype: right(judge, made[rows], told) for dtype, made in pictures.items()}
-    shares = {dtype: {head: mean(hits) for head, hits in seen.items()} for dtype, seen in found.items()}
-    print(f"\n| right, of {len(rows)} scenes of one object | " + " | ".join(pictures) + " |\n|---|---|---|---|")
+    hits = {dtype: right(context.judge, made, scenes) for dtype, made in pictures.items()}
+    print("\n| right | fp32 | bf16 less fp32, points | int8 less fp32, points |\n|---|---|---|---|")
+    lost = {}
     for head in (*HEADS, "all"):
-        print(f"| {head} | " + " | ".join(f"{shares[dtype][head]:.1%}" for dtype in pictures) + " |")
-    return all(shares["int8"][head] >= shares["fp32"][head] - POINT for head in HEADS)
+        lost[head] = [paired_difference(hits[dtype][head], hits["fp32"][head]) for dtype in DTYPES[1:]]
+        cells = (f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})" for d in lost[head])
+        print(f"| {head} | {share(hits['fp32'][head]).shown('%')} | " + " | ".join(cells) + " |")
+    return all(differences[-1].value >= -POINT for differences in lost.values())
 
 
 def rates(options: argparse.Namespace) -> bool:
@@ -214,11 +223,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="steps: a Karlo folder with weights, karlo.py writes one")
     parser.add_argument("--model", default="storybook", help="quality: an installed stack of storybook's kind")
     parser.add_argument("--count", type=int, default=500, help="quality: captions")
-    parser.add_argument("--batch", type=int, default=20, help="quality: captions at once")
+    parser.add_argument("--batch", type=int, default=25, help="quality: captions at once")
     parser.add_argument("--enlarged", type=int, default=8, help="quality: pictures that the upsamplers enlarge")
     parser.add_argument("--no-judge", action="store_true", help="quality: decibels alone")
-    parser.add_argument("--cache", type=Path, default=Path("out/judge"), help="quality: where the judge is, or is put")
-    parser.add_argument("--renders", type=int, default=40_000, help="quality: pictures that the judge learns from")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/int8"), help="quality: where pictures are kept")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="quality: where the judge is, or is put")
     parser.add_argument("--stages", nargs="+", choices=("prior", "decoder", "super_res"), help="steps: only these")
     parser.add_argument("--steps", type=int, default=4, help="steps: of each stage")
     parser.add_argument("--repeats", type=int, default=5, help="rates: the best of so many calls")
