@@ -3,33 +3,29 @@
     python tests/benchmarks/family.py --write /data/models     # once: random weights of full size, bf16, 9.8 GB
     python tests/benchmarks/family.py /data/models             # prior, decoder, MoVQ, then memory; Markdown
     python tests/benchmarks/family.py /data/models --pieces decoder --steps 2   # holds what that piece needs alone
-    python tests/benchmarks/family.py /data/models --tuned     # diffusers: channels-last, our allocator setting;
-                                                               # on a GPU torch.compile on both sides
+    python tests/benchmarks/family.py /data/models --sides diffusers ours       # see sides.py
     python tests/benchmarks/family.py --write /tmp/small --small    # reduced width: whether it works
 
 prior: a whole call, prefix and 25 steps, by the median of `--steps` calls. decoder: a step, by the median of `--steps`.
-movq: one decode of a picture, by the median too. Ours and diffusers' networks lie in a process each, with weights as
-`from_pretrained(torch_dtype=...)` gives them, and take turns piece by piece, so that both see the same machine; both
-get random conditions of the same shapes. memory: the peaks of two whole commands, text to picture, two steps a stage:
-`unclip run`, and a process with both of diffusers' pipelines. Floor: the piece's operations, as diffusers computes it,
-over the best rate measured in the run.
+movq: one decode of a picture, by the median too. Each side is a process with its networks, and they take turns piece by
+piece; all get random conditions of the same shapes. memory: the peaks of two whole commands, text to picture, two steps
+a stage: `unclip run`, and a process with both of diffusers' pipelines. Floor: the piece's operations, as diffusers
+computes it, over the best rate measured in the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from pathlib import Path
 from statistics import median
 
-from karlo import ALLOCATOR, best_rate, peak_gigabytes
+import sides
 from kernels import rates
+from sides import Side
 
 PIECES = ("prior", "decoder", "movq", "memory")
 PRIOR, DECODER, STACK = "kandinsky-2-2-prior", "kandinsky-2-2-decoder", "kandinsky-2-2"
@@ -45,28 +41,24 @@ class Ours:
     """Our stages, as `unclip run` drives them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import torch
-
         from comfyui_unclip.unclip_core.checkpoints.catalog import find
-        from comfyui_unclip.unclip_core.pages import keep_pages
-        from comfyui_unclip.unclip_core.stack import load_stack
 
-        keep_pages()
-        self.stack = load_stack(find(STACK, [options.folder]), options.dtype)
-        self.batch, self.side = options.batch, options.side
-        self.compiled = options.tuned and torch.cuda.is_available()
-        self.decoding = None
+        self.stack = sides.own_stack(find(STACK, [options.folder]), options)
+        self.side = options.side
 
-    def prior(self) -> None:
-        """One whole call."""
+    def units(self, piece: str, batch: int) -> Generator[object]:
+        """Calls of the prior, steps of the decoder, decodes of MoVQ."""
+        if piece == "decoder":
+            yield from self._decode(batch)
+        while True:
+            yield self._prior(batch) if piece == "prior" else self._movq(batch)
+
+    def _prior(self, batch: int) -> None:
         import torch
 
         from comfyui_unclip.unclip_core.types import TextEncoding
 
         handle = self.stack.prior
-        if self.compiled and not hasattr(handle.network.read().step, "_torchdynamo_orig_callable"):
-            network = handle.network.read()
-            network.step = torch.compile(network.step, mode="reduce-overhead")
         config = handle.config
         generator = torch.Generator().manual_seed(0)
 
@@ -82,25 +74,17 @@ class Ours:
             steps=PRIOR_STEPS,
             guidance_scale=PRIOR_GUIDANCE,
             candidates=1,
-            count=self.batch,
+            count=batch,
         )
 
-    def decoder(self) -> None:
-        """One step of a call that goes on from the step before."""
-        if self.decoding is None:
-            self.decoding = self._decode()
-        next(self.decoding)
-
-    def _decode(self):
+    def _decode(self, batch: int):
         import torch
 
         from comfyui_unclip.unclip_core.types import Embedding
 
         handle = self.stack.decoder
-        if self.compiled:
-            handle.network.read().unet.compile(mode="reduce-overhead")
         config = handle.config
-        embed, null = (Embedding(torch.randn(self.batch, config.clip_dim), config.clip_id) for _ in range(2))
+        embed, null = (Embedding(torch.randn(batch, config.clip_dim), config.clip_id) for _ in range(2))
         return handle.sample_steps(
             embed,
             negative_embed=null,
@@ -110,19 +94,15 @@ class Ours:
             height=self.side,
         )
 
-    def movq(self) -> None:
-        """One decode."""
+    def _movq(self, batch: int) -> None:
         import torch
 
         from comfyui_unclip.unclip_core.stages.grid import resolve_grid
 
-        if self.decoding is not None:
-            self.decoding.close()
-            self.decoding = None
         handle = self.stack.decoder
         grid = resolve_grid("benchmark", handle.config, handle.autoencoder, self.side, self.side, None, print)
         with torch.no_grad():
-            grid.decode(torch.randn(self.batch, *grid.shape))
+            grid.decode(torch.randn(batch, *grid.shape))
 
 
 class Diffusers:
@@ -133,7 +113,7 @@ class Diffusers:
         from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[options.dtype])
+        self.dtype = sides.dtype_of(options)
         self.batch = options.batch
         kinds = {
             "prior": (PriorTransformer, PRIOR, "prior"),
@@ -141,27 +121,29 @@ class Diffusers:
             "movq": (VQModel, DECODER, "movq"),
         }
         self.networks = {}
-        for piece in options.pieces:
+        for piece in kinds.keys() & set(options.pieces):
             kind, folder, name = kinds[piece]
             network = kind.from_pretrained(options.folder / folder / name, torch_dtype=self.dtype)
             network.to(self.device).eval()
-            if options.tuned and piece != "prior":
-                network.to(memory_format=torch.channels_last)
-            if options.tuned and torch.cuda.is_available():
-                network.compile(mode="reduce-overhead")
+            sides.tune(network, options, maps=piece != "prior")
             self.networks[piece] = network
         self.prior_scheduler = UnCLIPScheduler.from_pretrained(options.folder / PRIOR / "scheduler")
         self.decoder_scheduler = DDPMScheduler.from_pretrained(options.folder / DECODER / "scheduler")
         self.latent = options.side // 8
-        self.decoding = None
+
+    def units(self, piece: str, batch: int) -> Generator[object]:
+        """Calls of the prior, steps of the decoder, decodes of MoVQ."""
+        if piece == "decoder":
+            yield from self._decode()
+        while True:
+            yield self._prior() if piece == "prior" else self._movq()
 
     def _noise(self, *shape: int):
         import torch
 
         return torch.randn(shape, device=self.device).to(self.dtype)
 
-    def prior(self) -> None:
-        """One whole call."""
+    def _prior(self) -> None:
         import torch
 
         network, scheduler = self.networks["prior"], self.prior_scheduler
@@ -185,12 +167,6 @@ class Diffusers:
             latents = scheduler.step(output, timestep=t, sample=latents, prev_timestep=previous).prev_sample
         network.post_process_latents(latents)
 
-    def decoder(self) -> None:
-        """One step of a call that goes on from the step before."""
-        if self.decoding is None:
-            self.decoding = self._decode()
-        next(self.decoding)
-
     def _decode(self):
         import torch
 
@@ -212,8 +188,7 @@ class Diffusers:
             latents = scheduler.step(output, t, latents)[0]
             yield latents
 
-    def movq(self) -> None:
-        """One decode."""
+    def _movq(self) -> None:
         self.networks["movq"].decode(self._noise(self.batch, 4, self.latent, self.latent), force_not_quantize=True)
 
     def gflop(self) -> dict[str, float]:
@@ -224,7 +199,7 @@ class Diffusers:
         counts = {}
         for piece, network in self.networks.items():
             shadow = Diffusers.__new__(Diffusers)
-            shadow.__dict__.update(vars(self), device=torch.device("meta"), dtype=torch.float32, decoding=None)
+            shadow.__dict__.update(vars(self), device=torch.device("meta"), dtype=torch.float32)
             with torch.device("meta"):
                 empty = type(network).from_config(network.config).eval()
             shadow.networks = {piece: empty}
@@ -238,113 +213,32 @@ class Diffusers:
                     x = shadow._noise(2 * self.batch, 4, self.latent, self.latent)
                     empty(x, 0, encoder_hidden_states=None, added_cond_kwargs=added)
                 else:
-                    shadow.movq()
+                    shadow._movq()
             counts[piece] = counter.get_total_flops() * (PRIOR_STEPS if piece == "prior" else 1) / 1e9
         return counts
 
 
-def serve(side: str, options: argparse.Namespace) -> None:
-    """Be one of the two processes: a JSON command a line in, a JSON answer a line out."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries may print
-    import torch
-
-    torch.set_grad_enabled(False)
-    worker = Ours(options) if side == "ours" else Diffusers(options)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    out.write(json.dumps({"ready": True}) + "\n")
-    for line in sys.stdin:
-        command = json.loads(line)
-        if command["do"] == "gflop":
-            answer = worker.gflop()
-        elif command["do"] == "rate":
-            answer = best_rate(options.dtype, clock)
-        else:
-            answer = [_timed(getattr(worker, command["do"]), synchronise, clock) for _ in range(command["times"])]
-        out.write(json.dumps({"answer": answer, "peak": peak_gigabytes()}) + "\n")
-
-
-def _timed(call: Callable[[], object], synchronise: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    call()
-    synchronise()
-    return clock() - start
-
-
-@dataclass
-class Side:
-    """One of the two processes, seen from the parent."""
-
-    process: subprocess.Popen
-    times: dict[str, list[float]] = field(default_factory=dict)
-    peak: float = 0.0
-
-    @classmethod
-    def start(cls, side: str, options: argparse.Namespace) -> Side:
-        environment = os.environ | (ALLOCATOR if options.tuned and side != "ours" else {})
-        pieces = [piece for piece in options.pieces if piece != "memory"]
-        command = [*_again(options), "--serve", side, "--pieces", *pieces]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        found = cls(process)
-        found._answer()
-        return found
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the benchmark process ended with exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, do: str, times: int = 1):
-        """Let it work; what it answers: for a piece, the seconds of each time."""
-        self.process.stdin.write(json.dumps({"do": do, "times": times}) + "\n")
-        self.process.stdin.flush()
-        found = self._answer()
-        self.peak = found["peak"]
-        return found["answer"]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def _again(options: argparse.Namespace) -> list[str]:
-    """This command with the options that its processes need."""
-    given = ["--dtype", options.dtype, "--batch", str(options.batch), "--side", str(options.side)]
-    given += ["--tuned"] * options.tuned + ["--cpu-time"] * options.cpu_time
-    return [sys.executable, __file__, str(options.folder), *given]
-
-
 def measure(options: argparse.Namespace) -> str:
     """The pieces that are timed, as Markdown."""
-    sides = {name: Side.start(name, options) for name in ("diffusers", "ours")}
     pieces = [piece for piece in options.pieces if piece != "memory"]
+    found = {name: Side.start(name, options) for name in options.sides}
     try:
         for piece in pieces:
-            for side in sides.values():
-                side.ask(piece)  # reads and packs the weights, compiles
-            for order in (list(sides.values()), list(reversed(sides.values()))):
-                for side in order:
-                    side.times.setdefault(piece, []).extend(side.ask(piece, options.steps))
-        counts, rate = sides["diffusers"].ask("gflop"), sides["ours"].ask("rate")
+            for side in found.values():
+                side.ask("units", piece=piece, count=1)  # reads and packs the weights, compiles
+            sides.in_turns(tuple(found.values()), piece, options.steps)
+        theirs, ours = (next(s for s in found if sides.is_ours(s) is mine) for mine in (False, True))
+        counts, rate = found[theirs].ask("gflop"), found[ours].ask("rate")
     finally:
-        for side in sides.values():
+        for side in found.values():
             side.close()
-    kind = "tuned diffusers" if options.tuned else "diffusers"
-    lines = [
-        f"best rate {rate:.0f} GFLOP/s, {options.dtype}, batch {options.batch}, {options.side} px",
-        "",
-        f"| piece | {kind}, s | ours, s | ratio | floor, s | ours over floor |",
-        "|---|---|---|---|---|---|",
-    ]
-    for piece in pieces:
-        theirs, ours = (median(sides[name].times[piece]) for name in ("diffusers", "ours"))
-        floor = counts[piece] / rate
-        cells = (f"{theirs:.3f}", f"{ours:.3f}", f"{theirs / ours:.2f}", f"{floor:.3f}", f"{ours / floor:.2f}")
-        lines.append(f"| {piece}, {UNITS[piece]} | {' | '.join(cells)} |")
-    peaks = {name: side.peak for name, side in sides.items()}
-    return "\n".join([*lines, "", f"peaks of these processes: {peaks['diffusers']:.2f} and {peaks['ours']:.2f} GB"])
+    seconds = {name: {piece: median(side.times[piece]) for piece in pieces} for name, side in found.items()}
+    rows = {piece: f"{piece}, {UNITS[piece]}" for piece in pieces}
+    peaks = sides.markdown(
+        ["", *found], [["peak of this process, GB", *(f"{side.peak:.2f}" for side in found.values())]]
+    )
+    head = f"best rate {rate:.0f} GFLOP/s, {options.dtype}, batch {options.batch}, {options.side} px"
+    return "\n\n".join([head, sides.tables(seconds, rows, {p: counts[p] / rate for p in pieces}), peaks])
 
 
 def memory(options: argparse.Namespace) -> str:
@@ -363,7 +257,7 @@ def memory(options: argparse.Namespace) -> str:
     for name, value in settings.items():
         command += ["-s", f"{name}={value}"]
     ours = _peak_of(command, {"UNCLIP_MODELS": str(options.folder)})
-    theirs = _peak_of([*_again(options), "--serve", "pipelines"], {})
+    theirs = _peak_of([sys.executable, *sys.argv, "--dtype", options.dtype, "--serve", "pipelines"], {})
     return "\n".join(
         [
             "| | diffusers, both pipelines | ours, unclip run | ours / theirs |",
@@ -387,7 +281,7 @@ def run_pipelines(options: argparse.Namespace) -> None:
     import torch
     from diffusers import KandinskyV22Pipeline, KandinskyV22PriorPipeline
 
-    dtype = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[options.dtype])
+    dtype = sides.dtype_of(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior = KandinskyV22PriorPipeline.from_pretrained(options.folder / PRIOR, torch_dtype=dtype, tokenizer=None)
     prior.tokenizer = _Tokens()  # the folder has no words
@@ -420,14 +314,6 @@ class _Tokens:
         return BatchEncoding({"input_ids": ids, "attention_mask": (torch.arange(TOKENS) < lengths[:, None]).long()})
 
 
-def fastest_dtype() -> str:
-    """What this machine multiplies fastest."""
-    import torch
-
-    kinds = ("fp16", "bf16") if torch.cuda.is_available() else ("bf16", "fp32")
-    return max(kinds, key=lambda kind: best_rate(kind, time.perf_counter))
-
-
 def write(folder: Path, small: bool) -> None:
     """Random weights, by the writer that the tests use."""
     import torch
@@ -444,26 +330,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write them with random weights, and stop")
     parser.add_argument("--small", action="store_true", help="with --write: reduced width")
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="only these")
-    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="auto: the fastest")
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--side", type=int, default=512, help="pixels")
-    parser.add_argument("--steps", type=int, default=3, help="times that a piece is measured a turn; there are two")
-    parser.add_argument("--tuned", action="store_true", help="against channels-last and our allocator setting")
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="count processor time: for a machine shared with others"
-    )
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"), help="where `memory` saves its picture")
-    parser.add_argument("--serve", choices=("ours", "diffusers", "pipelines"), help=argparse.SUPPRESS)
+    sides.add_options(parser)
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     if options.write:
         return write(options.folder, options.small)
-    if options.dtype == "auto":
-        options.dtype = fastest_dtype()
     if options.serve == "pipelines":
         return run_pipelines(options)
     if options.serve:
-        return serve(options.serve, options)
+        return sides.serve(lambda: Ours(options) if sides.is_ours(options.serve) else Diffusers(options), options)
+    sides.complete(options)
     if set(options.pieces) - {"memory"}:
         print(f"{rates()}\n\n{measure(options)}", flush=True)
     if "memory" in options.pieces:

@@ -20,16 +20,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 from statistics import median
 
-from family import Side
-from karlo import ALLOCATOR, best_rate
+import sides
+from sides import Side
 
 TARGET = 1.3  # times the plain loop's pictures a second
 WAITING_TARGET = 0.05  # of a step, from the second epoch on
@@ -353,62 +353,39 @@ def _peers():
 PEERS: dict = {}
 
 
-def serve(side: str, options: argparse.Namespace) -> None:
-    """Be one of the two processes: a JSON command a line in, a JSON answer a line out."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries may print
-    import torch
+class Session:
+    """A side's process: one stage in training after the other."""
 
-    if side == "ours":
-        from comfyui_unclip.unclip_core.pages import keep_pages
+    def __init__(self, options: argparse.Namespace) -> None:
+        if options.serve == "ours":
+            from comfyui_unclip.unclip_core.pages import keep_pages
 
-        keep_pages()
-    else:
-        PEERS.update(_peers())
-    kind = Ours if side == "ours" else Plain
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    worker = None
-    out.write(json.dumps({"ready": True}) + "\n")
-    for line in sys.stdin:
-        command = json.loads(line)
-        do = command["do"]
-        if do == "rate":
-            answer = best_rate(options.dtype, clock)
-        elif do == "gflop":
-            answer = worker.gflop()
-        elif do == "end":
-            answer = worker.close()
-            worker = None
-        elif do == "step":
-            answer = [_timed(worker.step, synchronise, clock) for _ in range(command["times"])]
+            keep_pages()
         else:
-            worker = kind(do, options)
-            for _ in range(2):
-                worker.step()
-            answer = {"parameters": worker.parameters, "batch": getattr(worker, "recipe", None) and worker.recipe.batch}
-        out.write(json.dumps({"answer": answer, "peak": 0.0}) + "\n")
+            PEERS.update(_peers())
+        self.options = options
 
+    def begin(self, stage: str) -> dict[str, int | None]:
+        """Build a stage, and make two steps."""
+        self.worker = (Ours if self.options.serve == "ours" else Plain)(stage, self.options)
+        for _ in range(2):
+            self.worker.step()
+        recipe = getattr(self.worker, "recipe", None)
+        return {"parameters": self.worker.parameters, "batch": recipe and recipe.batch}
 
-def _timed(call, synchronise, clock) -> float:
-    start = clock()
-    call()
-    synchronise()
-    return clock() - start
+    def units(self, piece: str, batch: int) -> Generator[object]:
+        """Steps of the stage that was begun."""
+        while True:
+            yield self.worker.step()
 
+    def gflop(self) -> float:
+        """Operations of a step of it."""
+        return self.worker.gflop()
 
-def start(side: str, options: argparse.Namespace) -> Side:
-    """One of the two processes."""
-    import subprocess
-
-    command = [sys.executable, __file__, "--serve", side, "--folder", str(options.folder), "--preset", options.preset]
-    command += ["--dtype", options.dtype, "--batch", str(options.batch)]
-    command += ["--tuned"] * options.tuned + ["--compile"] * options.compile + ["--cpu-time"] * options.cpu_time
-    environment = os.environ | (ALLOCATOR if options.tuned and side != "ours" else {})
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    found = Side(process)
-    found._answer()
-    return found
+    def end(self) -> None:
+        """Forget it."""
+        self.worker.close()
+        del self.worker
 
 
 def draw(folder: Path, count: int) -> None:
@@ -429,22 +406,25 @@ def draw(folder: Path, count: int) -> None:
 
 def compare(options: argparse.Namespace) -> tuple[str, dict[str, float]]:
     """Markdown, and ours over the plain loop's pictures a second by stage."""
-    sides = {name: start(name, options) for name in ("plain", "ours")}
+    found = [
+        Side.start(name, options, "--folder", str(options.folder), allocator=options.tuned and name == "plain")
+        for name in ("plain", "ours")
+    ]
+    peer, mine = found
     lines, ratios = [], {}
     try:
-        rate = sides["ours"].ask("rate")
+        rate = mine.ask("rate")
         for stage in options.stages:
-            seconds: dict[str, list[float]] = {name: [] for name in sides}
-            told = {name: side.ask(stage) for name, side in sides.items()}
-            gflop = sides["plain"].ask("gflop")
+            told = {side.name: side.ask("begin", stage=stage) for side in found}
+            gflop = peer.ask("gflop")
             for turn in range(options.rounds):
-                for name in list(sides) if turn % 2 == 0 else reversed(sides):
-                    seconds[name] += sides[name].ask("step", options.steps)
-            for side in sides.values():
+                for side in found if turn % 2 == 0 else reversed(found):
+                    side.work(stage, options.steps)
+            for side in found:
                 side.ask("end")
-            plain, ours = (median(seconds[name]) for name in sides)
+            plain, ours = (median(side.times[stage]) for side in found)
             ratios[stage], batch = plain / ours, told["plain"]["batch"]
-            sizes = " / ".join(f"{told[name]['parameters'] / 1e6:.2f}" for name in sides)
+            sizes = " / ".join(f"{each['parameters'] / 1e6:.2f}" for each in told.values())
             shares = " / ".join(f"{gflop / each / rate:.0%}" for each in (plain, ours))
             lines.append(
                 f"| {stage} | {sizes} | {batch} | {gflop:.0f} | {batch / plain:.1f} | {batch / ours:.1f} | "
@@ -452,7 +432,7 @@ def compare(options: argparse.Namespace) -> tuple[str, dict[str, float]]:
             )
             print(lines[-1], file=sys.stderr)
     finally:
-        for side in sides.values():
+        for side in found:
             side.close()
     kind = "plain loop, tuned" if options.tuned else "plain loop"
     head = [
@@ -549,7 +529,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options)
+        return sides.serve(lambda: Session(options), options, gradients=True)
     from storybook import machine
 
     with tempfile.TemporaryDirectory() as folder:
@@ -557,7 +537,7 @@ def main() -> None:
         print(f"{machine()}\n")
         if options.dtype == "auto":
             clock = time.process_time if options.cpu_time else time.perf_counter
-            rates = {dtype: best_rate(dtype, clock) for dtype in ("fp32", "bf16")}
+            rates = {dtype: sides.best_rate(dtype, clock) for dtype in ("fp32", "bf16")}
             print(", ".join(f"{dtype} {rate:.0f} GFLOP/s" for dtype, rate in rates.items()) + "\n")
             options.dtype = max(rates, key=rates.__getitem__)
         if options.waiting:
