@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..clip.captions import CaptionTower
+from ..models.empty import without_contents
 from .header import StageFile
 from .keys import Rule, assemble
 from .tensors import open_weights
@@ -40,7 +41,7 @@ def has_caption_tower(found: StageFile) -> bool:
 def load_caption_tower(found: StageFile, dtype: torch.dtype, check: Callable[[], None] | None = None) -> CaptionTower:
     """The text half of a CLIP's file, mapped. check: see `assemble`. Raises CheckpointError naming file, key,
     expected and found."""
-    with torch.device("meta"):
+    with without_contents():
         network = CaptionTower(found.config)
     (weights,) = found.weights(None).values()
     sources = {

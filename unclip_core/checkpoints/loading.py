@@ -11,6 +11,7 @@ from torch import nn
 from ..clip.networks import empty_network
 from ..config import ClipConfig
 from ..models.build import build_network
+from ..models.empty import without_contents
 from .header import StageFile, guarded, read_stage
 from .states import read_state
 
@@ -19,7 +20,7 @@ def empty_stage(stage: str, config: object) -> nn.Module:
     """The network that a stage's file holds, CLIP's too, on the meta device."""
     if isinstance(config, ClipConfig):
         return empty_network(config)
-    with torch.device("meta"):
+    with without_contents():
         return build_network(stage, config)
 
 

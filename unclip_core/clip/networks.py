@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ClipConfig, ClipTextConfig, ClipVisionConfig
+from ..models.empty import without_contents
 from .words import WordTokenizer
 
 MAP_SIDE = 2  # cells a side of the image head "map"
@@ -82,7 +83,7 @@ def _mlp_ratio(tower: ClipVisionConfig | ClipTextConfig) -> float:
 
 def empty_network(config: ClipConfig) -> nn.Module:
     """`build_network` on the meta device, for weights to be assigned to, without the towers that `config` lacks."""
-    with torch.device("meta"), _random_weights_unsaid():
+    with without_contents(), _random_weights_unsaid():
         network = build_network(config)
     keep_towers(network, config.towers)
     # No part of the weights, so nothing would be assigned to it: a token sees those before it.

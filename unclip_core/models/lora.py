@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig, PriorConfig
 from .build import painting_network
+from .empty import without_contents
 from .integers import IntegerConv2d, IntegerLinear
 from .layers import SpatialAttention, TransformerBlock
 from .prior import PriorNetwork
@@ -116,7 +117,7 @@ class BranchedConv2d(_Branched):
 def layer_shapes(stage: str, config: PriorConfig | DecoderConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape of the weight} of every layer of a stage's network that can have a branch: linear (out, in) or a
     convolution (out, in, k, k). Shared, not to be changed."""
-    with torch.device("meta"):
+    with without_contents():
         network = PriorNetwork(config) if stage == "prior" else painting_network(config)
     return {name: _shape(layer) for name, layer in all_layers(network).items()}
 

@@ -15,6 +15,7 @@ from ..clip.model import Clip
 from ..clip.multilingual import MultilingualTokenizer
 from ..config import DecoderConfig
 from ..models.decoder import Autoencoder, build_autoencoder
+from ..models.empty import without_contents
 from ..models.multilingual import MultilingualEncoder
 from ..models.text_encoder import TextTower
 from ..runtime.device import pick_dtype
@@ -73,7 +74,7 @@ def frozen_parts(config: DecoderConfig, read: Callable[[], State] | None, clip: 
             f"train decoder: {config.decoder_id} paints latents, whose autoencoder is not trained here; begin with "
             "weights that have it, as --init kandinsky-2-2:decoder (a run that is not finished has none)"
         )
-    with torch.device("meta"):
+    with without_contents():
         autoencoder = build_autoencoder(config.autoencoder)
     state = {name: value.float() for name, value in stored.items()}
     autoencoder.load_state_dict(state, strict=True, assign=True)
@@ -91,7 +92,7 @@ def with_own_text(frozen: Frozen, config: DecoderConfig, device: torch.device, t
     dtype = torch.float32 if device.type == "cpu" else pick_dtype("auto", device)
 
     def build(dtype: torch.dtype) -> nn.Module:
-        with torch.device("meta"):
+        with without_contents():
             tower = own_text_tower(config)
         state = {name: value.to(dtype) for name, value in part_of(frozen.stored(), TEXT_TOWER).items()}
         tower.load_state_dict(state, strict=True, assign=True)

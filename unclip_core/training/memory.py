@@ -24,6 +24,7 @@ from ..clip.networks import empty_network
 from ..config import ClipConfig, DecoderConfig, PriorConfig
 from ..models.build import painting_network
 from ..models.decoder import build_autoencoder
+from ..models.empty import without_contents
 from ..models.layers import ResBlock, SpatialAttention, TransformerBlock
 from ..models.lora import Branch, with_branches
 from ..models.prior import PriorNetwork
@@ -135,7 +136,7 @@ def counted_network(
 ) -> nn.Module:
     """The network that is trained, without contents, all of it as `dtype`; its gradients go as soon as they are summed
     up. save_memory, fused: see `estimate`."""
-    with torch.device("meta"):
+    with without_contents():
         network = PriorNetwork(config) if isinstance(config, PriorConfig) else painting_network(config)
         network = network.to(dtype)
         if lora is not None:
@@ -245,7 +246,7 @@ def _frozen_bytes(
     largest = (max(image, text) if apart else image + text) * dtype.itemsize
     if isinstance(config, PriorConfig) or config.autoencoder is None:
         return largest, 0
-    with torch.device("meta"):
+    with without_contents():
         autoencoder = build_autoencoder(config.autoencoder)
         own = own_text_tower(config)
     side = config.unet.image_size * config.autoencoder.factor
