@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +124,7 @@ LARGE_COLUMNS = {
            "fewer operations", "faster"),
     "zh": ("", "与真图的 PSNR", "与默认设置的 PSNR", "前向次数（只算外层的）", "运算减少", "加速"),
 }  # fmt: skip
+BRIEF, LARGE_BRIEF = (0, 1, 2, 6, 7, 10), (0, 1, 2, 5)  # the columns of help pages
 HEADINGS = {"en": "## Measured", "zh": "## 测得"}
 
 
@@ -251,8 +253,9 @@ class Painted:
         key = self.context.key("effort", asdict(way), self.rounds)
         return {name: float(value) for name, value in self.context.store.tensors("effort", key, make).items()}
 
-    def row(self, way: Way, language: str) -> list[str]:
-        """A line of the table."""
+    @cache  # noqa: B019 (lives as long as the command)
+    def cells(self, way: Way) -> list[str]:
+        """A line of the table, but for its first cell."""
 
         judge, made = self.context.judge, self.pictures(way)
         hits = right(judge, made, self.scenes)
@@ -266,7 +269,6 @@ class Painted:
         close = "" if way == way.full else f"{psnr(made, self.pictures(way.full)):.1f} dB"
         effort, own = self.effort(way), self.effort(OWN)
         return [
-            way.label(language, self.own),
             share(hits["all"]).shown("%"),
             lost,
             *(f"{share(hits[name]).value:.1%}" for name in ("object", "colour", "background")),
@@ -277,9 +279,10 @@ class Painted:
             "" if way == OWN else f"{effort['own'] / effort['seconds']:.2f}x",
         ]
 
-    def table(self, section: str, language: str = "en") -> str:
-        """Markdown."""
-        return _markdown(COLUMNS[language], [self.row(way, language) for way in (OWN, *SECTIONS[section])])
+    def table(self, section: str, language: str, brief: bool) -> str:
+        """Markdown. brief: without the columns that a help page has no room for."""
+        rows = [[way.label(language, self.own), *self.cells(way)] for way in (OWN, *SECTIONS[section])]
+        return _markdown(COLUMNS[language], rows, BRIEF if brief else None)
 
     def sheet(self, section: str, path: Path) -> None:
         """The first captions' pictures, a row a way, of the same seeds."""
@@ -340,22 +343,24 @@ class Enlarged:
         key = self.context.key("effort", self.size, asdict(way), self.rounds)
         return {name: float(value) for name, value in self.context.store.tensors("effort", key, make).items()}
 
-    def table(self, language: str = "en") -> str:
-        """Markdown."""
+    @cache  # noqa: B019
+    def cells(self, way: Way) -> list[str]:
+        """A line of the table, but for its first cell."""
+        found, own = self.numbers(way), self._effort(OWN)
+        return [
+            f"{found['true']:.1f} dB",
+            "" if way == OWN else f"{found['own']:.1f} dB",
+            _count(found),
+            f"{own['operations'] / found['operations']:.2f}x",
+            "" if way == OWN else f"{found['before'] / found['seconds']:.2f}x",
+        ]
+
+    def table(self, language: str, brief: bool) -> str:
+        """Markdown. brief: without the columns that a help page has no room for."""
         sampling = self.upsampler.config.sampling
         settings = {"sampler": sampling.sampler, "steps": sampling.steps}
-        own, rows = self._effort(OWN), []
-        for way in (OWN, *ENLARGING[self.size]):
-            found = self.numbers(way)
-            rows.append([
-                way.label(language, settings),
-                f"{found['true']:.1f} dB",
-                "" if way == OWN else f"{found['own']:.1f} dB",
-                _count(found),
-                f"{own['operations'] / found['operations']:.2f}x",
-                "" if way == OWN else f"{found['before'] / found['seconds']:.2f}x",
-            ])  # fmt: skip
-        return _markdown(LARGE_COLUMNS[language], rows)
+        rows = [[way.label(language, settings), *self.cells(way)] for way in (OWN, *ENLARGING[self.size])]
+        return _markdown(LARGE_COLUMNS[language], rows, LARGE_BRIEF if brief else None)
 
 
 def _points(difference) -> str:
@@ -367,8 +372,9 @@ def _count(effort: dict[str, float]) -> str:
     return f"{effort['whole']:.0f}" + (f" ({effort['outer']:.0f})" if effort["outer"] else "")
 
 
-def _markdown(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+def _markdown(columns: tuple[str, ...], rows: list[list[str]], some: tuple[int, ...] | None) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
+    lines = [[line[index] for index in some] if some else line for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -385,6 +391,14 @@ NOTES = {
 LARGE_NOTES = {
     "en": "{stack}, {count} renders shrunk to the size that is enlarged. {machine}.",
     "zh": "{stack}，{count} 张缩小后的真图。{machine}。",
+}
+TITLES = {
+    "samplers": "Samplers at few steps",
+    "interval": "Guidance Interval",
+    "cache": "Step Cache",
+    "together": "Together",
+    256: "Enlarging to 256 px",
+    1024: "Enlarging to 1024 px",
 }
 PLACES = {
     "samplers": ("UnCLIPDecoderSample",),
@@ -406,8 +420,8 @@ def with_section(page: str, language: str, text: str) -> str:
 
 
 def with_tables(page: str, text: str) -> str:
-    """docs/performance.md with `text` as its section on fewer operations, at the end or where it stood."""
-    heading = "## Fewer operations: approximate, off by default"
+    """docs/approximate.md with `text` as its section on fewer operations, at the end."""
+    heading = "## Fewer operations"
     page = re.sub(rf"{re.escape(heading)}\n.*?(?=^## |\Z)", "", page, flags=re.DOTALL | re.MULTILINE)
     return f"{page.rstrip()}\n\n{heading}\n\n{text.strip()}\n"
 
@@ -423,10 +437,10 @@ def main() -> int:
     parser.add_argument("--renders", type=int, default=100, help="pictures that are enlarged")
     parser.add_argument("--rounds", type=int, default=5, help="pictures of each way that are timed")
     parser.add_argument("--only", action="append", choices=names, help="a table; may be given several times")
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/performance.md and help pages")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/approximate.md and help pages")
     options = parser.parse_args()
     if options.write and options.only:
-        parser.error("--write with --only would leave the other tables out of docs/performance.md; leave out --only")
+        parser.error("--write with --only would leave the other tables out of docs/approximate.md; leave out --only")
 
     from storybook import machine
 
@@ -443,25 +457,31 @@ def main() -> int:
         painted = Painted(context, options.count, options.rounds)
         enlarged = {size: Enlarged(context, size, options.renders, options.rounds) for size in ENLARGING}
         texts: dict[str, dict[str | int, str]] = {"en": {}, "zh": {}}
+        report = []
         for name in names:
             if options.only and name not in options.only:
                 continue
+            key = name if name in SECTIONS else int(name)
+            count = options.count if name in SECTIONS else options.renders
+            notes = NOTES if name in SECTIONS else LARGE_NOTES
+
+            def table(language: str, brief: bool, key: str | int = key) -> str:
+                if key in SECTIONS:
+                    return painted.table(key, language, brief)
+                return enlarged[key].table(language, brief)
+
             for language, found in texts.items():
-                if name in SECTIONS:
-                    key, count, note = name, options.count, NOTES[language]
-                    table = painted.table(name, language)
-                else:
-                    key, count, note = int(name), options.renders, LARGE_NOTES[language]
-                    table = enlarged[key].table(language)
-                said = note.format(stack=entry.name, count=count, machine=machine())
-                found[key] = f"{table}\n\n{said}"
+                said = notes[language].format(stack=entry.name, count=count, machine=machine())
+                found[key] = f"{table(language, brief=True)}\n\n{said}"
+            report.append(f"### {TITLES[key]}\n\n{table('en', brief=False)}")
             if name in SECTIONS:
                 painted.sheet(name, options.output / f"{name}.png")
-    report = "\n\n".join(f"### {name}\n\n{text}" for name, text in texts["en"].items())
-    print(report)
-    (options.output / "report.md").write_text(report + "\n", encoding="utf-8")
+        said = NOTES["en"].format(stack=entry.name, count=options.count, machine=machine())
+        text = "\n\n".join([*report, f"{said} Enlarged: {options.renders} renders, shrunk."])
+    print(text)
+    (options.output / "report.md").write_text(text + "\n", encoding="utf-8")
     if options.write:
-        write(texts, report)
+        write(texts, text)
     return 0
 
 
@@ -473,7 +493,7 @@ def write(texts: dict[str, dict[str | int, str]], report: str) -> None:
                 path = PAGES / node / f"{language}.md"
                 path.write_text(with_section(path.read_text(encoding="utf-8"), language, text), encoding="utf-8")
                 print(f"wrote {path.relative_to(ROOT)}")
-    path = ROOT / "docs" / "performance.md"
+    path = ROOT / "docs" / "approximate.md"
     path.write_text(with_tables(path.read_text(encoding="utf-8"), report), encoding="utf-8")
     print(f"wrote {path.relative_to(ROOT)}")
 

@@ -307,7 +307,8 @@ class Context:
         what: str = "decode",
         **options: Any,
     ) -> Tensor:
-        """IMAGE (B, S, S, 3): item i with seed + i. embed, text and noise have one size; `options` go to `sample`."""
+        """IMAGE (B, S, S, 3): item i with seed + i. embed, text and noise have one size; `options` go to `sample`.
+        Raises ValueError as `_key`."""
         sizes = [len(given) for given in (embed, text, noise) if given is not None]
         batch, found, decoder = max(sizes, default=1), [], decoder or self.decoder
         for start in range(0, batch, CHUNK):
@@ -335,9 +336,15 @@ class Context:
         return torch.cat(found)
 
     def _key(self, decoder: Decoder, *parts: object) -> str:
-        """The key of what a decoder makes of these. Decoders of the run have their training in their id."""
+        """The key of what a decoder makes of these. Decoders of the run have their training in their id.
+
+        Raises ValueError for a decoder with what has no key: CLIP guidance, a depth hint, LoRAs.
+        """
+        if decoder.guidance_by_clip or decoder.hint or decoder.loras:
+            raise ValueError("experiments keep samples of decoders without CLIP guidance, depth hints and LoRAs alone")
+        patches = [patch for patch in (decoder.interval, decoder.cache) if patch]
         weights = self.weights_of("clip", "decoder")
-        return digest(weights, decoder.config.decoder_id, str(decoder.network.dtype), *parts)
+        return digest(weights, decoder.config.decoder_id, str(decoder.network.dtype), *parts, *patches)
 
     def _watch(self, what: str, start: int, batch: int) -> Callable[[Any], None]:
         chunk = min(CHUNK, batch - start)

@@ -145,6 +145,19 @@ def test_figures_names_are_unique_over_the_whole_report(make_context):
     assert len(names) == len(set(names)) == 5
 
 
+def test_samples_of_a_patched_decoder_are_their_own(make_context, tmp_path):
+    context = make_context(tmp_path)
+    embed = context.imagine(["a red star"])[0]
+    options = {"steps": 4, "guidance_scale": 8.0}
+    plain = context.decode(embed, context.encode(["a red star"]), **options)
+    for patched in (context.decoder.with_guidance_interval(0.0, 0.4), context.decoder.with_step_cache(2, 1)):
+        made = context.decode(embed, context.encode(["a red star"]), decoder=patched, **options)
+        assert not torch.equal(made, plain), patched
+    guided = context.decoder.with_clip_guidance(context.clip, 1.0)
+    with pytest.raises(ValueError, match="without CLIP guidance"):
+        context.decode(embed, context.encode(["a red star"]), decoder=guided, **options)
+
+
 def test_a_stack_without_an_autoregressive_prior_or_a_table_is_told_so(make_context, monkeypatch):
     context = make_context()
     context.entry.stages.pop("ar_prior")
