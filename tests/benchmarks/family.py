@@ -341,7 +341,7 @@ def main() -> None:
         return run_pipelines(options)
     if options.serve:
         return sides.serve(lambda: Ours(options) if sides.is_ours(options.serve) else Diffusers(options), options)
-    sides.complete(options)
+    sides.settle(options)
     if set(options.pieces) - {"memory"}:
         print(f"{rates()}\n\n{measure(options)}", flush=True)
     if "memory" in options.pieces:

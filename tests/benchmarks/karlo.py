@@ -191,7 +191,7 @@ def measure(found: list[Side], options: argparse.Namespace) -> float:
             side.times[f"{stage} first"] = side.times.pop(stage)
             if stage == "decoder":
                 earlier = side.times.get("prior", [0.0])
-                side.times["to decoder"] = [side.busy + (STAGES["prior"] - len(earlier)) * median(earlier)]
+                side.times["to decoder"] = [side.busy + (STAGES["prior"] - 1 - len(earlier)) * median(earlier)]
             if options.complete:
                 side.work(stage, whole)
         if not options.complete:
@@ -205,21 +205,19 @@ def table(found: list[Side], rate: float, options: argparse.Namespace) -> str:
     steps = {side.name: {stage: median(side.times[stage]) for stage in stages} for side in found}
     floors = {stage: GFLOP[stage] * options.batch / rate for stage in stages}
     names = {stage: f"{stage} x {STAGES[stage]}, a step" for stage in stages}
-    whole = {}
-    for side in found:
-        row = whole[side.name] = {"process start and load": side.started}
-        if "decoder" in stages:
-            row["start to first decoder step"] = side.times["to decoder"][0]
-        seconds = [
-            sum(side.times[stage]) if options.complete else STAGES[stage] * steps[side.name][stage] for stage in stages
-        ]
-        row["all steps of these stages"] = sum(side.times["text"]) + sum(seconds)
-    rows = {name: f"{name}, s" for name in next(iter(whole.values()))}
-    peaks = sides.markdown(
-        ["", *(side.name for side in found)], [["peak memory, GB", *(f"{side.peak:.2f}" for side in found)]]
-    )
+    whole = {"process start and load, s": [side.started for side in found]}
+    if "decoder" in stages:
+        whole["start to first decoder step, s"] = [side.times["to decoder"][0] for side in found]
+    whole["all steps, s"] = [
+        sum(side.times["text"])
+        + sum(sum(side.times[s]) if options.complete else STAGES[s] * steps[side.name][s] for s in stages)
+        for side in found
+    ]
+    whole["peak memory, GB"] = [side.peak for side in found]
+    lines = [[name, *(f"{value:.2f}" for value in values)] for name, values in whole.items()]
     head = f"best rate {rate:.0f} GFLOP/s, {options.dtype}, batch {options.batch}"
-    return "\n\n".join([head, sides.tables(steps, names, floors), sides.tables(whole, rows, {}), peaks])
+    sums = sides.markdown(["", *(side.name for side in found)], lines)
+    return "\n\n".join([head, sides.tables(steps, names, floors), sums])
 
 
 def write_folder(path: Path) -> None:
@@ -243,7 +241,7 @@ def main() -> None:
         return write_folder(options.folder)
     if options.serve:
         return sides.serve(lambda: Ours(options) if sides.is_ours(options.serve) else Diffusers(options), options)
-    sides.complete(options)
+    sides.settle(options)
     print(rates(), flush=True)  # before the sides are there: they keep the processor busy
     found = [Side.start(name, options) for name in options.sides]
     try:

@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serve", choices=(*SIDES, "pipelines"), help=argparse.SUPPRESS)
 
 
-def complete(options: argparse.Namespace) -> None:
+def settle(options: argparse.Namespace) -> None:
     """Put what the machine decides in place of the defaults: the dtype that it multiplies fastest, the sides that it
     can run."""
     import torch
