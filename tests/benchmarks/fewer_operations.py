@@ -106,6 +106,7 @@ SECTIONS: dict[str, list[Way]] = {
         Way("unipc", 20, cache=(2, 2)),
         Way("unipc", 20, interval=(0.0, 0.7), cache=(2, 2)),  # workflows/fast_text_to_image.json
         Way("unipc", 15, interval=(0.0, 0.7), cache=(2, 2)),
+        Way("unipc", 10, interval=(0.0, 0.7), cache=(2, 2)),
     ],
 }
 ENLARGING: dict[int, list[Way]] = {
