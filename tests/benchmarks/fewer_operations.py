@@ -110,8 +110,8 @@ SECTIONS: dict[str, list[Way]] = {
     ],
 }
 ENLARGING: dict[int, list[Way]] = {
-    256: [Way(steps=2), Way(steps=1), Way(steps=6), Way(steps=6, cache=(2, 1)), Way(steps=6, cache=(3, 1))],
-    1024: [Way(steps=1), Way(steps=4), Way(steps=4, cache=(2, 1))],
+    256: [Way(steps=2), Way(steps=6), Way(steps=6, cache=(2, 1)), Way(steps=6, cache=(3, 1))],
+    1024: [Way(steps=4), Way(steps=4, cache=(2, 1))],
 }
 COLUMNS = {
     "en": ("", "all three right", "against its own settings, points", "object", "colour", "background",
