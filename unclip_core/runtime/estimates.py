@@ -13,6 +13,15 @@ GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
 CPU_LIMIT = 1 * GIB
 UNKNOWN_FREE = 2 * GIB
+# What a plain RuntimeError says that means it.
+_OUT_OF_MEMORY = (
+    "out of memory",  # MPS, and CUDA where another than PyTorch's allocator asked
+    "can't allocate memory",  # PyTorch's CPU allocator
+    "could not create a primitive",  # oneDNN, and no more than that
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, hipBLAS
+    "Invalid buffer size",  # MPS: one tensor larger than Metal allows
+    "OUT_OF_DEVICE_MEMORY",  # Intel's driver
+)
 # Rows of one forward for which other networks should leave the device; more gain little.
 ASKED_ROWS = 8
 
@@ -32,6 +41,7 @@ def free_bytes(device: torch.device) -> int:
         free, _ = module.mem_get_info(device)
         return free + module.memory_reserved(device) - module.memory_allocated(device)
     if device.type == "mps":
+        torch.mps.empty_cache()  # what its allocator keeps counts as taken
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type == "cpu":
         return min(_available_ram(), 2 * CPU_LIMIT)
@@ -52,11 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the computer or of a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # PyTorch's CPU allocator and MPS raise a plain RuntimeError; oneDNN says only that it could not make a primitive.
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in said for sign in ("can't allocate memory", "out of memory", "could not create a primitive")
-    )
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def does_not_fit(who: str, dtype: torch.dtype | None, device: torch.device) -> str:

@@ -65,7 +65,8 @@ def until_it_fits(
     networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
 ) -> Generator[StepState, None, Result]:
     """The steps of `run()`, begun again if the numbers of `networks` overflow (`Placed.widen`) or one item does not fit
-    into memory (`Placed.fetch_more`); warn is called with the reason.
+    into memory: with no other networks on the device (`Placed.leave_alone`), then with weights fetched as they are used
+    (`Placed.fetch_more`). warn is called with the reason of what changes the dtype or is slow.
 
     Raises Overflow and ItemTooLarge where nothing is left to try.
     """
@@ -80,6 +81,8 @@ def until_it_fits(
             found, _, _ = str(error).partition(";")
             warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
         except ItemTooLarge as error:
+            if any([placed.leave_alone() for placed in networks]):
+                continue
             if not any([placed.fetch_more() for placed in networks]):
                 raise
             found, _, _ = str(error).partition(";")
