@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,17 @@ class Need:
     least: int = 0
 
 
+@dataclass(frozen=True)
+class ImageTower:
+    """What the memory of an image tower of CLIP's depends on. side: of its pictures, in pixels. layers: of a plain ViT,
+    with its tokens and width; 0 for another network."""
+
+    side: int
+    layers: int = 0
+    tokens: int = 0
+    width: int = 0
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that weights or a forward on `device` may take, memory cached by PyTorch's allocator included."""
     if device.type in ("cuda", "xpu"):
@@ -51,6 +63,18 @@ def free_bytes(device: torch.device) -> int:
 def rows_that_fit(device: torch.device, row_bytes: int) -> int:
     """At least 1. Half of what is free: estimates err, and others use the device too."""
     return max(1, free_bytes(device) // 2 // max(1, row_bytes))
+
+
+def split_rows(batch: int, rows: int) -> list[slice]:
+    """Slices of at most `rows` rows, of nearly equal size, that cover `batch`."""
+    chunks = math.ceil(batch / rows)
+    return [slice(batch * chunk // chunks, batch * (chunk + 1) // chunks) for chunk in range(chunks)]
+
+
+def halves(rows: slice) -> tuple[slice, slice]:
+    """A slice of two rows or more as two of nearly equal size."""
+    middle = (rows.start + rows.stop) // 2
+    return slice(rows.start, middle), slice(middle, rows.stop)
 
 
 def bytes_to_ask_for(rows: int, row_bytes: int) -> Need:
@@ -110,6 +134,25 @@ def autoencoder_gradient_bytes(config: AutoencoderConfig, height: int, width: in
         for level, channels in enumerate(config.channels)
     )
     return (7 if config.kind == "movq" else 5) * maps * itemsize
+
+
+def clip_row_bytes(tokens: int, width: int, itemsize: int) -> int:
+    """One row of a transformer of CLIP's without gradients: the working set of a block."""
+    return 20 * tokens * width * itemsize
+
+
+def image_tower_row_bytes(tower: ImageTower, itemsize: int) -> int:
+    """One picture through an image tower of CLIP's without gradients."""
+    if tower.layers == 0:
+        return 60 * tower.side**2 * itemsize
+    return clip_row_bytes(tower.tokens, tower.width, itemsize)
+
+
+def image_tower_gradient_bytes(tower: ImageTower, itemsize: int) -> int:
+    """One picture through an image tower so that gradients reach its pixels: every block's maps are kept until then."""
+    if tower.layers == 0:
+        return 600 * tower.side**2 * itemsize
+    return 20 * tower.layers * tower.tokens * tower.width * itemsize
 
 
 def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:

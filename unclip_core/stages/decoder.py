@@ -21,7 +21,7 @@ from ..models.lora import AppliedLora, Lora
 from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
-from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
+from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, split_rows, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import (
     Embedding,
@@ -48,7 +48,6 @@ from .run import (
     finish,
     resolve_settings,
     run_chunks,
-    split_rows,
     time_table,
     until_it_fits,
     with_last_step,
@@ -473,8 +472,8 @@ class Decoder(TextStage):
         _, height, width = grid.shape
         rows = 2 if settings.pair else 1
         size = rows * unet_row_bytes(self.config.unet, height, width, placed.dtype.itemsize)
-        guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
-        return size + max(guiding, default=0)
+        clips = [guidance.clip for guidance in self.guidance_by_clip]
+        return size + max((grid.guidance_bytes(clip.image_size) + clip.gradient_bytes() for clip in clips), default=0)
 
     @property
     def reads_text(self) -> bool:

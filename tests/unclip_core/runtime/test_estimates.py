@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from comfyui_unclip.unclip_core.clip.model import Clip
+from comfyui_unclip.unclip_core.config import ClipVisionConfig
 from comfyui_unclip.unclip_core.presets import KARLO, STORYBOOK
 from comfyui_unclip.unclip_core.runtime.estimates import (
     does_not_fit,
     free_bytes,
     is_out_of_memory,
     rows_that_fit,
+    split_rows,
     unet_row_bytes,
 )
 
@@ -34,6 +38,16 @@ def test_what_does_not_fit_is_said_of_the_device_that_it_did_not_fit_into(monkey
     assert "into the GPU (mps)" in on["mps"]
 
 
+def test_split_rows_covers_the_batch_evenly():
+    for batch in range(1, 20):
+        for rows in range(1, 22):
+            slices = split_rows(batch, rows)
+            sizes = [s.stop - s.start for s in slices]
+            assert [i for s in slices for i in range(s.start, s.stop)] == list(range(batch))
+            assert max(sizes) <= rows and max(sizes) - min(sizes) <= 1
+            assert len(slices) == -(-batch // rows)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -52,6 +66,31 @@ def test_what_devices_say_when_memory_runs_out_is_understood(error):
     assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("Expected all tensors to be on the same device"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        ClipVisionConfig(width=128, layers=3, head_width=32, patch_size=8, image_size=64),
+        STORYBOOK.clip.vision,
+    ],
+    ids=["ViT", "a network of timm's"],
+)
+def test_the_estimate_of_what_a_gradient_keeps_of_clip_covers_it(vision):
+    config = replace(STORYBOOK.clip, vision=vision)
+    clip, kept = Clip(config), {}
+    weights = {each.untyped_storage().data_ptr() for each in clip.network.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    pixels = torch.rand(2, 3, vision.image_size, vision.image_size, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        embeds = clip.embed_pixels(pixels)
+    assert embeds.requires_grad and sum(kept.values()) < 2 * clip.gradient_bytes() < 12 * sum(kept.values())
 
 
 def test_what_mps_keeps_of_an_earlier_run_is_free(monkeypatch):

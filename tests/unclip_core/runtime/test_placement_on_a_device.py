@@ -316,6 +316,27 @@ def test_attention_with_projections_of_its_own_and_tables_of_words_stream(device
     assert torch.equal(found.cpu(), wanted.cpu())
 
 
+def test_clip_reads_a_batch_that_does_not_fit_in_parts_of_what_does(device, tiny_models, monkeypatch):
+    box = device(10**9)
+    clip = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE).clip
+    captions, pictures = ["a red star", "a blue boat", "a star"] * 5, torch.rand(15, 64, 64, 3)
+    for encode, given in ((clip.encode_text, captions), (clip.encode_image, pictures)):
+        encode(given[:1])  # whose weights lie there from now on
+        box.peak, weights = 0, box.used
+        whole, peak = encode(given), box.peak
+        expected = whole.embed if given is captions else whole.vector
+        box.capacity, box.peak = weights + (peak - weights) // 3, 0
+        for module in (placement, estimates):
+            monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)  # more than there is
+        found = encode(given)
+        torch.testing.assert_close(found.embed if given is captions else found.vector, expected)
+        assert box.peak <= box.capacity
+        box.capacity = weights + 500
+        with pytest.raises(MemoryError, match="Encode: one item at a time does not fit into the GPU"):
+            encode(given)
+        box.capacity = 10**9
+
+
 class Manager:
     """An editor's that has room for `bytes`."""
 
