@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,18 @@ from torch import Tensor, nn
 from ..config import ClipConfig
 from ..pictures.resizing import resize_for_gradient
 from ..runtime.device import overflow_advice
+from ..runtime.estimates import (
+    ImageTower,
+    bytes_to_ask_for,
+    clip_row_bytes,
+    does_not_fit,
+    halves,
+    image_tower_gradient_bytes,
+    image_tower_row_bytes,
+    is_out_of_memory,
+    rows_that_fit,
+    split_rows,
+)
 from ..runtime.placement import Manager, Placed
 from ..types import Embedding, PCABasis, TextEncoding
 from . import byte_pairs
@@ -28,6 +41,7 @@ from .words import WordTokenizer
 
 StateDict = dict[str, Tensor]
 ReadWeights = Callable[..., StateDict]
+Result = TypeVar("Result")
 
 
 def _assigned(network: nn.Module, state: StateDict, dtype: torch.dtype | None) -> nn.Module:
@@ -213,14 +227,21 @@ class Clip:
     @torch.no_grad()
     def encode_text(self, captions: list[str] | str) -> TextEncoding:
         """Encode captions. Raises ValueError for an empty list, what is no text, or a CLIP without a text tower,
-        FloatingPointError for NaN."""
-        captions = _check_captions(captions)
-        self._require("text", "CLIP Text Encode", "text_encoder")
+        FloatingPointError for NaN, MemoryError where one caption does not fit."""
+        who, captions = "CLIP Text Encode", _check_captions(captions)
+        self._require("text", who, "text_encoder")
         ids, mask, places = self.tokenize_all(captions)
-        new = None if places is None else (places.to(self.device), self._new_words.stacked().to(self.device))
-        tokens, embed = text_states(self._captions.on_device(), ids.to(self.device), new)
-        tokens, embed = tokens.float().cpu(), self._scale(embed).cpu()
-        self._check_finite("CLIP Text Encode", self.text_placed.dtype, tokens, embed)
+        words = None if places is None else self._new_words.stacked().to(self.device)
+
+        def encode(network: nn.Module, rows: slice) -> tuple[Tensor, Tensor]:
+            new = None if words is None else (places[rows].to(self.device), words)
+            tokens, embed = text_states(network, ids[rows].to(self.device), new)
+            return tokens.float().cpu(), self._scale(embed).cpu()
+
+        row_bytes = clip_row_bytes(ids.shape[1], self.config.text_width, self._captions.dtype.itemsize)
+        found = self._in_parts(who, self._captions, len(captions), row_bytes, encode)
+        tokens, embed = (torch.cat(parts) for parts in zip(*found, strict=True))
+        self._check_finite(who, self.text_placed.dtype, tokens, embed)
         return TextEncoding(
             tokens=tokens,
             embed=embed,
@@ -234,12 +255,36 @@ class Clip:
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: str = "center") -> Embedding:
         """Encode IMAGE (B, H, W, C) in 0..1; crop: "center" or "squash". Raises ValueError as `preprocess`,
-        FloatingPointError for NaN."""
+        FloatingPointError for NaN, MemoryError where one picture does not fit."""
+        who, dtype = "CLIP Image Encode", self.placed.dtype
         pixels = preprocess(image, self.image_size, self.config.image_mean, self.config.image_std, crop)
-        pixels = pixels.to(self.device, self.placed.dtype)
-        vector = self._scale(self.network.encode_image(pixels)).cpu()
-        self._check_finite("CLIP Image Encode", self.placed.dtype, vector)
+
+        def encode(network: nn.Module, rows: slice) -> Tensor:
+            return self._scale(network.encode_image(pixels[rows].to(self.device, dtype))).cpu()
+
+        row_bytes = image_tower_row_bytes(self._image_tower(), dtype.itemsize)
+        vector = torch.cat(self._in_parts(who, self.placed, len(pixels), row_bytes, encode))
+        self._check_finite(who, dtype, vector)
         return Embedding(vector, self.clip_id, "image")
+
+    def _in_parts(
+        self, who: str, placed: Placed, count: int, row_bytes: int, encode: Callable[[nn.Module, slice], Result]
+    ) -> list[Result]:
+        """`encode(network, rows)` for slices of a batch in order, of fewer rows where memory runs out."""
+        network, found = placed.on_device(need=bytes_to_ask_for(count, row_bytes)), []
+        parts = split_rows(count, rows_that_fit(self.device, row_bytes))
+        while len(found) < len(parts):
+            rows = parts[len(found)]
+            try:
+                found.append(encode(network, rows))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if rows.stop - rows.start == 1:
+                    dtype = None if placed.dtype == torch.float32 else placed.dtype
+                    raise MemoryError(does_not_fit(who, dtype, self.device)) from error
+                parts[len(found) : len(found) + 1] = halves(rows)
+        return found
 
     @torch.no_grad()
     def encode_null_image(self) -> Embedding:
@@ -269,6 +314,22 @@ class Clip:
         channels = zip(pixels.unbind(1), self.config.image_mean, self.config.image_std, strict=True)
         pixels = torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
         return self._scale(self.placed.read().encode_image(pixels.to(self.placed.dtype)))
+
+    def gradient_bytes(self) -> int:
+        """What `embed_pixels` of one row takes on CLIP's device until its gradient is known: an estimate."""
+        return image_tower_gradient_bytes(self._image_tower(), self.placed.dtype.itemsize)
+
+    def _image_tower(self) -> ImageTower:
+        if (vision := self.config.vision) is not None:
+            layers, patch, width = 0 if vision.trunk else vision.layers, vision.patch_size, vision.width
+        else:
+            import open_clip
+
+            named = open_clip.get_model_config(self.config.architecture)["vision_cfg"]
+            layers, patch, width = (named.get(name) for name in ("layers", "patch_size", "width"))
+        if not (isinstance(layers, int) and layers and patch):  # a ResNet, or a network of timm's
+            return ImageTower(self.image_size)
+        return ImageTower(self.image_size, layers, (self.image_size // patch) ** 2 + 1, width)
 
     @property
     def image_size(self) -> int:

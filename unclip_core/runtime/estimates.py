@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,15 @@ GIB = 2**30
 # Beyond this a bigger batch runs no faster on a CPU, while cancelling waits for the end of the step.
 CPU_LIMIT = 1 * GIB
 UNKNOWN_FREE = 2 * GIB
+# What a plain RuntimeError says that means it.
+_OUT_OF_MEMORY = (
+    "out of memory",  # MPS, and CUDA where another than PyTorch's allocator asked
+    "can't allocate memory",  # PyTorch's CPU allocator
+    "could not create a primitive",  # oneDNN, and no more than that
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, hipBLAS
+    "Invalid buffer size",  # MPS: one tensor larger than Metal allows
+    "OUT_OF_DEVICE_MEMORY",  # Intel's driver
+)
 # Rows of one forward for which other networks should leave the device; more gain little.
 ASKED_ROWS = 8
 
@@ -25,6 +35,17 @@ class Need:
     least: int = 0
 
 
+@dataclass(frozen=True)
+class ImageTower:
+    """What the memory of an image tower of CLIP's depends on. side: of its pictures, in pixels. layers: of a plain ViT,
+    with its tokens and width; 0 for another network."""
+
+    side: int
+    layers: int = 0
+    tokens: int = 0
+    width: int = 0
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that weights or a forward on `device` may take, memory cached by PyTorch's allocator included."""
     if device.type in ("cuda", "xpu"):
@@ -32,6 +53,7 @@ def free_bytes(device: torch.device) -> int:
         free, _ = module.mem_get_info(device)
         return free + module.memory_reserved(device) - module.memory_allocated(device)
     if device.type == "mps":
+        torch.mps.empty_cache()  # what its allocator keeps counts as taken
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type == "cpu":
         return min(_available_ram(), 2 * CPU_LIMIT)
@@ -43,6 +65,18 @@ def rows_that_fit(device: torch.device, row_bytes: int) -> int:
     return max(1, free_bytes(device) // 2 // max(1, row_bytes))
 
 
+def split_rows(batch: int, rows: int) -> list[slice]:
+    """Slices of at most `rows` rows, of nearly equal size, that cover `batch`."""
+    chunks = math.ceil(batch / rows)
+    return [slice(batch * chunk // chunks, batch * (chunk + 1) // chunks) for chunk in range(chunks)]
+
+
+def halves(rows: slice) -> tuple[slice, slice]:
+    """A slice of two rows or more as two of nearly equal size."""
+    middle = (rows.start + rows.stop) // 2
+    return slice(rows.start, middle), slice(middle, rows.stop)
+
+
 def bytes_to_ask_for(rows: int, row_bytes: int) -> Need:
     """What is to be kept free for a batch: enough for `rows_that_fit` to find a few rows, or for one at least."""
     return Need(2 * min(rows, ASKED_ROWS) * row_bytes, row_bytes)
@@ -52,11 +86,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the computer or of a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # PyTorch's CPU allocator and MPS raise a plain RuntimeError; oneDNN says only that it could not make a primitive.
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in said for sign in ("can't allocate memory", "out of memory", "could not create a primitive")
-    )
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def does_not_fit(who: str, dtype: torch.dtype | None, device: torch.device) -> str:
@@ -104,6 +134,25 @@ def autoencoder_gradient_bytes(config: AutoencoderConfig, height: int, width: in
         for level, channels in enumerate(config.channels)
     )
     return (7 if config.kind == "movq" else 5) * maps * itemsize
+
+
+def clip_row_bytes(tokens: int, width: int, itemsize: int) -> int:
+    """One row of a transformer of CLIP's without gradients: the working set of a block."""
+    return 20 * tokens * width * itemsize
+
+
+def image_tower_row_bytes(tower: ImageTower, itemsize: int) -> int:
+    """One picture through an image tower of CLIP's without gradients."""
+    if tower.layers == 0:
+        return 60 * tower.side**2 * itemsize
+    return clip_row_bytes(tower.tokens, tower.width, itemsize)
+
+
+def image_tower_gradient_bytes(tower: ImageTower, itemsize: int) -> int:
+    """One picture through an image tower so that gradients reach its pixels: every block's maps are kept until then."""
+    if tower.layers == 0:
+        return 600 * tower.side**2 * itemsize
+    return 20 * tower.layers * tower.tokens * tower.width * itemsize
 
 
 def prior_row_bytes(config: PriorConfig, itemsize: int) -> int:

@@ -24,6 +24,7 @@ from .streamed import fetches_all, forget_fetched, stream
 log = logging.getLogger("comfyui_unclip")
 # On a CPU, networks of this size and up are in memory one at a time; smaller ones stay.
 LARGE_BYTES = 256 * 2**20
+WHOLE_DEVICE = 2**50  # bytes: more than any has
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -92,6 +93,7 @@ class Placed(Generic[Module]):
         self._resident = 0  # of those, how many are on the device while it runs
         self._fetched = 0  # and how many are copied there as they are used
         self._need = Need()  # of the run that used it last
+        self._alone: int | None = None  # bytes of one row's forward beside which networks of other runs do not fit
         self._too_large: int | None = None  # bytes of one row's forward beside which weights do not fit
         self._said = False  # whether the user was told that some are
         self._float32: Placed[Module] | None = None
@@ -111,8 +113,10 @@ class Placed(Generic[Module]):
         self._need = need
         # Each once: a decoder may be guided by one CLIP twice.
         networks = tuple(dict.fromkeys((self, *(other for other in others if other.device == self.device))))
+        if any(placed._alone is not None and need.least >= placed._alone for placed in networks):
+            need = Need(WHOLE_DEVICE, need.least)
         # Nodes run under inference mode; weights made or moved there could never take part in a gradient.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _placing:
             if self._manager is None and self.device.type == "cpu":
                 _load_on_cpu(networks)
             else:
@@ -193,14 +197,24 @@ class Placed(Generic[Module]):
         self._wider = None
         return True
 
+    def leave_alone(self) -> bool:
+        """After a forward of one row did not fit: whether networks of other runs may have been in its way. From now on
+        they leave the device for forwards of that size and larger ones."""
+        known = self._alone is not None and self._need.least >= self._alone
+        if self._module is None or self.device.type == "cpu" or known:
+            return False
+        self._alone = self._need.least
+        return True
+
     def fetch_more(self) -> bool:
         """After a forward of one row did not fit: whether fewer weights can lie on the device. From then on as few as
         can be do, for forwards of that size and larger ones; other networks leave."""
         if self._module is None or self.device.type == "cpu" or fetches_all(self._module):
             return False
         self._too_large = self._need.least
-        for placed in _current(self.device):
-            placed.drop()
+        with _placing:
+            for placed in _current(self.device):
+                placed.drop()
         return True
 
     def unpacked(self) -> Placed[Module]:
@@ -240,8 +254,9 @@ class Placed(Generic[Module]):
 
     def drop(self) -> None:
         """Drop the weights from memory and the device; twins keep theirs."""
-        self._module = self._adopted = self._adopted_module = None
-        _set_current(self.device, [placed for placed in _current(self.device) if placed is not self])
+        with _placing:
+            self._module = self._adopted = self._adopted_module = None
+            _set_current(self.device, [placed for placed in _current(self.device) if placed is not self])
 
     def adopted(self) -> object:
         """The manager's handle of the network as it was read last."""
@@ -275,6 +290,8 @@ def module_bytes(module: nn.Module) -> int:
 
 
 _on_device: dict[torch.device, list[weakref.ref[Placed]]] = {}  # weak: a stack that is dropped must free its memory
+# Of what lies where. Two threads that placed at once would each forget what the other did, and it would never leave.
+_placing = threading.RLock()
 
 
 def _current(device: torch.device) -> list[Placed]:
@@ -320,7 +337,6 @@ def _load_on_accelerator(networks: Sequence[Placed], need: Need) -> None:
             full = error.with_traceback(None)  # whose frames hold the weights
         for placed in networks:
             placed.drop()
-        _give_back(device)
     raise MemoryError(does_not_fit("Load unCLIP", networks[0].dtype, device)) from full
 
 
@@ -388,7 +404,6 @@ def _room(networks: Sequence[Placed], weights: int, need: Need) -> int:
             break
         if other not in networks:
             other.drop()
-            _give_back(device)
     return free_bytes(device) + here - need.least
 
 
@@ -403,9 +418,3 @@ def _bring(networks: Sequence[Placed], need: Need) -> None:
         if placed not in current:
             module.to(first.device)
     _set_current(first.device, [other for other in current if other not in networks] + list(networks))
-
-
-def _give_back(device: torch.device) -> None:
-    """Have PyTorch's allocator return freed memory where `free_bytes` would not count it as free."""
-    if device.type == "mps":
-        torch.mps.empty_cache()

@@ -16,10 +16,10 @@ from ..diffusion.denoiser import check_guidance_scale, needs_pair
 from ..diffusion.noise import ItemNoise
 from ..diffusion.samplers import Sampling, StepState
 from ..models.ar_prior import ARCache, ARPriorNetwork
-from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit
+from ..runtime.estimates import ar_prior_row_bytes, bytes_to_ask_for, rows_that_fit, split_rows
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding
-from .run import NanWatch, finish, run_chunks, split_rows, until_it_fits
+from .run import NanWatch, finish, run_chunks, until_it_fits
 from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 
 EmbeddingSteps = Generator[StepState, None, Embedding]

@@ -21,7 +21,7 @@ from ..models.lora import AppliedLora, Lora
 from ..models.stable_decoder import EmbedNormalizer, StableDecoderNetwork
 from ..pictures.fitting import fit_picture
 from ..runtime.device import memory_format
-from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
+from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, split_rows, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import (
     Embedding,
@@ -48,7 +48,6 @@ from .run import (
     finish,
     resolve_settings,
     run_chunks,
-    split_rows,
     time_table,
     until_it_fits,
     with_last_step,
@@ -239,13 +238,35 @@ class Decoder(TextStage):
     def _sample(
         self, settings: Settings, conditions: Conditions, start: Start, grid: Grid, count: int, items: ItemNoise
     ) -> ImageSteps:
-        placed, batch = self.network, items.count
+        placed = self.network
         if start.inversion is not None:
             placed, grid = placed.as_float32(), grid.as_float32()
         # All that other networks give, before this one is loaded: on one device they may not fit together.
         nulled = self._with_nulls(conditions, settings.pair).repeat(count)
         start = start.on_grid(grid, inpaint=self.config.extra_input == "inpaint").repeat(count)
-        conditions = conditions.repeat(count)
+        # By itself: what held the network could not free its memory for the autoencoder's sake.
+        x_0, last = yield from self._painted(placed, settings, conditions.repeat(count), nulled, start, grid, items)
+        pictures = []
+        for decoded in grid.decode_parts(x_0):
+            if pictures:
+                yield last  # again: between two pictures a run can be cancelled
+            pictures.append(decoded)
+        picture = torch.cat(pictures)
+        return model_to_image(picture if start.picture is None else grid.paste(picture, start.picture))
+
+    def _painted(
+        self,
+        placed: Placed[DecoderNetwork | StableDecoderNetwork],
+        settings: Settings,
+        conditions: Conditions,
+        nulled: Conditions,
+        start: Start,
+        grid: Grid,
+        items: ItemNoise,
+    ) -> Generator[StepState, None, tuple[Tensor, StepState]]:
+        """x_0 of all items (B, C, h, w) on the CPU, and the last step. nulled: `conditions` as the network reads
+        them."""
+        batch = items.count
         clips = [guidance.clip.placed for guidance in self.guidance_by_clip]
         beside = (*clips, *grid.guidance_networks()) if clips else ()
         row_bytes = self._row_bytes(placed, settings, grid)
@@ -275,13 +296,7 @@ class Decoder(TextStage):
         chunks = split_rows(batch, rows_that_fit(placed.device, row_bytes))
         painted = run_chunks(self.WHO, chunks, sample, placed.weights, placed.device, preview=grid.preview)
         x_0, last = yield from with_last_step(painted)
-        pictures = []
-        for decoded in grid.decode_parts(torch.cat(x_0)):
-            if pictures:
-                yield last  # again: between two pictures a run can be cancelled
-            pictures.append(decoded)
-        picture = torch.cat(pictures)
-        return model_to_image(picture if start.picture is None else grid.paste(picture, start.picture))
+        return torch.cat(x_0), last
 
     def invert(
         self, image: Tensor, embed: Embedding | None = None, text: TextEncoding | None = None, **options
@@ -330,9 +345,22 @@ class Decoder(TextStage):
     def _invert(
         self, settings: Settings, conditions: Conditions, picture: Tensor, grid: Grid, batch: int, refine: int
     ) -> NoiseSteps:
-        placed = self.network.as_float32()
         nulled = self._with_nulls(conditions, settings.pair)
         known = grid.encode(picture)
+        # By itself, as in `_sample`.
+        x_T, residual, x_0 = yield from self._inverted(settings, nulled, known, grid, batch, refine)
+        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
+        inversion = describe(self.config, settings, conditions.embed, text, residual, loras, self.interval)
+        if x_0 is not None:
+            inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
+        return GivenNoise(x_T, inversion)
+
+    def _inverted(
+        self, settings: Settings, nulled: Conditions, known: Tensor, grid: Grid, batch: int, refine: int
+    ) -> Generator[StepState, None, tuple[Tensor, Tensor, Tensor | None]]:
+        """x_T (B, C, h, w) and residuals of all items, and what the first of them leads back to on a lossy grid, all on
+        the CPU. nulled: the conditions as the network reads them."""
+        placed = self.network.as_float32()
         row_bytes = self._row_bytes(placed, settings, grid)
         network = branched(placed.on_device(need=bytes_to_ask_for(batch, row_bytes)), self.loras)
         times = time_table(network.time_features, settings.steps, placed.device)
@@ -352,19 +380,16 @@ class Decoder(TextStage):
         inverted, last = yield from with_last_step(run)
         residual = torch.cat([chunk.residual.float() for chunk in inverted])
         x_T = torch.cat([chunk.x_T.float() for chunk in inverted])
-        text, loras = None if conditions.text is None else nulled.text, records(self.loras)
-        inversion = describe(self.config, settings, conditions.embed, text, residual, loras, self.interval)
-        if grid.lossy:
-            # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
+        if not grid.lossy:
+            return x_T, residual, None
 
-            def back(rows: slice) -> Sampling:
-                return ddim(denoiser(rows), x_T[rows].to(placed.device), settings.steps)
+        # What one step leaves open says nothing of pixels, so the first picture goes the whole way back.
+        def back(rows: slice) -> Sampling:
+            return ddim(denoiser(rows), x_T[rows].to(placed.device), settings.steps)
 
-            first = [slice(0, 1)]
-            options = {"steps_before": last.index + 1, "preview": grid.preview}
-            (x_0,) = yield from run_chunks(settings.who, first, back, None, placed.device, **options)
-            inversion = with_round_trip(inversion, x_0 - known[:1], grid.decode(x_0) - picture[:1])
-        return GivenNoise(x_T, inversion)
+        options = {"steps_before": last.index + 1, "preview": grid.preview}
+        (x_0,) = yield from run_chunks(settings.who, [slice(0, 1)], back, None, placed.device, **options)
+        return x_T, residual, x_0
 
     def _guided(self, settings: Settings) -> Settings:
         """The settings, with the timesteps at which this decoder is guided."""
@@ -473,8 +498,8 @@ class Decoder(TextStage):
         _, height, width = grid.shape
         rows = 2 if settings.pair else 1
         size = rows * unet_row_bytes(self.config.unet, height, width, placed.dtype.itemsize)
-        guiding = [grid.guidance_bytes(guidance.clip.image_size) for guidance in self.guidance_by_clip]
-        return size + max(guiding, default=0)
+        clips = [guidance.clip for guidance in self.guidance_by_clip]
+        return size + max((grid.guidance_bytes(clip.image_size) + clip.gradient_bytes() for clip in clips), default=0)
 
     @property
     def reads_text(self) -> bool:

@@ -16,11 +16,11 @@ from ..diffusion.samplers import Sampling, StepState
 from ..diffusion.schedule import with_noise_powers
 from ..models.lora import AppliedLora, Lora
 from ..models.prior import PriorCache, PriorNetwork
-from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit
+from ..runtime.estimates import bytes_to_ask_for, prior_row_bytes, rows_that_fit, split_rows
 from ..runtime.placement import Placed
 from ..types import Embedding, TextEncoding, expand_rows
 from .lora import add_lora, branched
-from .run import Settings, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
+from .run import Settings, finish, resolve_settings, run_chunks, time_table, until_it_fits
 from .start import check_strength, steps_from
 from .text import TextRows, TextStage, choose_closest, rows_of_items, stack_texts, with_nulls
 

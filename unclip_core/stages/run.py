@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from ..diffusion.denoiser import Denoiser, Edit, Network, check_guidance_scale, 
 from ..diffusion.samplers import MULTISTEP, SAMPLERS, NoiseSource, Sampling, StepState
 from ..diffusion.schedule import Schedule, Steps
 from ..runtime.device import exact_float32, overflow_advice
-from ..runtime.estimates import does_not_fit, is_out_of_memory
+from ..runtime.estimates import does_not_fit, halves, is_out_of_memory
 from ..runtime.placement import Placed
 
 Result = TypeVar("Result")
@@ -65,7 +64,8 @@ def until_it_fits(
     networks: Sequence[Placed], run: Callable[[], Generator[StepState, None, Result]], warn: Callable[[str], None]
 ) -> Generator[StepState, None, Result]:
     """The steps of `run()`, begun again if the numbers of `networks` overflow (`Placed.widen`) or one item does not fit
-    into memory (`Placed.fetch_more`); warn is called with the reason.
+    into memory: with no other networks on the device (`Placed.leave_alone`), then with weights fetched as they are used
+    (`Placed.fetch_more`). warn is called with the reason of what changes the dtype or is slow.
 
     Raises Overflow and ItemTooLarge where nothing is left to try.
     """
@@ -80,6 +80,8 @@ def until_it_fits(
             found, _, _ = str(error).partition(";")
             warn(f"{found}; it runs again in {name}, and dtype auto stays with that for this stage")
         except ItemTooLarge as error:
+            if any([placed.leave_alone() for placed in networks]):
+                continue
             if not any([placed.fetch_more() for placed in networks]):
                 raise
             found, _, _ = str(error).partition(";")
@@ -185,12 +187,6 @@ def resolve_settings(
     )
 
 
-def split_rows(batch: int, rows: int) -> list[slice]:
-    """Slices of at most `rows` rows, of nearly equal size, that cover `batch`."""
-    chunks = math.ceil(batch / rows)
-    return [slice(batch * chunk // chunks, batch * (chunk + 1) // chunks) for chunk in range(chunks)]
-
-
 def run_chunks(
     who: str,
     chunks: list[slice],
@@ -244,8 +240,7 @@ def run_chunks(
                 raise
             if chunk.stop - chunk.start == 1:
                 raise ItemTooLarge(does_not_fit(who, dtype, device)) from error
-            middle = (chunk.start + chunk.stop) // 2
-            chunks[len(results) : len(results) + 1] = slice(chunk.start, middle), slice(middle, chunk.stop)
+            chunks[len(results) : len(results) + 1] = halves(chunk)
             continue
         watch.finish()
         results.append(result.cpu())

@@ -17,10 +17,10 @@ from ..models.upsampler import UpsamplerNetwork
 from ..pictures.fitting import check_crop, crop_window
 from ..pictures.resizing import resize_bicubic
 from ..runtime.device import memory_format
-from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, unet_row_bytes
+from ..runtime.estimates import bytes_to_ask_for, rows_that_fit, split_rows, unet_row_bytes
 from ..runtime.placement import Placed
 from ..types import check_image, image_to_model, model_to_image
-from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, split_rows, time_table, until_it_fits
+from .run import ImageSteps, Settings, finish, resolve_settings, run_chunks, time_table, until_it_fits
 from .step_cache import StepCache, step_cache
 
 

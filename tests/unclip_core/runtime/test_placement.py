@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import nn
 
@@ -87,6 +88,38 @@ def test_a_network_that_packed_its_weights_still_counts_as_large(monkeypatch):
             stack.decoder.sample(embed, text, steps=1, guidance_scale=1.0)
         loaded.append([name for name in ("prior", "decoder") if getattr(stack, name).network.loaded] == [stage])
     assert all(loaded), loaded
+
+
+@pytest.mark.parametrize("run", ["sample", "invert"])
+def test_the_autoencoder_comes_when_the_painting_network_is_gone(tiny_latent_models, monkeypatch, run):
+    """A run that still held it would need the memory of both."""
+    monkeypatch.setattr(placement, "LARGE_BYTES", 1)
+    stack, read, painting, alive = load_stack(read_stack(tiny_latent_models / "tiny-latent"), "fp32", "cpu"), [], [], []
+    build = Placed._build_module
+
+    def noted(placed):
+        if painting:
+            alive.append(painting[-1]() is not None)
+        module = build(placed)
+        read.append(placed)
+        if placed is stack.decoder.network:
+            painting.append(weakref.ref(module))
+        return module
+
+    embed = stack.prior.sample(stack.clip.encode_text(["a red star"]), seed=1)
+    picture = stack.decoder.sample(embed, steps=2)
+    stack.decoder.network.unload()
+    monkeypatch.setattr(Placed, "_build_module", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        if run == "sample":
+            stack.decoder.sample(embed, steps=2)
+        else:
+            stack.decoder.invert(picture, embed, steps=2)
+    finally:
+        gc.enable()
+    assert read[-1] is stack.decoder.autoencoder and alive == [False]
 
 
 def test_dropped_networks_free_their_memory():

@@ -3,8 +3,10 @@
 The device is pretended: it computes as the CPU does, counts its bytes and refuses what does not fit.
 """
 
+import contextlib
 import copy
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,52 @@ def test_an_item_that_does_not_fit_beside_the_weights_runs_again_while_they_stre
         stack.decoder.sample(**options)
 
 
+def test_networks_of_other_runs_leave_before_weights_stream(device, tiny_models, monkeypatch):
+    """Where a forward takes more than was thought, and a network that this run does not need lies on the device."""
+    box = device(10**9)
+    stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
+    text, said, reads = stack.clip.encode_text(["a red star"]), [], []
+    options = {"text": text, "seed": 2, "sampler": "ddim", "steps": 2, "warn": said.append}
+    picture = stack.decoder.sample(**options)
+    stack.clip._captions.unload()
+    stack.decoder.network.unload()
+    box.peak = 0
+    other = network(40)
+    other.on_device()
+    monkeypatch.setattr(Placed, "_build_module", _noting(Placed._build_module, reads))
+    stack.decoder.sample(**options)
+    box.capacity = box.peak - 20 * KB  # nothing but the other's leaving gives as much
+    for module in (placement, estimates):
+        monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)
+    assert torch.equal(stack.decoder.sample(**options), picture)
+    assert not said and there(other, stack.decoder.network) == [False, True]
+    assert not stack.decoder.network.fetches and stack.decoder.network not in reads[1:]
+    other.on_device()
+    assert torch.equal(stack.decoder.sample(**options), picture) and not other.loaded  # at once
+
+
+def test_what_two_threads_place_at_once_is_known_of_both():
+    """What the list of networks lost would lie on the device for good."""
+    meet = threading.Barrier(2)
+
+    class Slow(nn.Linear):
+        def _apply(self, fn, *args, **kwargs):
+            if fn(torch.empty(0)).is_meta:  # moves there
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    meet.wait(0.3)  # for the other to be as far, unless it is kept from that
+            return super()._apply(fn, *args, **kwargs)
+
+    placed = [Placed(lambda dtype: Slow(5, 5), torch.device("meta"), torch.float32) for _ in range(2)]
+    for each in placed:
+        each.read()
+    threads = [threading.Thread(target=each.on_device) for each in placed]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(placement._current(torch.device("meta"))) == set(placed)
+
+
 def test_a_check_of_what_streams_counts_all_weights(device, tiny_models, monkeypatch):
     device(10**9)
     stack = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE)
@@ -266,6 +314,27 @@ def test_attention_with_projections_of_its_own_and_tables_of_words_stream(device
         assert box.copied < 1000  # three rows, not the table
         found = attention(found, found, found, need_weights=False)[0]
     assert torch.equal(found.cpu(), wanted.cpu())
+
+
+def test_clip_reads_a_batch_that_does_not_fit_in_parts_of_what_does(device, tiny_models, monkeypatch):
+    box = device(10**9)
+    clip = load_stack(read_stack(Path(tiny_models) / "tiny"), "fp32", DEVICE).clip
+    captions, pictures = ["a red star", "a blue boat", "a star"] * 5, torch.rand(15, 64, 64, 3)
+    for encode, given in ((clip.encode_text, captions), (clip.encode_image, pictures)):
+        encode(given[:1])  # whose weights lie there from now on
+        box.peak, weights = 0, box.used
+        whole, peak = encode(given), box.peak
+        expected = whole.embed if given is captions else whole.vector
+        box.capacity, box.peak = weights + (peak - weights) // 3, 0
+        for module in (placement, estimates):
+            monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)  # more than there is
+        found = encode(given)
+        torch.testing.assert_close(found.embed if given is captions else found.vector, expected)
+        assert box.peak <= box.capacity
+        box.capacity = weights + 500
+        with pytest.raises(MemoryError, match="Encode: one item at a time does not fit into the GPU"):
+            encode(given)
+        box.capacity = 10**9
 
 
 class Manager:

@@ -8,7 +8,7 @@ from comfyui_unclip.unclip_core.models.decoder import DecoderNetwork
 from comfyui_unclip.unclip_core.runtime.estimates import is_out_of_memory
 from comfyui_unclip.unclip_core.runtime.placement import Placed
 from comfyui_unclip.unclip_core.stages import Decoder, finish
-from comfyui_unclip.unclip_core.stages.run import NanWatch, split_rows
+from comfyui_unclip.unclip_core.stages.run import NanWatch
 
 IMAGES = torch.rand(5, 8, 8, 3, generator=torch.Generator().manual_seed(0))
 
@@ -103,16 +103,6 @@ def test_arithmetic_of_samplers_stays_float32_in_low_precision(tiny, dtype):
     for state in states:
         assert state.x_t.dtype == state.x0.dtype == torch.float32
         assert not torch.equal(state.x_t, state.x_t.to(dtype).float())  # nor rounded on the way
-
-
-def test_split_rows_covers_the_batch_evenly():
-    for batch in range(1, 20):
-        for rows in range(1, 22):
-            slices = split_rows(batch, rows)
-            sizes = [s.stop - s.start for s in slices]
-            assert [i for s in slices for i in range(s.start, s.stop)] == list(range(batch))
-            assert max(sizes) <= rows and max(sizes) - min(sizes) <= 1
-            assert len(slices) == -(-batch // rows)
 
 
 class Full:
