@@ -146,9 +146,9 @@ def keep_known(known: Tensor, mask: Tensor) -> Edit:
     return lambda x_0, step: torch.lerp(known, x_0, mask)
 
 
-def edits_of_patches(patch_size: int) -> list[Edit]:
+def edits_of_patches(patch_size: int) -> tuple[Edit, ...]:
     """What is to be done to x_0 (B, C, H, W) of a network that works on patches of this side; 1: on pixels."""
-    return [level_phases(patch_size)] if patch_size > 1 else []
+    return (level_phases(patch_size),) if patch_size > 1 else ()
 
 
 def level_phases(patch_size: int) -> Edit:
