@@ -154,10 +154,12 @@ def edits_of_patches(patch_size: int) -> tuple[Edit, ...]:
 def level_phases(patch_size: int) -> Edit:
     """x_0 (B, C, H, W) without a lattice: pixels at each place within the patches get the same mean over the picture.
 
-    A UNet of patches has a channel of its own for each place within them, and its GroupNorms take a channel's mean
-    away. So it cannot see how far the noise happens to set one place apart from the others, leaves that in x_0, and a
-    lattice of some 2 levels of 255 shows in smooth areas. Pictures hardly have such a difference of their own: what
-    white noise does not explain (4 standard deviations of a mean) is left. H and W: multiples of patch_size.
+    A UNet of patches has channels of its own for each place within them, and its GroupNorms take the means of their
+    few channels away. So it cannot see how far the noise happens to set one place apart from the others, leaves that in
+    x_0, and a lattice of some 2 levels of 255 shows in smooth areas. At most what white noise explains is taken off, 4
+    standard deviations of a mean over the patches, so that a bold pattern stays. What a picture has of such differences
+    itself goes too: half as much in renders of 64 px, most of it their slow changes from one side to the other. H and
+    W: multiples of patch_size.
     """
 
     def level(x_0: Tensor, step: Step) -> Tensor:
