@@ -269,7 +269,7 @@ class Context:
             def make(part: Tensor = part) -> dict[str, Tensor]:
                 return {"fits": written([asdict(fit) for fit in fits(part)])}
 
-            kept = self.store.tensors("fitted", digest(part, fitter), make)["fits"]
+            kept = self.store.tensors("fitted", digest(part, fitter), make, sampled=False)["fits"]
             found += [from_plain(Fit, fit, "fit") for fit in read(kept)]
             self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
         return found

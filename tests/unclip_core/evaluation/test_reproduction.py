@@ -23,6 +23,8 @@ from comfyui_unclip.unclip_core.evaluation.results import (
 )
 from comfyui_unclip.unclip_core.evaluation.siblings import Spent
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
+from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.training.loop import Progress
 from comfyui_unclip.unclip_core.types import Embedding
 
@@ -251,7 +253,11 @@ def test_samples_of_other_code_are_used_and_named(make_context, tmp_path, counte
     before = make_context(tmp_path)
     before.store.code = "before"
     before.store.tensors("chunk", "3", lambda: {"x": torch.ones(1)})
+    scene = real_pictures(make_scenes(1, 1, "train", "one"))
+    before.fits(scene)
     context = make_context(tmp_path)
+    context.fits(scene)  # which no sampler has a part in
+    assert not context.store.by_others
     finished = list(run_all(context, [sampled, experiment], False))
     assert finished[0].result.codes == ["before"] and finished[1].result.codes == []
     for done in (finished, list(run_all(make_context(tmp_path), [sampled, experiment], False))):  # kept ones as well
