@@ -351,7 +351,7 @@ def test_a_network_of_patches_paints_no_lattice(tiny, sampler):
     decoder = tiny.decoder(patch_size=2, side=32)
     finish(decoder.sample_steps(tiny.embed(2), tiny.text(2), sampler=sampler, steps=8), states.append)
     places = states[-1].x0.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((2, 4))  # (B, C, 2, 2)
-    assert (places - places.mean((2, 3), keepdim=True)).abs().max() < 0.03  # what is bounded once more differs a little
+    assert (places - places.mean((2, 3), keepdim=True)).abs().max() < 0.1  # the pictures' own are left
 
 
 @pytest.mark.parametrize(
