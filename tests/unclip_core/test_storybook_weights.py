@@ -72,7 +72,7 @@ def test_two_things_keep_their_own_colours_and_places(stack):
 
 
 def test_upsampling_beats_bicubic_on_a_render(stack):
-    from comfyui_unclip.unclip_core.evaluation.report import shrunk
+    from comfyui_unclip.unclip_core.evaluation.enlarging import shrunk
     from comfyui_unclip.unclip_core.evaluation.storybook import SCENE_SEED, bicubic
     from comfyui_unclip.unclip_core.pictures.likeness import psnr
     from comfyui_unclip.unclip_core.storybook.draw import render

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import is_number
@@ -146,26 +147,37 @@ def keep_known(known: Tensor, mask: Tensor) -> Edit:
     return lambda x_0, step: torch.lerp(known, x_0, mask)
 
 
-def edits_of_patches(patch_size: int) -> list[Edit]:
+def edits_of_patches(patch_size: int) -> tuple[Edit, ...]:
     """What is to be done to x_0 (B, C, H, W) of a network that works on patches of this side; 1: on pixels."""
-    return [level_phases(patch_size)] if patch_size > 1 else []
+    return (level_phases(patch_size),) if patch_size > 1 else ()
 
 
 def level_phases(patch_size: int) -> Edit:
-    """x_0 (B, C, H, W) without a lattice: pixels at each place within the patches get the same mean over the picture.
+    """x_0 (B, C, H, W) without a lattice: no place within the patches is, in the mean over the picture, brighter or
+    darker than what is around it.
 
-    A UNet of patches has a channel of its own for each place within them, and its GroupNorms take a channel's mean
-    away. So it cannot see how far the noise happens to set one place apart from the others, leaves that in x_0, and a
-    lattice of some 2 levels of 255 shows in smooth areas. Pictures hardly have such a difference of their own: what
-    white noise does not explain (4 standard deviations of a mean) is left. H and W: multiples of patch_size.
+    A UNet of patches has channels of its own for each place within them, and its GroupNorms take the means of their
+    few channels away. So it cannot see how far the noise happens to set one place apart from the others, leaves that in
+    x_0, and a lattice of some 2 levels of 255 shows in smooth areas. A pixel is compared with the patches' means,
+    interpolated: they hold no lattice, but all slow changes of the picture, which are none. Patches at the border, with
+    nothing beyond to interpolate to, are not asked where there are others. At most what white noise explains is taken
+    off, 4 standard deviations of a mean over the patches, so that a bold pattern stays. H and W: multiples of
+    patch_size.
     """
 
     def level(x_0: Tensor, step: Step) -> Tensor:
-        batch, channels, height, width = x_0.shape
-        patches = x_0.view(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
-        means = patches.mean((2, 4), keepdim=True)
-        explained = EXPLAINED * patch_size / math.sqrt(height * width)
+        slow = F.interpolate(F.avg_pool2d(x_0, patch_size), scale_factor=patch_size, mode="bilinear")
+        rows, columns = (slice(1, -1) if side > 2 * patch_size else slice(None) for side in x_0.shape[2:])
+        asked = _by_patch(x_0 - slow, patch_size)[:, :, rows, :, columns]
+        means = asked.mean((2, 4), keepdim=True)
+        explained = EXPLAINED / math.sqrt(asked.shape[2] * asked.shape[4])
         apart = (means - means.mean((3, 5), keepdim=True)).clamp(-explained, explained)
-        return (patches - apart).view_as(x_0)
+        return (_by_patch(x_0, patch_size) - apart).view_as(x_0)
 
     return level
+
+
+def _by_patch(x: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) as (B, C, H / patch_size, patch_size, W / patch_size, patch_size)."""
+    batch, channels, height, width = x.shape
+    return x.view(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)

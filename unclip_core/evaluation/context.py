@@ -7,7 +7,6 @@ counts grow.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +38,6 @@ from .storybook import captions_of
 from .synthesis import Fit, fits
 
 SIBLING_SCENES = 3200  # seed of the training scenes whose captions decide how long small decoders are trained
-FITTER = hashlib.sha256(inspect.getsource(synthesis).encode()).hexdigest()[:12]  # another fitter, other fits
 CHUNK = 32  # pictures at a time: more gain nothing on a CPU, and progress is seen
 
 
@@ -77,6 +75,7 @@ class Context:
     ) -> None:
         self.entry, self.stack, self.run, self.cache = entry, stack, run, cache
         self.budget, self.tick, self.store = budget, tick, Store(run, sources.sampling())
+        self.trained = 0.0  # seconds of processor time of this context's own trainings
         self._siblings: dict[int, Siblings] = {}
 
     @property
@@ -139,7 +138,11 @@ class Context:
             plan,
             self.decoder.network.dtype,
             lambda kind, progress: self.tick(f"train decoder told of {kind}", progress.step, progress.steps),
+            self._note_training,
         )
+
+    def _note_training(self, seconds: float) -> None:
+        self.trained += seconds
 
     def _painted_right(self, decoder: Decoder) -> float:
         """Share of training scenes' captions that a decoder on captions alone paints right in all three attributes."""
@@ -176,7 +179,7 @@ class Context:
 
     def _training(self, name: str, folder: Path) -> Callable[[Progress], None]:
         """What is to be called with the progress of a training in a folder."""
-        spent = Spent(folder)
+        spent = Spent(folder, self._note_training)
 
         def on_progress(progress: Progress) -> None:
             spent.note()
@@ -260,12 +263,13 @@ class Context:
     def fits(self, pictures: Tensor) -> list[Fit]:
         """What the fitter finds in IMAGE (B, 64, 64, 3)."""
         found: list[Fit] = []
+        fitter = sources.judging(synthesis)  # another fitter or renderer, other fits
         for start, part in enumerate(pictures.split(CHUNK)):
 
             def make(part: Tensor = part) -> dict[str, Tensor]:
                 return {"fits": written([asdict(fit) for fit in fits(part)])}
 
-            kept = self.store.tensors("fitted", digest(part, FITTER), make)["fits"]
+            kept = self.store.tensors("fitted", digest(part, fitter), make, sampled=False)["fits"]
             found += [from_plain(Fit, fit, "fit") for fit in read(kept)]
             self.tick("fit drawings", min((start + 1) * CHUNK, len(pictures)), len(pictures))
         return found

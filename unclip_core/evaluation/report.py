@@ -1,8 +1,8 @@
 """`unclip evaluate storybook`: what a stack trained on storybook scenes is asked to reach, measured part by part.
 
 Everything that takes long is kept in the run folder in parts, so that a stopped run goes on: samples as pictures, what
-upsamplers did as numbers. Scenes of two splits exist: choices are made on "validation", "test" is opened to report,
-and how often that was done is counted.
+upsamplers did as numbers. Changed code makes these numbers anew, not the samples. Scenes of two splits exist: choices
+are made on "validation", "test" is opened to report, and how often that was done is counted.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..disk import write_text
-from ..pictures.likeness import psnr
 from ..storybook.draw import render
 from ..storybook.scenes import Scene
 from ..storybook.shards import make_scenes
-from ..training.passing import pass_through
-from . import probes
+from . import enlarging, pixels, probes, sources
 from .context import Context
+from .enlarging import drawn_large, enlargement_scores, shrunk
 from .experiments.common import right, truth
-from .pixels import lattice_energies, overshoot
 from .reader import readings
 from .results import Check, digest
 from .statistics import Measured, mean, paired_difference, proportion, ratio_of, share
-from .storybook import SampleSettings, bicubic, captions_of, pair_right, real_pictures
+from .storybook import SampleSettings, captions_of, pair_right, real_pictures
 
 SPLITS = {"validation": 2025, "test": 2024}  # seeds of held-out scenes; training uses others and no held-out triple
 LEDGER = "test_split.json"
@@ -135,58 +132,46 @@ class Side:
     @cached_property
     def upsampled(self) -> dict[str, list[float]]:
         """What both upsamplers do to renders: a number a render, each kept."""
-        scenes = self.plan.scenes("one", self.plan.renders)
+        scenes, code = self.plan.scenes("one", self.plan.renders), sources.measuring(enlarging)
         rows = []
         for index, scene in enumerate(scenes):
-            key = digest(self.context.weights, asdict(scene), self.plan.seed + index)
-            kept = self.context.store.tensors("upsampled", key, lambda i=index, s=scene: self._enlarge(s, i))
+            seed = self.plan.seed + index
+            key = digest(self.context.weights, asdict(scene), seed, code)
+            kept = self.context.store.tensors(
+                "upsampled", key, lambda scene=scene, seed=seed: self._scores(scene, seed)
+            )
             rows.append({name: float(value) for name, value in kept.items()})
             self.context.tick("upsample renders", index + 1, len(scenes))
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    def _enlarge(self, scene: Scene, index: int) -> dict[str, Tensor]:
-        seed = self.plan.seed + index
-        true = {1024: torch.from_numpy(render(scene, 1024, oversample=2).copy()).float()[None] / 255}
-        true[256], true[64] = (shrunk(true[1024], size) for size in (256, 64))
-        embed, text = self.context.embed(true[64]), self.context.clip.encode_text(captions_of([scene]))
-        passed = {64: pass_through(self.context.decoder, true[64], embed, text, seed=seed)}
-        passed[256] = self.enlarged(passed[64], 256, seed)
-        passed[1024] = self.enlarged(passed[256], 1024, seed)
-        clean = {256: self.enlarged(true[64], 256, seed), 1024: self.enlarged(true[256], 1024, seed)}
-        found = {}
-        for size in (256, 1024):
-            for name, made, low in (("passed", passed, passed[64]), ("clean", clean, true[size // 4])):
-                gain = psnr(made[size], true[size]) - psnr(bicubic(low, size), true[size])
-                found |= {f"{name} {size} gain": gain, f"{name} {size}": psnr(made[size], true[size])}
-            found[f"halo {size}"] = overshoot(clean[size], true[size], 4)[0]
-            found[f"bicubic halo {size}"] = overshoot(bicubic(true[size // 4], size), true[size], 4)[0]
+    def _scores(self, scene: Scene, seed: int) -> dict[str, Tensor]:
+        large = drawn_large(scene)
+        embed, text = self.context.embed(shrunk(large, 64)), self.context.clip.encode_text(captions_of([scene]))
+
+        def enlarged(pictures: Tensor, size: int) -> Tensor:
+            return self.enlarged(pictures, size, seed)
+
+        found = enlargement_scores(large, self.context.decoder, embed, text, enlarged, seed=seed)
         return {name: torch.tensor(value) for name, value in found.items()}
 
     def lattice(self, size: int) -> Measured:
         """Energy of the lattice over its neighbours', in the first samples at 64 or 256 px."""
         made = self.samples("one", count=self.plan.renders)
         if size == 256:
-            key = digest(
-                self.context.weights, asdict(self.settings), self.plan.split, self.plan.renders, self.plan.seed
-            )
+            key = digest(self.context.weights, made, self.plan.seed, sources.measuring(pixels))
 
             def make() -> dict[str, Tensor]:
                 peaks, around = [], []
                 for index, picture in enumerate(made):
                     large = self.enlarged(picture[None], 256, self.plan.seed + index)
-                    for found, value in zip((peaks, around), lattice_energies(large, 4), strict=True):
+                    for found, value in zip((peaks, around), pixels.lattice_energies(large, 4), strict=True):
                         found += value
                     self.context.tick("lattice at 256 px", index + 1, len(made))
                 return {"peaks": torch.tensor(peaks), "around": torch.tensor(around)}
 
             kept = self.context.store.tensors("lattice", key, make)
             return ratio_of(kept["peaks"].tolist(), kept["around"].tolist())
-        return ratio_of(*lattice_energies(made, 2))
-
-
-def shrunk(picture: Tensor, size: int) -> Tensor:
-    """IMAGE averaged down to `size` px."""
-    return F.avg_pool2d(picture.movedim(-1, 1), picture.shape[1] // size).movedim(1, -1)
+        return ratio_of(*pixels.lattice_energies(made, 2))
 
 
 def one_object(new: Side, old: Side | None) -> list[Row]:
@@ -287,7 +272,7 @@ def lattice(new: Side, old: Side | None) -> list[Row]:
     rows, scenes = [], new.plan.scenes("one", new.plan.renders)
     for size, period in ((64, 2), (256, 4)):
         drawn = torch.from_numpy(np.stack([render(scene, size) for scene in scenes])).float() / 255
-        true = ratio_of(*lattice_energies(drawn, period))
+        true = ratio_of(*pixels.lattice_energies(drawn, period))
         beside = f"renders: {true.shown('x')}" + (f"; before: {old.lattice(size).shown('x')}" if old else "")
         name = f"lattice of {period} px at {size} px, energy over its neighbours'"
         rows.append(aimed(name, new.lattice(size), LATTICE, "x", below=True, beside=beside))
@@ -303,7 +288,8 @@ def gates(new: Side, old: Side | None) -> list[Row]:
         found = probes.gates(context.clip, prior, plan.fitted, plan.asked, lambda what: context.tick(what, 0, 1))
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
-    kept = context.store.tensors("gates", digest(context.weights, plan.asked, plan.fitted), make)
+    key = digest(context.weights, plan.asked, plan.fitted, sources.measuring(probes))
+    kept = context.store.tensors("gates", key, make)
     rows = []
     for name, value in sorted(kept.items(), key=lambda item: (item[0] not in probes.TARGETS, item[0])):
         measured = proportion(float(value), probes.RETRIEVED if "retrieval" in name else plan.asked)

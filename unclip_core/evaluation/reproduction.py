@@ -19,7 +19,6 @@ from . import sources
 from .context import Context
 from .experiments import EXPERIMENTS, Experiment
 from .results import Check, Figure, Result, Table
-from .siblings import Spent
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,11 @@ def run_all(
         cached = result is not None
         if result is None:
             context.tick(experiment.name, 0, 1)
-            started, worked, trained = time.perf_counter(), time.process_time(), Spent.here
+            started, worked, trained = time.perf_counter(), time.process_time(), context.trained
             context.store.begin()
             result = experiment.run(context, settings)
             # Training is reported apart; what runs before this one had sampled took its time, too.
-            own = time.process_time() - worked - (Spent.here - trained) + context.store.earlier
+            own = time.process_time() - worked - (context.trained - trained) + context.store.earlier
             seconds, codes = time.perf_counter() - started, sorted(context.store.codes)
             result = replace(result, seconds=seconds, processor=max(0.0, own), codes=codes)
             context.store.save(experiment.name, key, result)

@@ -126,7 +126,7 @@ class Store:
     code: a name of the code that makes tensors. It is written beside them and is no part of their key: a key would
     throw hours of samples away for a comment. But who reads numbers is to know when another code made the samples.
     earlier: seconds of processor time that the tensors which were there already had taken, each counted once; codes:
-    the names of the code that made those which were asked for, "" for unknown. Both since `begin`.
+    the names of the code that made those samples which were asked for, "" for unknown. Both since `begin`.
     """
 
     def __init__(self, folder: Path, code: str = "") -> None:
@@ -161,8 +161,11 @@ class Store:
         """Where a kept figure lies."""
         return self._place(name, key) / f"{figure.name}.png"
 
-    def tensors(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors made once: what takes long inside an experiment survives a kill of that experiment."""
+    def tensors(
+        self, name: str, key: str, make: Callable[[], dict[str, Tensor]], *, sampled: bool = True
+    ) -> dict[str, Tensor]:
+        """Tensors made once: what takes long inside an experiment survives a kill of that experiment. sampled: whether
+        `code` has a part in them, other than by what is in their key."""
         path = self.folder / "made" / f"{name}-{key}.safetensors"
         if not path.exists():
             began = time.process_time()
@@ -170,12 +173,14 @@ class Store:
             with whole_file(path) as temporary:
                 note = {"processor": f"{time.process_time() - began:.3f}", "code": self.code}
                 save_file(found, temporary, note)
-            self.codes.add(self.code)
+            if sampled:
+                self.codes.add(self.code)
             self._asked.add(path)
             return found
         with safe_open(path, "pt") as file:
             note = file.metadata() or {}
-            self.codes.add(note.get("code", ""))
+            if sampled:
+                self.codes.add(note.get("code", ""))
             if path not in self._asked:
                 self.earlier += float(note.get("processor", 0.0))
                 self._asked.add(path)

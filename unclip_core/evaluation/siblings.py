@@ -140,7 +140,8 @@ def is_input(name: str) -> bool:
 @dataclass(frozen=True)
 class Nursery:
     """All that siblings are trained with. trunk: weights of the shipped decoder `config`; folder: of their runs;
-    data and embeddings are asked for when one is trained. dtype: that they are sampled in."""
+    data and embeddings are asked for when one is trained. dtype: that they are sampled in. on_spent: called with the
+    seconds of processor time that training and measuring take."""
 
     config: DecoderConfig
     trunk: Callable[[], Mapping[str, Tensor]]
@@ -151,6 +152,7 @@ class Nursery:
     upbringing: Upbringing
     dtype: torch.dtype = torch.float32
     on_progress: Callable[[str, Progress], None] = lambda kind, progress: None
+    on_spent: Callable[[float], None] = lambda seconds: None
 
     def raised(self, seed: int, measure: Callable[[Decoder], float], steps: int | None = None) -> Siblings:
         """The siblings of a training seed, trained as far as they are not yet. measure: the share that a decoder on
@@ -178,7 +180,7 @@ class Nursery:
     def _measured(self, seed: int, steps: int, measure: Callable[[Decoder], float]) -> Round:
         """A round of the one on captions alone; the time of measuring is no part of what training may take."""
         decoder = self.grown("caption", seed, steps)
-        spent = Spent(self.place("caption", seed) / MEASURED)
+        spent = Spent(self.place("caption", seed) / MEASURED, self.on_spent)
         right = measure(decoder)
         spent.note()
         return Round(steps, right)
@@ -215,7 +217,7 @@ class Nursery:
     def _train(self, kind: str, config: DecoderConfig, place: Path, recipe: Recipe) -> None:
         data = self.data()
         task = SiblingTask(kind, config, data, self.clip, self.embeddings(data), recipe)
-        spent = Spent(place)
+        spent = Spent(place, self.on_spent)
         # Checkpoints often, so that a kill costs a minute; sheets are for people who train.
         # The dtype by what the device is, not by timing: rounds that go on elsewhere in the run must not change it.
         dtype = next(name for name, known in DTYPES.items() if known == pick_dtype("auto", self.clip.device))
@@ -228,24 +230,20 @@ class Nursery:
 
 
 class Spent:
-    """Processor time that all runs together have spent in a folder, which is kept in it. seconds: so far.
+    """Processor time that all runs together have spent in a folder, which is kept in it. seconds: so far. on_spent:
+    called with the seconds of each note."""
 
-    here: what this process has noted, for all folders together.
-    """
-
-    here = 0.0
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "processor.json"
+    def __init__(self, folder: Path, on_spent: Callable[[float], None] = lambda seconds: None) -> None:
+        self._path, self._on_spent = folder / "processor.json", on_spent
         self.seconds = json.loads(self._path.read_text())["seconds"] if self._path.exists() else 0.0
         self._last = time.process_time()
 
     def note(self) -> None:
         """Add what this process has spent since it was noted last, or since the beginning."""
         now = time.process_time()
-        self.seconds += now - self._last
-        Spent.here += now - self._last
-        self._last = now
+        since, self._last = now - self._last, now
+        self.seconds += since
+        self._on_spent(since)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._path, json.dumps({"seconds": round(self.seconds, 1)}))
 

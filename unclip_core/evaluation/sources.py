@@ -12,8 +12,10 @@ from types import ModuleType
 CORE = __package__.rpartition(".")[0]
 # What decides on a sample besides weights and settings.
 SAMPLING = ("clip", "diffusion", "embeddings.py", "models", "stages")
-# What decides on a number that is found in samples.
-JUDGING = (f"{CORE}.evaluation.", f"{CORE}.storybook.")
+# What decides on a number that is found in samples, and on the pictures of a report.
+JUDGING = tuple(
+    f"{CORE}.{place}" for place in ("evaluation.", "storybook.", "pictures.", "training.losses", "training.passing")
+)
 
 
 @cache
@@ -28,7 +30,7 @@ def sampling() -> str:
 
 
 def judging(module: ModuleType) -> str:
-    """A short hash of the code of an experiment's module and of whatever it uses of JUDGING, near or far."""
+    """A short hash of a module's code and of whatever it uses of JUDGING, near or far: of an experiment, a measure."""
     found, left = {}, [module]
     while left:
         each = left.pop()
@@ -40,3 +42,9 @@ def judging(module: ModuleType) -> str:
             if isinstance(name, str) and name.startswith(JUDGING) and name in sys.modules:
                 left.append(sys.modules[name])
     return hashlib.sha256("".join(found[name] for name in sorted(found)).encode()).hexdigest()[:12]
+
+
+def measuring(module: ModuleType) -> str:
+    """A short hash of all code that a number rests on whose samples are not kept: what makes them and what judges them.
+    It is a part of the number's key, for such numbers are made anew in minutes."""
+    return f"{sampling()}-{judging(module)}"

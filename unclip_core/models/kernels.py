@@ -166,7 +166,8 @@ class Conv2d(_Packable, nn.Conv2d):
             return self.packed
         if self.packed_for is None:
             if not self.frozen or x.shape[-1] * x.shape[-2] > PACKED_PIXELS:
-                return self.weight
+                weight = self.weight
+                return self.packed if weight is None else weight  # by now another thread may have packed it
             shape = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
             self.packed_for = (*shape, list(x.shape))
         return _pack(self, torch.ops.mkldnn._reorder_convolution_weight)
@@ -185,13 +186,19 @@ class Linear(_Packable, nn.Linear):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weight's, while it is not packed."""
-        return self.weight.dtype
+        """The weight's, packed or not."""
+        weight = self.weight
+        return (self.packed if weight is None else weight).dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         packed = self._packed_weight(x, x.numel() // x.shape[-1])
-        return super().forward(x) if packed is None else _multiply(x, packed, self.bias)
+        if packed is None:
+            weight = self.weight
+            if weight is not None:
+                return F.linear(x, weight, self.bias)
+            packed = self.packed  # by now another thread has packed it
+        return _multiply(x, packed, self.bias)
 
     def _packed_weight(self, x: Tensor, rows: int) -> Tensor | None:
         if self.packed is not None:

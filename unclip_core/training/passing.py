@@ -3,7 +3,7 @@ have been.
 
 A picture of the data, made small, noised to a level of the decoder's schedule and denoised by the decoder (given the
 picture's own image embedding, and its caption where there is one) is still that picture, but drawn by the decoder: with
-its soft edges, halos and lattice. An upsampler that learns from such pairs mends just these. For the second upsampler
+its soft edges and halos. An upsampler that learns from such pairs mends just these. For the second upsampler
 the pictures are enlarged by the first one besides. The pass is made once and kept, piece by piece.
 """
 

@@ -14,7 +14,7 @@ from ..checkpoints.header import TOKENIZER
 from ..checkpoints.native import save_stage
 from ..clip.model import Clip
 from ..config import DecoderConfig
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.denoiser import Denoiser, edits_of_patches
 from ..diffusion.samplers import ddim
 from ..diffusion.schedule import Schedule, Step
 from ..models.build import painting_network
@@ -197,7 +197,10 @@ class DecoderTask:
 
         schedule, bound = self.config.schedule, 1.0 if self.frozen.autoencoder is None else None
         learned_variance = schedule.variance == "learned_range"
-        denoise = Denoiser(predict, schedule.prediction, learned_variance, guidance_scale=2.0, x0_clamp=bound)
+        edits = edits_of_patches(self.config.unet.patch_size)  # as the decoder's own sampling
+        denoise = Denoiser(
+            predict, schedule.prediction, learned_variance, guidance_scale=2.0, x0_clamp=bound, edits=edits
+        )
         for state in ddim(denoise, batch["noise"], self.schedule.respace(SHEET_STEPS)):
             x_0 = state.x0
         if self.frozen.autoencoder is None:

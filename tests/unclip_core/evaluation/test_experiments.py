@@ -86,14 +86,14 @@ def test_a_killed_experiment_goes_on_and_a_larger_count_adds(name, make_context,
     monkeypatch.setattr(contexts, "CHUNK", 1)
     made, limit, kept = [], [10**9], Store.tensors
 
-    def counted(store, kind, key, make):
+    def counted(store, kind, key, make, **options):
         def count():
             if len(made) == limit[0]:
                 raise KeyboardInterrupt
             made.append((kind, key))
             return make()
 
-        return kept(store, kind, key, count)
+        return kept(store, kind, key, count, **options)
 
     monkeypatch.setattr(Store, "tensors", counted)
     experiment, shared = EXPERIMENTS[name], make_context()

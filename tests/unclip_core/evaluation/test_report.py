@@ -60,6 +60,20 @@ def test_every_part_runs_and_what_was_made_is_not_made_again(side, make_context,
         assert table(PARTS[name](kept, None)) == table(PARTS[name](side, None))
 
 
+@pytest.mark.parametrize("code", ["sampling", "judging"])
+def test_numbers_of_samples_that_are_not_kept_are_made_anew_by_changed_code(side, monkeypatch, code):
+    parts = {"upsamplers": "upsampled", "lattice": "lattice", "gates": "gates"}
+    files = {}
+    for version in ("present", "present", "other"):
+        if version == "other":
+            monkeypatch.setattr(report.sources, code, lambda *_: "other")
+        again = Side(side.context, SETTINGS, PLAN)
+        for part, name in parts.items():
+            PARTS[part](again, None)
+            files.setdefault(name, []).append(len(list((side.context.run / "made").glob(f"{name}-*"))))
+    assert files == {"upsampled": [2, 2, 4], "lattice": [1, 1, 2], "gates": [1, 1, 2]}
+
+
 def test_samples_are_kept_in_parts_that_more_captions_go_on_from(side, monkeypatch):
     monkeypatch.setattr(report, "CHUNK", 2)
     side.plan = dataclasses.replace(PLAN, count=4)
@@ -118,7 +132,7 @@ def test_two_objects_are_reached_by_pictures_that_show_them(make_context, tmp_pa
 
 def test_upsamplers_are_measured_against_the_render(side):
     """Bicubic enlargement itself gains nothing, halos by what bicubic has, and the truth gains most."""
-    side.enlarged = lambda pictures, size, seed: report.bicubic(pictures, size)
+    side.enlarged = lambda pictures, size, seed: storybook.bicubic(pictures, size)
     found = side.upsampled
     assert len(found["clean 256 gain"]) == 2
     for name in ("clean 256 gain", "passed 256 gain", "clean 1024 gain"):
@@ -143,7 +157,7 @@ def test_renders_are_passed_through_the_decoder_at_a_quarter_of_the_noise(side, 
         return sample(self, embed, text, **options)
 
     monkeypatch.setattr(Decoder, "sample", watched)
-    side.enlarged = lambda pictures, size, seed: report.bicubic(pictures, size)
+    side.enlarged = lambda pictures, size, seed: storybook.bicubic(pictures, size)
     assert "passed 256 gain" in side.upsampled and seen == [0.25, 0.25]
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from comfyui_unclip.unclip_core.evaluation import reproduction, sources
+from comfyui_unclip.unclip_core.evaluation import enlarging, pixels, probes, reproduction, sources, synthesis
 from comfyui_unclip.unclip_core.evaluation.experiments import EXPERIMENTS
 from comfyui_unclip.unclip_core.evaluation.experiments.common import Experiment
 from comfyui_unclip.unclip_core.evaluation.reproduction import chosen, run_all, write_report
@@ -23,6 +23,8 @@ from comfyui_unclip.unclip_core.evaluation.results import (
 )
 from comfyui_unclip.unclip_core.evaluation.siblings import Spent
 from comfyui_unclip.unclip_core.evaluation.statistics import Measured
+from comfyui_unclip.unclip_core.evaluation.storybook import real_pictures
+from comfyui_unclip.unclip_core.storybook.shards import make_scenes
 from comfyui_unclip.unclip_core.training.loop import Progress
 from comfyui_unclip.unclip_core.types import Embedding
 
@@ -204,17 +206,21 @@ def test_the_report_is_a_page_of_findings_and_one_of_all_numbers(make_context, t
 
 
 def test_results_know_the_code_that_they_are_found_by_and_samples_the_code_that_makes_them():
-    def used(name):
-        """Files that a result of this experiment would notice a change of."""
+    def used(module):
+        """Files that a result of this experiment, or a number of this measure, would notice a change of."""
         read = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sources.inspect, "getsource", lambda module: read.append(module.__name__) or "")
-            sources.judging(sys.modules[EXPERIMENTS[name].run.__module__])
+            sources.judging(module)
         return {each.rpartition(".")[2] for each in read}
 
     shared = {"common", "statistics", "judge", "storybook", "draw", "scenes", "captions", "results"}
-    assert used("text_diff") >= shared | {"text_diff", "edits", "reader"} and "pca" not in used("text_diff")
-    assert used("guidance") >= shared | {"guidance", "prior_importance"} and "edits" not in used("guidance")
+    text_diff, guidance = (used(sys.modules[EXPERIMENTS[name].run.__module__]) for name in ("text_diff", "guidance"))
+    assert text_diff >= shared | {"text_diff", "edits", "reader", "drawing"} and "pca" not in text_diff
+    assert guidance >= shared | {"guidance", "prior_importance"} and "edits" not in guidance
+    assert used(enlarging) >= {"pixels", "likeness", "resizing", "passing", "losses", "draw"}
+    assert used(pixels) == {"pixels", "losses"} and used(probes) >= {"storybook", "captions", "scenes", "draw"}
+    assert used(synthesis) >= {"synthesis", "draw", "shapes"}
     assert sources.sampling() == sources.sampling() and len(sources.sampling()) == 12
 
 
@@ -247,7 +253,11 @@ def test_samples_of_other_code_are_used_and_named(make_context, tmp_path, counte
     before = make_context(tmp_path)
     before.store.code = "before"
     before.store.tensors("chunk", "3", lambda: {"x": torch.ones(1)})
+    scene = real_pictures(make_scenes(1, 1, "train", "one"))
+    before.fits(scene)
     context = make_context(tmp_path)
+    context.fits(scene)  # which no sampler has a part in
+    assert not context.store.by_others
     finished = list(run_all(context, [sampled, experiment], False))
     assert finished[0].result.codes == ["before"] and finished[1].result.codes == []
     for done in (finished, list(run_all(make_context(tmp_path), [sampled, experiment], False))):  # kept ones as well

@@ -142,7 +142,9 @@ def test_measuring_a_sibling_is_no_training_and_is_not_lost(nursery, monkeypatch
         clock[0] += 7.0
         return 0.9
 
-    nursery._measured(1, 1, measure)
+    spent = []
+    dataclasses.replace(nursery, on_spent=spent.append)._measured(1, 1, measure)
+    assert spent == [7.0]
     assert Spent(nursery.place("caption", 1)).seconds == trained
     assert Spent(nursery.place("caption", 1) / MEASURED).seconds == 7.0
 

@@ -2,7 +2,10 @@
 
 import copy
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -87,6 +90,33 @@ def test_a_frozen_block(scale_shift, resample, rows):
     with torch.enable_grad():  # as in training: every plain operator
         plain = block(x, time).detach()
     assert torch.allclose(frozen(block)(x, time), plain, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("kind", ["convolution", "linear layer"])
+def test_threads_may_use_a_layer_while_one_of_them_packs_it(kind):
+    """Of two sizes: the one packs the weights, the other would use them as they are."""
+    if kind == "convolution":
+        layer, inputs = Conv2d(16, 32, 3, padding=1), [channels_last(1, 16, side, side) for side in (8, 80)]
+    else:
+        layer, inputs = Linear(32, 64), [torch.randn(rows, 32) for rows in (4, 400)]
+    plain = [layer(x) for x in inputs] * 2
+
+    def use(fast, together, x):
+        with torch.no_grad():  # of this thread
+            together.wait()
+            return fast(x)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(400):
+                fast, together = frozen(layer), Barrier(4)
+                found = pool.map(partial(use, fast, together), inputs * 2)
+                assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, plain, strict=True))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_nothing_is_rearranged_before_it_is_frozen():

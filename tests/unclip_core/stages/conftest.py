@@ -92,7 +92,15 @@ def make_prior(null_text="learned", scaling="constant", x0_clamp=None, encode_nu
     return Prior(config, placed(PriorNetwork(config), std=0.5), encode_null)
 
 
-def make_decoder(null_text="learned", null_embed="zero", learned_variance=False, encode_null=None, sampler="dpmpp_2m"):
+def make_decoder(
+    null_text="learned",
+    null_embed="zero",
+    learned_variance=False,
+    encode_null=None,
+    sampler="dpmpp_2m",
+    patch_size=1,
+    side=16,
+):
     config = c.DecoderConfig(
         clip_id=CLIP_ID,
         clip_dim=DIM,
@@ -102,7 +110,7 @@ def make_decoder(null_text="learned", null_embed="zero", learned_variance=False,
         null_embed=null_embed,
         null_text=null_text,
         unet=c.UNetConfig(
-            image_size=16,
+            image_size=side,
             out_channels=6 if learned_variance else 3,
             channels=16,
             channel_mult=(1, 2),
@@ -111,6 +119,7 @@ def make_decoder(null_text="learned", null_embed="zero", learned_variance=False,
             head_channels=8,
             context_width=16,
             norm_groups=4,
+            patch_size=patch_size,
         ),
         schedule=c.ScheduleConfig(
             prediction="eps" if learned_variance else "v",

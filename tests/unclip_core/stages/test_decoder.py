@@ -344,6 +344,16 @@ def test_result_is_the_last_x0(tiny):
     assert torch.equal(result, model_to_image(states[-1].x0))
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m", "unipc"])
+def test_a_network_of_patches_paints_no_lattice(tiny, sampler):
+    """Random weights paint one of 0.3, by their biases and by what they cannot see of the noise."""
+    states = []
+    decoder = tiny.decoder(patch_size=2, side=32)
+    finish(decoder.sample_steps(tiny.embed(2), tiny.text(2), sampler=sampler, steps=8), states.append)
+    places = states[-1].x0.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((2, 4))  # (B, C, 2, 2)
+    assert (places - places.mean((2, 3), keepdim=True)).abs().max() < 0.1  # the pictures' own are left
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

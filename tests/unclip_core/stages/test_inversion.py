@@ -32,6 +32,13 @@ def test_there_and_back(tiny, learned_variance, guidance_scale):
     assert errors[1] < 0.01 and errors[1] <= errors[0]
 
 
+def test_what_was_inverted_keeps_the_pattern_that_sampling_would_take_for_noise(tiny):
+    decoder, image = tiny.decoder(patch_size=2), picture() * 0.5
+    image[:, ::2, ::2] += 0.3
+    noise = decoder.invert(image, tiny.embed(), steps=12, guidance_scale=1.0, refine=8)
+    assert distance(decoder.sample(tiny.embed(), noise=noise), image) < 0.01
+
+
 def test_black_and_white_are_finite_and_never_clamped(tiny):
     image = torch.stack([torch.zeros(16, 16, 3), torch.ones(16, 16, 3)])
     states = []

@@ -23,6 +23,7 @@ from comfyui_unclip.unclip_core.training.plan import make_plan
 from comfyui_unclip.unclip_core.training.recipes import STORYBOOK_RECIPES
 from comfyui_unclip.unclip_core.training.start import RunOptions, start
 from comfyui_unclip.unclip_core.training.task_clip import ClipTask
+from comfyui_unclip.unclip_core.training.validation import fixed_batch
 from comfyui_unclip.unclip_core.types import Embedding
 
 SHEETS = {
@@ -89,6 +90,19 @@ def test_a_stage_trains_and_its_file_is_a_stage_that_samples(stage, options, tin
     sizes = {"clip": (1, 24), "prior": (2, 24), "ar_prior": (2, 24), "decoder": (2, 64, 64, 3)}
     large = int(stage.rpartition("_")[2]) if "upsampler" in stage else 0
     assert made.shape == sizes.get(stage, (1, large, large, 3)) and made.isfinite().all()
+
+
+def test_a_decoders_sheet_has_no_lattice_as_its_samples_have_none(tiny_configs, tiny_clip, story, randomise):
+    recipe = dataclasses.replace(STORYBOOK_RECIPES["decoder"], **SMALL)
+    vectors = torch.nn.functional.normalize(torch.randn(64, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
+    task = starting.EMBEDDING_TASKS["decoder"](tiny_configs.decoder, story, tiny_clip, vectors, recipe)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        painted = task.paint(randomise(task.build()), fixed_batch(task, [0, 1], torch.device("cpu")))
+    side = tiny_configs.decoder.unet.patch_size
+    places = painted.unflatten(2, (-1, side)).unflatten(4, (-1, side)).mean((2, 4))  # (B, C, side, side)
+    apart = (places - places.mean((2, 3), keepdim=True)).abs()
+    assert painted.std() > 0.1 and apart.median() < 0.1  # some are so large that no noise explains them
 
 
 @pytest.mark.parametrize("stage", ["clip", "decoder", "prior", "ar_prior"])
