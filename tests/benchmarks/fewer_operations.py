@@ -24,6 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PART = 25  # captions kept at a time
 SHOWN = 8  # captions of the sheet
 PAGES = ROOT / "web" / "docs"
+SHEET, PICTURE = "together", ROOT / "docs" / "images" / "fewer_operations.webp"  # the table that is shown in pictures
 
 
 @dataclass(frozen=True)
@@ -477,12 +479,16 @@ def main() -> int:
             report.append(f"### {TITLES[key]}\n\n{table('en', brief=False)}")
             if name in SECTIONS:
                 painted.sheet(name, options.output / f"{name}.png")
+            if name == SHEET:
+                report.append(f"![{SHEET}]({PICTURE.relative_to(PICTURE.parents[1]).as_posix()})")
         said = NOTES["en"].format(stack=entry.name, count=options.count, machine=machine())
         text = "\n\n".join([*report, f"{said} Enlarged: {options.renders} renders, shrunk."])
     print(text)
     (options.output / "report.md").write_text(text + "\n", encoding="utf-8")
     if options.write:
         write(texts, text)
+        with Image.open(options.output / f"{SHEET}.png") as sheet:
+            sheet.save(PICTURE, quality=90)
     return 0
 
 
