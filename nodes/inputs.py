@@ -24,15 +24,15 @@ def as_tuned(**settings: Any) -> dict[str, Any]:
     return {name: None if value == AS_TUNED.get(name) else value for name, value in settings.items()}
 
 
-def steps_input() -> tuple:
-    """A step count; 0 leaves it to the model."""
+def steps_input(more: str = "slower and a little better") -> tuple:
+    """A step count; 0 leaves it to the model. more: what more steps are."""
     return (
         "INT",
         {
             "default": AS_TUNED["steps"],
             "min": 0,
             "max": 1000,
-            "tooltip": "Sampling steps; more is slower and a little better. 0: the model's own number.",
+            "tooltip": f"Sampling steps; more is {more}. 0: the model's own number.",
         },
     )
 

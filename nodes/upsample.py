@@ -18,7 +18,7 @@ class _Upsample:
             "required": {
                 "upsampler": ("UNCLIP_UPSAMPLER", {"tooltip": f"{output} of Load unCLIP.", "from_output": output}),
                 "image": ("IMAGE", {"tooltip": image_tooltip}),
-                "steps": steps_input(),
+                "steps": steps_input("slower and invents more detail"),
                 "seed": seed_input("fine detail"),
                 "crop": crop_input("a picture that is not square"),
             }
