@@ -419,7 +419,8 @@ def test_load_unclip_hands_the_manager_to_every_stage(editor, tiny_models, monke
     text = clip.encode_text(["a red star"])
     ComfyHost().drive(decoder.sample_steps(None, text, steps=2), "Decoder Sample")
     loaded = [([type(module).__name__ for module in modules], need) for modules, need, _ in editor.loads]
-    assert loaded[0] == (["CaptionTower"], 0) and loaded[-1][0] == ["DecoderNetwork"] and loaded[-1][1] > 10_000
+    assert [modules for modules, _ in (loaded[0], loaded[-1])] == [["CaptionTower"], ["DecoderNetwork"]]
+    assert min(need for _, need in loaded) > 10_000  # bytes that a forward takes beside the weights
 
 
 def test_cancel_ends_the_reading_of_weights_too_and_the_next_run_reads_them(editor, tiny_models, monkeypatch):

@@ -85,7 +85,7 @@ def test_pictures_in_integers_are_those_of_float32(stacks, text, exact, dtype):
     embed, small, large = paint(stacks[dtype], text, exact)
     assert torch.cosine_similarity(embed.vector, exact[0].vector).min() > 0.999
     found = [psnr(one[None], other[None]) for one, other in zip(small, exact[1], strict=True)]
-    assert 38 < sum(found) / len(found) < 70 and min(found) > 36, found  # and not because nothing was rounded
+    assert 37 < sum(found) / len(found) < 70 and min(found) > 33, found  # and not because nothing was rounded
     assert 50 < psnr(large, exact[2]) < 80
 
 
