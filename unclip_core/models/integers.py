@@ -218,11 +218,15 @@ def _round(layer: IntegerConv2d | IntegerLinear, pack: Callable[[Tensor, Tensor]
             layer.packed, layer.source = packed, None
 
 
-def to_integers(network: nn.Module) -> nn.Module:
+FEW_CHANNELS = 128  # of a convolution: with fewer, rounding its input takes what the product gains
+
+
+def to_integers(network: nn.Module, few_channels: int = FEW_CHANNELS) -> nn.Module:
     """The network with its inner convolutions and linear layers in int8, in place of its own.
 
-    Of a UNet the last level's skip convolutions are kept: their input, which no norm has evened out, is most of the
-    picture. In the embedded decoder they alone would cost 7 dB.
+    Convolutions of fewer channels than `few_channels` are kept: in the embedded decoder those of the largest maps,
+    which would cost 2 dB. So are the last level's skip convolutions of a UNet: their input, which no norm has evened
+    out, is most of the picture, and they alone would cost 7 dB there.
     """
     unets = [module for module in network.modules() if isinstance(module, UNet)]
     kept = {block.skip for unet in unets for block in unet.up[-1].blocks}
@@ -230,7 +234,7 @@ def to_integers(network: nn.Module) -> nn.Module:
         for name, layer in list(module.named_children()):
             if layer in kept:
                 continue
-            if isinstance(layer, Conv2d):
+            if isinstance(layer, Conv2d) and min(layer.in_channels, layer.out_channels) >= few_channels:
                 setattr(module, name, IntegerConv2d.of(layer))
             elif isinstance(layer, Linear) or (name in LARGE_MATRICES and isinstance(layer, nn.Linear)):
                 setattr(module, name, IntegerLinear.of(layer))

@@ -142,7 +142,7 @@ def test_rounded_inputs_keep_zero_both_ends_and_what_is_no_number():
 @pytest.mark.parametrize("layer", [Conv2d(16, 16, 1), Linear(16, 16)], ids=["convolution", "linear"])
 def test_what_is_no_number_does_not_become_one(layer):
     """Else the sampler's check would miss it, and the picture would be grey."""
-    fast = to_integers(torch.nn.ModuleList([layer]))[0]
+    fast = to_integers(torch.nn.ModuleList([layer]), few_channels=1)[0]
     x = torch.randn(2, 16, 4, 16)
     x[1, 3, 2, 3] = float("nan")
     found = fast(x)
@@ -158,7 +158,7 @@ def test_networks_compute_nearly_the_same(case, run):
             torch.nn.init.normal_(parameter, std=0.1)  # or branches that start as zero would hide everything
     plain = run(network)
     whole = sum(parameter.numel() for parameter in network.parameters())
-    fast = to_integers(copy.deepcopy(network))
+    fast = to_integers(copy.deepcopy(network), few_channels=1)
     freeze(fast)
     unets = [module for module in network.modules() if isinstance(module, UNet)]
     exact = {block.skip for unet in unets for block in unet.up[-1].blocks}
@@ -173,10 +173,17 @@ def test_networks_compute_nearly_the_same(case, run):
     assert 0 < (found - plain).square().mean().sqrt() < 0.05 * plain.std()
 
 
+def test_convolutions_of_few_channels_stay_in_float():
+    layers = torch.nn.ModuleList([Conv2d(64, 256, 1), Conv2d(256, 64, 1), Conv2d(128, 128, 1), Linear(16, 16)])
+    assert [isinstance(layer, IntegerConv2d | IntegerLinear) for layer in to_integers(layers)] == [False] * 2 + [
+        True
+    ] * 2
+
+
 @needs_integers
 def test_branches_stay_in_float_on_top():
     network = torch.nn.ModuleDict({"matrix": Linear(24, 16, bias=False), "kernel": Conv2d(24, 16, 3, padding=1)})
-    fast = to_integers(copy.deepcopy(network))
+    fast = to_integers(copy.deepcopy(network), few_channels=1)
     freeze(fast)
     branches = {
         "matrix": Branch(torch.randn(2, 24), torch.randn(16, 2)),
