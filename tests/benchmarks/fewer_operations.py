@@ -30,11 +30,18 @@ from tqdm import tqdm
 
 from comfyui_unclip.unclip_core.checkpoints.catalog import find, read_stack
 from comfyui_unclip.unclip_core.evaluation.context import Context
+from comfyui_unclip.unclip_core.evaluation.enlarging import shrunk
 from comfyui_unclip.unclip_core.evaluation.experiments.common import right
 from comfyui_unclip.unclip_core.evaluation.judge import features_of
-from comfyui_unclip.unclip_core.evaluation.report import Plan, shrunk
+from comfyui_unclip.unclip_core.evaluation.report import Plan
 from comfyui_unclip.unclip_core.evaluation.results import to_pil
-from comfyui_unclip.unclip_core.evaluation.statistics import Reference, frechet_over_seeds, paired_difference, share
+from comfyui_unclip.unclip_core.evaluation.statistics import (
+    Measured,
+    Reference,
+    frechet_over_seeds,
+    paired_difference,
+    share,
+)
 from comfyui_unclip.unclip_core.evaluation.storybook import captions_of, real_pictures
 from comfyui_unclip.unclip_core.models.unet import DeepFeatures, UNet
 from comfyui_unclip.unclip_core.pages import keep_pages
@@ -265,7 +272,7 @@ class Painted:
         lost = (
             ""
             if way == OWN
-            else _points(paired_difference(hits["all"], right(judge, self.pictures(OWN), self.scenes)["all"]))
+            else points(paired_difference(hits["all"], right(judge, self.pictures(OWN), self.scenes)["all"]))
         )
         reference = Reference(features_of(judge, real_pictures(self.scenes)))
         distance = frechet_over_seeds(reference, [features_of(judge, made)], 20)
@@ -366,7 +373,8 @@ class Enlarged:
         return _markdown(LARGE_COLUMNS[language], rows, LARGE_BRIEF if brief else None)
 
 
-def _points(difference) -> str:
+def points(difference: Measured) -> str:
+    """A difference of shares in points, with its interval."""
     value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -483,6 +491,8 @@ def main() -> int:
                 report.append(f"![{SHEET}]({PICTURE.relative_to(PICTURE.parents[1]).as_posix()})")
         said = NOTES["en"].format(stack=entry.name, count=options.count, machine=machine())
         text = "\n\n".join([*report, f"{said} Enlarged: {options.renders} renders, shrunk."])
+    if context.store.by_others:
+        print("some pictures are of another version of the code; give another -o for new ones", file=sys.stderr)
     print(text)
     (options.output / "report.md").write_text(text + "\n", encoding="utf-8")
     if options.write:

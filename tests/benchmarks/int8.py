@@ -72,6 +72,8 @@ def quality(options: argparse.Namespace) -> bool:
 
             parts[dtype].append(context.store.tensors("rounded", context.key(dtype, told, start), make))
         print(f"{min(start + options.batch, len(captions))} of {len(captions)}", file=sys.stderr)
+    if context.store.by_others:
+        print("some pictures are of another version of the code; give another -o for new ones", file=sys.stderr)
 
     def joined(name: str, limit: int | None = None) -> dict[str, torch.Tensor]:
         return {d: torch.cat([part[name] for part in kept if name in part])[:limit] for d, kept in parts.items()}
@@ -112,6 +114,8 @@ def quality(options: argparse.Namespace) -> bool:
 def attributes(context, pictures: dict, scenes: list) -> bool:
     """Print the shares of objects, colours and backgrounds that the judge sees as captioned, and how they differ from
     float32's, caption by caption. Returns whether int8 loses at most a point of each."""
+    from fewer_operations import points
+
     from comfyui_unclip.unclip_core.evaluation.experiments.common import right
     from comfyui_unclip.unclip_core.evaluation.judge import HEADS
     from comfyui_unclip.unclip_core.evaluation.statistics import paired_difference, share
@@ -121,8 +125,7 @@ def attributes(context, pictures: dict, scenes: list) -> bool:
     lost = {}
     for head in (*HEADS, "all"):
         lost[head] = [paired_difference(hits[dtype][head], hits["fp32"][head]) for dtype in DTYPES[1:]]
-        cells = (f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})" for d in lost[head])
-        print(f"| {head} | {share(hits['fp32'][head]).shown('%')} | " + " | ".join(cells) + " |")
+        print(f"| {head} | {share(hits['fp32'][head]).shown('%')} | " + " | ".join(map(points, lost[head])) + " |")
     return all(differences[-1].value >= -POINT for differences in lost.values())
 
 
